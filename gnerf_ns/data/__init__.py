@@ -1,0 +1,1 @@
+"""Reading images without poses."""

@@ -1,0 +1,1 @@
+"""From a folder to nerfstudio's dataparser outputs."""

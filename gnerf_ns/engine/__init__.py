@@ -1,0 +1,1 @@
+"""What nerfstudio's trainer needs from us."""

@@ -1,0 +1,1 @@
+"""Radiance and density fields."""

@@ -1,0 +1,1 @@
+"""Networks, losses and schedules that models are composed of."""

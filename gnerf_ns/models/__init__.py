@@ -1,0 +1,1 @@
+"""Models: compose the parts, one render, losses."""

@@ -1,0 +1,1 @@
+"""Method specifications that the entry points name; imported as `gnerf_ns.method_configs`."""
