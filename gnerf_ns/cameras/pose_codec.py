@@ -1,0 +1,37 @@
+"""Poses as nine free numbers: position and the 6-D rotation of Zhou et al. (CVPR 2019, section 4.2)."""
+
+import roma
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+DEGENERATE = 1e-4
+"""A first column shorter than this, or an angle (in radians) between the columns smaller than this, decodes to
+no rotation; the column is nudged off the spot."""
+
+
+def encode_pose_9d(camera_to_worlds: Float[Tensor, "*batch 3 4"]) -> Float[Tensor, "*batch 9"]:
+    """Position (3), then the rotation's first column (3) and second column (3)."""
+    return torch.cat([camera_to_worlds[..., :, 3], camera_to_worlds[..., :, 0], camera_to_worlds[..., :, 1]], dim=-1)
+
+
+def decode_pose_9d(codes: Float[Tensor, "*batch 9"]) -> Float[Tensor, "*batch 3 4"]:
+    """Inverse of ``encode_pose_9d``; columns that are not orthonormal are made so by Gram-Schmidt.
+
+    A rotation with determinant +1 and finite gradients for every code: where the columns are zero or parallel, a
+    nudge of their own length chooses one of the rotations that fit.
+    """
+    positions, first, second = codes.split(3, dim=-1)
+    first_length = torch.linalg.vector_norm(first.detach(), dim=-1, keepdim=True)
+    first = torch.where(first_length > DEGENERATE, first, first + first.new_tensor([1.0, 0.0, 0.0]))
+
+    second_length = torch.linalg.vector_norm(second.detach(), dim=-1, keepdim=True)
+    across = torch.linalg.cross(functional.normalize(first.detach(), dim=-1), second.detach(), dim=-1)
+    sine = torch.linalg.vector_norm(across, dim=-1, keepdim=True) / second_length.clamp_min(DEGENERATE)
+    farthest_axis = functional.one_hot(first.detach().abs().argmin(dim=-1), 3).to(second)
+    second = torch.where(sine > DEGENERATE, second, second + second_length.clamp_min(1.0) * farthest_axis)
+
+    # The second pass removes the rounding error that the first leaves when the columns are nearly parallel.
+    rotations = roma.special_gramschmidt(roma.special_gramschmidt(torch.stack([first, second], dim=-1)))
+    return torch.cat([rotations, positions[..., None]], dim=-1)
