@@ -1,0 +1,141 @@
+"""All pictures of a dataset as one small uint8 tensor, handed out at any coarser resolution."""
+
+import os
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import Optional, Tuple
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from rich.progress import track
+from torch import Tensor
+
+from gnerf_ns.data.images import area_resize
+from gnerf_ns.data.unposed_dataset import UnposedDataset
+
+_CHUNK_BYTES = 64 * 2**20
+_CACHE_BYTES = 2**30
+_CACHED_SIZES = 3
+
+
+def premultiply(
+    pixels: UInt8[Tensor, "*batch channels"],
+) -> Float[Tensor, "*batch channels"]:
+    """Bytes to floats in [0, 1]; with a fourth channel (straight alpha), colours are multiplied by it."""
+    values = pixels.float() / 255
+    if values.shape[-1] == 4:
+        values[..., :3] *= values[..., 3:]
+    return values
+
+
+def composite(
+    premultiplied: Float[Tensor, "*shape"], background: Float[Tensor, "*background"], channel_dim: int = -3
+) -> Float[Tensor, "*colours"]:
+    """Lay premultiplied RGBA over a background: c + (1 - alpha) background. Three channels come back unchanged.
+
+    Args:
+        premultiplied: three or four channels along ``channel_dim``.
+        background: a colour [3], or anything that broadcasts against the result.
+        channel_dim: counted from the end: -3 for pictures [..., c, h, w], -1 for pixels [..., c].
+    """
+    if premultiplied.shape[channel_dim] == 3:
+        return premultiplied
+    colour = premultiplied.narrow(channel_dim, 0, 3)
+    alpha = premultiplied.narrow(channel_dim, 3, 1)
+    if background.ndim == 1:
+        background = background.reshape(-1, *([1] * (-channel_dim - 1)))
+    return colour + (1 - alpha) * background.to(colour)
+
+
+class ImageStack:
+    """Pictures of one size, kept as bytes.
+
+    Floats exist only at the resolutions asked for: whole sets below a size limit are cached for the last few
+    resolutions, larger ones are computed for the pictures asked for.
+
+    Attributes:
+        pixels: uint8 [n, h, w, 3 or 4], the fourth channel being straight alpha (or the mask).
+    """
+
+    def __init__(self, pixels: UInt8[Tensor, "n height width channels"]):
+        # Alpha that is opaque everywhere says nothing about the background.
+        if pixels.shape[-1] == 4 and bool((pixels[..., 3] == 255).all()):
+            pixels = pixels[..., :3].contiguous()
+        self.pixels = pixels
+        self._cache: OrderedDict[Tuple[int, int], Tensor] = OrderedDict()
+
+    @classmethod
+    def from_dataset(cls, dataset: UnposedDataset, device: torch.device | str = "cpu") -> "ImageStack":
+        """Read all of a dataset's pictures, a few at a time.
+
+        Raises:
+            InputError: a picture is truncated or cannot be decoded.
+        """
+        size = dataset.image_format.size
+        pixels = torch.empty((len(dataset), size.height, size.width, 4), dtype=torch.uint8)
+        # Threads, because decoding releases the GIL; few, because each holds one picture at its decoded size.
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as executor:
+            images = executor.map(dataset.get_numpy_image, range(len(dataset)))
+            for index, image in enumerate(
+                track(images, total=len(dataset), description="Reading images", transient=True)
+            ):
+                pixels[index, ..., : image.shape[-1]] = torch.from_numpy(image)
+                if image.shape[-1] == 3:
+                    pixels[index, ..., 3] = 255
+        return cls(pixels.to(device))
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def height(self) -> int:
+        """Height of the stored pictures, in pixels."""
+        return self.pixels.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Width of the stored pictures, in pixels."""
+        return self.pixels.shape[2]
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether some pixel is less than opaque, so that there is a fourth channel."""
+        return self.pixels.shape[-1] == 4
+
+    def at_resolution(
+        self, height: int, width: int, indices: Optional[Int[Tensor, "batch"]] = None
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Pictures area-averaged to a size, as premultiplied floats in [0, 1] (see ``composite``).
+
+        Args:
+            height: of the result, in pixels.
+            width: of the result, in pixels.
+            indices: which pictures; None for all of them, which should fit into memory as floats.
+        """
+        key = (height, width)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+        elif indices is None or len(self) * self._floats_bytes(height, width) <= _CACHE_BYTES:
+            whole = self._resized(self.pixels, height, width)
+            if whole.numel() * whole.element_size() > _CACHE_BYTES:
+                return whole
+            self._cache[key] = whole
+            while len(self._cache) > _CACHED_SIZES:
+                self._cache.popitem(last=False)
+        else:
+            return self._resized(self.pixels[indices.to(self.pixels.device)], height, width)
+        whole = self._cache[key]
+        return whole if indices is None else whole[indices.to(whole.device)]
+
+    def _floats_bytes(self, height: int, width: int) -> int:
+        return 4 * height * width * self.pixels.shape[-1]
+
+    def _resized(
+        self, pixels: UInt8[Tensor, "batch in_height in_width channels"], height: int, width: int
+    ) -> Float[Tensor, "batch channels height width"]:
+        resized = torch.empty((len(pixels), pixels.shape[-1], height, width), device=pixels.device)
+        chunk = max(1, _CHUNK_BYTES // self._floats_bytes(self.height, self.width))
+        for start in range(0, len(pixels), chunk):
+            floats = premultiply(pixels[start : start + chunk]).permute(0, 3, 1, 2)
+            resized[start : start + chunk] = area_resize(floats, height, width)
+        return resized
