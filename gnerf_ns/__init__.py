@@ -5,11 +5,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gnerf_ns.system_libraries import provide_system_libraries
+
 __version__ = "0.1.0"
 
 # nerfstudio's schedulers put numpy floats into checkpoints, and torch >= 2.6 refuses them on load unless they are
 # declared safe; without these three lines of types neither resume, eval, render, viewer nor export opens a checkpoint.
 torch.serialization.add_safe_globals([np.core.multiarray.scalar, np.dtype, type(np.dtype("float64"))])
+
+# Every nerfstudio command imports its plugins before it needs ffmpeg or open3d (but for ns-export, see there).
+provide_system_libraries()
 
 # `method_configs/` lives at the repository root. After a non-editable install, Python started at that root imports
 # this very folder instead of the installed package and would not find it; the root then serves as a second place.
