@@ -1,0 +1,158 @@
+"""Write cameras as a nerfstudio ``transforms.json``, so that any nerfstudio method can train on them."""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.utils.rich_utils import CONSOLE
+from PIL import ExifTags, Image
+from torch import Tensor
+
+from gnerf_ns.errors import InputError
+
+CAMERA_MODELS = {
+    CameraType.PERSPECTIVE: "OPENCV",
+    CameraType.FISHEYE: "OPENCV_FISHEYE",
+    CameraType.EQUIRECTANGULAR: "EQUIRECTANGULAR",
+}
+"""Camera types that the file format can hold with six distortion numbers."""
+
+QUARTER_TURNS_OF_ORIENTATION = {1: 0, 6: 1, 3: 2, 8: 3}
+"""How often the upright picture is turned a quarter counter-clockwise to give the stored one, by EXIF orientation.
+The other four orientations are mirror images, which no camera takes."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """One camera in pixels, image origin at the top left."""
+
+    width: int
+    height: int
+    focal: Tuple[float, float]
+    center: Tuple[float, float]
+    distortion: Tuple[float, ...]
+    """k1, k2, k3, k4, p1, p2."""
+    camera_to_world: Float[Tensor, "3 4"]
+
+    def resized(self, width: int, height: int) -> "_Frame":
+        """The same view at another size in pixels."""
+        x, y = width / self.width, height / self.height
+        return replace(
+            self,
+            width=width,
+            height=height,
+            focal=(self.focal[0] * x, self.focal[1] * y),
+            center=(self.center[0] * x, self.center[1] * y),
+        )
+
+    def turned_counter_clockwise(self) -> "_Frame":
+        """The camera of the picture turned a quarter counter-clockwise: x' = y, y' = width - x."""
+        *radial, p1, p2 = self.distortion
+        right, upward, backward, position = self.camera_to_world.unbind(dim=-1)
+        return replace(
+            self,
+            width=self.height,
+            height=self.width,
+            focal=(self.focal[1], self.focal[0]),
+            center=(self.center[1], self.width - self.center[0]),
+            # The tangential term is r^2 t + 2 (t . x) x with t = (p2, p1), and t turns like any vector.
+            distortion=(*radial, -p2, p1),
+            camera_to_world=torch.stack([-upward, right, backward, position], dim=-1),
+        )
+
+    def to_json(self, image: Path, mask: Optional[Path]) -> Dict:
+        """One entry of the file's list of frames."""
+        bottom = torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=torch.float64)
+        entry = {
+            "file_path": image.absolute().as_posix(),
+            "w": self.width,
+            "h": self.height,
+            "fl_x": self.focal[0],
+            "fl_y": self.focal[1],
+            "cx": self.center[0],
+            "cy": self.center[1],
+            **dict(zip(("k1", "k2", "k3", "k4", "p1", "p2"), self.distortion, strict=True)),
+            "transform_matrix": torch.cat([self.camera_to_world, bottom]).tolist(),
+        }
+        if mask is not None:
+            entry["mask_path"] = mask.absolute().as_posix()
+        return entry
+
+
+def _stored(path: Path) -> Tuple[int, int, int]:
+    """Width and height of the pixels as stored, and the EXIF orientation; the stock reader looks at no EXIF."""
+    with Image.open(path) as picture:
+        return picture.width, picture.height, picture.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def write_transforms_json(
+    path: Path,
+    cameras: Cameras,
+    camera_to_worlds: Float[Tensor, "n 3 4"],
+    image_filenames: List[Path],
+    mask_filenames: Optional[List[Path]] = None,
+) -> None:
+    """Writes estimated poses, with intrinsics and distortion of each image file, in nerfstudio's format.
+
+    Intrinsics are scaled from the cameras' own size to the file's. nerfstudio reads files without turning them
+    upright, so a file with an EXIF rotation gets the camera of its stored pixels; one that EXIF calls mirrored is
+    left out, with a note on the console. Masks are written if every one of them matches its image's stored size and
+    orientation, as nerfstudio demands. The file appears whole or not at all.
+
+    Args:
+        path: the file to write; its folder is made if need be.
+        cameras: intrinsics of the upright images; their poses are not used.
+        camera_to_worlds: poses of the upright images.
+        image_filenames: the pictures, one per camera.
+        mask_filenames: their masks, if any.
+
+    Raises:
+        InputError: cameras of differing or unsupported types.
+    """
+    types = {CameraType(value) for value in cameras.camera_type.flatten().tolist()}
+    if len(types) != 1 or not types <= CAMERA_MODELS.keys():
+        raise InputError(
+            f"{path} cannot hold cameras of type {', '.join(sorted(kind.name for kind in types))}; "
+            f"use one of {', '.join(kind.name for kind in CAMERA_MODELS)} for all images."
+        )
+    masks: List[Optional[Path]] = [None] * len(image_filenames)
+    if mask_filenames is not None:
+        if all(_stored(mask) == _stored(image) for mask, image in zip(mask_filenames, image_filenames, strict=True)):
+            masks = list(mask_filenames)
+        else:
+            CONSOLE.log(f"[yellow]{path.name} names no masks: some differ from their image in size or orientation.")
+
+    frames = []
+    for index, (image, mask) in enumerate(zip(image_filenames, masks, strict=True)):
+        width, height, orientation = _stored(image)
+        if orientation not in QUARTER_TURNS_OF_ORIENTATION:
+            CONSOLE.log(f"[yellow]{path.name} leaves out {image}, whose EXIF orientation is a mirror image.")
+            continue
+        turns = QUARTER_TURNS_OF_ORIENTATION[orientation]
+        upright_size = (width, height) if turns % 2 == 0 else (height, width)
+        frame = _frame_of(cameras, index, camera_to_worlds[index]).resized(*upright_size)
+        for _ in range(turns):
+            frame = frame.turned_counter_clockwise()
+        frames.append(frame.to_json(image, mask))
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps({"camera_model": CAMERA_MODELS[types.pop()], "frames": frames}, indent=2))
+    os.replace(partial, path)
+
+
+def _frame_of(cameras: Cameras, index: int, camera_to_world: Float[Tensor, "3 4"]) -> _Frame:
+    distortion = cameras.distortion_params
+    return _Frame(
+        width=int(cameras.width[index]),
+        height=int(cameras.height[index]),
+        focal=(float(cameras.fx[index]), float(cameras.fy[index])),
+        center=(float(cameras.cx[index]), float(cameras.cy[index])),
+        distortion=(0.0,) * 6 if distortion is None else tuple(distortion[index].tolist()),
+        camera_to_world=camera_to_world.detach().double().cpu(),
+    )

@@ -1,0 +1,88 @@
+"""Look-at poses: against hand-worked values, everywhere on and off the sphere, and in their gradients."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gnerf_ns.cameras.look_at import GRADIENT_FLOOR, look_at
+
+POLES_AND_ORIGIN = torch.tensor(
+    [[0.0, 0.0, 2.8], [0.0, 0.0, -2.8], [0.0, 0.0, 0.0], [1e-20, 0.0, 1.0], [1e-7, -1e-7, -1.0], [0.0, 1e-30, 0.0]]
+)
+coordinates = st.floats(-(2.0**40), 2.0**40, width=32)
+points = st.tuples(coordinates, coordinates, coordinates)
+
+
+def assert_proper(camera_to_worlds: Tensor, tolerance: float = 2e-6) -> None:
+    rotations = camera_to_worlds[..., :3]
+    identity = torch.eye(3).to(rotations).expand_as(rotations)
+    torch.testing.assert_close(rotations @ rotations.mT, identity, atol=tolerance, rtol=0.0)
+    torch.testing.assert_close(torch.det(rotations), torch.ones(rotations.shape[:-2]).to(rotations))
+
+
+def test_golden_pose() -> None:
+    # On the +x axis: the camera looks along -x, its right is +y and its up is +z.
+    expected = torch.tensor([[0.0, 0.0, 1.0, 2.0], [1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]])
+    torch.testing.assert_close(look_at(torch.tensor([2.0, 0.0, 0.0])), expected)
+
+
+def test_target_and_position_land_where_they_should() -> None:
+    generator = torch.Generator().manual_seed(0)
+    positions, targets = torch.randn(2, 5, 7, 3, generator=generator)
+    poses = look_at(positions, targets)
+    torch.testing.assert_close(poses[..., 3], positions)
+    seen = (poses[..., :3].mT @ (targets - positions)[..., None]).squeeze(-1)
+    distances = (targets - positions).norm(dim=-1)
+    expected = torch.stack([torch.zeros_like(distances), torch.zeros_like(distances), -distances], dim=-1)
+    torch.testing.assert_close(seen, expected, atol=1e-5, rtol=0.0)
+    assert (poses[..., 2, 0].abs() < 1e-6).all(), "right is horizontal"
+    assert (poses[..., 2, 1] > 0.0).all(), "up points up"
+
+
+@settings(deadline=None)
+@given(position=points, target=points, roll=st.floats(-10.0, 10.0))
+def test_proper_for_any_position_target_and_roll(position: tuple, target: tuple, roll: float) -> None:
+    pose = look_at(torch.tensor(position), torch.tensor(target), torch.tensor(roll))
+    assert_proper(pose)
+
+
+def test_proper_and_finite_gradient_at_poles_and_origin() -> None:
+    positions = POLES_AND_ORIGIN.clone().requires_grad_()
+    poses = look_at(positions)
+    assert_proper(poses)
+    weights = torch.randn(poses.shape, generator=torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad((poses * weights).sum(), positions)
+    assert gradient.isfinite().all()
+    # Two divisions by a length stand between position and right axis; each costs at most 1 / GRADIENT_FLOOR.
+    assert gradient.abs().max() < 10.0 / GRADIENT_FLOOR**2
+    assert gradient[:2].abs().max() < 10.0 / GRADIENT_FLOOR, "only one of them is degenerate at a pole"
+
+
+def test_continuous_along_azimuth_zero_up_to_the_pole() -> None:
+    poses = look_at(torch.tensor([[1e-4, 0.0, 1.0], [0.0, 0.0, 1.0]]))
+    torch.testing.assert_close(poses[0], poses[1], atol=2e-4, rtol=0.0)
+
+
+@pytest.mark.parametrize("with_target", [False, True])
+def test_gradients_in_double_precision(with_target: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    positions, targets = torch.randn(2, 6, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    roll = torch.randn(6, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    def poses(positions: Tensor, targets: Tensor, roll: Tensor) -> Tensor:
+        return look_at(positions, targets if with_target else None, roll)
+
+    assert torch.autograd.gradcheck(poses, (positions, targets, roll))
+
+
+def test_roll_turns_the_camera_counter_clockwise_seen_from_behind() -> None:
+    position = torch.tensor([2.0, 0.0, 0.0])
+    rolled = look_at(position, roll=torch.tensor(math.pi / 2))
+    upright = look_at(position)
+    torch.testing.assert_close(rolled[:, 0], upright[:, 1], atol=1e-6, rtol=0.0)
+    torch.testing.assert_close(rolled[:, 1], -upright[:, 0], atol=1e-6, rtol=0.0)
+    torch.testing.assert_close(rolled[:, 2:], upright[:, 2:])

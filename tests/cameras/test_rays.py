@@ -1,0 +1,134 @@
+"""Rays: golden directions, nerfstudio's own as reference, gradients, and the sphere against brute force."""
+
+import math
+
+import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.rays import RayBundle
+
+from gnerf_ns.cameras.pose_prior import PosePriorConfig
+from gnerf_ns.cameras.rays import camera_space_directions, intersect_sphere, rays_from_poses
+from gnerf_ns.errors import InputError
+
+POSES = PosePriorConfig("dtu").resolve().sample(3, 2.8, "cpu", torch.Generator().manual_seed(0))
+
+
+def make_cameras(camera_type: CameraType = CameraType.PERSPECTIVE, distorted: bool = False) -> Cameras:
+    distortion = torch.tensor([[0.1, -0.02, 0.0, 0.0, 0.01, -0.005]]).expand(3, 6) if distorted else None
+    return Cameras(
+        camera_to_worlds=POSES,
+        fx=torch.tensor([20.0, 24.0, 28.0]),
+        fy=torch.tensor([21.0, 25.0, 29.0]),
+        cx=11.0,
+        cy=9.0,
+        width=24,
+        height=18,
+        distortion_params=distortion,
+        camera_type=camera_type,
+    )
+
+
+def ray_bundle(origins: torch.Tensor, directions: torch.Tensor) -> RayBundle:
+    return RayBundle(origins=origins, directions=directions, pixel_area=torch.zeros(len(origins), 1))
+
+
+def test_golden_directions() -> None:
+    cameras = Cameras(torch.eye(4)[None, :3], fx=1.0, fy=1.0, cx=1.0, cy=1.0, width=2, height=2)
+    third = 0.5 / math.sqrt(1.5)
+    directions = camera_space_directions(cameras, 0, 2, 2)
+    # Row 0 is the picture's top, column 0 its left; the camera looks along -z.
+    depth = -1.0 / math.sqrt(1.5)
+    expected = [[[-third, third, depth], [third, third, depth]], [[-third, -third, depth], [third, -third, depth]]]
+    torch.testing.assert_close(directions, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("camera_type", [CameraType.PERSPECTIVE, CameraType.FISHEYE])
+@pytest.mark.parametrize("distorted", [False, True])
+def test_full_size_rays_equal_nerfstudios(camera_type: CameraType, distorted: bool) -> None:
+    cameras = make_cameras(camera_type, distorted)
+    reference = cameras.generate_rays(camera_indices=1)
+    directions = camera_space_directions(cameras, 1, 18, 24).reshape(1, -1, 3)
+    rays = rays_from_poses(POSES[1:2], directions, torch.tensor([1]))
+    torch.testing.assert_close(rays.origins, reference.origins.reshape(-1, 3))
+    torch.testing.assert_close(rays.directions, reference.directions.reshape(-1, 3))
+    assert rays.camera_indices is not None and reference.camera_indices is not None
+    assert torch.equal(rays.camera_indices, reference.camera_indices.reshape(-1, 1))
+
+
+def test_resampling_keeps_the_field_of_view() -> None:
+    cameras = make_cameras()
+    full = camera_space_directions(cameras, 0, 18, 24)
+    half = camera_space_directions(cameras, 0, 9, 12)
+    # A half-size pixel centre is the corner that four full-size pixels share.
+    on_plane = full / -full[..., 2:]
+    middles = on_plane.reshape(9, 2, 12, 2, 3).mean(dim=(1, 3))
+    torch.testing.assert_close(half / -half[..., 2:], middles)
+    # Differing scales of the two axes.
+    squeezed = camera_space_directions(cameras, 0, 18, 12)
+    torch.testing.assert_close(squeezed / -squeezed[..., 2:], on_plane.reshape(18, 12, 2, 3).mean(dim=2))
+
+
+def test_cameras_whose_rays_do_not_meet_are_refused() -> None:
+    with pytest.raises(InputError, match="ORTHOPHOTO"):
+        camera_space_directions(make_cameras(CameraType.ORTHOPHOTO), 0, 4, 4)
+
+
+def test_rays_of_one_camera_stand_together() -> None:
+    directions = camera_space_directions(make_cameras(), 0, 2, 3).reshape(1, 6, 3).expand(3, 6, 3)
+    rays = rays_from_poses(POSES, directions, torch.tensor([7, 8, 9]))
+    assert rays.camera_indices is not None
+    assert rays.camera_indices.squeeze(-1).tolist() == [7] * 6 + [8] * 6 + [9] * 6
+    torch.testing.assert_close(rays.origins, POSES[:, :, 3].repeat_interleave(6, dim=0))
+    torch.testing.assert_close(rays.directions[6:12], directions[1] @ POSES[1, :, :3].mT)
+    torch.testing.assert_close(rays.directions.norm(dim=-1), torch.ones(18))
+
+
+def test_rays_are_differentiable_in_the_poses() -> None:
+    directions = torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def ends(poses: torch.Tensor) -> torch.Tensor:
+        rays = rays_from_poses(poses, directions, torch.arange(3))
+        return rays.origins + 1.7 * rays.directions
+
+    assert torch.autograd.gradcheck(ends, (POSES.double().requires_grad_(),))
+
+
+def test_sphere_golden_values() -> None:
+    origins = torch.tensor([[3.0, 0.0, 0.0], [0.0, 0.5, 0.0], [3.0, 0.0, 0.0], [3.0, 2.0, 0.0], [0.0, 3.0, 4.0]])
+    directions = torch.tensor([[-1.0, 0, 0], [0, 1.0, 0], [1.0, 0, 0], [-1.0, 0, 0], [0, -0.6, -0.8]])
+    nears, fars, hits = intersect_sphere(ray_bundle(origins, directions), 1.0)
+    # Through the middle; from inside; away from the ball; past it; through the middle again.
+    assert hits.tolist() == [True, True, False, False, True]
+    torch.testing.assert_close(nears[hits].squeeze(-1), torch.tensor([2.0, 0.0, 4.0]))
+    torch.testing.assert_close(fars[hits].squeeze(-1), torch.tensor([4.0, 0.5, 6.0]))
+    assert nears.shape == fars.shape == (5, 1)
+    assert (fars > nears).all() and (nears >= 0.0).all(), "misses still get an interval that samplers can use"
+
+
+def test_sphere_against_dense_samples_along_each_ray() -> None:
+    generator = torch.Generator().manual_seed(0)
+    origins = 3.0 * torch.randn(200, 3, generator=generator)
+    directions = torch.nn.functional.normalize(torch.randn(200, 3, generator=generator) - origins, dim=-1)
+    nears, fars, hits = intersect_sphere(ray_bundle(origins, directions), 1.5)
+    times = torch.linspace(0.0, 20.0, 20001)
+    inside = (origins[:, None] + times[:, None] * directions[:, None]).norm(dim=-1) < 1.5
+    clear = (inside.sum(dim=1) == 0) | (inside.sum(dim=1) > 5)
+    assert torch.equal(inside.any(dim=1)[clear], hits[clear])
+    assert 50 < int(hits.sum()) < 200
+    for ray in torch.nonzero(hits & clear).flatten().tolist():
+        within = times[inside[ray]]
+        assert float(nears[ray]) == pytest.approx(float(within[0]), abs=2e-3)
+        assert float(fars[ray]) == pytest.approx(float(within[-1]), abs=2e-3)
+
+
+def test_sphere_of_a_faraway_camera_keeps_its_digits() -> None:
+    origins, directions = torch.tensor([[1e4, 0.6, 0.0]]), torch.tensor([[-1.0, 0.0, 0.0]])
+    nears, fars, _ = intersect_sphere(ray_bundle(origins, directions), 1.0)
+    assert float(fars - nears) == pytest.approx(1.6, abs=5e-3)
+
+
+def test_intersection_is_a_constant_to_differentiation() -> None:
+    origins = torch.tensor([[3.0, 0.0, 0.0]], requires_grad=True)
+    nears, fars, _ = intersect_sphere(ray_bundle(origins, torch.tensor([[-1.0, 0.0, 0.0]])), 1.0)
+    assert not nears.requires_grad and not fars.requires_grad
