@@ -10,8 +10,9 @@ from gnerf_ns.system_libraries import provide_system_libraries
 __version__ = "0.1.0"
 
 # nerfstudio's schedulers put numpy floats into checkpoints, and torch >= 2.6 refuses them on load unless they are
-# declared safe; without these three lines of types neither resume, eval, render, viewer nor export opens a checkpoint.
-torch.serialization.add_safe_globals([np.core.multiarray.scalar, np.dtype, type(np.dtype("float64"))])
+# declared safe; without these three, neither resume, eval, render, viewer nor export opens a checkpoint.
+_numpy_scalar = np.core.multiarray.scalar  # pyright: ignore[reportAttributeAccessIssue]
+torch.serialization.add_safe_globals([_numpy_scalar, np.dtype, type(np.dtype("float64"))])
 
 # Every nerfstudio command imports its plugins before it needs ffmpeg or open3d (but for ns-export, see there).
 provide_system_libraries()

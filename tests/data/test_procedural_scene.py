@@ -1,0 +1,127 @@
+"""The demo's scene: readable by our parser and nerfstudio's, inside the unit sphere, different from every side."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gnerf_ns.cameras.look_at import look_at
+from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius
+from gnerf_ns.data.procedural_island import build_island, stripes, value_noise
+from gnerf_ns.data.procedural_scene import TOWARDS_SUN, ProceduralSceneConfig, render_procedural_scene
+from gnerf_ns.data.ray_cast_rendering import RayCaster
+
+SMALL = ProceduralSceneConfig(num_train=6, num_test=2, image_side=32, samples_per_side=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scene")
+    render_procedural_scene(folder, SMALL)
+    return folder
+
+
+def test_pictures_have_alpha_and_fill_the_frame(folder):
+    paths = sorted((folder / "images").iterdir())
+    assert len(paths) == 6 and len(list((folder / "held_out").iterdir())) == 2
+    for path in paths:
+        picture = np.asarray(Image.open(path))
+        assert picture.shape == (32, 32, 4) and picture.dtype == np.uint8
+        assert 0.25 < (picture[..., 3] > 127).mean() < 0.8
+        border = np.concatenate([picture[[0, -1], :, 3].ravel(), picture[:, [0, -1], 3].ravel()])
+        assert border.max() == 0
+
+
+def test_the_same_configuration_gives_the_same_bytes_and_another_seed_others(folder, tmp_path):
+    seen = []
+    render_procedural_scene(tmp_path / "again", SMALL, on_picture=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 8) for done in range(1, 9)]
+    for path in sorted(folder.rglob("*.*")):
+        assert path.read_bytes() == (tmp_path / "again" / path.relative_to(folder)).read_bytes()
+    render_procedural_scene(tmp_path / "other", ProceduralSceneConfig(1, 0, 32, samples_per_side=2, seed=1))
+    assert (tmp_path / "other/images/0000.png").read_bytes() != (folder / "images/0000.png").read_bytes()
+
+
+def test_our_parser_sets_the_true_poses_aside(folder):
+    from gnerf_ns.data.dataparsers.unposed_dataparser import GROUND_TRUTH_KEY, UnposedDataParserConfig
+
+    parser = UnposedDataParserConfig(data=folder).setup()
+    for split, file in (("train", "transforms_train.json"), ("test", "transforms_test.json")):
+        outputs = parser.get_dataparser_outputs(split)
+        frames = json.loads((folder / file).read_text())["frames"]
+        assert [path.is_file() for path in outputs.image_filenames] == [True] * len(frames)
+        truth = torch.tensor([frame["transform_matrix"] for frame in frames])[:, :3]
+        torch.testing.assert_close(outputs.metadata[GROUND_TRUTH_KEY], truth)
+        assert torch.equal(outputs.cameras.camera_to_worlds, outputs.cameras.camera_to_worlds[:1].expand_as(truth))
+        focal = 16.0 / math.tan(math.radians(20.0))
+        torch.testing.assert_close(outputs.cameras.fx, torch.full((len(frames), 1), focal))
+
+
+def test_nerfstudios_blender_parser_reads_it(folder):
+    from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+
+    outputs = BlenderDataParserConfig(data=folder).setup().get_dataparser_outputs("train")
+    assert len(outputs.image_filenames) == 6 and outputs.image_filenames[0].is_file()
+
+
+def test_cameras_follow_the_prior(tmp_path):
+    config = ProceduralSceneConfig(
+        num_train=200,
+        num_test=0,
+        image_side=1,
+        samples_per_side=1,
+        cameras=PosePriorConfig(radius=(0.9, 1.2), roll_deg=(-20.0, 20.0), look_at_jitter=0.02),
+    )
+    render_procedural_scene(tmp_path, config)
+    frames = json.loads((tmp_path / "transforms_train.json").read_text())["frames"]
+    poses = torch.tensor([frame["transform_matrix"] for frame in frames])
+    positions = poses[:, :3, 3]
+    distance = torch.linalg.vector_norm(positions, dim=-1) / object_filling_radius(math.radians(40.0))
+    assert distance.min() < 0.93 and distance.max() > 1.17 and distance.min() > 0.899 and distance.max() < 1.201
+    # Uniform in solid angle: heights over the hemisphere are uniform.
+    heights = positions[:, 2] / torch.linalg.vector_norm(positions, dim=-1)
+    assert heights.min() >= 0.0 and abs(heights.mean() - 0.5) < 0.06
+    unrolled = look_at(positions)
+    assert (poses[:, :3, :3] - unrolled[..., :3]).abs().max() > 0.2
+
+
+def test_island_stands_in_the_unit_sphere_and_fills_it():
+    parts = build_island()
+    assert all(part.mesh.is_watertight for part in parts)
+    # A sphere of radius cos(fov / 2) just touches the picture's borders.
+    assert 0.90 < RayCaster(parts, TOWARDS_SUN).bounding_radius < math.cos(math.radians(20.0))
+
+
+def test_no_two_sides_look_alike():
+    caster = RayCaster(build_island(), TOWARDS_SUN)
+    azimuths = torch.arange(12) * (2.0 * math.pi / 12)
+    elevation = math.radians(30.0)
+    positions = 2.75 * torch.stack(
+        [
+            math.cos(elevation) * azimuths.cos(),
+            math.cos(elevation) * azimuths.sin(),
+            math.sin(elevation) + 0 * azimuths,
+        ],
+        -1,
+    )
+    pictures = []
+    for pose in look_at(positions.double()).numpy():
+        rgba = caster.render(pose, math.radians(40.0), 16, 4) / 255.0
+        pictures.append(rgba[..., :3] * rgba[..., 3:] + 1.0 - rgba[..., 3:])
+    pictures = np.stack(pictures)
+    for turn in range(1, 12):
+        # Even the most alike two views so far apart differ by more than 0.1 (root mean square) at 16 x 16 pixels.
+        difference = np.sqrt(((pictures - np.roll(pictures, turn, axis=0)) ** 2).mean(axis=(1, 2, 3)))
+        assert difference.min() > 0.1, turn
+
+
+def test_stripes_and_noise():
+    assert stripes(np.array([0.0, 0.24, 0.26, 0.51]), 0.5).tolist() == [0.0, 0.0, 1.0, 0.0]
+    points = np.random.default_rng(0).uniform(-5.0, 5.0, (2000, 3))
+    noise = value_noise(points, 3.0)
+    assert noise.min() >= 0.0 and noise.max() <= 1.0 and noise.std() > 0.1
+    assert np.abs(value_noise(points + 1e-6, 3.0) - noise).max() < 1e-4  # continuous
