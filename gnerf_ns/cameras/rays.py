@@ -14,46 +14,60 @@ CENTRAL_CAMERA_TYPES = (CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.F
 """Camera models whose rays all start at the camera's position."""
 
 
-def camera_space_directions(
-    cameras: Cameras, camera_index: int, height: int, width: int
-) -> Float[Tensor, "height width 3"]:
-    """Unit directions, in the camera's own frame, through the pixel centres of its image resampled to a given size.
+class CameraDirections:
+    """Directions of rays in each camera's own frame, lens distortion undone."""
 
-    Lens distortion is undone. The camera's pose is not looked at.
+    def __init__(self, cameras: Cameras) -> None:
+        """Keeps the intrinsics; the poses are not looked at.
 
-    Args:
-        cameras: cameras with one batch dimension.
-        camera_index: which of them.
-        height: of the resampled image, in pixels.
-        width: of the resampled image, in pixels.
+        Args:
+            cameras: cameras with one batch dimension.
 
-    Raises:
-        InputError: the camera's rays do not start at one point (orthographic, omnidirectional stereo, VR180).
-    """
-    camera = cameras[camera_index : camera_index + 1]
-    if CameraType(int(camera.camera_type.item())) not in CENTRAL_CAMERA_TYPES:
-        name = CameraType(int(camera.camera_type.item())).name
-        raise InputError(
-            f"Camera {camera_index} is of type {name}, whose rays do not meet; use perspective or fisheye."
+        Raises:
+            InputError: some camera's rays do not start at one point (orthographic, omnidirectional stereo, VR180).
+        """
+        for camera_type in cameras.camera_type.unique().tolist():
+            if CameraType(camera_type) not in CENTRAL_CAMERA_TYPES:
+                raise InputError(
+                    f"There is a camera of type {CameraType(camera_type).name}, whose rays do not meet; "
+                    "use perspective or fisheye cameras."
+                )
+        self._cameras = Cameras(
+            camera_to_worlds=torch.eye(4, device=cameras.device)[None, :3].repeat(len(cameras), 1, 1),
+            fx=cameras.fx,
+            fy=cameras.fy,
+            cx=cameras.cx,
+            cy=cameras.cy,
+            width=cameras.width,
+            height=cameras.height,
+            distortion_params=cameras.distortion_params,
+            camera_type=cameras.camera_type,
         )
-    scale_x, scale_y = width / camera.width, height / camera.height
-    resampled = Cameras(
-        camera_to_worlds=torch.eye(4, device=cameras.device)[None, :3],
-        fx=camera.fx * scale_x,
-        fy=camera.fy * scale_y,
-        cx=camera.cx * scale_x,
-        cy=camera.cy * scale_y,
-        width=width,
-        height=height,
-        distortion_params=camera.distortion_params,
-        camera_type=camera.camera_type,
-    )
-    rows, columns = torch.meshgrid(
-        torch.arange(height, device=cameras.device) + 0.5,
-        torch.arange(width, device=cameras.device) + 0.5,
-        indexing="ij",
-    )
-    return resampled.generate_rays(camera_indices=0, coords=torch.stack([rows, columns], dim=-1)).directions
+        self._sizes = torch.cat([cameras.width, cameras.height], dim=-1)
+
+    def __len__(self) -> int:
+        return len(self._cameras)
+
+    @property
+    def smallest_field_of_view(self) -> float:
+        """The smaller of the horizontal and vertical fields of view, median over the cameras, in radians."""
+        focal = torch.cat([self._cameras.fx, self._cameras.fy], dim=-1)
+        return float((2.0 * torch.atan(0.5 * self._sizes / focal)).amin(dim=-1).median())
+
+    def at(
+        self, camera_indices: Int[Tensor, "batch"], coords: Float[Tensor, "batch rays 2"]
+    ) -> Float[Tensor, "batch rays 3"]:
+        """Unit directions through points of the images.
+
+        Args:
+            camera_indices: which camera each row of points belongs to.
+            coords: (x, y), -1 and 1 being the image's edges (as `data.patch_sampling` has them).
+        """
+        pixels = (coords + 1.0) / 2.0 * self._sizes[camera_indices][:, None].to(coords)
+        rays = self._cameras.generate_rays(
+            camera_indices=camera_indices[:, None, None].expand(*coords.shape[:2], 1), coords=pixels.flip(-1)
+        )
+        return rays.directions
 
 
 def rays_from_poses(

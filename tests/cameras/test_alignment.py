@@ -157,6 +157,16 @@ def test_cameras_in_one_plane_are_not_called_mirrored() -> None:
     assert not pose_errors(turned(ring, 3.0, seed=0), ring).mirrored
 
 
+def test_reflections_too_small_to_matter_are_not_called_mirrored() -> None:
+    angles = torch.linspace(0.0, 6.0, 20, dtype=torch.float64)
+
+    def ring(height: float) -> Tensor:
+        return look_at(torch.stack([angles.cos(), angles.sin(), torch.full_like(angles, height)], dim=-1))
+
+    assert pose_errors(ring(-0.1), ring(0.1)).mirrored
+    assert not pose_errors(ring(-0.005), ring(0.005)).mirrored
+
+
 def test_one_camera_and_cameras_at_one_place() -> None:
     truth = true_cameras(1)
     errors = pose_errors(true_cameras(1, seed=5), truth)
