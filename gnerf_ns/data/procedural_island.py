@@ -27,7 +27,7 @@ def _rock() -> PaintedPart:
     """The island itself: a disc with an uneven coast and layered cliffs."""
     import trimesh
 
-    mesh = trimesh.creation.cylinder(radius=0.775, height=0.24, sections=72)
+    mesh = trimesh.creation.cylinder(radius=0.765, height=0.24, sections=72)
     mesh = mesh.subdivide().subdivide()
     x, y, z = mesh.vertices.T
     azimuth = np.arctan2(y, x)
