@@ -7,6 +7,7 @@ from typing import Optional, Tuple
 
 import torch
 from jaxtyping import Float, Int, UInt8
+from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
 
@@ -18,9 +19,7 @@ _CACHE_BYTES = 2**30
 _CACHED_SIZES = 3
 
 
-def premultiply(
-    pixels: UInt8[Tensor, "*batch channels"],
-) -> Float[Tensor, "*batch channels"]:
+def premultiply(pixels: UInt8[Tensor, "*batch channels"]) -> Float[Tensor, "*batch channels"]:
     """Bytes to floats in [0, 1]; with a fourth channel (straight alpha), colours are multiplied by it."""
     values = pixels.float() / 255
     if values.shape[-1] == 4:
@@ -76,9 +75,15 @@ class ImageStack:
         # Threads, because decoding releases the GIL; few, because each holds one picture at its decoded size.
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as executor:
             images = executor.map(dataset.get_numpy_image, range(len(dataset)))
-            for index, image in enumerate(
-                track(images, total=len(dataset), description="Reading images", transient=True)
-            ):
+            bar = track(
+                images,
+                "Reading images",
+                total=len(dataset),
+                console=CONSOLE,
+                transient=True,
+                disable=not CONSOLE.is_terminal,
+            )
+            for index, image in enumerate(bar):
                 pixels[index, ..., : image.shape[-1]] = torch.from_numpy(image)
                 if image.shape[-1] == 3:
                     pixels[index, ..., 3] = 255
@@ -112,18 +117,15 @@ class ImageStack:
             width: of the result, in pixels.
             indices: which pictures; None for all of them, which should fit into memory as floats.
         """
+        if len(self) * self._floats_bytes(height, width) > _CACHE_BYTES:
+            chosen = self.pixels if indices is None else self.pixels[indices.to(self.pixels.device)]
+            return self._resized(chosen, height, width)
         key = (height, width)
-        if key in self._cache:
-            self._cache.move_to_end(key)
-        elif indices is None or len(self) * self._floats_bytes(height, width) <= _CACHE_BYTES:
-            whole = self._resized(self.pixels, height, width)
-            if whole.numel() * whole.element_size() > _CACHE_BYTES:
-                return whole
-            self._cache[key] = whole
-            while len(self._cache) > _CACHED_SIZES:
+        if key not in self._cache:
+            if len(self._cache) == _CACHED_SIZES:
                 self._cache.popitem(last=False)
-        else:
-            return self._resized(self.pixels[indices.to(self.pixels.device)], height, width)
+            self._cache[key] = self._resized(self.pixels, height, width)
+        self._cache.move_to_end(key)
         whole = self._cache[key]
         return whole if indices is None else whole[indices.to(whole.device)]
 

@@ -8,7 +8,7 @@ from typing import Iterator, NamedTuple, Optional, Tuple
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from gnerf_ns.errors import InputError
@@ -52,6 +52,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield picture
     except InputError:
         raise
+    except UnidentifiedImageError as error:
+        raise InputError(f"The file {path} is no picture in a known format; replace or remove it.") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise InputError(f"The image {path} cannot be decoded ({error}); replace or remove it.") from error
 
@@ -161,26 +163,41 @@ def read_image(
         target = size or fit_max_side(ImageSize(round(window[0]), round(window[1])), max_side)
         # All that follows happens before the turn, on the file's own axes.
         if swapped:
-            window, target = window[::-1], ImageSize(target.height, target.width)
+            window, target = (window[1], window[0]), ImageSize(target.height, target.width)
         picture, shrinkage = _shrink_cheaply(picture, target)
         pixels = _as_rgb_or_rgba(picture)
     if picture.size != target or shrinkage != 1.0 or window != stored:
         pixels = _resample_window(pixels, stored, window, shrinkage, target)
-    if orientation in _TRANSPOSE_OF_ORIENTATION:
-        pixels = np.asarray(Image.fromarray(pixels).transpose(_TRANSPOSE_OF_ORIENTATION[orientation]))
-    return np.ascontiguousarray(pixels)
+    return _turned(pixels, orientation)
 
 
 def read_mask(
     path: Path, size: ImageSize, aspect: Optional[float] = None, apply_orientation: bool = True
 ) -> UInt8[np.ndarray, "height width"]:
-    """Read a mask, area-averaged to ``size``: 255 where the object is. A mask with alpha uses its alpha channel.
+    """Read a mask, area-averaged to ``size``: 255 where the object is.
+
+    The object is whatever is brighter than half of the mask's brightest pixel, so that masks of 0 and 1, of 0 and 255,
+    of palette colours and with JPEG noise all serve. A mask that is transparent somewhere counts by its alpha.
+
+    Args:
+        path: the mask file.
+        size: of the result.
+        aspect: width over height of the centred window to keep; None keeps all.
+        apply_orientation: turn the mask as its EXIF orientation says.
 
     Raises:
         InputError: the file is missing, empty, truncated or no picture.
     """
-    pixels = read_image(path, size=size, aspect=aspect, apply_orientation=apply_orientation)
-    return pixels[..., 3] if pixels.shape[-1] == 4 else pixels[..., :3].max(axis=-1)
+    with _opened(path) as picture:
+        orientation = _exif(picture).get(ExifTags.Base.Orientation, 1) if apply_orientation else 1
+        pixels = _as_rgb_or_rgba(picture)
+    transparent = pixels.shape[-1] == 4 and bool((pixels[..., 3] < 255).any())
+    brightness = pixels[..., 3] if transparent else pixels[..., :3].max(axis=-1)
+    mask = _turned((brightness > brightness.max() / 2).astype(np.uint8) * 255, orientation)
+    stored = ImageSize(mask.shape[1], mask.shape[0])
+    shrunk, shrinkage = _shrink_cheaply(Image.fromarray(mask), size)
+    layer = np.array(shrunk)[..., None]
+    return _resample_window(layer, stored, centred_window(stored, aspect), shrinkage, size)[..., 0]
 
 
 def area_resize(
@@ -224,9 +241,16 @@ def _shrink_cheaply(picture: Image.Image, target: ImageSize) -> Tuple[Image.Imag
     return picture, 1.0
 
 
+def _turned(pixels: UInt8[np.ndarray, "*shape"], orientation: int) -> UInt8[np.ndarray, "*turned_shape"]:
+    """Pixels as an EXIF orientation wants them displayed."""
+    if orientation not in _TRANSPOSE_OF_ORIENTATION:
+        return pixels
+    return np.array(Image.fromarray(pixels).transpose(_TRANSPOSE_OF_ORIENTATION[orientation]))
+
+
 def _as_rgb_or_rgba(picture: Image.Image) -> UInt8[np.ndarray, "height width channels"]:
     if picture.mode.startswith("I"):  # 16-bit grey, which Pillow would clip rather than scale
-        grey = np.asarray(picture).astype(np.int64).clip(0, 65535) // 257
+        grey = np.asarray(picture).clip(0, 65535) // 257
         return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
     has_alpha = picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
     return np.array(picture.convert("RGBA" if has_alpha else "RGB"))

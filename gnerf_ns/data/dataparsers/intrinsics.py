@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Tuple
+from typing import Any, Callable, List, Mapping, Optional, Tuple
 
 from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, CameraType
 
@@ -71,9 +71,9 @@ def intrinsics_from_transforms(values: Mapping[str, Any], image: Path, source: P
         if angle is not None and not 0 < angle < math.pi:
             raise InputError(f"{source} gives a camera angle of {angle} for {image.name}; use radians below π.")
     if focal_x is None and angle_x is not None:
-        focal_x = focal_from_fov(math.degrees(angle_x), size.width)
+        focal_x = focal_from_fov(math.degrees(angle_x), float(size.width))
     if focal_y is None and angle_y is not None and number("fl_x") is None:
-        focal_y = focal_from_fov(math.degrees(angle_y), size.height)
+        focal_y = focal_from_fov(math.degrees(angle_y), float(size.height))
     focal_x, focal_y = focal_x or focal_y, focal_y or focal_x
     if focal_x is None or focal_y is None:
         return None
@@ -96,7 +96,9 @@ def intrinsics_from_transforms(values: Mapping[str, Any], image: Path, source: P
     )
 
 
-def _distortion(values: Mapping[str, Any], number, image: Path, source: Path) -> Tuple[float, ...]:
+def _distortion(
+    values: Mapping[str, Any], number: Callable[[str], Optional[float]], image: Path, source: Path
+) -> Tuple[float, ...]:
     listed = values.get("distortion_params")
     if listed is None:
         return tuple(number(key) or 0.0 for key in _DISTORTION_KEYS)

@@ -1,0 +1,66 @@
+import torch
+
+from gnerf_ns.data import image_stack
+from gnerf_ns.data.image_stack import ImageStack, composite, premultiply
+from gnerf_ns.data.images import area_resize
+
+
+def random_pixels(channels: int) -> torch.Tensor:
+    return torch.randint(0, 256, (5, 8, 6, channels), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_full_resolution_composites_to_the_definition():
+    pixels = random_pixels(4)
+    background = torch.tensor([0.2, 0.5, 0.9])
+    stack = ImageStack(pixels)
+    colour, alpha = pixels[..., :3] / 255, pixels[..., 3:] / 255
+    expected = colour * alpha + background * (1 - alpha)
+    torch.testing.assert_close(composite(stack.at_resolution(8, 6), background).permute(0, 2, 3, 1), expected)
+    torch.testing.assert_close(composite(premultiply(pixels), background, channel_dim=-1), expected)
+
+
+def test_compositing_commutes_with_averaging():
+    """True of premultiplied colours only: averaging straight colours would let invisible pixels shine through."""
+    stack, background = ImageStack(random_pixels(4)), torch.tensor([1.0, 0.0, 0.5])
+    fine = composite(stack.at_resolution(8, 6), background)
+    torch.testing.assert_close(composite(stack.at_resolution(3, 4), background), area_resize(fine, 3, 4))
+
+
+def test_opaque_pictures_have_three_channels():
+    stack = ImageStack(random_pixels(3))
+    assert not stack.has_alpha
+    torch.testing.assert_close(composite(stack.at_resolution(4, 3), torch.ones(3)), stack.at_resolution(4, 3))
+    pixels = random_pixels(4)
+    pixels[..., 3] = 255
+    assert ImageStack(pixels).pixels.shape[-1] == 3
+    pixels[0, 0, 0, 3] = 254
+    assert ImageStack(pixels).has_alpha
+
+
+def test_a_background_may_differ_from_picture_to_picture():
+    stack = ImageStack(random_pixels(4))
+    backgrounds = torch.rand(5, 3, 1, 1)
+    laid = composite(stack.at_resolution(8, 6), backgrounds)
+    torch.testing.assert_close(laid[3], composite(stack.at_resolution(8, 6)[3], backgrounds[3, :, 0, 0]))
+
+
+def test_chosen_pictures_and_the_cache():
+    stack = ImageStack(random_pixels(4))
+    indices = torch.tensor([4, 0, 4])
+    torch.testing.assert_close(stack.at_resolution(4, 3, indices), stack.at_resolution(4, 3)[indices])
+    assert stack.at_resolution(4, 3) is stack.at_resolution(4, 3)
+    first = stack.at_resolution(4, 3)
+    for side in range(1, 6):
+        stack.at_resolution(side, side)
+    assert stack.at_resolution(4, 3) is not first, "old sizes must make room"
+
+
+def test_a_large_set_is_computed_for_the_pictures_asked_for_only(monkeypatch):
+    stack, indices = ImageStack(random_pixels(4)), torch.tensor([2, 1])
+    expected = stack.at_resolution(4, 3)
+    monkeypatch.setattr(image_stack, "_CACHE_BYTES", 100)
+    monkeypatch.setattr(image_stack, "_CHUNK_BYTES", 1)
+    fresh = ImageStack(random_pixels(4))
+    torch.testing.assert_close(fresh.at_resolution(4, 3, indices), expected[indices])
+    torch.testing.assert_close(fresh.at_resolution(4, 3), expected)
+    assert not fresh._cache

@@ -1,0 +1,257 @@
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
+
+from gnerf_ns.data.images import (
+    ImageSize,
+    area_resize,
+    fit_max_side,
+    focal_from_exif,
+    image_size,
+    read_image,
+    read_mask,
+)
+from gnerf_ns.errors import InputError
+
+
+def noise(height: int, width: int, channels: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def with_orientation(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return exif
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
+def test_area_resize_equals_brute_force(in_height: int, in_width: int, height: int, width: int):
+    images = torch.rand(2, 3, in_height, in_width)
+    # Cut every pixel into enough equal cells that each output pixel is a whole number of them.
+    cells = images.repeat_interleave(height, dim=2).repeat_interleave(width, dim=3)
+    expected = cells.reshape(2, 3, height, in_height, width, in_width).mean(dim=(3, 5))
+    torch.testing.assert_close(area_resize(images, height, width), expected)
+
+
+def test_area_resize_is_differentiable():
+    images = torch.rand(1, 2, 5, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: area_resize(x, 3, 2), (images,))
+
+
+@pytest.mark.parametrize(
+    ("size", "max_side", "expected"),
+    [
+        ((200, 200), 100, (100, 100)),
+        ((270, 480), 100, (56, 100)),
+        ((50, 40), 100, (50, 40)),
+        ((50, 40), None, (50, 40)),
+    ],
+)
+def test_fit_max_side(size, max_side, expected):
+    assert fit_max_side(ImageSize(*size), max_side) == expected
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".PNG"])
+def test_lossless_formats_come_back_as_written(tmp_path: Path, suffix: str):
+    path, pixels = tmp_path / f"a{suffix}", noise(7, 5, 3)
+    Image.fromarray(pixels).save(path, lossless=True)
+    np.testing.assert_array_equal(read_image(path), pixels)
+    assert image_size(path) == ImageSize(5, 7)
+
+
+def test_jpeg(tmp_path: Path):
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (40, 30), (10, 100, 200)).save(path, quality=100)
+    np.testing.assert_allclose(read_image(path).astype(int), np.full((30, 40, 3), (10, 100, 200)), atol=2)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str):
+    """The EXIF standard's "F" glyph: row and column 0 of the stored pixels lie where the orientation says."""
+    upright = np.zeros((48, 32, 3), dtype=np.uint8)
+    upright[:16, 8:16], upright[16:, :8] = 255, 128  # no symmetry
+    undo = {2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.transpose(1, 0, 2)}
+    undo |= {6: lambda a: np.rot90(a, 1), 7: lambda a: np.rot90(a, 2).transpose(1, 0, 2), 8: lambda a: np.rot90(a, -1)}
+    stored = np.ascontiguousarray(undo.get(orientation, lambda a: a)(upright))
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(stored).save(path, exif=with_orientation(orientation), quality=100, lossless=True)
+    tolerance = 12 if suffix == ".jpg" else 0
+    np.testing.assert_allclose(read_image(path).astype(int), upright, atol=tolerance)
+    assert image_size(path) == ImageSize(32, 48)
+    assert image_size(path, apply_orientation=False) == ImageSize(stored.shape[1], stored.shape[0])
+    half = upright.reshape(24, 2, 16, 2, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(read_image(path, max_side=24).astype(int), half, atol=tolerance)
+    np.testing.assert_allclose(read_image(path, apply_orientation=False).astype(int), stored, atol=tolerance)
+
+
+def test_kinds_of_pixels(tmp_path: Path):
+    path = tmp_path / "a.png"
+    grey = noise(6, 6, 1)[..., 0]
+    Image.fromarray(grey).save(path)
+    np.testing.assert_array_equal(read_image(path), np.repeat(grey[..., None], 3, axis=-1))
+    Image.fromarray(grey.astype(np.uint16) * 257).save(path)
+    np.testing.assert_array_equal(read_image(path), np.repeat(grey[..., None], 3, axis=-1))
+    Image.fromarray(noise(6, 6, 3)).quantize(256).save(path)
+    np.testing.assert_array_equal(read_image(path), noise(6, 6, 3))
+    palette = Image.fromarray(noise(6, 6, 3)).quantize(256)
+    palette.info["transparency"] = int(np.asarray(palette)[2, 3])
+    palette.save(path, transparency=palette.info["transparency"])
+    assert read_image(path)[2, 3, 3] == 0 and read_image(path)[0, 0, 3] == 255
+    Image.fromarray(noise(6, 6, 2), mode="LA").save(path)
+    np.testing.assert_array_equal(read_image(path), noise(6, 6, 2)[..., [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("side", [100, 75, 33])
+def test_shrinking_averages_areas(tmp_path: Path, side: int):
+    path, pixels = tmp_path / "a.png", noise(400, 400, 3)
+    Image.fromarray(pixels).save(path)
+    exact = area_resize(torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), side, side)[0].permute(1, 2, 0)
+    # Pictures far larger than the result are first averaged in whole-number blocks, cut at block borders.
+    np.testing.assert_allclose(read_image(path, max_side=side), exact.numpy(), atol=0.51 if side > 75 else 25)
+    assert abs(float(read_image(path, max_side=side).mean()) - float(exact.mean())) < 0.2
+
+
+def test_invisible_pixels_lend_no_colour(tmp_path: Path):
+    path = tmp_path / "a.png"
+    pixels = np.zeros((4, 4, 4), dtype=np.uint8)
+    pixels[:, ::2] = (200, 100, 50, 255)
+    pixels[:, 1::2] = (0, 255, 0, 0)
+    Image.fromarray(pixels).save(path)
+    shrunk = read_image(path, max_side=2)
+    np.testing.assert_array_equal(shrunk[..., :3], np.broadcast_to([200, 100, 50], (2, 2, 3)))
+    np.testing.assert_allclose(shrunk[..., 3], 127.5, atol=1)
+
+
+def test_reduced_jpeg_keeps_its_geometry(tmp_path: Path):
+    """At 1/8, 4001 pixels become 501, of which 500.125 are picture; an edge must land where it was all the same."""
+    path, pixels = tmp_path / "a.jpg", np.zeros((300, 4001, 3), dtype=np.uint8)
+    edge = 98.5 / 100 * 4001
+    pixels[:, int(edge) :] = 255
+    Image.fromarray(pixels).save(path, quality=95)
+    row = read_image(path, max_side=100)[4, :, 0].astype(float)
+    np.testing.assert_allclose(row[:97], 0, atol=2)
+    np.testing.assert_allclose(row[98], 127.5, atol=12)
+    np.testing.assert_allclose(row[99], 255, atol=2)
+
+
+def test_crop_takes_the_middle(tmp_path: Path):
+    path = tmp_path / "a.png"
+    pixels = np.zeros((20, 40, 3), dtype=np.uint8)
+    pixels[:, 10:30] = 200
+    Image.fromarray(pixels).save(path, exif=with_orientation(6))
+    cropped = read_image(path, size=ImageSize(10, 10), aspect=1.0)
+    np.testing.assert_array_equal(cropped, np.full((10, 10, 3), 200))
+
+
+def test_masks_of_all_kinds_agree(tmp_path: Path):
+    inside = np.zeros((40, 60), dtype=bool)
+    inside[10:30, 15:45] = True
+    palette = Image.fromarray(inside.astype(np.uint8), mode="P")
+    palette.putpalette([0, 0, 0, 128, 0, 0])
+    transparent = Image.fromarray(np.stack([np.zeros_like(inside)] * 3 + [inside], axis=-1).astype(np.uint8) * 255)
+    opaque = Image.fromarray(np.stack([inside] * 3 + [inside | True], axis=-1).astype(np.uint8) * 255)
+    kinds = {
+        "bytes.png": Image.fromarray(inside.astype(np.uint8) * 255),
+        "ones.png": Image.fromarray(inside.astype(np.uint8)),
+        "bits.png": Image.fromarray(inside),
+        "noisy.jpg": Image.fromarray(inside.astype(np.uint8) * 255),
+        "palette.png": palette,
+        "transparent.png": transparent,
+        "opaque.webp": opaque,
+    }
+    for name, mask in kinds.items():
+        mask.save(tmp_path / name, lossless=True)
+        small = read_mask(tmp_path / name, ImageSize(12, 8))
+        expected = inside.reshape(8, 5, 12, 5).mean(axis=(1, 3)) * 255
+        np.testing.assert_allclose(small.astype(float), expected, atol=1, err_msg=name)
+    Image.fromarray(np.zeros((40, 60), dtype=np.uint8)).save(tmp_path / "nothing.png")
+    assert not read_mask(tmp_path / "nothing.png", ImageSize(12, 8)).any()
+
+
+def test_focal_from_exif(tmp_path: Path):
+    path = tmp_path / "a.jpg"
+    picture = Image.new("RGB", (36, 24))
+    picture.save(path)
+    assert focal_from_exif(path) is None
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 50
+    picture.save(path, exif=exif)
+    assert focal_from_exif(path) == pytest.approx(50.0)  # 36x24 pixels as if of 1 mm
+    exif = Image.Exif()
+    details = exif.get_ifd(ExifTags.IFD.Exif)
+    details[ExifTags.Base.FocalLength] = 10.0
+    details[ExifTags.Base.FocalPlaneXResolution] = 254.0  # per inch, so 10 a millimetre, of a 72 pixel wide original
+    details[ExifTags.Base.FocalPlaneResolutionUnit] = 2
+    details[ExifTags.Base.ExifImageWidth] = 72
+    details[ExifTags.Base.ExifImageHeight] = 48
+    picture.save(path, exif=exif)
+    assert focal_from_exif(path) == pytest.approx(50.0)
+    details[ExifTags.Base.FocalLength] = 0.0
+    picture.save(path, exif=exif)
+    assert focal_from_exif(path) is None
+
+
+def truncated(picture: Image.Image, kind: str) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, kind)
+    return stream.getvalue()[: len(stream.getvalue()) * 2 // 3]
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_truncated_file(tmp_path: Path, kind: str):
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(truncated(Image.fromarray(noise(64, 64, 3)), kind))
+    with pytest.raises(InputError, match=path.name):
+        read_image(path)
+    with pytest.raises(InputError, match=path.name):
+        read_image(path, max_side=16)
+
+
+def test_unusable_files(tmp_path: Path):
+    with pytest.raises(InputError, match="does not exist"):
+        image_size(tmp_path / "missing.png")
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(InputError, match="0 bytes"):
+        image_size(tmp_path / "empty.png")
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(InputError, match="no picture"):
+        read_image(tmp_path / "text.png")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
+def test_memory_stays_bounded_with_large_photographs(tmp_path: Path):
+    """24 photographs of 12 megapixels: 0.9 GB if all were held as bytes, 3.5 GB as floats."""
+    rows, columns = np.mgrid[:3000, :4000]
+    gradient = np.stack([rows % 256, columns % 256, (rows + columns) % 256], axis=-1).astype(np.uint8)
+    Image.fromarray(gradient).save(tmp_path / "00.jpg")
+    Image.fromarray(gradient).save(tmp_path / "01.png", compress_level=1)
+    for index in range(2, 24):
+        os.link(
+            tmp_path / ("00.jpg" if index % 2 == 0 else "01.png"),
+            tmp_path / f"{index:02d}{'.jpg' if index % 2 == 0 else '.png'}",
+        )
+    script = """
+import resource, sys
+from pathlib import Path
+from gnerf_ns.data.dataparsers.unposed_dataparser import UnposedDataParserConfig
+from gnerf_ns.data.image_stack import ImageStack
+from gnerf_ns.data.unposed_dataset import UnposedDataset
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+outputs = UnposedDataParserConfig(data=Path(sys.argv[1]), eval_interval=0).setup().get_dataparser_outputs("train")
+stack = ImageStack.from_dataset(UnposedDataset(outputs, max_image_side=100))
+assert stack.pixels.shape == (24, 75, 100, 3), stack.pixels.shape
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    result = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    # At most four threads, each with one decoded PNG of 36 MB; a decoder at work on a JPEG holds less.
+    assert int(result.stdout.split()[-1]) < 400
