@@ -32,9 +32,10 @@ LAYERS = (
     {"gnerf_ns"},
     {"cameras", "field_components"},
     {"data", "plots"},
-    {"fields", "model_components"},
+    {"fields"},
+    {"model_components"},
     {"models", "data.datamanagers"},
-    {"engine", "viewer"},
+    {"engine", "localization", "viewer"},
     {"pipelines"},
     {"method_configs", "scripts"},
 )
