@@ -8,7 +8,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
 
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
-from gnerf_ns.cameras.rays import camera_space_directions, intersect_sphere, rays_from_poses
+from gnerf_ns.cameras.rays import CameraDirections, concatenate_rays, intersect_sphere, no_rays, rays_from_poses
 from gnerf_ns.errors import InputError
 
 POSES = PosePriorConfig("dtu").resolve().sample(3, 2.8, "cpu", torch.Generator().manual_seed(0))
@@ -29,6 +29,14 @@ def make_cameras(camera_type: CameraType = CameraType.PERSPECTIVE, distorted: bo
     )
 
 
+def grid_directions(cameras: Cameras, camera_index: int, height: int, width: int) -> torch.Tensor:
+    """Directions through the pixel centres of one camera's image, were it height x width pixels large."""
+    rows, columns = (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width
+    x, y = torch.meshgrid(2.0 * columns - 1.0, 2.0 * rows - 1.0, indexing="xy")
+    coords = torch.stack([x, y], dim=-1).reshape(1, -1, 2)
+    return CameraDirections(cameras).at(torch.tensor([camera_index]), coords).reshape(height, width, 3)
+
+
 def ray_bundle(origins: torch.Tensor, directions: torch.Tensor) -> RayBundle:
     return RayBundle(origins=origins, directions=directions, pixel_area=torch.zeros(len(origins), 1))
 
@@ -36,7 +44,7 @@ def ray_bundle(origins: torch.Tensor, directions: torch.Tensor) -> RayBundle:
 def test_golden_directions() -> None:
     cameras = Cameras(torch.eye(4)[None, :3], fx=1.0, fy=1.0, cx=1.0, cy=1.0, width=2, height=2)
     third = 0.5 / math.sqrt(1.5)
-    directions = camera_space_directions(cameras, 0, 2, 2)
+    directions = grid_directions(cameras, 0, 2, 2)
     # Row 0 is the picture's top, column 0 its left; the camera looks along -z.
     depth = -1.0 / math.sqrt(1.5)
     expected = [[[-third, third, depth], [third, third, depth]], [[-third, -third, depth], [third, -third, depth]]]
@@ -48,7 +56,7 @@ def test_golden_directions() -> None:
 def test_full_size_rays_equal_nerfstudios(camera_type: CameraType, distorted: bool) -> None:
     cameras = make_cameras(camera_type, distorted)
     reference = cameras.generate_rays(camera_indices=1)
-    directions = camera_space_directions(cameras, 1, 18, 24).reshape(1, -1, 3)
+    directions = grid_directions(cameras, 1, 18, 24).reshape(1, -1, 3)
     rays = rays_from_poses(POSES[1:2], directions, torch.tensor([1]))
     torch.testing.assert_close(rays.origins, reference.origins.reshape(-1, 3))
     torch.testing.assert_close(rays.directions, reference.directions.reshape(-1, 3))
@@ -58,24 +66,54 @@ def test_full_size_rays_equal_nerfstudios(camera_type: CameraType, distorted: bo
 
 def test_resampling_keeps_the_field_of_view() -> None:
     cameras = make_cameras()
-    full = camera_space_directions(cameras, 0, 18, 24)
-    half = camera_space_directions(cameras, 0, 9, 12)
+    full = grid_directions(cameras, 0, 18, 24)
+    half = grid_directions(cameras, 0, 9, 12)
     # A half-size pixel centre is the corner that four full-size pixels share.
     on_plane = full / -full[..., 2:]
     middles = on_plane.reshape(9, 2, 12, 2, 3).mean(dim=(1, 3))
     torch.testing.assert_close(half / -half[..., 2:], middles)
     # Differing scales of the two axes.
-    squeezed = camera_space_directions(cameras, 0, 18, 12)
+    squeezed = grid_directions(cameras, 0, 18, 12)
     torch.testing.assert_close(squeezed / -squeezed[..., 2:], on_plane.reshape(18, 12, 2, 3).mean(dim=2))
+
+
+def test_each_row_of_points_belongs_to_its_own_camera() -> None:
+    cameras = make_cameras(distorted=True)
+    coords = 2.0 * torch.rand(4, 5, 2, generator=torch.Generator().manual_seed(0)) - 1.0
+    indices = torch.tensor([2, 0, 1, 2])
+    directions = CameraDirections(cameras).at(indices, coords)
+    for row, index in enumerate(indices.tolist()):
+        alone = CameraDirections(cameras[index : index + 1]).at(torch.tensor([0]), coords[row : row + 1])
+        torch.testing.assert_close(directions[row : row + 1], alone)
+    torch.testing.assert_close(directions.norm(dim=-1), torch.ones(4, 5))
+
+
+def test_smallest_field_of_view() -> None:
+    # 24 x 18 pixels: the height is the smaller side, and 25 the middle focal length of the three.
+    directions = CameraDirections(make_cameras())
+    assert len(directions) == 3
+    assert directions.smallest_field_of_view == pytest.approx(2.0 * math.atan(9.0 / 25.0))
 
 
 def test_cameras_whose_rays_do_not_meet_are_refused() -> None:
     with pytest.raises(InputError, match="ORTHOPHOTO"):
-        camera_space_directions(make_cameras(CameraType.ORTHOPHOTO), 0, 4, 4)
+        CameraDirections(make_cameras(CameraType.ORTHOPHOTO))
+
+
+def test_concatenated_rays_keep_their_order() -> None:
+    directions = grid_directions(make_cameras(), 0, 2, 3).reshape(1, 6, 3).expand(3, 6, 3)
+    whole = rays_from_poses(POSES, directions, torch.arange(3))
+    parts = [rays_from_poses(POSES[i : i + 1], directions[i : i + 1], torch.tensor([i])) for i in range(3)]
+    joined = concatenate_rays([*parts, no_rays(torch.device("cpu"))])
+    assert len(joined) == len(whole) == 18
+    torch.testing.assert_close(joined.origins, whole.origins)
+    torch.testing.assert_close(joined.directions, whole.directions)
+    assert joined.camera_indices is not None and whole.camera_indices is not None
+    assert torch.equal(joined.camera_indices, whole.camera_indices)
 
 
 def test_rays_of_one_camera_stand_together() -> None:
-    directions = camera_space_directions(make_cameras(), 0, 2, 3).reshape(1, 6, 3).expand(3, 6, 3)
+    directions = grid_directions(make_cameras(), 0, 2, 3).reshape(1, 6, 3).expand(3, 6, 3)
     rays = rays_from_poses(POSES, directions, torch.tensor([7, 8, 9]))
     assert rays.camera_indices is not None
     assert rays.camera_indices.squeeze(-1).tolist() == [7] * 6 + [8] * 6 + [9] * 6
