@@ -71,7 +71,8 @@ class ImageStack:
             InputError: a picture is truncated or cannot be decoded.
         """
         size = dataset.image_format.size
-        pixels = torch.empty((len(dataset), size.height, size.width, 4), dtype=torch.uint8)
+        colours = torch.empty((len(dataset), size.height, size.width, 3), dtype=torch.uint8)
+        alphas: Optional[Tensor] = None
         # Threads, because decoding releases the GIL; few, because each holds one picture at its decoded size.
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as executor:
             images = executor.map(dataset.get_numpy_image, range(len(dataset)))
@@ -84,9 +85,11 @@ class ImageStack:
                 disable=not CONSOLE.is_terminal,
             )
             for index, image in enumerate(bar):
-                pixels[index, ..., : image.shape[-1]] = torch.from_numpy(image)
-                if image.shape[-1] == 3:
-                    pixels[index, ..., 3] = 255
+                colours[index] = torch.from_numpy(image[..., :3])
+                if image.shape[-1] == 4:
+                    alphas = torch.full_like(colours[..., :1], 255) if alphas is None else alphas
+                    alphas[index] = torch.from_numpy(image[..., 3:])
+        pixels = colours if alphas is None else torch.cat([colours, alphas], dim=-1)
         return cls(pixels.to(device))
 
     def __len__(self) -> int:

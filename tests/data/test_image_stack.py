@@ -1,8 +1,11 @@
 import torch
+from PIL import Image
 
 from gnerf_ns.data import image_stack
+from gnerf_ns.data.dataparsers.unposed_dataparser import UnposedDataParserConfig
 from gnerf_ns.data.image_stack import ImageStack, composite, premultiply
 from gnerf_ns.data.images import area_resize
+from gnerf_ns.data.unposed_dataset import UnposedDataset
 
 
 def random_pixels(channels: int) -> torch.Tensor:
@@ -64,3 +67,15 @@ def test_a_large_set_is_computed_for_the_pictures_asked_for_only(monkeypatch):
     torch.testing.assert_close(fresh.at_resolution(4, 3, indices), expected[indices])
     torch.testing.assert_close(fresh.at_resolution(4, 3), expected)
     assert not fresh._cache
+
+
+def test_from_dataset_with_and_without_alpha(tmp_path):
+    """Opaque pictures among transparent ones are opaque in the stack."""
+    written = []
+    for index, channels in enumerate((3, 4, 3)):
+        written.append(random_pixels(channels)[index])
+        Image.fromarray(written[-1].numpy()).save(tmp_path / f"{index}.png")
+    parser = UnposedDataParserConfig(data=tmp_path, eval_interval=0, min_images=3).setup()
+    stack = ImageStack.from_dataset(UnposedDataset(parser.get_dataparser_outputs("train")))
+    assert torch.equal(stack.pixels[1], written[1])
+    assert torch.equal(stack.pixels[0, ..., :3], written[0]) and bool((stack.pixels[[0, 2], ..., 3] == 255).all())

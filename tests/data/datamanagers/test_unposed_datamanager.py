@@ -32,8 +32,8 @@ def random_poses(count: int, seed: int = 0) -> Tensor:
 
 
 def test_batches(blender_folder: Path):
-    manager = config_for(blender_folder).setup()
-    assert isinstance(manager, VanillaDataManager)
+    manager: UnposedDataManager = config_for(blender_folder).setup()
+    assert isinstance(manager, VanillaDataManager), "ns-render spiral and ns-export insist on it"
     assert manager.train_images.pixels.shape == (8, 16, 16, 4) and manager.eval_images.pixels.shape == (4, 16, 16, 4)
     bundle, batch = manager.next_train(0)
     assert bundle.origins.shape == (64, 3) and batch["image"].shape == (64, 3)
@@ -242,6 +242,9 @@ def test_config_survives_yaml(blender_folder: Path, monkeypatch):
 def test_command_line_has_our_options_and_not_the_poses(capsys):
     config = tyro.cli(UnposedDataManagerConfig, args=["--max-image-side", "64", "blender-data"])
     assert config.max_image_side == 64 and isinstance(config.dataparser, BlenderDataParserConfig)
+    config = tyro.cli(UnposedDataManagerConfig, args=["--data", "folder", "unposed-data", "--fov-deg", "60"])
+    assert isinstance(config.dataparser, UnposedDataParserConfig) and config.dataparser.fov_deg == 60.0
+    assert isinstance(tyro.cli(UnposedDataManagerConfig, args=[]).dataparser, UnposedDataParserConfig)
     with pytest.raises(SystemExit):
         tyro.cli(UnposedDataManagerConfig, args=["--help"])
     assert "published" not in capsys.readouterr().out
