@@ -7,6 +7,7 @@
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import shutil
 import sys
@@ -42,7 +43,8 @@ def provide_ffmpeg() -> None:
     if shutil.which("ffmpeg") is not None:
         return
     try:
-        folder = user_cache_folder() / "bin"
+        # One folder for each environment: they may hold different versions.
+        folder = user_cache_folder() / "bin" / hashlib.sha256(sys.prefix.encode()).hexdigest()[:16]
         link = folder / ("ffmpeg.exe" if os.name == "nt" else "ffmpeg")
         if not link.exists():
             import imageio_ffmpeg

@@ -39,12 +39,15 @@ def test_ffmpeg_of_the_system_comes_first(no_ffmpeg_on_path):
     assert os.environ["PATH"] == path_before
 
 
-def test_dangling_ffmpeg_link_of_a_removed_environment_is_renewed(no_ffmpeg_on_path, tmp_path):
-    link = system_libraries.user_cache_folder() / "bin" / "ffmpeg"
-    link.parent.mkdir(parents=True)
-    link.symlink_to(tmp_path / "gone")
+def test_dangling_ffmpeg_link_is_renewed(no_ffmpeg_on_path, tmp_path, monkeypatch):
     system_libraries.provide_ffmpeg()
-    assert link.resolve().is_file()
+    found = shutil.which("ffmpeg")
+    assert found is not None
+    Path(found).unlink()
+    Path(found).symlink_to(tmp_path / "gone")
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    system_libraries.provide_ffmpeg()
+    assert Path(found).resolve().is_file()
 
 
 def test_cache_folder_that_cannot_be_made_changes_nothing(no_ffmpeg_on_path, tmp_path):

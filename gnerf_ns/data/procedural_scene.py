@@ -47,8 +47,8 @@ def render_procedural_scene(
 ) -> None:
     """Renders the scene into RGBA pictures, `images/*.png` to train on and `held_out/*.png`.
 
-    The true poses go into `transforms_train.json` and `transforms_test.json` (Blender layout), apart from the
-    pictures; the same configuration always gives the same bytes.
+    The true poses go into `transforms_train.json`, `transforms_test.json` and `transforms_val.json` (Blender layout),
+    apart from the pictures; the same configuration always gives the same bytes.
 
     Args:
         folder: where to; made if it does not exist.
@@ -70,7 +70,9 @@ def render_procedural_scene(
         picture = caster.render(pose.double().numpy(), fov_rad, config.image_side, config.samples_per_side)
         Image.fromarray(picture).save(path)
         on_picture(done, total)
-    for split, chosen in (("train", slice(config.num_train)), ("test", slice(config.num_train, None))):
+    train, held_out = slice(config.num_train), slice(config.num_train, None)
+    # nerfstudio's own blender-data wants a third split; it holds the same pictures as the second.
+    for split, chosen in (("train", train), ("test", held_out), ("val", held_out)):
         _write_transforms(folder / f"transforms_{split}.json", names[chosen], poses[chosen], fov_rad)
 
 

@@ -64,8 +64,10 @@ def test_our_parser_sets_the_true_poses_aside(folder):
 def test_nerfstudios_blender_parser_reads_it(folder):
     from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 
-    outputs = BlenderDataParserConfig(data=folder).setup().get_dataparser_outputs("train")
-    assert len(outputs.image_filenames) == 6 and outputs.image_filenames[0].is_file()
+    parser = BlenderDataParserConfig(data=folder).setup()
+    for split, count in (("train", 6), ("val", 2), ("test", 2)):
+        outputs = parser.get_dataparser_outputs(split)
+        assert [path.is_file() for path in outputs.image_filenames] == [True] * count
 
 
 def test_cameras_follow_the_prior(tmp_path):

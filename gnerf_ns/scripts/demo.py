@@ -1,0 +1,203 @@
+"""`gnerf-demo`: from pictures without poses to cameras, a radiance field and a film, in one command."""
+
+import copy
+import math
+import random
+import shlex
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
+
+import numpy as np
+import torch
+import tyro
+
+from gnerf_ns.data.procedural_scene import ProceduralSceneConfig, render_procedural_scene
+from gnerf_ns.errors import InputError
+from gnerf_ns.system_libraries import export_advice
+
+if TYPE_CHECKING:
+    from nerfstudio.engine.trainer import Trainer, TrainerConfig
+    from rich.progress import Progress
+
+SPEED_WINDOW_SECONDS = 60.0
+"""The remaining time is told from the speed in a window this long: what a step costs differs between phases."""
+
+RESULTS = ("orbit.mp4", "cameras.png", "transforms.json")
+"""Files that are worth a look afterwards."""
+
+
+@dataclass
+class Demo:
+    """Renders a small scene of our own, trains on its bare pictures, and shows what came of it."""
+
+    output_dir: Path = Path("gnerf-demo-output")
+    """Folder that everything is written into."""
+    method: str = "gnerf-ns-tiny"
+    """Which method trains."""
+    max_num_iterations: Optional[int] = None
+    """Training steps; the method's own number if None."""
+    seed: int = 42
+    """Of training."""
+    film_frames: int = 60
+    """Pictures in the film of the result; 0 writes none."""
+    film_side: int = 128
+    """Pixels on each side of the film."""
+    scene: ProceduralSceneConfig = field(default_factory=ProceduralSceneConfig)
+    """What is photographed, and from where."""
+
+    def main(self) -> None:
+        """Runs all of it."""
+        from nerfstudio.utils.rich_utils import CONSOLE
+
+        began = time.monotonic()
+        config = trainer_config(self.method)
+        folder = self.output_dir.resolve()
+        pictures = folder / "pictures"
+        config.data = config.pipeline.datamanager.data = pictures
+        config.output_dir, config.experiment_name = folder / "runs", "demo"
+        config.machine.seed = self.seed
+        config.max_num_iterations = self.max_num_iterations or config.max_num_iterations
+        with progress_display() as progress:
+            task = progress.add_task("Rendering pictures", total=self.scene.num_train + self.scene.num_test)
+            render_procedural_scene(pictures, self.scene, lambda done, total: progress.update(task, completed=done))
+            trainer = train(config, progress)
+            figures = evaluate(trainer, progress)
+            self._write_film(trainer, folder / "orbit.mp4", progress)
+        write_cameras(trainer, folder / "transforms.json", folder / "cameras.png")
+        seconds = time.monotonic() - began
+        CONSOLE.print(
+            "\n".join(report(config, figures, folder, seconds)), markup=False, highlight=False, soft_wrap=True
+        )
+
+    def _write_film(self, trainer: "Trainer", path: Path, progress: "Progress") -> None:
+        if not self.film_frames:
+            return
+        from gnerf_ns.scripts.orbit import orbit_poses, render_frames, write_film
+
+        task = progress.add_task("Filming an orbit", total=self.film_frames)
+        fov_rad = math.radians(self.scene.fov_deg)
+        frames = render_frames(
+            trainer.pipeline.model,
+            orbit_poses(self.film_frames, fov_rad),
+            fov_rad,
+            self.film_side,
+            on_frame=lambda: progress.advance(task),
+        )
+        write_film(path, frames)
+
+
+def trainer_config(method: str) -> "TrainerConfig":
+    """A copy of an installed method's configuration, set to train quietly and to return when done.
+
+    Raises:
+        InputError: no such method is installed.
+    """
+    # Looked up where nerfstudio looks: scripts know methods by name only.
+    installed = {point.name: point for point in entry_points(group="nerfstudio.method_configs")}
+    if method not in installed:
+        raise InputError(f"No method is called {method!r}; installed are {', '.join(sorted(installed))}.")
+    config = copy.deepcopy(installed[method].load().config)
+    config.vis = "tensorboard"
+    config.logging.local_writer.enable = False
+    config.set_timestamp()
+    return config
+
+
+def progress_display() -> "Progress":
+    """One line a stage: what, how far, how long so far, how long to go."""
+    from nerfstudio.utils.rich_utils import CONSOLE
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=CONSOLE,
+        speed_estimate_period=SPEED_WINDOW_SECONDS,
+    )
+
+
+def train(config: "TrainerConfig", progress: "Progress") -> "Trainer":
+    """What `ns-train` does, with a line in the progress display."""
+    from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
+
+    config.save_config()
+    random.seed(config.machine.seed)
+    np.random.seed(config.machine.seed)  # noqa: NPY002 (nerfstudio draws from the global generators)
+    torch.manual_seed(config.machine.seed)
+    trainer: Any = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    task = progress.add_task("Training", total=config.max_num_iterations)
+    trainer.callbacks.append(
+        TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], lambda step: progress.advance(task))
+    )
+    trainer.train()
+    return trainer
+
+
+def evaluate(trainer: "Trainer", progress: "Progress") -> Dict[str, float]:
+    """The figures that `ns-eval` gives."""
+    task = progress.add_task("Evaluating", total=None)
+    trainer.pipeline.eval()
+    figures = trainer.pipeline.get_average_eval_image_metrics()
+    progress.update(task, total=1, completed=1)
+    return figures
+
+
+def write_cameras(trainer: "Trainer", transforms: Path, plot: Path) -> None:
+    """The training pictures' estimated poses, as a nerfstudio `transforms.json` and as a picture beside the truth."""
+    from gnerf_ns.cameras.alignment import fit_similarity
+    from gnerf_ns.data.transforms_json import write_transforms_json
+    from gnerf_ns.plots import plot_cameras, save_picture
+
+    pipeline: Any = trainer.pipeline
+    cameras = pipeline.estimated_cameras()
+    estimated = cameras.camera_to_worlds.detach().cpu()
+    write_transforms_json(transforms, cameras, estimated, pipeline.datamanager.train_dataset.image_filenames)
+    truth = pipeline.datamanager.train_ground_truth
+    if truth is not None:
+        truth = fit_similarity(truth.cpu(), estimated).apply(truth.cpu())
+    save_picture(plot, plot_cameras(estimated, truth, "Cameras estimated from the pictures alone"))
+
+
+def report(config: "TrainerConfig", figures: Dict[str, float], folder: Path, seconds: float) -> List[str]:
+    """Lines that say what came out, where it lies, and how to look further."""
+    run = config.get_base_dir()
+    load = f"--load-config {shlex.quote(str(run / 'config.yml'))}"
+    mirrored = "; the scene came out mirrored" if figures["mirrored"] else ""
+    lines = [
+        "",
+        f"Done in {seconds / 60.0:.1f} minutes.",
+        f"  poses: {figures['rotation_error_deg_median']:.2f} degrees median error, "
+        f"{figures['rotation_error_deg_max']:.2f} at worst, "
+        f"{100.0 * figures['rotation_under_5deg']:.0f} % under 5 degrees{mirrored}",
+        f"  held-out pictures: PSNR {figures['psnr']:.1f} dB with their poses estimated, "
+        f"{figures['psnr_aligned']:.1f} dB at the true poses",
+        "",
+        *(f"  {path}" for path in map(folder.joinpath, RESULTS) if path.exists()),
+        "",
+        "Look further:",
+        f"  ns-viewer {load}",
+        f"  ns-render interpolate {load} --output-path {shlex.quote(str(folder / 'interpolate.mp4'))}",
+        f"  ns-export pointcloud {load} --output-dir {shlex.quote(str(folder / 'pointcloud'))} --normal-method open3d",
+    ]
+    advice = export_advice()
+    return lines if advice is None else [*lines, f"  ({advice})"]
+
+
+def entrypoint() -> None:
+    """Console command."""
+    tyro.cli(Demo, description=__doc__).main()
