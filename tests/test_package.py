@@ -35,8 +35,9 @@ LAYERS = (
     {"fields"},
     {"model_components"},
     {"models", "data.datamanagers"},
-    {"engine", "localization", "viewer"},
+    {"localization", "viewer"},
     {"pipelines"},
+    {"engine"},
     {"method_configs", "scripts"},
 )
 
