@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from gnerf_ns.errors import InputError
+from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
 from gnerf_ns.scripts import demo
 
 FIGURES = {
@@ -36,6 +37,13 @@ def test_configuration_is_a_copy_that_ends_by_itself():
     # A viewer would wait for ever at the end of training.
     assert not second.is_viewer_enabled() and second.is_tensorboard_enabled()
     assert second.timestamp != "{timestamp}"
+
+
+def test_expected_cost_follows_the_schedule():
+    schedule = PhaseScheduleConfig(phase_a_steps=3, interleaved_steps=2, phase_b_steps=4, misfit_search_steps=(2,))
+    costs = [demo.step_cost(schedule.at(step)) for step in range(schedule.total_steps)]
+    a, search = demo.PHASE_A_STEP_COST, demo.POSE_SEARCH_COST
+    assert costs == [a, a, a, a + search, 1.0, 1.0, 1.0, 1.0 + search, 1.0]
 
 
 def test_report_says_what_came_out(tmp_path):
