@@ -1,1 +1,1 @@
-"""Method specifications that the entry points name; imported as `gnerf_ns.method_configs`."""
+"""The methods that the package registers with nerfstudio."""

@@ -1,6 +1,6 @@
 """Rays of cameras whose pose is being learned."""
 
-from typing import Tuple
+from typing import List, Tuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -122,3 +122,24 @@ def intersect_sphere(
     nears = torch.where(hits, closest - half_chord, distance - radius).clamp_min(0.0)
     fars = torch.where(hits, closest + half_chord, distance + radius)
     return nears, fars, hits.squeeze(-1)
+
+
+def concatenate_rays(bundles: List[RayBundle]) -> RayBundle:
+    """One flat bundle of several (those of `rays_from_poses`)."""
+    return RayBundle(
+        origins=torch.cat([bundle.origins for bundle in bundles]),
+        directions=torch.cat([bundle.directions for bundle in bundles]),
+        pixel_area=torch.cat([bundle.pixel_area for bundle in bundles]),
+        camera_indices=torch.cat([b.camera_indices for b in bundles if b.camera_indices is not None]),
+    )
+
+
+def no_rays(device: torch.device) -> RayBundle:
+    """An empty bundle."""
+    empty = torch.zeros(0, 3, device=device)
+    return RayBundle(
+        origins=empty,
+        directions=empty,
+        pixel_area=empty[:, :1],
+        camera_indices=torch.zeros(0, 1, dtype=torch.long, device=device),
+    )

@@ -15,6 +15,20 @@ from torch import Tensor
 from gnerf_ns.errors import InputError
 
 
+def image_coords(height: int, width: int, device: torch.device | str = "cpu") -> Float[Tensor, "{height} {width} 2"]:
+    """Coordinates (x, y) of the pixel centres of an image resampled to a size.
+
+    Args:
+        height: of the resampled image, in pixels.
+        width: of the resampled image, in pixels.
+        device: where the coordinates go.
+    """
+    rows = (2 * torch.arange(height, device=device) + 1) / height - 1
+    columns = (2 * torch.arange(width, device=device) + 1) / width - 1
+    grid_rows, grid_columns = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack([grid_columns, grid_rows], dim=-1)
+
+
 def static_patch_coords(
     batch: int, patch_side: int, device: torch.device | str = "cpu"
 ) -> Float[Tensor, "{batch} {patch_side} {patch_side} 2"]:
@@ -28,9 +42,7 @@ def static_patch_coords(
     Returns:
         (x, y) of the centres of ``patch_side`` x ``patch_side`` equal cells of the image.
     """
-    centres = (2 * torch.arange(patch_side, device=device) + 1) / patch_side - 1
-    rows, columns = torch.meshgrid(centres, centres, indexing="ij")
-    return torch.stack([columns, rows], dim=-1).expand(batch, -1, -1, -1)
+    return image_coords(patch_side, patch_side, device).expand(batch, -1, -1, -1)
 
 
 def dynamic_patch_coords(

@@ -1,0 +1,106 @@
+"""nerfstudio's trainer, with checkpoints that survive a kill and runs that end where they were meant to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Type
+
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from gnerf_ns.data.transforms_json import write_transforms_json
+from gnerf_ns.errors import InputError
+from gnerf_ns.pipelines.evaluation import plot_poses, training_pose_errors
+from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
+from gnerf_ns.plots import save_picture
+
+POSES_FOLDER = "estimated_poses"
+"""Beside the checkpoints' folder: nerfstudio takes every file in the latter for a checkpoint."""
+
+
+@dataclass
+class GNeRFTrainerConfig(TrainerConfig):
+    """`TrainerConfig` whose `max_num_iterations` counts all steps of a run, those before a resume included."""
+
+    _target: Type = field(default_factory=lambda: GNeRFTrainer)
+    """Target class to instantiate."""
+
+
+class GNeRFTrainer(Trainer):
+    """Overrides three hooks of `Trainer`: how a checkpoint is found and saved, and where a resumed run ends."""
+
+    config: GNeRFTrainerConfig
+    pipeline: GNeRFPipeline
+
+    def _load_checkpoint(self) -> None:
+        """Check that there is something to resume from before nerfstudio looks.
+
+        Raises:
+            InputError: there is no checkpoint where one was said to be.
+        """
+        folder = self.config.load_dir
+        if folder is not None and not list(Path(folder).glob("step-*.ckpt")):
+            raise InputError(
+                f"There is no checkpoint (step-*.ckpt) in {folder}; name the run's nerfstudio_models folder."
+            )
+        super()._load_checkpoint()
+
+    def train(self) -> None:
+        """Train up to `max_num_iterations` in all; nerfstudio would add that many to a resumed run."""
+        planned = self.config.max_num_iterations
+        self.config.max_num_iterations = max(0, planned - self._start_step)
+        if self.config.max_num_iterations == 0:
+            CONSOLE.print(f"Nothing to train: the checkpoint is already at step {self._start_step} of {planned}.")
+            self.step = max(0, self._start_step - 1)
+        self._last_step = planned - 1
+        super().train()
+
+    @check_main_thread
+    def save_checkpoint(self, step: int) -> None:
+        """Save checkpoint and poses so that a kill at any moment leaves the previous ones whole."""
+        if step >= self._last_step:
+            self.pipeline.estimate_held_out_poses(step)
+        final_folder = self.checkpoint_dir
+        self.checkpoint_dir = self.base_dir / "unfinished_checkpoint"
+        try:
+            super().save_checkpoint(step)
+        finally:
+            written, self.checkpoint_dir = self.checkpoint_dir, final_folder
+        final_folder.mkdir(parents=True, exist_ok=True)
+        name = f"step-{step:09d}.ckpt"
+        os.replace(written / name, final_folder / name)
+        shutil.rmtree(written)
+        self._save_poses(step)
+        if self.config.save_only_latest_checkpoint:
+            for older in final_folder.glob("*.ckpt"):
+                if older.name != name:
+                    older.unlink()
+
+    def _save_poses(self, step: int) -> None:
+        """Write the estimated poses as a nerfstudio transforms.json, and a picture of them."""
+        pipeline = self.pipeline
+        dataset = pipeline.datamanager.train_dataset
+        folder = self.base_dir / POSES_FOLDER
+        write_transforms_json(
+            folder / "transforms.json",
+            dataset.file_cameras,  # the training cameras are those of images cropped and shrunk
+            pipeline.estimated_cameras().camera_to_worlds,
+            dataset.image_filenames,
+            dataset.mask_filenames,
+        )
+        save_picture(folder / "cameras.png", (plot_poses(pipeline) * 255).round().byte().numpy())
+        if step >= self._last_step:
+            CONSOLE.print(f"Estimated poses: {folder / 'transforms.json'}, a picture of them: {folder / 'cameras.png'}")
+            errors = training_pose_errors(pipeline)
+            if errors is not None:
+                summary = errors.summary()
+                CONSOLE.print(
+                    "Against the true poses, which training never saw: rotation error "
+                    f"{summary['rotation_error_deg_median']:.2f}° in the median, {summary['rotation_error_deg_max']:.2f}° "
+                    f"at most, {summary['rotation_under_5deg']:.0%} under 5°"
+                    + (", and the solution is mirrored." if errors.mirrored else ".")
+                )

@@ -1,0 +1,1 @@
+"""Where a photograph was taken, given a radiance field."""

@@ -1,0 +1,99 @@
+"""Radiance as the GNeRF paper has it: two plain MLPs with hierarchical sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Dict, List, Type
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.rays import RayBundle, RaySamples
+from nerfstudio.configs.base_config import InstantiateConfig
+from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.field_components.encodings import NeRFEncoding
+from nerfstudio.field_components.field_heads import FieldHeadNames
+from nerfstudio.fields.vanilla_nerf_field import NeRFField
+from nerfstudio.model_components.ray_samplers import PDFSampler, UniformSampler
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from gnerf_ns.model_components.radiance import RadianceAlongRays
+
+
+@dataclass
+class MLPRadianceConfig(InstantiateConfig):
+    """Configuration of `MLPRadiance`; defaults are GNeRF's (its section 4 and released configuration)."""
+
+    _target: Type = field(default_factory=lambda: MLPRadiance)
+    """Target class to instantiate."""
+    num_layers: int = 8
+    """Layers of the network before its density head."""
+    layer_width: int = 360
+    """Width of those layers."""
+    num_layers_color: int = 1
+    """Layers between features and colour."""
+    layer_width_color: int = 180
+    """Width of those layers."""
+    position_frequencies: int = 10
+    """Frequencies of the position encoding (NeRF eq. 4)."""
+    direction_frequencies: int = 4
+    """Frequencies of the viewing-direction encoding."""
+    num_coarse_samples: int = 64
+    """Uniform samples per ray, seen by the coarse network."""
+    num_fine_samples: int = 64
+    """Further samples per ray, drawn where the coarse network sees matter."""
+
+
+class MLPRadiance(nn.Module):
+    """Coarse and fine `NeRFField` (NeRF section 5.2)."""
+
+    def __init__(self, config: MLPRadianceConfig, scene_box: SceneBox, num_train_data: int) -> None:
+        super().__init__()
+        self.config = config
+        self.coarse_field = self._build_field()
+        self.fine_field = self._build_field()
+        self.uniform_sampler = UniformSampler(num_samples=config.num_coarse_samples)
+        self.pdf_sampler = PDFSampler(num_samples=config.num_fine_samples, include_original=True)
+        self._density_noise = 0.0
+
+    def _build_field(self) -> NeRFField:
+        config = self.config
+        return NeRFField(
+            position_encoding=NeRFEncoding(
+                3, config.position_frequencies, 0.0, config.position_frequencies - 1.0, include_input=True
+            ),
+            direction_encoding=NeRFEncoding(
+                3, config.direction_frequencies, 0.0, config.direction_frequencies - 1.0, include_input=True
+            ),
+            base_mlp_num_layers=config.num_layers,
+            base_mlp_layer_width=config.layer_width,
+            head_mlp_num_layers=config.num_layers_color,
+            head_mlp_layer_width=config.layer_width_color,
+        )
+
+    def get_param_groups(self) -> Dict[str, List[Parameter]]:
+        """Parameters of both networks."""
+        return {"fields": [*self.coarse_field.parameters(), *self.fine_field.parameters()]}
+
+    def density(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
+        """Density (per scene unit) at positions, differentiable."""
+        return self.fine_field.density_fn(positions)
+
+    def follow(self, phase_a: bool, phase_b_progress: float, active_levels: float, density_noise: float) -> None:
+        """See `Radiance.follow`. The published networks know neither phases nor levels, only noise."""
+        self._density_noise = density_noise
+
+    def forward(self, ray_bundle: RayBundle) -> RadianceAlongRays:
+        """Sample rays whose nears and fars are set."""
+        coarse = self._evaluate(self.coarse_field, self.uniform_sampler(ray_bundle))
+        fine_samples = self.pdf_sampler(ray_bundle, coarse.ray_samples, coarse.weights)
+        fine = self._evaluate(self.fine_field, fine_samples)
+        fine.earlier_levels = [coarse]
+        return fine
+
+    def _evaluate(self, network: NeRFField, ray_samples: RaySamples) -> RadianceAlongRays:
+        outputs = network(ray_samples)
+        density = outputs[FieldHeadNames.DENSITY]
+        if self.training and self._density_noise > 0:
+            density = torch.relu(density + self._density_noise * torch.randn_like(density))
+        return RadianceAlongRays(ray_samples, outputs[FieldHeadNames.RGB], ray_samples.get_weights(density))

@@ -1,0 +1,123 @@
+"""What happens at which step: phases A, AB and B as a pure function of the step (GNeRF section 3.4)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Tuple
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Everything that one training step needs to know about where training stands."""
+
+    step: int
+    """Training step, from 0."""
+    phase: Literal["A", "B"]
+    """A compares renderings at random poses with photographs; B fits each photograph at its own pose."""
+    interleaved: bool
+    """Whether the step lies in the stretch where A and B take turns (AB)."""
+    phase_a_progress: float
+    """Share of the pure A stretch that has passed, in [0, 1]."""
+    phase_b_progress: float
+    """Share of the pure B stretch that has passed, in [0, 1]."""
+    image_side: int
+    """Longer side that photographs are brought to, in pixels."""
+    patch_scale: Tuple[float, float]
+    """Range of the dynamic patches' scale, as a share of the image."""
+    epsilon: float
+    """Entropic regularisation of the transport objective."""
+    density_noise: float
+    """Standard deviation of the noise on densities before activation."""
+    active_levels: float
+    """Share of the finer levels of detail that is switched on, in [0, 1]."""
+    searches_all_poses: bool
+    """Whether every photograph's pose is looked up before this step, from nothing."""
+    searches_misfit_poses: bool
+    """Whether photographs are offered better poses before this step."""
+
+    @property
+    def name(self) -> str:
+        """A, AB or B."""
+        return "AB" if self.interleaved else self.phase
+
+
+@dataclass
+class PhaseScheduleConfig:
+    """Lengths of the phases, and what changes along them."""
+
+    phase_a_steps: int = 100
+    """Steps of phase A alone."""
+    interleaved_steps: int = 0
+    """Steps in which A and B take turns."""
+    phase_b_steps: int = 1500
+    """Steps of phase B alone."""
+    phase_a_image_side: Tuple[int, int] = (16, 16)
+    """Longer side of photographs at the beginning and at the end of phase A, in pixels; geometric in between."""
+    phase_b_image_side: Tuple[int, int] = (24, 100)
+    """Longer side of photographs at the beginning of phase B and after `growth_fraction` of it, in pixels."""
+    growth_fraction: float = 0.6
+    """Share of phase B over which image side and levels of detail grow."""
+    min_patch_scale: float = 0.8
+    """Smallest scale of a dynamic patch at step 0."""
+    patch_scale_decay: float = 2e-4
+    """Rate at which that scale shrinks, per step; it ends where a patch pixel is an image pixel."""
+    patch_side: int = 16
+    """Side of the adversarial patches, in pixels; bounds how small their scale may get."""
+    epsilon: Tuple[float, float] = (0.05, 0.0075)
+    """Entropic regularisation at the beginning and at the end of phase A; geometric in between."""
+    density_noise: float = 1.0
+    """Noise on densities at step 0."""
+    density_noise_steps: int = 80
+    """Steps over which that noise falls to 0."""
+    misfit_search_steps: Tuple[int, ...] = (60, 150, 300, 600)
+    """Steps of phase B before which misfits are offered better poses."""
+
+    @property
+    def total_steps(self) -> int:
+        """Length of a whole run."""
+        return self.phase_a_steps + self.interleaved_steps + self.phase_b_steps
+
+    @property
+    def phase_b_start(self) -> int:
+        """First step of pure phase B."""
+        return self.phase_a_steps + self.interleaved_steps
+
+    def at(self, step: int) -> StepPlan:
+        """Plan of one step. Steps past the end are like the last one."""
+        interleaved = self.phase_a_steps <= step < self.phase_b_start
+        # AB starts with an A step and takes turns from there.
+        in_phase_a = step < self.phase_a_steps or (interleaved and (step - self.phase_a_steps) % 2 == 0)
+        a_progress = min(1.0, step / max(1, self.phase_a_steps))
+        b_step = step - self.phase_b_start
+        b_progress = min(1.0, max(0.0, b_step / max(1, self.phase_b_steps)))
+        growth = min(1.0, b_progress / self.growth_fraction)
+        # In AB, and in an A step within it, pictures have the size that phase A ended with.
+        image_side = (
+            geometric(self.phase_b_image_side, growth)
+            if b_step >= 0
+            else geometric(self.phase_a_image_side, a_progress)
+        )
+        smallest_scale = max(
+            self.min_patch_scale * math.exp(-self.patch_scale_decay * step), min(1.0, self.patch_side / image_side)
+        )
+        return StepPlan(
+            step=step,
+            phase="A" if in_phase_a else "B",
+            interleaved=interleaved,
+            phase_a_progress=a_progress,
+            phase_b_progress=b_progress,
+            image_side=round(image_side),
+            patch_scale=(smallest_scale, 1.0),
+            epsilon=geometric(self.epsilon, a_progress),
+            density_noise=self.density_noise * max(0.0, 1.0 - step / max(1, self.density_noise_steps)),
+            active_levels=growth,
+            searches_all_poses=step == self.phase_a_steps,
+            searches_misfit_poses=b_step in self.misfit_search_steps,
+        )
+
+
+def geometric(ends: Tuple[float, float], progress: float) -> float:
+    """Value between two positive ends, changing by equal factors; exact at both ends."""
+    first, last = ends
+    return first * (last / first) ** progress

@@ -1,0 +1,112 @@
+"""Annealed optimal transport between photographs and renderings at random poses.
+
+Like GNeRF's discriminator it compares the distribution of renderings with that of the photographs, but needs no adversary,
+and its plan tells which rendering looks like which photograph. Annealing the entropic regularisation from large to small
+breaks the symmetry gently: first every photograph explains every view, then the views specialise together.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Tuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def pyramid_features(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+    """Stack an image with its 2x and 4x average-pooled copies into one vector.
+
+    Args:
+        images: colours in [0, 1]; height and width divisible by 4.
+
+    Returns:
+        Features whose squared Euclidean distance is the sum over the three scales of the mean squared difference.
+    """
+    scales = [images, F.avg_pool2d(images, 2), F.avg_pool2d(images, 4)]
+    return torch.cat([scale.flatten(1) / math.sqrt(scale[0].numel()) for scale in scales], dim=1)
+
+
+def pairwise_cost(first: Float[Tensor, "n features"], second: Float[Tensor, "m features"]) -> Float[Tensor, "n m"]:
+    """Squared Euclidean distance between every pair of feature vectors (differentiable, also at zero distance)."""
+    squared = first.square().sum(1)[:, None] + second.square().sum(1)[None, :] - 2.0 * first @ second.T
+    return squared.clamp_min(0.0)
+
+
+@torch.no_grad()
+def sinkhorn_plan(
+    cost: Float[Tensor, "n m"], epsilon: float, iterations: int = 50, column_damping: float = 1.0
+) -> Float[Tensor, "n m"]:
+    """Entropic transport plan between uniform marginals, by log-domain Sinkhorn iterations.
+
+    Args:
+        cost: cost of moving mass from row to column.
+        epsilon: entropic regularisation, in units of the cost.
+        iterations: number of row/column updates.
+        column_damping: exponent in (0, 1] on the columns' potential. 1 keeps the columns' marginal uniform; less lets it
+            relax (unbalanced transport), for priors that hold poses from which no photograph was taken.
+
+    Returns:
+        Plan of total mass 1. Its rows sum to 1/n exactly (the last update is the rows').
+    """
+    n, m = cost.shape
+    kernel = -cost / epsilon
+    log_row, log_column = -math.log(n), -math.log(m)
+    column_potential = cost.new_zeros(m)
+    for _ in range(iterations):
+        row_potential = log_row - torch.logsumexp(kernel + column_potential, dim=1)
+        column_potential = column_damping * (log_column - torch.logsumexp(kernel + row_potential[:, None], dim=0))
+    row_potential = log_row - torch.logsumexp(kernel + column_potential, dim=1)
+    return (kernel + row_potential[:, None] + column_potential).exp()
+
+
+@torch.no_grad()
+def symmetric_sinkhorn_plan(
+    cost: Float[Tensor, "m m"], marginal: Float[Tensor, "m"], epsilon: float, iterations: int = 50
+) -> Float[Tensor, "m m"]:
+    """Entropic plan of a distribution with itself (averaged updates of one potential, which converge quickly).
+
+    Args:
+        cost: symmetric cost.
+        marginal: the distribution, summing to 1.
+        epsilon: entropic regularisation.
+        iterations: number of updates.
+    """
+    kernel = -cost / epsilon
+    log_marginal = marginal.clamp_min(1e-12).log()
+    potential = torch.zeros_like(log_marginal)
+    for _ in range(iterations):
+        potential = 0.5 * (potential + log_marginal - torch.logsumexp(kernel + potential, dim=1))
+    return (kernel + potential[:, None] + potential).exp()
+
+
+def transport_loss(
+    photographs: Float[Tensor, "n channels height width"],
+    renderings: Float[Tensor, "m channels height width"],
+    epsilon: float,
+    iterations: int = 50,
+    column_damping: float = 1.0,
+) -> Tuple[Float[Tensor, ""], Float[Tensor, "n m"]]:
+    """Sinkhorn divergence of renderings from photographs, up to terms that do not depend on the renderings.
+
+    The plans carry no gradient (envelope theorem), so the loss is ⟨P, C⟩ − ½⟨Q, C_renderings⟩. Without the second term
+    renderings collapse to the mean photograph.
+
+    Args:
+        photographs: colours in [0, 1], brought to the renderings' size.
+        renderings: colours in [0, 1] at poses drawn from the prior.
+        epsilon: entropic regularisation, in units of squared colour difference.
+        iterations: Sinkhorn iterations.
+        column_damping: see `sinkhorn_plan`.
+
+    Returns:
+        The loss and the plan P.
+    """
+    features = pyramid_features(renderings)
+    cost = pairwise_cost(pyramid_features(photographs), features)
+    plan = sinkhorn_plan(cost.detach(), epsilon, iterations, column_damping)
+    self_cost = pairwise_cost(features, features)
+    self_plan = symmetric_sinkhorn_plan(self_cost.detach(), plan.sum(0), epsilon, iterations)
+    return (plan * cost).sum() - 0.5 * (self_plan * self_cost).sum(), plan

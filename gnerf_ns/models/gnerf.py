@@ -1,0 +1,227 @@
+"""The radiance field as a nerfstudio model: one bounded render, its losses and its metrics. It knows nothing of poses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Literal, Tuple, Type, Union
+
+import torch
+from jaxtyping import Bool, Float, Int
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.model_components.losses import distortion_loss, interlevel_loss
+from nerfstudio.model_components.renderers import AccumulationRenderer, DepthRenderer, RGBRenderer
+from nerfstudio.model_components.shaders import NormalsShader
+from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.utils import colormaps
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn import functional as F
+
+from gnerf_ns.cameras.rays import intersect_sphere
+from gnerf_ns.data.image_stack import composite
+from gnerf_ns.model_components.hash_radiance import HashRadianceConfig
+from gnerf_ns.model_components.image_metrics import ImageMetrics
+from gnerf_ns.model_components.mlp_radiance import MLPRadianceConfig
+from gnerf_ns.model_components.phase_schedule import StepPlan
+from gnerf_ns.model_components.radiance import RadianceAlongRays
+
+SCENE_RADIUS = 1.0
+"""The object fills the ball of this radius around the origin, in scene units."""
+
+
+@dataclass
+class GNeRFModelConfig(ModelConfig):
+    """Configuration of `GNeRFModel`."""
+
+    _target: Type = field(default_factory=lambda: GNeRFModel)
+    """Target class to instantiate."""
+    radiance: Union[HashRadianceConfig, MLPRadianceConfig] = field(default_factory=HashRadianceConfig)
+    """How the scene is represented and sampled along rays."""
+    background_color: Literal["white", "black", "random", "last_sample"] = "white"
+    """What lies behind the object, and behind transparent pixels of the photographs. random: another colour at every
+    step (needs alpha or masks); last_sample: each ray's last colour, for photographs with their background."""
+    photometric_loss_mult: float = 1.0
+    """Weight of the squared colour error."""
+    interlevel_loss_mult: float = 1.0
+    """Weight of the loss that teaches the proposal network (Mip-NeRF 360 eq. 13)."""
+    distortion_loss_mult: float = 0.002
+    """Weight of the distortion loss (Mip-NeRF 360 eq. 15)."""
+    enable_collider: bool = False
+    """Rays are cut to the object's ball by the model itself."""
+    eval_num_rays_per_chunk: int = 8192
+    """Rays rendered at a time outside training."""
+
+
+class GNeRFModel(Model):
+    """A radiance field inside the unit ball."""
+
+    config: GNeRFModelConfig
+
+    def populate_modules(self) -> None:
+        """Build the radiance, the renderers and the metrics."""
+        super().populate_modules()
+        self.radiance = self.config.radiance.setup(scene_box=self.scene_box, num_train_data=self.num_train_data)
+        self.renderer_rgb = RGBRenderer(background_color=self.config.background_color)
+        self.renderer_accumulation = AccumulationRenderer()
+        self.renderer_depth = DepthRenderer(method="median")
+        self.renderer_expected_depth = DepthRenderer(method="expected")
+        self.normals_shader = NormalsShader()
+        self.image_metrics = ImageMetrics()
+
+    def get_param_groups(self) -> Dict[str, List[Parameter]]:
+        """Parameters of the radiance, by optimizer group."""
+        return self.radiance.get_param_groups()
+
+    def follow(self, plan: StepPlan) -> None:
+        """Adapt to the training schedule."""
+        self.radiance.follow(plan.phase == "A", plan.phase_b_progress, plan.active_levels, plan.density_noise)
+
+    def draw_background(self) -> Float[Tensor, "3"]:
+        """The colour to lay photographs over at this step; another one each time if the background is random."""
+        if self.config.background_color == "random":
+            return torch.rand(3, device=self.device)
+        value = 0.0 if self.config.background_color == "black" else 1.0
+        return torch.full((3,), value, device=self.device)
+
+    def colours_over(self, outputs: Dict[str, Any], background: Float[Tensor, "3"]) -> Float[Tensor, "rays 3"]:
+        """Rendered colours in front of a background from `draw_background`."""
+        if self.config.background_color != "random":
+            return outputs["rgb"]  # already composited by the renderer
+        return outputs["rgb"] + (1.0 - outputs["accumulation"]) * background
+
+    def get_outputs(self, ray_bundle: RayBundle) -> Dict[str, Any]:
+        """Render a flat bundle of rays: `render`, and outside training also normals [rays, 3] mapped to [0, 1]."""
+        outputs = self.render(ray_bundle)
+        if not self.training:
+            outputs["normals"] = self._surface_normals(ray_bundle, outputs)
+        return outputs
+
+    def render(self, ray_bundle: RayBundle) -> Dict[str, Any]:
+        """Render a flat bundle of rays; differentiable in the rays, too.
+
+        Returns:
+            rgb [rays, 3]; accumulation, depth and expected_depth [rays, 1] (scene units along the ray); rgb of the
+            coarser networks, where there are any, as `earlier_rgb`; when training, also the `radiance` itself.
+        """
+        ray_bundle.nears, ray_bundle.fars, hits = intersect_sphere(ray_bundle, SCENE_RADIUS)
+        indices = self._rays_with_samples(hits)
+        radiance: RadianceAlongRays = self.radiance(ray_bundle[indices])
+
+        count, background = len(ray_bundle), self._background_of_misses()
+        outputs: Dict[str, Any] = {
+            name: _scatter(value, indices, count, background if name == "rgb" else 0.0)
+            for name, value in self._composite(radiance).items()
+        }
+        outputs["earlier_rgb"] = [
+            _scatter(self._composite(level)["rgb"], indices, count, background) for level in radiance.earlier_levels
+        ]
+        if self.training:
+            outputs["radiance"] = radiance
+        return outputs
+
+    def _rays_with_samples(self, hits: Bool[Tensor, "rays"]) -> Int[Tensor, "hits"]:
+        """Rays that miss the ball show the background and need no samples, unless the background is in the field."""
+        if self.config.background_color == "last_sample":
+            return torch.arange(len(hits), device=hits.device)
+        indices = torch.nonzero(hits).squeeze(-1)
+        return indices if len(indices) else torch.zeros(1, dtype=torch.long, device=hits.device)
+
+    def _composite(self, radiance: RadianceAlongRays) -> Dict[str, Any]:
+        weights, samples = radiance.weights, radiance.ray_samples
+        with torch.no_grad():
+            depth = self.renderer_depth(weights=weights, ray_samples=samples)
+            expected_depth = self.renderer_expected_depth(weights=weights, ray_samples=samples)
+        return {
+            "rgb": self.renderer_rgb(rgb=radiance.rgb, weights=weights),
+            "accumulation": self.renderer_accumulation(weights=weights),
+            "depth": depth,
+            "expected_depth": expected_depth,
+        }
+
+    def _background_of_misses(self) -> float:
+        """Colour of rays without samples: what the renderer would composite, which for random is nothing."""
+        return 1.0 if self.config.background_color == "white" else 0.0
+
+    def _surface_normals(self, ray_bundle: RayBundle, outputs: Dict[str, Tensor]) -> Float[Tensor, "rays 3"]:
+        """Direction in which density falls fastest at the expected depth, mapped to [0, 1]; costs one sample a ray."""
+        with torch.enable_grad():
+            positions = ray_bundle.origins + ray_bundle.directions * outputs["expected_depth"]
+            positions = positions.detach().requires_grad_(True)
+            log_density = self.radiance.density(positions).clamp_min(1e-10).log().sum()
+            gradient = torch.autograd.grad(log_density, positions)[0]
+        normals = F.normalize(-gradient, dim=-1)
+        return self.normals_shader(normals, outputs["accumulation"])
+
+    def get_loss_dict(self, outputs, batch, metrics_dict=None) -> Dict[str, Tensor]:
+        """Photometric loss and, when training, regularisers; see the methods that compute them."""
+        loss_dict = {"photometric_loss": self.get_photometric_loss(outputs, batch["image"])}
+        if self.training:
+            loss_dict.update(self.get_regularization_losses(outputs))
+        return loss_dict
+
+    def get_photometric_loss(
+        self, outputs: Dict[str, Any], photographs: Float[Tensor, "rays channels"]
+    ) -> Float[Tensor, ""]:
+        """Weighted squared colour error, of the coarser networks too where there are any (NeRF eq. 6).
+
+        Args:
+            outputs: of `render`.
+            photographs: premultiplied RGB or RGBA in [0, 1] at the same rays.
+        """
+        background = self.draw_background()
+        target = composite(photographs, background, channel_dim=-1)
+        loss = F.mse_loss(self.colours_over(outputs, background), target)
+        for rgb in outputs["earlier_rgb"]:
+            loss = loss + F.mse_loss(rgb, target)
+        return self.config.photometric_loss_mult * loss
+
+    def get_regularization_losses(self, outputs: Dict[str, Any]) -> Dict[str, Tensor]:
+        """Losses that need no photograph. Empty where the representation has no proposal network."""
+        radiance: RadianceAlongRays = outputs["radiance"]
+        if not radiance.proposal_weights:
+            return {}
+        weights = [*radiance.proposal_weights, radiance.weights]
+        samples = [*radiance.proposal_samples, radiance.ray_samples]
+        return {
+            "interlevel_loss": self.config.interlevel_loss_mult * interlevel_loss(weights, samples),
+            "distortion_loss": self.config.distortion_loss_mult * distortion_loss(weights, samples),
+        }
+
+    def get_metrics_dict(self, outputs, batch) -> Dict[str, Tensor]:
+        """PSNR (dB) of rendered rays."""
+        background = self.draw_background()
+        target = composite(batch["image"], background, channel_dim=-1)
+        return {"psnr": -10.0 * torch.log10(F.mse_loss(self.colours_over(outputs, background), target))}
+
+    def get_rgba_image(self, outputs: Dict[str, Tensor], output_name: str = "rgb") -> Float[Tensor, "*pixels 4"]:
+        """Colour and opacity, so that exported point clouds hold the object and not its background."""
+        rgb, accumulation = outputs[output_name], outputs["accumulation"]
+        if self.config.background_color in ("white", "black"):
+            rgb = rgb - (1.0 - accumulation) * self._background_of_misses()
+        return torch.cat([(rgb / accumulation.clamp_min(1e-6)).clamp(0.0, 1.0), accumulation], dim=-1)
+
+    def get_image_metrics_and_images(self, outputs, batch) -> Tuple[Dict[str, float], Dict[str, Tensor]]:
+        """PSNR, SSIM (and LPIPS where its weights are at hand) of one image, and pictures to look at."""
+        truth = batch["image"].to(outputs["rgb"].device)
+        if truth.shape[-1] == 4:
+            truth = torch.cat([truth[..., :3] * truth[..., 3:], truth[..., 3:]], dim=-1)
+        background = torch.full((3,), 0.0 if self.config.background_color in ("black", "random") else 1.0)
+        truth = composite(truth, background.to(truth), channel_dim=-1)
+        rendered = outputs["rgb"].clamp(0.0, 1.0)
+        metrics = self.image_metrics(rendered, truth)
+        images = {
+            "img": torch.cat([truth, rendered, (truth - rendered).abs()], dim=1),
+            "accumulation": colormaps.apply_colormap(outputs["accumulation"]),
+            "depth": colormaps.apply_depth_colormap(outputs["depth"], accumulation=outputs["accumulation"]),
+            "normals": outputs["normals"],
+        }
+        return metrics, images
+
+
+def _scatter(
+    values: Float[Tensor, "hits channels"], indices: Tensor, count: int, fill: float
+) -> Float[Tensor, "count channels"]:
+    """Values at the given rows of an otherwise constant tensor."""
+    if len(values) == count:
+        return values
+    return values.new_full((count, values.shape[-1]), fill).index_copy(0, indices, values)

@@ -1,0 +1,174 @@
+"""Phase A as GNeRF has it: a discriminator on dynamic patches, and an inversion network from image to pose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Dict, List
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from gnerf_ns.cameras.rays import concatenate_rays, no_rays, rays_from_poses
+from gnerf_ns.data.patch_sampling import dynamic_patch_coords, sample_patches
+from gnerf_ns.localization.photographs import Photographs
+from gnerf_ns.model_components.adversarial_losses import (
+    discriminator_loss,
+    generator_loss,
+    inversion_loss,
+    pose_regularization,
+)
+from gnerf_ns.model_components.augmentation import AugmentationConfig, augment_patches
+from gnerf_ns.model_components.discriminator import DiscriminatorConfig
+from gnerf_ns.model_components.inversion_network import InversionNetworkConfig
+from gnerf_ns.model_components.phase_schedule import StepPlan
+from gnerf_ns.pipelines.objective import RenderRequest, TrainingScene
+
+
+@dataclass
+class AdversarialObjectiveConfig:
+    """Configuration of `AdversarialObjective`; the published values are in `gnerf-ns-paper`."""
+
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    """Tells photographed from rendered patches."""
+    inversion_network: InversionNetworkConfig = field(default_factory=InversionNetworkConfig)
+    """Regresses a pose from an image."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """Applied to photographed and rendered patches alike."""
+    num_patches: int = 12
+    """Patches per step, photographed and rendered each."""
+    num_inversion_images: int = 12
+    """Whole images rendered per step for the inversion network."""
+    inversion_render_side: int = 24
+    """Longer side of those renderings, in pixels; they are brought to the network's size."""
+    num_regularized_photographs: int = 16
+    """Photographs per step whose poses are drawn towards the inversion network's."""
+    r1_weight: float = 10.0
+    """Weight of the gradient penalty on photographed patches."""
+    generator_loss_mult: float = 1.0
+    """Weight of the field's adversarial loss."""
+    inversion_loss_mult: float = 1.0
+    """Weight of the inversion network's loss."""
+    pose_regularization_mult: float = 0.1
+    """Weight of the pull of the pose table towards the inversion network (the paper's lambda)."""
+
+
+class AdversarialObjective(nn.Module):
+    """GNeRF's L_A, L_E and the regularisation in L_R, routed so that one backward pass serves all networks."""
+
+    def __init__(self, config: AdversarialObjectiveConfig, scene: TrainingScene) -> None:
+        super().__init__()
+        self.config = config
+        self.discriminator = config.discriminator.setup()
+        self.inversion_network = config.inversion_network.setup(code_dim=scene.poses.code_dim)
+        self._scene = (scene,)  # in a tuple: the scene's modules are not this one's
+
+    @property
+    def scene(self) -> TrainingScene:
+        """What it works on."""
+        return self._scene[0]
+
+    def get_param_groups(self) -> Dict[str, List[Parameter]]:
+        """Parameters of both networks."""
+        return {
+            "discriminator": list(self.discriminator.parameters()),
+            "inversion_network": list(self.inversion_network.parameters()),
+        }
+
+    def is_active(self, plan: StepPlan) -> bool:
+        """In A steps, and for the poses' regularisation in the B steps of AB."""
+        return plan.phase == "A" or plan.interleaved
+
+    def request(self, plan: StepPlan) -> RenderRequest:
+        """Rays of dynamic patches and of whole images at poses from the prior."""
+        if plan.phase == "B":
+            return RenderRequest(no_rays(self.scene.model.device), lambda outputs: self._pose_regularization())
+        scene, config = self.scene, self.config
+        device = scene.model.device
+        patch_side = config.discriminator.patch_side
+
+        patch_poses = scene.prior.sample(config.num_patches, scene.radius, device)
+        patch_cameras = torch.randint(len(scene.photographs), (config.num_patches,), device=device)
+        coords, scales = dynamic_patch_coords(config.num_patches, patch_side, plan.patch_scale, device=device)
+        patch_rays = rays_from_poses(
+            patch_poses, scene.photographs.directions.at(patch_cameras, coords.flatten(1, 2)), patch_cameras
+        )
+        height, width = scene.photographs.size_at(config.inversion_render_side)
+        image_poses = scene.prior.sample(config.num_inversion_images, scene.radius, device)
+        image_cameras = torch.randint(len(scene.photographs), (config.num_inversion_images,), device=device)
+        image_rays = rays_from_poses(
+            image_poses, scene.photographs.pixel_directions(image_cameras, height, width), image_cameras
+        )
+
+        def losses(outputs: Dict[str, Any]) -> Dict[str, Tensor]:
+            background = scene.model.draw_background()
+            colours = scene.model.colours_over(outputs, background)
+            patch_colours, image_colours = colours.split([len(patch_rays), len(image_rays)])
+            fake = patch_colours.view(-1, patch_side, patch_side, 3).permute(0, 3, 1, 2)
+            images = image_colours.view(-1, height, width, 3).permute(0, 3, 1, 2)
+            return {
+                **self._adversarial_losses(plan, fake, scales, background),
+                "inversion_loss": config.inversion_loss_mult
+                * inversion_loss(self.inversion_network, self._for_inversion(images), scene.poses.encode(image_poses)),
+                **self._pose_regularization(),
+            }
+
+        return RenderRequest(concatenate_rays([patch_rays, image_rays]), losses)
+
+    def _adversarial_losses(
+        self,
+        plan: StepPlan,
+        fake: Float[Tensor, "batch 3 side side"],
+        fake_scales: Float[Tensor, "batch"],
+        background: Float[Tensor, "3"],
+    ) -> Dict[str, Tensor]:
+        scene, config = self.scene, self.config
+        chosen = torch.randint(len(scene.photographs), (config.num_patches,), device=fake.device)
+        photographs = scene.photographs.resized(*scene.photographs.size_at(plan.image_side), background, chosen)
+        coords, scales = dynamic_patch_coords(
+            config.num_patches, config.discriminator.patch_side, plan.patch_scale, device=fake.device
+        )
+        real = sample_patches(photographs, coords)
+        augment = partial(augment_patches, config=config.augmentation)
+        losses = discriminator_loss(self.discriminator, real, scales, fake, fake_scales, augment, config.r1_weight)
+        return {
+            "generator_loss": config.generator_loss_mult
+            * generator_loss(self.discriminator, fake, fake_scales, augment),
+            "discriminator_loss": losses.classification,
+            "gradient_penalty": losses.gradient_penalty,
+        }
+
+    def _pose_regularization(self) -> Dict[str, Tensor]:
+        scene, config = self.scene, self.config
+        device = scene.model.device
+        chosen = torch.randperm(len(scene.photographs), device=device)[: config.num_regularized_photographs]
+        loss = pose_regularization(
+            self.inversion_network,
+            self._photographs_for_inversion(scene.photographs, chosen),
+            scene.poses.codes[chosen],
+        )
+        return {"pose_regularization": config.pose_regularization_mult * loss}
+
+    @torch.no_grad()
+    def regress_poses(self, photographs: Photographs) -> Float[Tensor, "n 3 4"]:
+        """camera_to_worlds of photographs by one pass of the inversion network."""
+        device = self.scene.model.device
+        codes = [
+            self.inversion_network(self._photographs_for_inversion(photographs, chosen))
+            for chosen in torch.arange(len(photographs), device=device).split(64)
+        ]
+        return self.scene.poses.decode(torch.cat(codes))
+
+    def _photographs_for_inversion(
+        self, photographs: Photographs, chosen: Tensor
+    ) -> Float[Tensor, "batch 3 side side"]:
+        # Through the same small size as the renderings, so that both are equally blurred.
+        size = photographs.size_at(self.config.inversion_render_side)
+        background = self.scene.model.draw_background()
+        return self._for_inversion(photographs.resized(*size, background, chosen))
+
+    def _for_inversion(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 side side"]:
+        side = self.config.inversion_network.image_side
+        return nn.functional.interpolate(images, (side, side), mode="bilinear", align_corners=False)

@@ -1,0 +1,49 @@
+"""Does a checkpoint fit? nerfstudio itself loads what fits, skips the rest silently, and then renders noise."""
+
+from __future__ import annotations
+
+from typing import Any, Dict
+
+from torch import Tensor
+
+from gnerf_ns.errors import InputError
+
+HELD_OUT = ("eval_poses.codes", "eval_poses_step")
+"""Entries that can be estimated again, and that depend on which images are held out."""
+
+
+def drop_other_held_out_poses(state: Dict[str, Any], own: Dict[str, Tensor]) -> Dict[str, Any]:
+    """The checkpoint, with our own held-out poses in place of those of other images."""
+    if getattr(state.get(HELD_OUT[0]), "shape", None) != own[HELD_OUT[0]].shape:
+        state.update({name: own[name] for name in HELD_OUT})
+    return state
+
+
+def check_keys(state: Dict[str, Any], own: Dict[str, Tensor]) -> None:
+    """Compare names and shapes.
+
+    Raises:
+        InputError: they differ; the sentence says what it probably means and what to do.
+    """
+    advice = "load it with the config.yml that stands beside it."
+    poses = "train_poses.codes"
+    if poses in state and state[poses].shape != own[poses].shape:
+        raise InputError(
+            f"The checkpoint holds {tuple(state[poses].shape)} pose numbers, but the data asks for "
+            f"{tuple(own[poses].shape)}: it is of other images or another pose mode; train anew or name its own data."
+        )
+    missing = sorted(own.keys() - state.keys())
+    unexpected = sorted(state.keys() - own.keys())
+    if missing or unexpected:
+        is_tcnn = any("tcnn" in name for name in missing + unexpected)
+        is_torch = any("hash_table" in name for name in missing + unexpected)
+        reason = "it was trained with the other hash-grid implementation (tiny-cuda-nn or torch)"
+        if not (is_tcnn and is_torch):
+            reason = f"for example {(missing or unexpected)[0]} is {'missing' if missing else 'unknown'}"
+        raise InputError(f"The checkpoint does not fit this configuration ({reason}); {advice}")
+    for name, value in own.items():
+        if state[name].shape != value.shape:
+            raise InputError(
+                f"The checkpoint does not fit this configuration ({name} is {tuple(state[name].shape)}, "
+                f"not {tuple(value.shape)}); {advice}"
+            )

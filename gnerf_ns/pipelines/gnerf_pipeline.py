@@ -1,0 +1,249 @@
+"""What happens in one training step, and where the estimated poses are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Literal, Optional, Tuple, Type
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
+from nerfstudio.models.base_model import ModelConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from torch import Tensor
+from torch.nn import Parameter
+
+from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius
+from gnerf_ns.cameras.pose_table import PoseTable
+from gnerf_ns.cameras.rays import CameraDirections, concatenate_rays
+from gnerf_ns.data.datamanagers.unposed_datamanager import UnposedDataManager, UnposedDataManagerConfig
+from gnerf_ns.freed_memory import keep_freed_memory
+from gnerf_ns.localization.held_out import HeldOutConfig, estimate_held_out_poses
+from gnerf_ns.localization.photographs import Photographs
+from gnerf_ns.localization.pose_search import PoseSearch, PoseSearchConfig
+from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig, StepPlan
+from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
+from gnerf_ns.pipelines import evaluation
+from gnerf_ns.pipelines.adversarial_objective import AdversarialObjective, AdversarialObjectiveConfig
+from gnerf_ns.pipelines.checkpoint_keys import check_keys, drop_other_held_out_poses
+from gnerf_ns.pipelines.objective import Objective, TrainingScene
+from gnerf_ns.pipelines.photometric_objective import PhotometricObjective, PhotometricObjectiveConfig
+from gnerf_ns.pipelines.transport_objective import TransportObjective, TransportObjectiveConfig
+
+SEED_STRIDE = 1_000_003
+"""Distance between the random seeds of consecutive steps."""
+
+
+@dataclass
+class GNeRFPipelineConfig(VanillaPipelineConfig):
+    """Configuration of `GNeRFPipeline`."""
+
+    _target: Type = field(default_factory=lambda: GNeRFPipeline)
+    """Target class to instantiate."""
+    datamanager: DataManagerConfig = field(default_factory=UnposedDataManagerConfig)
+    """Reads the images."""
+    model: ModelConfig = field(default_factory=GNeRFModelConfig)
+    """The radiance field."""
+    schedule: PhaseScheduleConfig = field(default_factory=PhaseScheduleConfig)
+    """Lengths of the phases A, AB and B, and what changes along them."""
+    phase_a: Literal["transport", "adversarial", "both"] = "transport"
+    """Objective of phase A: annealed optimal transport, GNeRF's adversarial training, or the sum of both."""
+    pose_prior: PosePriorConfig = field(default_factory=PosePriorConfig)
+    """Where the photographs may have been taken from."""
+    pose_mode: Literal["auto", "look_at", "free"] = "auto"
+    """look_at: cameras look at the origin, only their positions are learned; free: position and rotation (9-D).
+    auto takes look_at where the prior has neither jitter nor roll."""
+    transport: TransportObjectiveConfig = field(default_factory=TransportObjectiveConfig)
+    """Phase A by optimal transport."""
+    adversarial: AdversarialObjectiveConfig = field(default_factory=AdversarialObjectiveConfig)
+    """Phase A by adversarial training."""
+    photometric: PhotometricObjectiveConfig = field(default_factory=PhotometricObjectiveConfig)
+    """Phase B."""
+    pose_search: PoseSearchConfig = field(default_factory=PoseSearchConfig)
+    """Global search for the poses of photographs."""
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
+    """How poses of evaluation images are estimated."""
+
+
+class GNeRFPipeline(VanillaPipeline):
+    """Learns a radiance field and the poses of its photographs together.
+
+    Attributes:
+        train_poses: estimated poses of the training images.
+        eval_poses: estimated poses of the held-out images, found with the field frozen.
+        adversarial: discriminator and inversion network, where phase A uses them.
+    """
+
+    config: GNeRFPipelineConfig
+    datamanager: UnposedDataManager
+    model: GNeRFModel
+
+    def __init__(self, config: GNeRFPipelineConfig, device: str, **kwargs: Any) -> None:
+        keep_freed_memory()
+        super().__init__(config, device, **kwargs)
+        self._seed = torch.initial_seed()
+        prior = config.pose_prior.resolve()
+        directions = CameraDirections(self.datamanager.train_dataset.cameras.to(device))
+        radius = object_filling_radius(directions.smallest_field_of_view)
+        mode = config.pose_mode
+        if mode == "auto":
+            mode = "look_at" if prior.looks_at_origin else "free"
+        self.train_poses = PoseTable(len(self.datamanager.train_dataset), mode, radius)
+        self.eval_poses = PoseTable(len(self.datamanager.eval_dataset), mode, radius)
+        self.register_buffer("eval_poses_step", torch.tensor(-1), persistent=True)
+        self.pose_search = PoseSearch(config.pose_search, self.model, prior, radius)
+
+        scene = TrainingScene(
+            self.model, Photographs(self.datamanager.train_images, directions), self.train_poses, prior, radius
+        )
+        self.scene = scene
+        self.adversarial: Optional[AdversarialObjective] = None
+        self.objectives: List[Objective] = [PhotometricObjective(config.photometric, scene)]
+        if config.phase_a in ("transport", "both"):
+            self.objectives.append(TransportObjective(config.transport, scene))
+        if config.phase_a in ("adversarial", "both"):
+            self.adversarial = AdversarialObjective(config.adversarial, scene)
+            self.objectives.append(self.adversarial)
+        self.to(device)
+
+    # One training step
+
+    def get_train_loss_dict(self, step: int) -> Tuple[Any, Dict[str, Tensor], Dict[str, Any]]:
+        """Render the rays of all active objectives at once and collect their losses; the trainer does the rest."""
+        # Seeded by the step, so that a resumed run draws what an undisturbed one would have drawn.
+        torch.manual_seed(self._seed + SEED_STRIDE * step)
+        plan = self.config.schedule.at(step)
+        self.model.follow(plan)
+        self._look_up_poses(plan)
+
+        requests = [objective.request(plan) for objective in self.objectives if objective.is_active(plan)]
+        outputs = self.model.render(concatenate_rays([request.ray_bundle for request in requests]))
+        loss_dict = self.model.get_regularization_losses(outputs)
+        first = 0
+        for request in requests:
+            last = first + len(request.ray_bundle)
+            loss_dict.update(request.losses(_rows(outputs, first, last)))
+            first = last
+        return outputs, loss_dict, self._training_metrics(plan, loss_dict)
+
+    def _look_up_poses(self, plan: StepPlan) -> None:
+        """Replace poses wholesale where the schedule says so."""
+        photographs = self.scene.photographs
+        everyone = torch.arange(len(photographs), device=self.device)
+        if plan.searches_all_poses:
+            if self.adversarial is not None:
+                self.train_poses.assign(everyone, self.adversarial.regress_poses(photographs))
+            else:
+                self.train_poses.assign(everyone, self.pose_search.best_poses(photographs)[0])
+        elif plan.searches_misfit_poses:
+            self.train_poses.assign(*self.pose_search.better_poses(photographs, self.train_poses()))
+
+    def _training_metrics(self, plan: StepPlan, loss_dict: Dict[str, Tensor]) -> Dict[str, Any]:
+        metrics: Dict[str, Any] = {"phase_b": float(plan.phase == "B"), "image_side": float(plan.image_side)}
+        if "photometric_loss" in loss_dict:
+            metrics["psnr"] = -10.0 * torch.log10(loss_dict["photometric_loss"].detach())
+        return metrics
+
+    # Estimated poses
+
+    def estimated_cameras(self, split: Literal["train", "eval"] = "train") -> Cameras:
+        """Cameras with estimated poses, in the learned frame: the one place that everything downstream asks."""
+        dataset = self.datamanager.train_dataset if split == "train" else self.datamanager.eval_dataset
+        poses = self.train_poses if split == "train" else self.eval_poses
+        cameras = dataset.cameras[...]
+        cameras.camera_to_worlds = poses().detach().to(cameras.device)
+        return cameras
+
+    def estimate_held_out_poses(self, step: int) -> None:
+        """Estimate the poses of the held-out images with the field frozen, unless that was done at this step."""
+        if int(self.eval_poses_step) == step or len(self.datamanager.eval_dataset) == 0:
+            return
+        directions = CameraDirections(self.datamanager.eval_dataset.cameras.to(self.device))
+        photographs = Photographs(self.datamanager.eval_images, directions)
+        regress = self.adversarial.regress_poses if self.adversarial is not None else None
+        with torch.random.fork_rng(), torch.enable_grad():
+            torch.manual_seed(self._seed + SEED_STRIDE * step + 1)
+            estimate_held_out_poses(
+                self.config.held_out, self.model, photographs, self.eval_poses, self.pose_search, regress
+            )
+        self.eval_poses_step.fill_(step)
+
+    def publish_poses(self) -> None:
+        """Hand the estimated poses to the datamanager, from which nerfstudio's commands take cameras."""
+        has_eval = int(self.eval_poses_step) >= 0
+        self.datamanager.publish_poses(self.train_poses().detach(), self.eval_poses().detach() if has_eval else None)
+
+    # nerfstudio's hooks
+
+    def get_param_groups(self) -> Dict[str, List[Parameter]]:
+        """Parameters by optimizer. The held-out poses are not among them: they never meet the training losses."""
+        groups = {**self.model.get_param_groups(), "poses": list(self.train_poses.parameters())}
+        if self.adversarial is not None:
+            groups.update(self.adversarial.get_param_groups())
+        return groups
+
+    def load_pipeline(self, loaded_state: Dict[str, Any], step: int) -> None:
+        """Load a checkpoint and publish its poses.
+
+        Raises:
+            InputError: the checkpoint is of another configuration or of other images.
+        """
+        state = drop_other_held_out_poses(dict(loaded_state), self.state_dict())
+        check_keys(state, self.state_dict())
+        super().load_pipeline(state, step)
+        self.model.follow(self.config.schedule.at(step))
+        if self.test_mode != "val":
+            self.estimate_held_out_poses(step)
+        self.publish_poses()
+
+    def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> List[TrainingCallback]:
+        """Callbacks of the parts, and the live view of the poses."""
+        return super().get_training_callbacks(attributes)
+
+    def get_eval_loss_dict(self, step: int) -> Tuple[Any, Dict[str, Any], Dict[str, Any]]:
+        """Losses on random pixels of held-out images at their estimated poses."""
+        self._prepare_evaluation(step)
+        return super().get_eval_loss_dict(step)
+
+    def get_eval_image_metrics_and_images(self, step: int) -> Tuple[Dict[str, Any], Dict[str, Tensor]]:
+        """One held-out image at its estimated pose, with the cameras' plot."""
+        self._prepare_evaluation(step)
+        metrics, images = super().get_eval_image_metrics_and_images(step)
+        metrics.update(self.pose_metrics())
+        images["cameras"] = evaluation.plot_poses(self)
+        return metrics, images
+
+    def get_average_eval_image_metrics(
+        self, step: Optional[int] = None, output_path: Optional[Path] = None, get_std: bool = False
+    ) -> Dict[str, Any]:
+        """Image quality on held-out images, and pose errors where the truth is known.
+
+        `psnr` and `ssim` are at estimated held-out poses, refined photometrically with the field frozen;
+        `psnr_aligned` is at the true poses moved into the learned frame, with nothing optimised.
+        """
+        self._prepare_evaluation(step)
+        metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
+        metrics.update(evaluation.aligned_quality(self))
+        metrics.update(self.pose_metrics())
+        return metrics
+
+    def pose_metrics(self) -> Dict[str, float]:
+        """Errors of the training images' poses after alignment; empty where the truth is not known."""
+        return evaluation.pose_metrics(self)
+
+    def _prepare_evaluation(self, step: Optional[int]) -> None:
+        self.estimate_held_out_poses(int(self.eval_poses_step) if step is None else step)
+        self.publish_poses()
+
+
+def _rows(outputs: Dict[str, Any], first: int, last: int) -> Dict[str, Any]:
+    """The outputs of some rays of a bundle."""
+    rows: Dict[str, Any] = {}
+    for name, value in outputs.items():
+        if isinstance(value, Tensor):
+            rows[name] = value[first:last]
+        elif isinstance(value, list):
+            rows[name] = [item[first:last] for item in value]
+    return rows

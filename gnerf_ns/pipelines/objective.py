@@ -1,0 +1,53 @@
+"""What a training objective is: the rays it wants rendered, and the losses it takes from the rendering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Protocol
+
+from nerfstudio.cameras.rays import RayBundle
+from torch import Tensor
+
+from gnerf_ns.cameras.pose_prior import PosePrior
+from gnerf_ns.cameras.pose_table import PoseTable
+from gnerf_ns.localization.photographs import Photographs
+from gnerf_ns.model_components.phase_schedule import StepPlan
+from gnerf_ns.models.gnerf import GNeRFModel
+
+
+@dataclass(frozen=True)
+class TrainingScene:
+    """What objectives work on. It holds no true pose."""
+
+    model: GNeRFModel
+    """The radiance field."""
+    photographs: Photographs
+    """The training images."""
+    poses: PoseTable
+    """Their estimated poses."""
+    prior: PosePrior
+    """Where cameras may stand."""
+    radius: float
+    """The camera distance that counts as 1 in the prior and in the pose table, in scene units."""
+
+
+@dataclass(frozen=True)
+class RenderRequest:
+    """Rays of one objective at one step, and what becomes of them."""
+
+    ray_bundle: RayBundle
+    """A flat bundle of rays."""
+    losses: Callable[[Dict[str, Any]], Dict[str, Tensor]]
+    """Maps the model's outputs at those rays to weighted losses by name."""
+
+
+class Objective(Protocol):
+    """A part of the training loss. All objectives of a step share one render."""
+
+    def is_active(self, plan: StepPlan) -> bool:
+        """Whether the step has this objective."""
+        ...
+
+    def request(self, plan: StepPlan) -> RenderRequest:
+        """The rays that it needs at this step."""
+        ...

@@ -1,0 +1,182 @@
+"""gnerf-ns and its variants. Each is a whole recipe: model, schedule, optimizers."""
+
+from __future__ import annotations
+
+from typing import Any, Dict
+
+import torch
+from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig, OptimizerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from gnerf_ns.data.datamanagers.unposed_datamanager import UnposedDataManagerConfig
+from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig
+from gnerf_ns.engine.optimizers import QuickAdamOptimizerConfig
+from gnerf_ns.engine.phase_scheduler import PhaseSchedulerConfig
+from gnerf_ns.model_components.discriminator import DiscriminatorConfig
+from gnerf_ns.model_components.hash_radiance import HashRadianceConfig
+from gnerf_ns.model_components.inversion_network import InversionNetworkConfig
+from gnerf_ns.model_components.mlp_radiance import MLPRadianceConfig
+from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
+from gnerf_ns.models.gnerf import GNeRFModelConfig
+from gnerf_ns.pipelines.adversarial_objective import AdversarialObjectiveConfig
+from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipelineConfig
+from gnerf_ns.pipelines.photometric_objective import PhotometricObjectiveConfig
+
+HAS_CUDA = torch.cuda.is_available()
+
+
+def field_optimizers(schedule: PhaseScheduleConfig) -> Dict[str, Any]:
+    """Optimizers of a fast field and of the pose table: full rate in phase A, decaying in phase B."""
+
+    def decay(first_factor: float, last_factor: float) -> PhaseSchedulerConfig:
+        return PhaseSchedulerConfig(
+            phase_b_start=schedule.phase_b_start,
+            phase_b_steps=schedule.phase_b_steps,
+            first_factor=first_factor,
+            last_factor=last_factor,
+        )
+
+    return {
+        "fields": {
+            "optimizer": QuickAdamOptimizerConfig(lr=1e-2),
+            "scheduler": decay(0.5, 0.05),
+        },
+        "proposal_networks": {
+            "optimizer": QuickAdamOptimizerConfig(lr=1e-2),
+            "scheduler": decay(0.5, 0.05),
+        },
+        "poses": {"optimizer": AdamOptimizerConfig(lr=4e-3), "scheduler": decay(1.0, 1 / 30)},
+        "discriminator": {
+            "optimizer": OptimizerConfig(_target=torch.optim.RMSprop, lr=1e-4),
+            "scheduler": None,
+        },
+        "inversion_network": {"optimizer": AdamOptimizerConfig(lr=1e-4), "scheduler": None},
+    }
+
+
+def trainer_config(method_name: str, pipeline: GNeRFPipelineConfig, optimizers: Dict[str, Any]) -> GNeRFTrainerConfig:
+    """What all methods share: they run where there is no GPU, end when they are done, and log to TensorBoard."""
+    return GNeRFTrainerConfig(
+        method_name=method_name,
+        machine=MachineConfig(device_type="cuda" if HAS_CUDA else "cpu"),
+        max_num_iterations=pipeline.schedule.total_steps,
+        steps_per_save=250,
+        steps_per_eval_batch=10**9,
+        steps_per_eval_image=500,
+        steps_per_eval_all_images=10**9,
+        mixed_precision=HAS_CUDA,
+        pipeline=pipeline,
+        optimizers=optimizers,
+        viewer=ViewerConfig(quit_on_train_completion=True, camera_frustum_scale=0.3, num_rays_per_chunk=1 << 13),
+        vis="viewer+tensorboard",
+    )
+
+
+def default_schedule() -> PhaseScheduleConfig:
+    """Phase A matters little for quality and a lot for convergence; phase B is where a GPU can do more."""
+    if HAS_CUDA:
+        return PhaseScheduleConfig(phase_a_steps=150, phase_b_steps=5000, phase_b_image_side=(24, 800))
+    return PhaseScheduleConfig()
+
+
+def default_pipeline() -> GNeRFPipelineConfig:
+    """Transport in phase A, then photometric refinement; sizes by what the machine has."""
+    radiance = HashRadianceConfig()
+    photometric = PhotometricObjectiveConfig()
+    if HAS_CUDA:
+        radiance = HashRadianceConfig(
+            num_levels=16,
+            phase_a_levels=5,
+            max_resolution=2048,
+            log2_hashmap_size=19,
+            hidden_dim=64,
+            hidden_dim_color=64,
+            num_layers_color=3,
+            num_proposal_samples=96,
+            num_nerf_samples=48,
+        )
+        photometric = PhotometricObjectiveConfig(rays_per_step=8192)
+    return GNeRFPipelineConfig(
+        datamanager=UnposedDataManagerConfig(),
+        model=GNeRFModelConfig(radiance=radiance),
+        schedule=default_schedule(),
+        photometric=photometric,
+    )
+
+
+def adversarial_pipeline() -> GNeRFPipelineConfig:
+    """GNeRF's own phase A on the fast field."""
+    pipeline = default_pipeline()
+    pipeline.phase_a = "adversarial"
+    pipeline.schedule = PhaseScheduleConfig(
+        phase_a_steps=800,
+        interleaved_steps=200,
+        phase_b_steps=1500,
+        phase_a_image_side=(16, 32),
+        density_noise_steps=400,
+    )
+    pipeline.adversarial = AdversarialObjectiveConfig(inversion_network=InversionNetworkConfig(tokens_per_side=8))
+    return pipeline
+
+
+def paper_pipeline() -> GNeRFPipelineConfig:
+    """GNeRF as published (its section 4 and released Blender configuration)."""
+    return GNeRFPipelineConfig(
+        datamanager=UnposedDataManagerConfig(max_image_side=400),
+        model=GNeRFModelConfig(radiance=MLPRadianceConfig(), photometric_loss_mult=50.0, eval_num_rays_per_chunk=2048),
+        schedule=PhaseScheduleConfig(
+            phase_a_steps=12_000,
+            interleaved_steps=8_000,
+            phase_b_steps=20_000,
+            phase_a_image_side=(16, 128),
+            phase_b_image_side=(400, 400),
+            density_noise_steps=5_000,
+            misfit_search_steps=(),
+        ),
+        phase_a="adversarial",
+        adversarial=AdversarialObjectiveConfig(
+            discriminator=DiscriminatorConfig(), inversion_render_side=64, num_regularized_photographs=12
+        ),
+        photometric=PhotometricObjectiveConfig(rays_per_step=12 * 16 * 16),
+    )
+
+
+def paper_optimizers() -> Dict[str, Any]:
+    """The published optimizers: RMSprop for the adversaries, Adam for what deals with poses."""
+    return {
+        "fields": {"optimizer": OptimizerConfig(_target=torch.optim.RMSprop, lr=5e-4), "scheduler": None},
+        "discriminator": {"optimizer": OptimizerConfig(_target=torch.optim.RMSprop, lr=1e-4), "scheduler": None},
+        "inversion_network": {"optimizer": AdamOptimizerConfig(lr=1e-4), "scheduler": None},
+        "poses": {"optimizer": AdamOptimizerConfig(lr=5e-3), "scheduler": None},
+    }
+
+
+def tiny_pipeline() -> GNeRFPipelineConfig:
+    """The default, small and short: for tests and for the demo."""
+    pipeline = default_pipeline()
+    pipeline.datamanager = UnposedDataManagerConfig(max_image_side=64)
+    pipeline.model = GNeRFModelConfig(radiance=HashRadianceConfig())
+    pipeline.schedule = PhaseScheduleConfig(phase_b_steps=500, phase_b_image_side=(24, 64))
+    pipeline.photometric = PhotometricObjectiveConfig(rays_per_step=2048)
+    return pipeline
+
+
+gnerf_ns = MethodSpecification(
+    config=trainer_config("gnerf-ns", default_pipeline(), field_optimizers(default_schedule())),
+    description="NeRF and camera poses from images without poses, in minutes.",
+)
+gnerf_ns_adversarial = MethodSpecification(
+    config=trainer_config(
+        "gnerf-ns-adversarial", adversarial_pipeline(), field_optimizers(adversarial_pipeline().schedule)
+    ),
+    description="gnerf-ns with GNeRF's adversarial phase A and inversion network.",
+)
+gnerf_ns_paper = MethodSpecification(
+    config=trainer_config("gnerf-ns-paper", paper_pipeline(), paper_optimizers()),
+    description="GNeRF as published (ICCV 2021): large MLPs, adversarial phase A. Slow.",
+)
+gnerf_ns_tiny = MethodSpecification(
+    config=trainer_config("gnerf-ns-tiny", tiny_pipeline(), field_optimizers(tiny_pipeline().schedule)),
+    description="A small, short gnerf-ns for tests and the demo.",
+)
