@@ -25,4 +25,4 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 * 2**20}
-    return all([mallopt(name, value) == 1 for name, value in settings.items()])
+    return sum(mallopt(name, value) for name, value in settings.items()) == len(settings)

@@ -100,7 +100,7 @@ class GNeRFTrainer(Trainer):
                 summary = errors.summary()
                 CONSOLE.print(
                     "Against the true poses, which training never saw: rotation error "
-                    f"{summary['rotation_error_deg_median']:.2f}° in the median, {summary['rotation_error_deg_max']:.2f}° "
-                    f"at most, {summary['rotation_under_5deg']:.0%} under 5°"
+                    f"{summary['rotation_error_deg_median']:.2f}° in the median, "
+                    f"{summary['rotation_error_deg_max']:.2f}° at most, {summary['rotation_under_5deg']:.0%} under 5°"
                     + (", and the solution is mirrored." if errors.mirrored else ".")
                 )

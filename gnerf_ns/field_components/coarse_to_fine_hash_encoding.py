@@ -12,8 +12,8 @@ from torch.nn import functional as F
 class CoarseToFineHashEncoding(HashEncoding):
     """A `HashEncoding` with a smooth low-pass window over its levels (BARF, ICCV 2021, eq. 14).
 
-    Coarse levels give pose gradients a wide basin; fine levels sharpen the field later. The torch implementation does not
-    evaluate levels whose weight is zero, which is most of its cost early in training.
+    Coarse levels give pose gradients a wide basin; fine levels sharpen the field later. The torch implementation does
+    not evaluate levels whose weight is zero, which is most of its cost early in training.
     """
 
     def __init__(self, **kwargs) -> None:

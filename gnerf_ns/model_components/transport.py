@@ -1,8 +1,9 @@
 """Annealed optimal transport between photographs and renderings at random poses.
 
-Like GNeRF's discriminator it compares the distribution of renderings with that of the photographs, but needs no adversary,
-and its plan tells which rendering looks like which photograph. Annealing the entropic regularisation from large to small
-breaks the symmetry gently: first every photograph explains every view, then the views specialise together.
+Like GNeRF's discriminator it compares the distribution of renderings with that of the photographs, but needs no
+adversary, and its plan tells which rendering looks like which photograph. Annealing the entropic regularisation from
+large to small breaks the symmetry gently: first every photograph explains every view, then the views specialise
+together.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def sinkhorn_plan(
         cost: cost of moving mass from row to column.
         epsilon: entropic regularisation, in units of the cost.
         iterations: number of row/column updates.
-        column_damping: exponent in (0, 1] on the columns' potential. 1 keeps the columns' marginal uniform; less lets it
-            relax (unbalanced transport), for priors that hold poses from which no photograph was taken.
+        column_damping: exponent in (0, 1] on the columns' potential. 1 keeps the columns' marginal uniform; less lets
+            it relax (unbalanced transport), for priors that hold poses from which no photograph was taken.
 
     Returns:
         Plan of total mass 1. Its rows sum to 1/n exactly (the last update is the rows').

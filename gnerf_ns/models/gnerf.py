@@ -1,4 +1,4 @@
-"""The radiance field as a nerfstudio model: one bounded render, its losses and its metrics. It knows nothing of poses."""
+"""The radiance field as a nerfstudio model: one bounded render, its losses, its metrics. It knows nothing of poses."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Literal, Optional, Tuple, Type
+from typing import Any, Dict, List, Literal, Optional, Tuple, Type, cast
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -78,7 +78,8 @@ class GNeRFPipeline(VanillaPipeline):
 
     config: GNeRFPipelineConfig
     datamanager: UnposedDataManager
-    model: GNeRFModel
+    eval_poses_step: Tensor
+    """Training step at which `eval_poses` were estimated, -1 for never."""
 
     def __init__(self, config: GNeRFPipelineConfig, device: str, **kwargs: Any) -> None:
         keep_freed_memory()
@@ -92,7 +93,7 @@ class GNeRFPipeline(VanillaPipeline):
             mode = "look_at" if prior.looks_at_origin else "free"
         self.train_poses = PoseTable(len(self.datamanager.train_dataset), mode, radius)
         self.eval_poses = PoseTable(len(self.datamanager.eval_dataset), mode, radius)
-        self.register_buffer("eval_poses_step", torch.tensor(-1), persistent=True)
+        self.register_buffer("eval_poses_step", torch.tensor(-1))
         self.pose_search = PoseSearch(config.pose_search, self.model, prior, radius)
 
         scene = TrainingScene(
@@ -107,6 +108,11 @@ class GNeRFPipeline(VanillaPipeline):
             self.adversarial = AdversarialObjective(config.adversarial, scene)
             self.objectives.append(self.adversarial)
         self.to(device)
+
+    @property
+    def model(self) -> GNeRFModel:
+        """The radiance field."""
+        return cast(GNeRFModel, super().model)
 
     # One training step
 
