@@ -1,0 +1,162 @@
+import dataclasses
+import math
+from itertools import pairwise
+from typing import List
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig, StepPlan, geometric
+
+SCHEDULES = {
+    "short": PhaseScheduleConfig(
+        phase_a_steps=100,
+        interleaved_steps=0,
+        phase_b_steps=1500,
+        phase_a_image_side=(16, 16),
+        phase_b_image_side=(24, 100),
+        growth_fraction=0.6,
+        epsilon=(0.05, 0.0075),
+        density_noise=1.0,
+        density_noise_steps=80,
+        misfit_search_steps=(60, 150, 300, 600),
+    ),
+    "adversarial": PhaseScheduleConfig(
+        phase_a_steps=800,
+        interleaved_steps=200,
+        phase_b_steps=1500,
+        phase_a_image_side=(16, 32),
+        phase_b_image_side=(24, 100),
+        growth_fraction=0.6,
+        epsilon=(0.05, 0.0075),
+        density_noise=1.0,
+        density_noise_steps=400,
+        min_patch_scale=0.8,
+        patch_scale_decay=2e-4,
+        patch_side=16,
+    ),
+    "paper": PhaseScheduleConfig(
+        phase_a_steps=12_000,
+        interleaved_steps=8_000,
+        phase_b_steps=20_000,
+        phase_a_image_side=(16, 128),
+        phase_b_image_side=(400, 400),
+        growth_fraction=0.6,
+        epsilon=(0.05, 0.0075),
+        density_noise=1.0,
+        density_noise_steps=5_000,
+        min_patch_scale=0.8,
+        patch_scale_decay=2e-4,
+        patch_side=16,
+        misfit_search_steps=(),
+    ),
+}
+
+GOLDEN = {
+    # (schedule, step): (name, phase, image side, epsilon, noise, active levels, smallest patch scale)
+    ("short", 0): ("A", "A", 16, 0.05, 1.0, 0.0, 1.0),
+    ("short", 40): ("A", "A", 16, 0.0234116, 0.5, 0.0, 1.0),
+    ("short", 99): ("A", "A", 16, 0.0076436, 0.0, 0.0, 1.0),
+    ("short", 100): ("B", "B", 24, 0.0075, 0.0, 0.0, 0.784159),
+    ("short", 550): ("B", "B", 49, 0.0075, 0.0, 0.5, 0.716667),
+    ("short", 1000): ("B", "B", 100, 0.0075, 0.0, 1.0, 0.654985),
+    ("short", 1599): ("B", "B", 100, 0.0075, 0.0, 1.0, 0.581034),
+    ("adversarial", 0): ("A", "A", 16, 0.05, 1.0, 0.0, 1.0),
+    ("adversarial", 400): ("A", "A", 23, 0.0193649, 0.0, 0.0, 0.738493),
+    ("adversarial", 800): ("AB", "A", 32, 0.0075, 0.0, 0.0, 0.681715),
+    ("adversarial", 801): ("AB", "B", 32, 0.0075, 0.0, 0.0, 0.681579),
+    ("adversarial", 999): ("AB", "B", 32, 0.0075, 0.0, 0.0, 0.655116),
+    ("adversarial", 1000): ("B", "B", 24, 0.0075, 0.0, 0.0, 0.666667),
+    ("paper", 0): ("A", "A", 16, 0.05, 1.0, 0.0, 1.0),
+    ("paper", 2500): ("A", "A", 25, 0.0336759, 0.5, 0.0, 0.648420),
+    ("paper", 6000): ("A", "A", 45, 0.0193649, 0.0, 0.0, 0.353553),
+    ("paper", 12000): ("AB", "A", 128, 0.0075, 0.0, 0.0, 0.125),
+    ("paper", 12001): ("AB", "B", 128, 0.0075, 0.0, 0.0, 0.125),
+    ("paper", 20000): ("B", "B", 400, 0.0075, 0.0, 0.0, 0.04),
+    ("paper", 39999): ("B", "B", 400, 0.0075, 0.0, 1.0, 0.04),
+}
+
+
+def plans(schedule: PhaseScheduleConfig) -> List[StepPlan]:
+    return [schedule.at(step) for step in range(schedule.total_steps)]
+
+
+@pytest.mark.parametrize(("name", "step"), GOLDEN)
+def test_plan_at_stated_steps(name: str, step: int):
+    plan = SCHEDULES[name].at(step)
+    phase_name, phase, image_side, epsilon, noise, levels, scale = GOLDEN[name, step]
+    assert plan.step == step
+    assert (plan.name, plan.phase, plan.image_side) == (phase_name, phase, image_side)
+    assert plan.epsilon == pytest.approx(epsilon, rel=1e-4)
+    assert plan.density_noise == pytest.approx(noise)
+    assert plan.active_levels == pytest.approx(levels)
+    assert plan.patch_scale == (pytest.approx(scale, rel=1e-4), 1.0)
+
+
+def test_phases_follow_each_other_and_take_turns_between():
+    schedule = PhaseScheduleConfig(phase_a_steps=3, interleaved_steps=5, phase_b_steps=4)
+    assert schedule.total_steps == 12 and schedule.phase_b_start == 8
+    assert "".join(plan.phase for plan in plans(schedule)) == "AAA" + "ABABA" + "BBBB"
+    assert [plan.name for plan in plans(schedule)] == ["A"] * 3 + ["AB"] * 5 + ["B"] * 4
+    assert [plan.interleaved for plan in plans(schedule)] == [False] * 3 + [True] * 5 + [False] * 4
+
+
+@pytest.mark.parametrize("name", ["short", "adversarial"])
+def test_pictures_and_detail_only_grow_within_a_phase_and_noise_and_epsilon_only_fall(name: str):
+    for before, after in pairwise(plans(SCHEDULES[name])):
+        if before.name == after.name:
+            assert after.image_side >= before.image_side
+        assert after.active_levels >= before.active_levels
+        assert after.phase_a_progress >= before.phase_a_progress
+        assert after.phase_b_progress >= before.phase_b_progress
+        assert after.density_noise <= before.density_noise
+        assert after.epsilon <= before.epsilon
+
+
+def test_every_value_is_in_its_range_whatever_the_lengths():
+    for lengths in ((0, 0, 5), (5, 0, 0), (0, 4, 0), (1, 1, 1)):
+        schedule = PhaseScheduleConfig(*lengths, density_noise_steps=0)
+        for step in range(schedule.total_steps + 3):
+            plan = schedule.at(step)
+            assert 0 <= plan.phase_a_progress <= 1 and 0 <= plan.phase_b_progress <= 1 and 0 <= plan.active_levels <= 1
+            assert 0 < plan.patch_scale[0] <= plan.patch_scale[1] == 1
+            assert plan.density_noise >= 0 and plan.image_side >= 16
+
+
+def test_patches_never_see_finer_than_the_pixels():
+    schedule = SCHEDULES["paper"]
+    for step in range(0, schedule.total_steps, 101):
+        plan = schedule.at(step)
+        # The side before rounding may be half a pixel away.
+        assert plan.patch_scale[0] * (plan.image_side + 0.5) >= schedule.patch_side * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("name", ["short", "adversarial"])
+def test_poses_are_looked_up_once_after_phase_a_and_misfits_where_stated(name: str):
+    schedule = SCHEDULES[name]
+    everyone = [plan.step for plan in plans(schedule) if plan.searches_all_poses]
+    misfits = [plan.step - schedule.phase_b_start for plan in plans(schedule) if plan.searches_misfit_poses]
+    assert everyone == [schedule.phase_a_steps]
+    assert misfits == list(schedule.misfit_search_steps)
+
+
+def test_a_plan_depends_on_the_step_alone():
+    schedule = SCHEDULES["adversarial"]
+    forwards = [schedule.at(step) for step in range(2500)]
+    assert [schedule.at(step) for step in reversed(range(2500))] == forwards[::-1]
+    assert [dataclasses.replace(schedule).at(step) for step in range(2500)] == forwards
+
+
+def test_beyond_the_end_nothing_changes_any_more():
+    schedule = SCHEDULES["short"]
+    last, later = schedule.at(schedule.total_steps - 1), schedule.at(10 * schedule.total_steps)
+    assert later.name == "B" and later.image_side == last.image_side and later.active_levels == last.active_levels
+
+
+@given(first=st.floats(1e-3, 1e3), last=st.floats(1e-3, 1e3), progress=st.floats(0, 1))
+def test_geometric(first: float, last: float, progress: float):
+    assert geometric((first, last), 0.0) == first
+    assert math.isclose(geometric((first, last), 1.0), last, rel_tol=1e-12)
+    expected = math.exp((1 - progress) * math.log(first) + progress * math.log(last))
+    assert math.isclose(geometric((first, last), progress), expected, rel_tol=1e-9)
