@@ -48,6 +48,10 @@ class CameraDirections:
     def __len__(self) -> int:
         return len(self._cameras)
 
+    def __getitem__(self, indices: Int[Tensor, "batch"]) -> "CameraDirections":
+        """Those of some cameras, each as often as its index occurs."""
+        return CameraDirections(self._cameras[indices])
+
     @property
     def smallest_field_of_view(self) -> float:
         """The smaller of the horizontal and vertical fields of view, median over the cameras, in radians."""

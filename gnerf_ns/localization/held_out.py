@@ -23,8 +23,16 @@ PoseRegressor = Callable[[Photographs], Float[Tensor, "n 3 4"]]
 class HeldOutConfig:
     """How poses of evaluation images are estimated."""
 
+    num_hypotheses: int = 4
+    """Poses per photograph that are tried side by side, the best of the search."""
+    trial: RefinementConfig = field(
+        default_factory=lambda: RefinementConfig(
+            steps=100, rays_per_step=4096, final_learning_rate=1e-3, last_image_side=48
+        )
+    )
+    """Refinement of all hypotheses; the one that then fits best is kept."""
     refinement: RefinementConfig = field(default_factory=RefinementConfig)
-    """Photometric refinement of the looked-up poses."""
+    """Refinement of the poses that were kept."""
 
 
 def estimate_held_out_poses(
@@ -43,13 +51,20 @@ def estimate_held_out_poses(
         photographs: the images.
         poses: where the poses go.
         pose_search: global search over the prior.
-        regress: the run's inversion network, if it has one. Where the search finds a clearly better pose than the
-            network's, it is taken instead.
+        regress: the run's inversion network, if it has one; its pose is one more hypothesis.
     """
-    everyone = torch.arange(len(photographs), device=poses.codes.device)
-    if regress is None:
-        poses.assign(everyone, pose_search.best_poses(photographs)[0])
-    else:
-        poses.assign(everyone, regress(photographs))
-        poses.assign(*pose_search.better_poses(photographs, poses()))
+    hypotheses = pose_search.top_poses(photographs, config.num_hypotheses)[0]
+    if regress is not None:
+        hypotheses = torch.cat([regress(photographs)[:, None], hypotheses], dim=1)
+    count, per_photograph = hypotheses.shape[:2]
+    everyone = torch.arange(count, device=hypotheses.device)
+
+    repeated = photographs[everyone.repeat_interleave(per_photograph)]
+    trials = PoseTable(count * per_photograph, poses.mode, poses.radius).to(hypotheses.device)
+    trials.assign(torch.arange(len(repeated), device=hypotheses.device), hypotheses.flatten(0, 1))
+    refine_poses(config.trial, model, repeated, trials)
+    cost = pose_search.cost_at(repeated, trials().detach()).view(count, per_photograph)
+    kept = trials().detach().view(count, per_photograph, 3, 4)[everyone, cost.argmin(dim=1)]
+
+    poses.assign(everyone, kept)
     refine_poses(config.refinement, model, photographs, poses)

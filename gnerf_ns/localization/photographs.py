@@ -25,6 +25,10 @@ class Photographs:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __getitem__(self, indices: Int[Tensor, "batch"]) -> "Photographs":
+        """Some of the photographs, each as often as its index occurs."""
+        return Photographs(ImageStack(self.images.pixels[indices]), self.directions[indices])
+
     def size_at(self, longer_side: int, multiple_of: int = 1) -> Tuple[int, int]:
         """Height and width, in pixels, that an image has when its longer side is resampled to a given length.
 

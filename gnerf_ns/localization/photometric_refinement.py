@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Optional
 
 import torch
 
@@ -17,7 +18,7 @@ from gnerf_ns.models.gnerf import GNeRFModel
 class RefinementConfig:
     """How poses are refined with the field frozen."""
 
-    steps: int = 200
+    steps: int = 300
     """Steps of Adam, for all photographs together."""
     rays_per_step: int = 2048
     """Random rays of each step."""
@@ -26,7 +27,9 @@ class RefinementConfig:
     final_learning_rate: float = 1e-4
     """The same at the last step; geometric in between."""
     first_image_side: int = 24
-    """Longer side of the photographs at the first step, in pixels; grows geometrically to full size."""
+    """Longer side of the photographs at the first step, in pixels; grows geometrically."""
+    last_image_side: Optional[int] = None
+    """Longer side that they grow to, in pixels; None for full size."""
     growth_fraction: float = 0.6
     """Share of the steps over which the image side grows."""
 
@@ -47,12 +50,14 @@ def refine_poses(config: RefinementConfig, model: GNeRFModel, photographs: Photo
         parameter.requires_grad_(False)
     optimizer = torch.optim.Adam([poses.codes], lr=config.learning_rate)
     full_side = max(photographs.images.height, photographs.images.width)
+    last_side = min(config.last_image_side or full_side, full_side)
+    sides = (min(config.first_image_side, last_side), last_side)
     try:
         for step in range(config.steps):
             progress = step / max(1, config.steps - 1)
             optimizer.param_groups[0]["lr"] = geometric((config.learning_rate, config.final_learning_rate), progress)
             growth = min(1.0, progress / config.growth_fraction)
-            side = geometric((min(config.first_image_side, full_side), full_side), growth)
+            side = geometric(sides, growth)
             rays, colours = sample_pixel_rays(photographs, poses(), config.rays_per_step, round(side))
             optimizer.zero_grad()
             model.get_photometric_loss(model.render(rays), colours).backward()

@@ -40,17 +40,32 @@ class PoseSearch:
         self.prior = prior
         self.radius = radius
 
-    @torch.no_grad()
     def best_poses(self, photographs: Photographs) -> Tuple[Float[Tensor, "n 3 4"], Float[Tensor, "n"]]:
         """The bank's best pose for each photograph, and its cost (`pyramid_features`' squared distance)."""
+        poses, cost = self.top_poses(photographs, 1)
+        return poses[:, 0], cost[:, 0]
+
+    @torch.no_grad()
+    def top_poses(
+        self, photographs: Photographs, count: int
+    ) -> Tuple[Float[Tensor, "n {count} 3 4"], Float[Tensor, "n {count}"]]:
+        """The bank's `count` best poses for each photograph, best first, and their costs."""
         background = self.model.draw_background()
         bank = self.prior.sample(self.config.bank_size, self.radius, self.model.device)
         cost = pairwise_cost(
             self._photograph_features(photographs, background),
             pyramid_features(self._render(photographs, bank, background, torch.zeros(len(bank), dtype=torch.long))),
         )
-        lowest, best = cost.min(dim=1)
+        lowest, best = cost.topk(count, dim=1, largest=False)
         return bank[best], lowest
+
+    @torch.no_grad()
+    def cost_at(self, photographs: Photographs, camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n"]:
+        """Cost of each photograph at a pose of its own."""
+        background = self.model.draw_background()
+        renderings = self._render(photographs, camera_to_worlds, background, torch.arange(len(photographs)))
+        difference = self._photograph_features(photographs, background) - pyramid_features(renderings)
+        return difference.square().sum(1)
 
     @torch.no_grad()
     def better_poses(
@@ -65,11 +80,9 @@ class PoseSearch:
         Returns:
             Indices of the photographs to move, and where to.
         """
-        background = self.model.draw_background()
-        renderings = self._render(photographs, current, background, torch.arange(len(photographs)))
-        difference = self._photograph_features(photographs, background) - pyramid_features(renderings)
         poses, cost = self.best_poses(photographs)
-        moved = torch.nonzero(cost < self.config.required_cost_ratio * difference.square().sum(1)).squeeze(-1)
+        current_cost = self.cost_at(photographs, current)
+        moved = torch.nonzero(cost < self.config.required_cost_ratio * current_cost).squeeze(-1)
         return moved, poses[moved]
 
     def _size(self, photographs: Photographs) -> Tuple[int, int]:
