@@ -109,6 +109,8 @@ class HashRadiance(nn.Module):
             num_proposal_samples_per_ray=(config.num_proposal_samples,),
             num_nerf_samples_per_ray=config.num_nerf_samples,
             num_proposal_network_iterations=1,
+            # "Steps since the last update > this" decides whether its networks get gradients; ours always do.
+            update_sched=lambda step: -1,
             initial_sampler=UniformSampler(),
         )
         self._phase_a = False
@@ -135,8 +137,6 @@ class HashRadiance(nn.Module):
         fraction = min(1.0, phase_b_progress / config.proposal_anneal_fraction)
         slope = 10.0
         self.proposal_sampler.set_anneal(slope * fraction / ((slope - 1.0) * fraction + 1.0))
-        # The sampler counts steps to decide whether its networks get gradients; ours always do.
-        self.proposal_sampler.step_cb(self.proposal_sampler._step + 1)
 
     def forward(self, ray_bundle: RayBundle) -> RadianceAlongRays:
         """Sample rays whose nears and fars are set."""

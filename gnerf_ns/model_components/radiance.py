@@ -23,7 +23,7 @@ class RadianceAlongRays:
     """Volume-rendering weight of every sample (NeRF eq. 3)."""
     earlier_levels: List["RadianceAlongRays"] = field(default_factory=list)
     """Coarser networks' own renderings of the same rays, to be supervised like the last (NeRF's coarse network)."""
-    proposal_weights: List[Float[Tensor, "rays samples 1"]] = field(default_factory=list)
+    proposal_weights: List[Float[Tensor, "rays _ 1"]] = field(default_factory=list)
     """Weights of the proposal networks, to be bound by the final weights (Mip-NeRF 360 eq. 13)."""
     proposal_samples: List[RaySamples] = field(default_factory=list)
     """Samples that belong to `proposal_weights`."""

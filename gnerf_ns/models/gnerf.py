@@ -101,7 +101,8 @@ class GNeRFModel(Model):
 
         Returns:
             rgb [rays, 3]; accumulation, depth and expected_depth [rays, 1] (scene units along the ray); rgb of the
-            coarser networks, where there are any, as `earlier_rgb`; when training, also the `radiance` itself.
+            coarser networks, where there are any, as `earlier_rgb`, and their accumulation as `earlier_accumulation`;
+            when training, also the `radiance` itself.
         """
         ray_bundle.nears, ray_bundle.fars, hits = intersect_sphere(ray_bundle, SCENE_RADIUS)
         indices = self._rays_with_samples(hits)
@@ -112,9 +113,9 @@ class GNeRFModel(Model):
             name: _scatter(value, indices, count, background if name == "rgb" else 0.0)
             for name, value in self._composite(radiance).items()
         }
-        outputs["earlier_rgb"] = [
-            _scatter(self._composite(level)["rgb"], indices, count, background) for level in radiance.earlier_levels
-        ]
+        earlier = [self._composite(level) for level in radiance.earlier_levels]
+        outputs["earlier_rgb"] = [_scatter(level["rgb"], indices, count, background) for level in earlier]
+        outputs["earlier_accumulation"] = [_scatter(level["accumulation"], indices, count, 0.0) for level in earlier]
         if self.training:
             outputs["radiance"] = radiance
         return outputs
@@ -171,8 +172,9 @@ class GNeRFModel(Model):
         background = self.draw_background()
         target = composite(photographs, background, channel_dim=-1)
         loss = F.mse_loss(self.colours_over(outputs, background), target)
-        for rgb in outputs["earlier_rgb"]:
-            loss = loss + F.mse_loss(rgb, target)
+        for rgb, accumulation in zip(outputs["earlier_rgb"], outputs["earlier_accumulation"], strict=True):
+            earlier = self.colours_over({"rgb": rgb, "accumulation": accumulation}, background)
+            loss = loss + F.mse_loss(earlier, target)
         return self.config.photometric_loss_mult * loss
 
     def get_regularization_losses(self, outputs: Dict[str, Any]) -> Dict[str, Tensor]:
