@@ -1,0 +1,121 @@
+"""A scene that is known in closed form, for everything that works on a trained field."""
+
+import math
+from typing import Any, Dict, List
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.model_components.ray_samplers import UniformSampler
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius
+from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses
+from gnerf_ns.data.dataparsers.unposed_dataparser import unit_scene_box
+from gnerf_ns.data.image_stack import ImageStack
+from gnerf_ns.data.patch_sampling import image_coords
+from gnerf_ns.localization.photographs import Photographs
+from gnerf_ns.model_components.hash_radiance import HashRadianceConfig
+from gnerf_ns.model_components.radiance import RadianceAlongRays
+from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
+
+FOV_DEG = 40.0
+RADIUS = object_filling_radius(math.radians(FOV_DEG))
+TINY_RADIANCE: Dict[str, Any] = {
+    "num_levels": 3,
+    "phase_a_levels": 2,
+    "max_resolution": 16,
+    "log2_hashmap_size": 10,
+    "hidden_dim": 8,
+    "hidden_dim_color": 8,
+    "num_uniform_samples": 8,
+    "num_proposal_samples": 8,
+    "num_nerf_samples": 6,
+    "implementation": "torch",
+}
+
+
+class Blobs(nn.Module):
+    """Three soft coloured balls of different size, which look different from everywhere."""
+
+    def __init__(self, num_samples: int = 32) -> None:
+        super().__init__()
+        self.sampler = UniformSampler(num_samples=num_samples)
+        self.scale = Parameter(torch.tensor(1.0))
+        self.centres = torch.tensor([[0.45, 0.0, 0.1], [-0.3, 0.4, -0.2], [-0.1, -0.4, 0.45]])
+        self.radii = torch.tensor([0.4, 0.3, 0.25])
+        self.colours = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.8, 0.2], [0.1, 0.2, 0.9]])
+
+    def _balls(self, positions: Tensor) -> Tensor:
+        distance = (positions[..., None, :] - self.centres).norm(dim=-1)
+        return torch.sigmoid((self.radii - distance) / 0.05)
+
+    def density(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
+        return 20.0 * self.scale * self._balls(positions).sum(-1, keepdim=True)
+
+    def get_param_groups(self) -> Dict[str, List[Parameter]]:
+        return {"fields": list(self.parameters())}
+
+    def follow(self, phase_a: bool, phase_b_progress: float, active_levels: float, density_noise: float) -> None:
+        pass
+
+    def forward(self, ray_bundle: RayBundle) -> RadianceAlongRays:
+        samples = self.sampler(ray_bundle)
+        positions = samples.frustums.get_positions()
+        balls = self._balls(positions) + 1e-6
+        rgb = (balls @ self.colours) / balls.sum(-1, keepdim=True)
+        return RadianceAlongRays(samples, rgb, samples.get_weights(self.density(positions)))
+
+
+class ConstantFog(Blobs):
+    """Density 0.8 and one colour everywhere."""
+
+    DENSITY = 0.8
+    COLOUR = (0.2, 0.5, 0.7)
+
+    def density(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
+        return self.DENSITY * self.scale * torch.ones_like(positions[..., :1])
+
+    def forward(self, ray_bundle: RayBundle) -> RadianceAlongRays:
+        samples = self.sampler(ray_bundle)
+        density = self.density(samples.frustums.get_positions())
+        rgb = torch.tensor(self.COLOUR).expand(*density.shape[:-1], 3)
+        return RadianceAlongRays(samples, rgb, samples.get_weights(density))
+
+
+def model_of(radiance: nn.Module | None = None, **options: Any) -> GNeRFModel:
+    """A model of a given radiance, or of a tiny hash grid."""
+    config = GNeRFModelConfig(radiance=HashRadianceConfig(**TINY_RADIANCE), **options)
+    model = config.setup(scene_box=unit_scene_box(), num_train_data=4)
+    if radiance is not None:
+        model.radiance = radiance
+    return model
+
+
+def cameras(count: int, width: int = 32, height: int = 32) -> Cameras:
+    """Cameras whose smaller field of view is `FOV_DEG`; their poses mean nothing."""
+    focal = 0.5 * min(width, height) / math.tan(math.radians(FOV_DEG) / 2)
+    return Cameras(torch.eye(4)[None, :3].repeat(count, 1, 1), focal, focal, width / 2, height / 2, width, height)
+
+
+def random_poses(count: int, seed: int = 0, elevation_deg=(-60.0, 60.0)) -> Float[Tensor, "count 3 4"]:
+    """Look-at poses away from the poles."""
+    prior = PosePriorConfig(elevation_deg=elevation_deg).resolve()
+    return prior.sample(count, RADIUS, "cpu", torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def photographs_of(model: GNeRFModel, poses: Float[Tensor, "n 3 4"], width: int = 32, height: int = 32) -> Photographs:
+    """What cameras at given poses see, as RGBA bytes like pictures from files."""
+    directions = CameraDirections(cameras(len(poses), width, height))
+    indices = torch.arange(len(poses))
+    through = directions.at(indices, image_coords(height, width).reshape(1, -1, 2).expand(len(poses), -1, -1))
+    model.eval()
+    outputs = model.render(rays_from_poses(poses, through, indices))
+    model.train()
+    alpha = outputs["accumulation"].clamp(0, 1)
+    colour = ((outputs["rgb"] - (1 - alpha)) / alpha.clamp_min(1e-3)).clamp(0, 1)  # from over white
+    pixels = torch.cat([colour, alpha], dim=-1).view(len(poses), height, width, 4)
+    return Photographs(ImageStack((255 * pixels).round().byte()), directions)

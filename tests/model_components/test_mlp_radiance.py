@@ -1,0 +1,100 @@
+import pytest
+import torch
+from analytic_scene import model_of, random_poses
+from nerfstudio.cameras.rays import RayBundle
+
+from gnerf_ns.cameras.rays import rays_from_poses
+from gnerf_ns.data.dataparsers.unposed_dataparser import unit_scene_box
+from gnerf_ns.model_components.mlp_radiance import MLPRadiance, MLPRadianceConfig
+
+
+@pytest.fixture
+def radiance() -> MLPRadiance:
+    torch.manual_seed(0)
+    config = MLPRadianceConfig(
+        num_layers=6, layer_width=16, layer_width_color=8, num_coarse_samples=8, num_fine_samples=5
+    )
+    return config.setup(scene_box=unit_scene_box(), num_train_data=4)
+
+
+def central_rays() -> RayBundle:
+    directions = torch.nn.functional.normalize(torch.tensor([[[0.0, 0.0, -1.0], [0.1, 0.05, -1.0]]]), dim=-1)
+    return rays_from_poses(random_poses(4), directions.expand(4, -1, -1), torch.arange(4))
+
+
+def test_published_sizes():
+    config = MLPRadianceConfig()
+    assert (config.num_layers, config.layer_width) == (8, 360)
+    assert (config.num_coarse_samples, config.num_fine_samples) == (64, 64)
+    assert (config.position_frequencies, config.direction_frequencies) == (10, 4)
+
+
+def test_fine_samples_contain_the_coarse_ones(radiance: MLPRadiance):
+    bundle = central_rays()
+    bundle.nears, bundle.fars = torch.full((8, 1), 1.8), torch.full((8, 1), 3.7)
+    fine = radiance(bundle)
+    (coarse,) = fine.earlier_levels
+    assert coarse.rgb.shape == (8, 8, 3)
+    assert fine.rgb.shape == (8, 8 + 5 + 1, 3)  # intervals between the coarse ones' edges and the new ones
+    assert not fine.proposal_weights
+    edges = torch.cat([fine.ray_samples.frustums.starts, fine.ray_samples.frustums.ends[:, -1:]], dim=1)[..., 0]
+    for ray in range(8):
+        for start in coarse.ray_samples.frustums.starts[ray, :, 0]:
+            assert (edges[ray] - start).abs().min() < 1e-5
+
+
+def test_both_networks_learn_from_the_photometric_loss(radiance: MLPRadiance):
+    model = model_of(radiance, photometric_loss_mult=50.0)
+    outputs = model.render(central_rays())
+    assert len(outputs["earlier_rgb"]) == 1
+    target = torch.rand(8, 3)
+    loss = model.get_photometric_loss(outputs, target)
+    expected = 50 * sum((rgb - target).square().mean() for rgb in (outputs["rgb"], outputs["earlier_rgb"][0]))
+    torch.testing.assert_close(loss, expected)
+    for network in (radiance.coarse_field, radiance.fine_field):
+        gradients = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True, allow_unused=True)
+        assert all(gradient is not None for gradient in gradients)
+    assert model.get_regularization_losses(outputs) == {}
+
+
+def test_the_coarse_network_is_seen_over_the_same_random_background(radiance: MLPRadiance):
+    """A clear photograph asks both networks for emptiness, whatever the background of the step."""
+    model = model_of(radiance, background_color="random")
+    with torch.no_grad():
+        for network in (radiance.coarse_field, radiance.fine_field):
+            for name, parameter in network.field_output_density.named_parameters():
+                parameter.fill_(-100.0 if name.endswith("bias") else 0.0)
+    outputs = model.render(central_rays())
+    assert outputs["accumulation"].max() < 1e-6
+    assert float(model.get_photometric_loss(outputs, torch.zeros(8, 4))) < 1e-12
+
+
+def test_noise_acts_while_training_only(radiance: MLPRadiance):
+    bundle = central_rays()
+    bundle.nears, bundle.fars = torch.full((8, 1), 1.8), torch.full((8, 1), 3.7)
+
+    def coarse_weights() -> torch.Tensor:
+        torch.manual_seed(0)
+        return radiance(bundle).earlier_levels[0].weights
+
+    radiance.eval()
+    quiet = coarse_weights()
+    radiance.follow(phase_a=True, phase_b_progress=0.0, active_levels=0.0, density_noise=5.0)
+    assert torch.equal(coarse_weights(), quiet)
+    radiance.train()
+    noisy = coarse_weights()
+    radiance.follow(phase_a=True, phase_b_progress=0.0, active_levels=0.0, density_noise=0.0)
+    assert not torch.equal(coarse_weights(), noisy)
+    assert noisy.std() > 2 * coarse_weights().std()
+
+
+def test_every_parameter_is_in_the_one_group(radiance: MLPRadiance):
+    (group,) = radiance.get_param_groups().values()
+    assert sorted(map(id, group)) == sorted(map(id, radiance.parameters()))
+
+
+def test_density_is_the_fine_networks(radiance: MLPRadiance):
+    positions = torch.rand(3, 2, 3).requires_grad_()
+    density = radiance.density(positions)
+    torch.testing.assert_close(density, radiance.fine_field.density_fn(positions))
+    assert density.shape == (3, 2, 1)
