@@ -45,12 +45,12 @@ class Blobs(nn.Module):
         self.sampler = UniformSampler(num_samples=num_samples)
         self.scale = Parameter(torch.tensor(1.0))
         self.centres = torch.tensor([[0.45, 0.0, 0.1], [-0.3, 0.4, -0.2], [-0.1, -0.4, 0.45]])
-        self.radii = torch.tensor([0.4, 0.3, 0.25])
+        self.radii = torch.tensor([0.3, 0.25, 0.2])
         self.colours = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.8, 0.2], [0.1, 0.2, 0.9]])
 
     def _balls(self, positions: Tensor) -> Tensor:
         distance = (positions[..., None, :] - self.centres).norm(dim=-1)
-        return torch.sigmoid((self.radii - distance) / 0.05)
+        return torch.sigmoid((self.radii - distance) / 0.03)
 
     def density(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
         return 20.0 * self.scale * self._balls(positions).sum(-1, keepdim=True)
@@ -76,7 +76,7 @@ class ConstantFog(Blobs):
     COLOUR = (0.2, 0.5, 0.7)
 
     def density(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
-        return self.DENSITY * self.scale * torch.ones_like(positions[..., :1])
+        return self.DENSITY * self.scale + 0.0 * positions[..., :1]
 
     def forward(self, ray_bundle: RayBundle) -> RadianceAlongRays:
         samples = self.sampler(ray_bundle)

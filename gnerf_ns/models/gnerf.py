@@ -105,6 +105,9 @@ class GNeRFModel(Model):
             when training, also the `radiance` itself.
         """
         ray_bundle.nears, ray_bundle.fars, hits = intersect_sphere(ray_bundle, SCENE_RADIUS)
+        if self.config.background_color != "last_sample":
+            # Where all rays miss, one is sampled all the same; an interval without length holds nothing to see.
+            ray_bundle.fars = torch.where(hits[:, None], ray_bundle.fars, ray_bundle.nears)
         indices = self._rays_with_samples(hits)
         radiance: RadianceAlongRays = self.radiance(ray_bundle[indices])
 

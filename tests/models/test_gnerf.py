@@ -1,0 +1,281 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+from analytic_scene import RADIUS, Blobs, ConstantFog, cameras, model_of, random_poses
+from nerfstudio.cameras.rays import RayBundle
+from torch import Tensor
+
+from gnerf_ns.cameras.rays import rays_from_poses
+from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
+from gnerf_ns.models.gnerf import GNeRFModel
+
+
+def rays_at_offsets(offsets: Tensor) -> RayBundle:
+    """Parallel rays along -x from far out, which pass the origin at given distances."""
+    origins = torch.stack([torch.full_like(offsets, 3.0), offsets, torch.zeros_like(offsets)], dim=-1)
+    return RayBundle(
+        origins=origins,
+        directions=torch.tensor([[-1.0, 0.0, 0.0]]).expand_as(origins).contiguous(),
+        pixel_area=torch.zeros(len(origins), 1),
+        camera_indices=torch.zeros(len(origins), 1, dtype=torch.long),
+    )
+
+
+def central_rays(count: int) -> RayBundle:
+    directions = 0.12 * torch.randn(1, count, 3, generator=torch.Generator().manual_seed(0))
+    directions[..., 2] = -1.0
+    return rays_from_poses(random_poses(1), torch.nn.functional.normalize(directions, dim=-1), torch.zeros(1).long())
+
+
+@pytest.fixture
+def hash_model() -> GNeRFModel:
+    torch.manual_seed(0)
+    model = model_of()
+    with torch.no_grad():
+        model.radiance.field.hash_encoding.hash_table.mul_(3000)
+    return model
+
+
+BACKGROUNDS = {"white": 1.0, "black": 0.0, "random": 0.0}
+
+
+@pytest.mark.parametrize("background", BACKGROUNDS)
+def test_constant_density_has_its_closed_form(background: Any):
+    fog = ConstantFog()
+    model = model_of(fog, background_color=background).eval()
+    offsets = torch.tensor([0.0, 0.3, -0.8, 0.99])
+    outputs = model.render(rays_at_offsets(offsets))
+    chord = 2 * (1 - offsets.square()).sqrt()
+    opacity = 1 - torch.exp(-fog.DENSITY * chord)
+    torch.testing.assert_close(outputs["accumulation"][:, 0], opacity, atol=1e-4, rtol=0)
+    expected = opacity[:, None] * torch.tensor(fog.COLOUR) + (1 - opacity[:, None]) * BACKGROUNDS[background]
+    torch.testing.assert_close(outputs["rgb"], expected, atol=1e-4, rtol=0)
+    # Half of the matter lies before the median depth, where the opacity so far is half of the whole or 1/2.
+    median = 3 - 0.5 * chord + math.log(2) / fog.DENSITY
+    opaque = opacity > 0.5
+    assert (outputs["depth"][opaque, 0] - median[opaque]).abs().max() < 2 / 32 + 1e-3
+
+
+def test_expected_depth_is_the_weighted_mean():
+    model = model_of(ConstantFog(num_samples=512)).eval()
+    outputs = model.render(rays_at_offsets(torch.tensor([0.0])))
+    density, chord = ConstantFog.DENSITY, 2.0
+    mean = 1 / density - chord * math.exp(-density * chord) / (1 - math.exp(-density * chord))
+    assert float(outputs["expected_depth"]) == pytest.approx(2.0 + mean, abs=2e-3)
+
+
+def test_last_sample_background_takes_each_rays_own_last_colour():
+    class Rainbow(ConstantFog):
+        def forward(self, ray_bundle):
+            along = super().forward(ray_bundle)
+            along.rgb = (0.5 + 0.5 * along.ray_samples.frustums.get_positions()).clamp(0, 1)
+            return along
+
+    model = model_of(Rainbow(), background_color="last_sample").eval()
+    rays = rays_at_offsets(torch.tensor([0.0, 0.5, 1.5]))
+    outputs = model.render(rays)
+    along = model.radiance(rays)
+    transmitted = 1 - along.weights.sum(1)
+    expected = (along.weights * along.rgb).sum(1) + transmitted * along.rgb[:, -1]
+    torch.testing.assert_close(outputs["rgb"], expected)
+    assert outputs["accumulation"][2] > 0, "rays that miss the ball have samples, too"
+
+
+@pytest.mark.parametrize("background", BACKGROUNDS)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("offsets", [[0.0, 1.2, -5.0], [1.2, 2.0], [1.05]])
+def test_rays_that_miss_the_ball_show_the_background(background: Any, training: bool, offsets):
+    # The box of the hash grid reaches beyond the ball; what it holds there must not be seen.
+    model = model_of(ConstantFog(), background_color=background).train(training)
+    outputs = model.get_outputs(rays_at_offsets(torch.tensor(offsets)))
+    missing = torch.tensor(offsets).abs() > 1
+    assert (outputs["rgb"][missing] - BACKGROUNDS[background]).abs().max() < 1e-6
+    assert outputs["accumulation"][missing].abs().max() < 1e-6
+    assert (outputs["accumulation"][~missing] > 0.5).all()
+
+
+def test_a_step_in_which_all_rays_miss_still_has_a_gradient(hash_model: GNeRFModel):
+    # A loss without any would end training.
+    outputs = hash_model.render(rays_at_offsets(torch.tensor([1.5, -2.0])))
+    loss = hash_model.get_photometric_loss(outputs, torch.zeros(2, 3))
+    loss.backward()
+
+
+def test_random_background_differs_from_step_to_step_and_is_laid_below_both(monkeypatch):
+    fog = ConstantFog()
+    model = model_of(fog, background_color="random")
+    assert not torch.equal(model.draw_background(), model.draw_background())
+    background = torch.tensor([0.1, 0.9, 0.4])
+    monkeypatch.setattr(model, "draw_background", lambda: background)
+    outputs = model.render(rays_at_offsets(torch.tensor([0.0, 1.5])))
+    over = model.colours_over(outputs, background)
+    torch.testing.assert_close(over[1], background)
+    torch.testing.assert_close(over, outputs["rgb"] + (1 - outputs["accumulation"]) * background)
+    photographs = torch.cat([outputs["rgb"], outputs["accumulation"]], dim=-1)
+    assert float(model.get_photometric_loss(outputs, photographs.detach())) < 1e-12
+
+
+@pytest.mark.parametrize(("background", "value"), [("white", 1.0), ("black", 0.0), ("last_sample", 1.0)])
+def test_photometric_loss_is_over_the_fixed_background(background: Any, value: float):
+    model = model_of(ConstantFog(), background_color=background, photometric_loss_mult=3.0)
+    outputs = {"rgb": torch.rand(6, 3), "accumulation": torch.rand(6, 1), "earlier_rgb": [], "earlier_accumulation": []}
+    alpha = torch.rand(6, 1)
+    premultiplied = torch.cat([torch.rand(6, 3) * alpha, alpha], dim=-1)
+    target = premultiplied[:, :3] + (1 - alpha) * value
+    expected = 3 * (outputs["rgb"] - target).square().mean()
+    torch.testing.assert_close(model.get_photometric_loss(outputs, premultiplied), expected)
+
+
+def test_colour_gradients_with_respect_to_rays_equal_finite_differences():
+    torch.manual_seed(0)
+    model = model_of(Blobs(num_samples=256)).double().eval()
+    blobs = model.radiance
+    blobs.centres, blobs.radii, blobs.colours = blobs.centres.double(), blobs.radii.double(), blobs.colours.double()
+    rays = central_rays(24)
+    rays.directions = rays.directions.double()
+    weights = torch.rand(24, 3, dtype=torch.float64)
+    origins = rays.origins.double().requires_grad_()
+
+    def colour(origins: Tensor) -> Tensor:
+        rays.origins = origins
+        return (model.render(rays)["rgb"] * weights).sum(-1)
+
+    (gradient,) = torch.autograd.grad(colour(origins).sum(), origins)
+    assert (gradient.abs().amax(-1) > 1e-2).sum() >= 12
+    for axis in range(3):
+        step = torch.zeros(3, dtype=torch.float64)
+        step[axis] = 1e-5
+        slope = (colour(origins + step) - colour(origins - step)) / 2e-5
+        # The interval within the ball counts as constant, so the samples do not slide along the ray.
+        torch.testing.assert_close(gradient[:, axis], slope, atol=2e-2, rtol=2e-2)
+
+
+def test_rgba_image_holds_the_object_without_its_background():
+    for background in ("white", "black"):
+        model = model_of(ConstantFog(), background_color=background).eval()
+        outputs = model.get_outputs(rays_at_offsets(torch.tensor([0.0, 0.7, 1.5])))
+        rgba = model.get_rgba_image(outputs)
+        assert rgba.shape == (3, 4)
+        torch.testing.assert_close(rgba[:2, :3], torch.tensor([ConstantFog.COLOUR] * 2), atol=1e-4, rtol=0)
+        torch.testing.assert_close(rgba[:, 3:], outputs["accumulation"])
+        assert rgba[2, 3] == 0 and torch.isfinite(rgba).all()
+
+
+def test_normals_point_out_of_the_object():
+    class Ball(Blobs):
+        def density(self, positions):
+            return 200 * torch.sigmoid((0.5 - positions.norm(dim=-1, keepdim=True)) / 0.02)
+
+    model = model_of(Ball(num_samples=256)).eval()
+    rays = central_rays(50)
+    with torch.no_grad():  # as every nerfstudio command renders
+        outputs = model.get_outputs(rays)
+    assert outputs["normals"].shape == (50, 3)
+    assert outputs["normals"].min() >= 0 and outputs["normals"].max() <= 1
+    solid = outputs["accumulation"][:, 0] > 0.99
+    assert solid.sum() > 10
+    surface = (rays.origins + rays.directions * outputs["expected_depth"])[solid]
+    normals = 2 * outputs["normals"][solid] - 1
+    torch.testing.assert_close(normals, torch.nn.functional.normalize(surface, dim=-1), atol=0.03, rtol=0)
+
+
+def test_training_outputs_have_no_normals_and_evaluation_no_radiance(hash_model: GNeRFModel):
+    assert "normals" not in hash_model.get_outputs(central_rays(4))
+    assert "radiance" not in hash_model.eval().get_outputs(central_rays(4))
+
+
+def test_regularizers_equal_double_loops(hash_model: GNeRFModel):
+    hash_model.config.distortion_loss_mult, hash_model.config.interlevel_loss_mult = 0.5, 2.0
+    outputs = hash_model.render(central_rays(7))
+    losses = hash_model.get_regularization_losses(outputs)
+    radiance = outputs["radiance"]
+
+    def edges_of(samples) -> Tensor:
+        return torch.cat([samples.spacing_starts[..., 0], samples.spacing_ends[:, -1:, 0]], dim=-1)
+
+    # Mip-NeRF 360 eq. 15, with distances as shares of the ray.
+    edges, weights = edges_of(radiance.ray_samples), radiance.weights[..., 0]
+    middles = (edges[:, 1:] + edges[:, :-1]) / 2
+    distortion = torch.zeros(7)
+    for ray in range(7):
+        for i in range(weights.shape[1]):
+            for j in range(weights.shape[1]):
+                distortion[ray] += weights[ray, i] * weights[ray, j] * (middles[ray, i] - middles[ray, j]).abs()
+            distortion[ray] += weights[ray, i].square() * (edges[ray, i + 1] - edges[ray, i]) / 3
+    torch.testing.assert_close(losses["distortion_loss"], 0.5 * distortion.mean())
+
+    # Eq. 13: a proposal weight that overlaps a final one must bound it.
+    proposal_edges, proposals = edges_of(radiance.proposal_samples[0]), radiance.proposal_weights[0][..., 0]
+    excess = torch.zeros_like(weights)
+    for ray in range(7):
+        for i in range(weights.shape[1]):
+            bound = sum(
+                proposals[ray, j]
+                for j in range(proposals.shape[1])
+                if proposal_edges[ray, j] <= edges[ray, i + 1] and proposal_edges[ray, j + 1] >= edges[ray, i]
+            )
+            excess[ray, i] = (weights[ray, i] - bound).clamp_min(0).square() / (weights[ray, i] + 1e-7)
+    torch.testing.assert_close(losses["interlevel_loss"], 2.0 * excess.mean(), rtol=1e-2, atol=1e-6)
+
+
+def test_interlevel_loss_teaches_the_proposal_network_only(hash_model: GNeRFModel):
+    with torch.no_grad():
+        hash_model.radiance.proposal_network.mlp_base[1].layers[-1].bias.fill_(-5.0)  # far too little matter
+    loss = hash_model.get_regularization_losses(hash_model.render(central_rays(7)))["interlevel_loss"]
+    loss.backward()
+    assert all(parameter.grad is None for parameter in hash_model.radiance.field.parameters())
+    assert any(
+        parameter.grad is not None and parameter.grad.abs().max() > 0
+        for parameter in hash_model.radiance.proposal_network.parameters()
+    )
+
+
+def test_model_follows_the_schedule(hash_model: GNeRFModel):
+    schedule = PhaseScheduleConfig(phase_a_steps=10, phase_b_steps=100, density_noise_steps=20)
+    hash_model.follow(schedule.at(5))
+    assert hash_model.render(central_rays(3))["radiance"].proposal_weights == []
+    assert hash_model.radiance.field.density_noise == pytest.approx(0.75)
+    hash_model.follow(schedule.at(40))
+    assert len(hash_model.render(central_rays(3))["radiance"].proposal_weights) == 1
+    assert hash_model.radiance.field.density_noise == 0
+    assert hash_model.radiance.field.hash_encoding._level_weights[-1] == pytest.approx(0.5)
+
+
+def test_whole_image_and_its_metrics(monkeypatch):
+    model = model_of(Blobs())
+    monkeypatch.setattr(
+        model, "image_metrics", lambda rendered, truth: {"largest": float((rendered - truth).abs().mean())}
+    )
+    camera = cameras(1, 12, 10)
+    camera.camera_to_worlds = random_poses(1)
+    model.eval()
+    outputs = model.get_outputs_for_camera(camera)
+    assert outputs["rgb"].shape == (10, 12, 3) and outputs["normals"].shape == (10, 12, 3)
+    straight = torch.cat([(model.get_rgba_image(outputs)[..., :3]), outputs["accumulation"]], dim=-1)
+    metrics, images = model.get_image_metrics_and_images(outputs, {"image": straight})
+    assert metrics["largest"] < 1e-5
+    assert images["img"].shape == (10, 36, 3)
+    for name, image in images.items():
+        assert image.ndim == 3 and image.shape[-1] == 3 and image.min() >= 0 and image.max() <= 1, name
+
+
+def test_rendering_depends_on_no_neighbouring_ray():
+    """Chunks of an image are rendered apart; the picture must not show where they end."""
+    model = model_of(Blobs()).eval()
+    rays = rays_from_poses(random_poses(1), central_rays(40).directions[None], torch.zeros(1).long())
+    whole = model.render(rays)
+    seen = whole["accumulation"] > 1e-3  # nerfstudio bounds the depth of empty rays by their neighbours'
+    for name in ("rgb", "accumulation", "expected_depth"):
+        parts = torch.cat([model.render(rays[start : start + 1])[name] for start in range(40)])
+        torch.testing.assert_close(whole[name] * seen, parts * seen, atol=1e-5, rtol=0)
+
+
+def test_the_object_fills_the_view_at_the_priors_distance():
+    model = model_of(ConstantFog()).eval()
+    camera = cameras(1, 21, 21)
+    camera.camera_to_worlds = random_poses(1)
+    assert camera.camera_to_worlds[0, :, 3].norm() == pytest.approx(RADIUS)
+    seen = model.get_outputs_for_camera(camera)["accumulation"][..., 0] > 0
+    assert seen[10].sum() >= 19 and seen[:, 10].sum() >= 19 and not seen[0, 0]
