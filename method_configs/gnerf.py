@@ -68,7 +68,7 @@ def trainer_config(method_name: str, pipeline: GNeRFPipelineConfig, optimizers: 
         mixed_precision=HAS_CUDA,
         pipeline=pipeline,
         optimizers=optimizers,
-        viewer=ViewerConfig(quit_on_train_completion=True, camera_frustum_scale=0.3, num_rays_per_chunk=1 << 13),
+        viewer=ViewerConfig(quit_on_train_completion=True, num_rays_per_chunk=1 << 13),
         vis="viewer+tensorboard",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,7 @@ from gnerf_ns.model_components.augmentation import AugmentationConfig, augment_p
 from gnerf_ns.model_components.discriminator import DiscriminatorConfig
 from gnerf_ns.model_components.inversion_network import InversionNetworkConfig
 from gnerf_ns.model_components.phase_schedule import StepPlan
+from gnerf_ns.pipelines.compared_pictures import COLUMNS, ComparedPictures
 from gnerf_ns.pipelines.objective import RenderRequest, TrainingScene
 
 
@@ -63,6 +64,7 @@ class AdversarialObjective(nn.Module):
         self.config = config
         self.discriminator = config.discriminator.setup()
         self.inversion_network = config.inversion_network.setup(code_dim=scene.poses.code_dim)
+        self.compared: Optional[ComparedPictures] = None
         self._scene = (scene,)  # in a tuple: the scene's modules are not this one's
 
     @property
@@ -131,6 +133,9 @@ class AdversarialObjective(nn.Module):
             config.num_patches, config.discriminator.patch_side, plan.patch_scale, device=fake.device
         )
         real = sample_patches(photographs, coords)
+        self.compared = ComparedPictures(
+            "patches of photographs above patches of renderings", real[:COLUMNS], fake.detach()[:COLUMNS]
+        )
         augment = partial(augment_patches, config=config.augmentation)
         losses = discriminator_loss(self.discriminator, real, scales, fake, fake_scales, augment, config.r1_weight)
         return {

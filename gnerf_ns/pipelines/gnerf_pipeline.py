@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Literal, Optional, Tuple, Type, cast
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
-from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
@@ -30,10 +30,16 @@ from gnerf_ns.pipelines.adversarial_objective import AdversarialObjective, Adver
 from gnerf_ns.pipelines.checkpoint_keys import check_keys, drop_other_held_out_poses
 from gnerf_ns.pipelines.objective import Objective, TrainingScene
 from gnerf_ns.pipelines.photometric_objective import PhotometricObjective, PhotometricObjectiveConfig
+from gnerf_ns.pipelines.training_log import training_log_callbacks
 from gnerf_ns.pipelines.transport_objective import TransportObjective, TransportObjectiveConfig
+from gnerf_ns.viewer.live_view import LiveView
+from gnerf_ns.viewer.training_status import TrainingStatus
 
 SEED_STRIDE = 1_000_003
 """Distance between the random seeds of consecutive steps."""
+
+STEPS_PER_VIEW = 10
+"""Steps between two movements of the viewer's frusta."""
 
 
 @dataclass
@@ -107,6 +113,9 @@ class GNeRFPipeline(VanillaPipeline):
         if config.phase_a in ("adversarial", "both"):
             self.adversarial = AdversarialObjective(config.adversarial, scene)
             self.objectives.append(self.adversarial)
+        # The viewer looks for these among a pipeline's public attributes.
+        self.live_view = LiveView(self.estimated_cameras, self._held_out_cameras, self.device.type == "cpu")
+        self.training_status = TrainingStatus(config.schedule)
         self.to(device)
 
     @property
@@ -162,6 +171,9 @@ class GNeRFPipeline(VanillaPipeline):
         cameras.camera_to_worlds = poses().detach().to(cameras.device)
         return cameras
 
+    def _held_out_cameras(self) -> Optional[Cameras]:
+        return self.estimated_cameras("eval") if int(self.eval_poses_step) >= 0 else None
+
     def estimate_held_out_poses(self, step: int) -> None:
         """Estimate the poses of the held-out images with the field frozen, unless that was done at this step."""
         if int(self.eval_poses_step) == step or len(self.datamanager.eval_dataset) == 0:
@@ -200,13 +212,24 @@ class GNeRFPipeline(VanillaPipeline):
         check_keys(state, self.state_dict())
         super().load_pipeline(state, step)
         self.model.follow(self.config.schedule.at(step))
+        self.training_status.report(step)
         if self.test_mode != "val":
             self.estimate_held_out_poses(step)
         self.publish_poses()
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> List[TrainingCallback]:
-        """Callbacks of the parts, and the live view of the poses."""
-        return super().get_training_callbacks(attributes)
+        """Callbacks of the parts, the live view of the poses, and the training log."""
+        after_step, after_train = TrainingCallbackLocation.AFTER_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN
+        return [
+            *super().get_training_callbacks(attributes),
+            TrainingCallback([after_step], self._update_viewer, update_every_num_iters=STEPS_PER_VIEW),
+            TrainingCallback([after_train], self._update_viewer),
+            *training_log_callbacks(self, attributes.trainer),
+        ]
+
+    def _update_viewer(self, step: int) -> None:
+        self.training_status.report(step)
+        self.live_view.update()
 
     def get_eval_loss_dict(self, step: int) -> Tuple[Any, Dict[str, Any], Dict[str, Any]]:
         """Losses on random pixels of held-out images at their estimated poses."""
@@ -214,11 +237,10 @@ class GNeRFPipeline(VanillaPipeline):
         return super().get_eval_loss_dict(step)
 
     def get_eval_image_metrics_and_images(self, step: int) -> Tuple[Dict[str, Any], Dict[str, Tensor]]:
-        """One held-out image at its estimated pose, with the cameras' plot."""
+        """One held-out image at its estimated pose."""
         self._prepare_evaluation(step)
         metrics, images = super().get_eval_image_metrics_and_images(step)
         metrics.update(self.pose_metrics())
-        images["cameras"] = evaluation.plot_poses(self)
         return metrics, images
 
     def get_average_eval_image_metrics(

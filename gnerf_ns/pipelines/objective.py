@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Protocol
+from typing import Any, Callable, Dict, Optional, Protocol
 
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
@@ -13,6 +13,7 @@ from gnerf_ns.cameras.pose_table import PoseTable
 from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.model_components.phase_schedule import StepPlan
 from gnerf_ns.models.gnerf import GNeRFModel
+from gnerf_ns.pipelines.compared_pictures import ComparedPictures
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class RenderRequest:
 
 class Objective(Protocol):
     """A part of the training loss. All objectives of a step share one render."""
+
+    compared: Optional[ComparedPictures]
+    """What it last compared; None before that, or if single pixels are all it compares."""
 
     def is_active(self, plan: StepPlan) -> bool:
         """Whether the step has this objective."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Optional
 
 from gnerf_ns.localization.pixel_rays import sample_pixel_rays
 from gnerf_ns.model_components.phase_schedule import StepPlan
+from gnerf_ns.pipelines.compared_pictures import ComparedPictures
 from gnerf_ns.pipelines.objective import RenderRequest, TrainingScene
 
 
@@ -23,6 +25,7 @@ class PhotometricObjective:
     def __init__(self, config: PhotometricObjectiveConfig, scene: TrainingScene) -> None:
         self.config = config
         self.scene = scene
+        self.compared: Optional[ComparedPictures] = None
 
     def is_active(self, plan: StepPlan) -> bool:
         """In B steps, those of AB included."""

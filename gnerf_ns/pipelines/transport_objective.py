@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from gnerf_ns.cameras.rays import rays_from_poses
 from gnerf_ns.model_components.phase_schedule import StepPlan
 from gnerf_ns.model_components.transport import transport_loss
+from gnerf_ns.pipelines.compared_pictures import COLUMNS, ComparedPictures
 from gnerf_ns.pipelines.objective import RenderRequest, TrainingScene
 
 
@@ -39,6 +40,7 @@ class TransportObjective:
     def __init__(self, config: TransportObjectiveConfig, scene: TrainingScene) -> None:
         self.config = config
         self.scene = scene
+        self.compared: Optional[ComparedPictures] = None
 
     def is_active(self, plan: StepPlan) -> bool:
         """In A steps, those of AB included."""
@@ -62,8 +64,14 @@ class TransportObjective:
             loss, transport_plan = transport_loss(
                 photographs, renderings, plan.epsilon, config.sinkhorn_iterations, config.pose_marginal_damping
             )
+            best = transport_plan.argmax(dim=1)
             if not plan.interleaved:  # in AB the photometric steps have better poses
-                scene.poses.assign(chosen, camera_to_worlds[transport_plan.argmax(dim=1)])
+                scene.poses.assign(chosen, camera_to_worlds[best])
+            self.compared = ComparedPictures(
+                "photographs above the best matching renderings",
+                photographs[:COLUMNS],
+                renderings.detach()[best[:COLUMNS]],
+            )
             return {"transport_loss": config.loss_mult * loss}
 
         return RenderRequest(rays_from_poses(camera_to_worlds, directions, camera_indices), losses)

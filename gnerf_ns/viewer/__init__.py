@@ -1,0 +1,1 @@
+"""What nerfstudio's viewer shows of cameras that are being learned."""

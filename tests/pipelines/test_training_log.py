@@ -1,0 +1,76 @@
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import pytest
+import torch
+from nerfstudio.engine.trainer import Trainer
+from nerfstudio.utils import writer
+
+from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig
+from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
+from gnerf_ns.pipelines import evaluation
+from gnerf_ns.pipelines.compared_pictures import ComparedPictures
+from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
+from gnerf_ns.pipelines.training_log import TrainingLog, training_log_callbacks
+
+
+def fake_pipeline() -> Mock:
+    pictures = torch.rand(2, 3, 16, 16)
+    pipeline = Mock(spec=GNeRFPipeline)
+    pipeline.config = SimpleNamespace(schedule=PhaseScheduleConfig(phase_a_steps=100, phase_b_steps=400))
+    pipeline.pose_metrics = lambda: {"rotation_error_deg_median": 3.0}
+    pipeline.objectives = [
+        SimpleNamespace(compared=None),
+        SimpleNamespace(compared=ComparedPictures("pairs", pictures, pictures)),
+    ]
+    return pipeline
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Steps at which anything was written, by its name."""
+    steps = {}
+
+    def note(name, value, step):
+        steps.setdefault(name, []).append(step)
+
+    monkeypatch.setattr(writer, "put_scalar", note)
+    monkeypatch.setattr(writer, "put_image", note)
+    monkeypatch.setattr(evaluation, "plot_poses", lambda pipeline: torch.zeros(4, 4, 3))
+    return steps
+
+
+def test_what_is_written_when(written):
+    log = TrainingLog(fake_pipeline(), steps_per_plot=200)
+    for step in range(500):
+        log.write(step)
+    assert written == {
+        "Train Poses/rotation_error_deg_median": list(range(0, 500, 50)),
+        "Phase A/pairs": [0, 25, 50, 75],
+        "Train Poses/cameras": [100, 200, 400],
+    }
+
+
+def test_no_truth_no_errors(written):
+    pipeline = fake_pipeline()
+    pipeline.pose_metrics = dict
+    TrainingLog(pipeline, steps_per_plot=200).write(50)
+    assert list(written) == ["Phase A/pairs"]
+
+
+def test_no_phase_a(written):
+    pipeline = fake_pipeline()
+    pipeline.config.schedule = PhaseScheduleConfig(phase_a_steps=0, phase_b_steps=10)
+    TrainingLog(pipeline, steps_per_plot=200).write(0)
+    assert set(written) == {"Train Poses/rotation_error_deg_median", "Train Poses/cameras"}
+
+
+@pytest.mark.parametrize("vis, count", [("viewer", 0), ("tensorboard", 1), ("viewer+tensorboard", 1), ("wandb", 1)])
+def test_only_where_a_writer_takes_it(vis, count):
+    trainer = Mock(spec=Trainer)
+    trainer.config = GNeRFTrainerConfig(vis=vis)
+    assert len(training_log_callbacks(fake_pipeline(), trainer)) == count
+
+
+def test_without_trainer():
+    assert training_log_callbacks(fake_pipeline(), None) == []
