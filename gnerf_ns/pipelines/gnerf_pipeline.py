@@ -149,7 +149,9 @@ class GNeRFPipeline(VanillaPipeline):
         everyone = torch.arange(len(photographs), device=self.device)
         if plan.searches_all_poses:
             if self.adversarial is not None:
+                # The inversion network has the first word; the search mends what it got wrong.
                 self.train_poses.assign(everyone, self.adversarial.regress_poses(photographs))
+                self.train_poses.assign(*self.pose_search.better_poses(photographs, self.train_poses()))
             else:
                 self.train_poses.assign(everyone, self.pose_search.best_poses(photographs)[0])
         elif plan.searches_misfit_poses:
