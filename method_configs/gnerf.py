@@ -110,14 +110,25 @@ def adversarial_pipeline() -> GNeRFPipelineConfig:
     pipeline = default_pipeline()
     pipeline.phase_a = "adversarial"
     pipeline.schedule = PhaseScheduleConfig(
-        phase_a_steps=800,
-        interleaved_steps=200,
+        phase_a_steps=700,
+        interleaved_steps=100,
         phase_b_steps=1500,
         phase_a_image_side=(16, 32),
         density_noise_steps=400,
     )
-    pipeline.adversarial = AdversarialObjectiveConfig(inversion_network=InversionNetworkConfig(tokens_per_side=8))
+    pipeline.adversarial = AdversarialObjectiveConfig(
+        inversion_network=InversionNetworkConfig(tokens_per_side=8),
+        num_inversion_images=24,
+        inversion_render_side=16,
+    )
     return pipeline
+
+
+def adversarial_optimizers() -> Dict[str, Any]:
+    """Those of the default; the inversion network has hundreds of steps where the paper's has thousands."""
+    optimizers = field_optimizers(adversarial_pipeline().schedule)
+    optimizers["inversion_network"]["optimizer"].lr = 2e-4
+    return optimizers
 
 
 def paper_pipeline() -> GNeRFPipelineConfig:
@@ -167,9 +178,7 @@ gnerf_ns = MethodSpecification(
     description="NeRF and camera poses from images without poses, in minutes.",
 )
 gnerf_ns_adversarial = MethodSpecification(
-    config=trainer_config(
-        "gnerf-ns-adversarial", adversarial_pipeline(), field_optimizers(adversarial_pipeline().schedule)
-    ),
+    config=trainer_config("gnerf-ns-adversarial", adversarial_pipeline(), adversarial_optimizers()),
     description="gnerf-ns with GNeRF's adversarial phase A and inversion network.",
 )
 gnerf_ns_paper = MethodSpecification(
