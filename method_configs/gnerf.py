@@ -63,7 +63,7 @@ def trainer_config(method_name: str, pipeline: GNeRFPipelineConfig, optimizers: 
         max_num_iterations=pipeline.schedule.total_steps,
         steps_per_save=250,
         steps_per_eval_batch=10**9,
-        steps_per_eval_image=500,
+        steps_per_eval_image=1000,
         steps_per_eval_all_images=10**9,
         mixed_precision=HAS_CUDA,
         pipeline=pipeline,

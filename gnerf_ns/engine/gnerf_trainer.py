@@ -14,7 +14,6 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from gnerf_ns.data.transforms_json import write_transforms_json
 from gnerf_ns.errors import InputError
-from gnerf_ns.pipelines.evaluation import plot_poses, training_pose_errors
 from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
 from gnerf_ns.plots import save_picture
 
@@ -92,10 +91,10 @@ class GNeRFTrainer(Trainer):
             dataset.image_filenames,
             dataset.mask_filenames,
         )
-        save_picture(folder / "cameras.png", (plot_poses(pipeline) * 255).round().byte().numpy())
+        save_picture(folder / "cameras.png", (pipeline.evaluation.plot_poses() * 255).round().byte().numpy())
         if step >= self._last_step:
             CONSOLE.print(f"Estimated poses: {folder / 'transforms.json'}, a picture of them: {folder / 'cameras.png'}")
-            errors = training_pose_errors(pipeline)
+            errors = pipeline.evaluation.pose_errors()
             if errors is not None:
                 summary = errors.summary()
                 CONSOLE.print(

@@ -2,59 +2,68 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Dict, Optional
+from typing import Dict, Optional
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gnerf_ns.cameras.alignment import PoseErrors, pose_errors
+from gnerf_ns.cameras.pose_table import PoseTable
+from gnerf_ns.data.datamanagers.unposed_datamanager import UnposedDataManager
+from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.plots import plot_cameras
 
-if TYPE_CHECKING:
-    from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
 
+class Evaluation:
+    """Compares the training images' estimated poses, and the field, with the truth where it is known."""
 
-def training_pose_errors(pipeline: "GNeRFPipeline") -> Optional[PoseErrors]:
-    """Errors of the training images' estimated poses; None where the truth is not known."""
-    truth = pipeline.datamanager.train_ground_truth
-    if truth is None or not bool(torch.isfinite(truth).all()):
-        return None
-    return pose_errors(pipeline.train_poses().detach().cpu(), truth.cpu())
+    def __init__(self, model: GNeRFModel, datamanager: UnposedDataManager, train_poses: PoseTable) -> None:
+        self._model = model
+        self._datamanager = datamanager
+        self._train_poses = train_poses
 
+    def pose_errors(self) -> Optional[PoseErrors]:
+        """Errors of the training images' estimated poses; None where the truth is not known."""
+        truth = self._datamanager.train_ground_truth
+        if truth is None or not bool(torch.isfinite(truth).all()):
+            return None
+        return pose_errors(self._train_poses().detach().cpu(), truth.cpu())
 
-def pose_metrics(pipeline: "GNeRFPipeline") -> Dict[str, float]:
-    """`PoseErrors.summary` of the training images; empty where the truth is not known."""
-    errors = training_pose_errors(pipeline)
-    return {} if errors is None else errors.summary()
+    def pose_metrics(self) -> Dict[str, float]:
+        """`PoseErrors.summary` of the training images; empty where the truth is not known."""
+        errors = self.pose_errors()
+        return {} if errors is None else errors.summary()
 
+    @torch.no_grad()
+    def aligned_quality(self) -> Dict[str, float]:
+        """`psnr_aligned` (dB): held-out images at their true poses, moved into the learned frame, nothing optimised.
 
-@torch.no_grad()
-def aligned_quality(pipeline: "GNeRFPipeline") -> Dict[str, float]:
-    """PSNR (dB) on held-out images at their true poses, moved into the learned frame by the training poses' fit."""
-    errors = training_pose_errors(pipeline)
-    truth = pipeline.datamanager.eval_ground_truth
-    if errors is None or truth is None or len(truth) == 0:
-        return {}
-    moved = errors.similarity.inverse().apply(truth.cpu())
-    pipeline.eval()
-    values = []
-    for index, (camera, batch) in enumerate(pipeline.datamanager.fixed_indices_eval_dataloader):
-        camera.camera_to_worlds = moved[index][None].to(camera.camera_to_worlds)
-        outputs = pipeline.model.get_outputs_for_camera(camera)
-        values.append(pipeline.model.get_image_metrics_and_images(outputs, batch)[0]["psnr"])
-    pipeline.train()
-    return {"psnr_aligned": float(torch.tensor(values).mean())}
+        The move is the training poses' fit. Empty where the truth is not known.
+        """
+        errors = self.pose_errors()
+        truth = self._datamanager.eval_ground_truth
+        if errors is None or truth is None or len(truth) == 0:
+            return {}
+        moved = errors.similarity.inverse().apply(truth.cpu())
+        was_training = self._model.training
+        self._model.eval()
+        values = []
+        for index, (camera, batch) in enumerate(self._datamanager.fixed_indices_eval_dataloader):
+            camera.camera_to_worlds = moved[index][None].to(camera.camera_to_worlds)
+            outputs = self._model.get_outputs_for_camera(camera)
+            values.append(self._model.get_image_metrics_and_images(outputs, batch)[0]["psnr"])
+        self._model.train(was_training)
+        return {"psnr_aligned": float(torch.tensor(values).mean())}
 
-
-def plot_poses(pipeline: "GNeRFPipeline") -> Float[Tensor, "height width 3"]:
-    """A picture of the estimated training cameras, against the truth where it is known; values in [0, 1]."""
-    errors = training_pose_errors(pipeline)
-    truth = None
-    title = f"{pipeline.train_poses.num_poses} estimated cameras"
-    if errors is not None:
-        assert pipeline.datamanager.train_ground_truth is not None
-        truth = errors.similarity.inverse().apply(pipeline.datamanager.train_ground_truth.cpu())
-        title += f", median rotation error {errors.summary()['rotation_error_deg_median']:.2f}°"
-    picture = plot_cameras(pipeline.train_poses().detach().cpu(), truth, title)
-    return torch.from_numpy(picture.copy()).float() / 255
+    def plot_poses(self) -> Float[Tensor, "height width 3"]:
+        """A picture of the estimated training cameras, against the truth where it is known; values in [0, 1]."""
+        errors = self.pose_errors()
+        truth = None
+        title = f"{self._train_poses.num_poses} estimated cameras"
+        if errors is not None:
+            assert self._datamanager.train_ground_truth is not None
+            truth = errors.similarity.inverse().apply(self._datamanager.train_ground_truth.cpu())
+            title += f", median rotation error {errors.summary()['rotation_error_deg_median']:.2f}°"
+        picture = plot_cameras(self._train_poses().detach().cpu(), truth, title)
+        return torch.from_numpy(picture.copy()).float() / 255

@@ -25,9 +25,9 @@ from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.pose_search import PoseSearch, PoseSearchConfig
 from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig, StepPlan
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
-from gnerf_ns.pipelines import evaluation
 from gnerf_ns.pipelines.adversarial_objective import AdversarialObjective, AdversarialObjectiveConfig
 from gnerf_ns.pipelines.checkpoint_keys import check_keys, drop_other_held_out_poses
+from gnerf_ns.pipelines.evaluation import Evaluation
 from gnerf_ns.pipelines.objective import Objective, TrainingScene
 from gnerf_ns.pipelines.photometric_objective import PhotometricObjective, PhotometricObjectiveConfig
 from gnerf_ns.pipelines.training_log import training_log_callbacks
@@ -79,6 +79,7 @@ class GNeRFPipeline(VanillaPipeline):
     Attributes:
         train_poses: estimated poses of the training images.
         eval_poses: estimated poses of the held-out images, found with the field frozen.
+        evaluation: figures and pictures of how good the poses are.
         adversarial: discriminator and inversion network, where phase A uses them.
     """
 
@@ -100,6 +101,7 @@ class GNeRFPipeline(VanillaPipeline):
         self.train_poses = PoseTable(len(self.datamanager.train_dataset), mode, radius)
         self.eval_poses = PoseTable(len(self.datamanager.eval_dataset), mode, radius)
         self.register_buffer("eval_poses_step", torch.tensor(-1))
+        self.evaluation = Evaluation(self.model, self.datamanager, self.train_poses)
         self.pose_search = PoseSearch(config.pose_search, self.model, prior, radius)
 
         scene = TrainingScene(
@@ -226,7 +228,7 @@ class GNeRFPipeline(VanillaPipeline):
             *super().get_training_callbacks(attributes),
             TrainingCallback([after_step], self._update_viewer, update_every_num_iters=STEPS_PER_VIEW),
             TrainingCallback([after_train], self._update_viewer),
-            *training_log_callbacks(self, attributes.trainer),
+            *training_log_callbacks(self.config.schedule, self.objectives, self.evaluation, attributes.trainer),
         ]
 
     def _update_viewer(self, step: int) -> None:
@@ -242,7 +244,7 @@ class GNeRFPipeline(VanillaPipeline):
         """One held-out image at its estimated pose."""
         self._prepare_evaluation(step)
         metrics, images = super().get_eval_image_metrics_and_images(step)
-        metrics.update(self.pose_metrics())
+        metrics.update(self.evaluation.pose_metrics())
         return metrics, images
 
     def get_average_eval_image_metrics(
@@ -255,13 +257,9 @@ class GNeRFPipeline(VanillaPipeline):
         """
         self._prepare_evaluation(step)
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
-        metrics.update(evaluation.aligned_quality(self))
-        metrics.update(self.pose_metrics())
+        metrics.update(self.evaluation.aligned_quality())
+        metrics.update(self.evaluation.pose_metrics())
         return metrics
-
-    def pose_metrics(self) -> Dict[str, float]:
-        """Errors of the training images' poses after alignment; empty where the truth is not known."""
-        return evaluation.pose_metrics(self)
 
     def _prepare_evaluation(self, step: Optional[int]) -> None:
         self.estimate_held_out_poses(int(self.eval_poses_step) if step is None else step)

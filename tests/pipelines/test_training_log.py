@@ -8,22 +8,26 @@ from nerfstudio.utils import writer
 
 from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig
 from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
-from gnerf_ns.pipelines import evaluation
 from gnerf_ns.pipelines.compared_pictures import ComparedPictures
-from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
+from gnerf_ns.pipelines.evaluation import Evaluation
 from gnerf_ns.pipelines.training_log import TrainingLog, training_log_callbacks
 
+SCHEDULE = PhaseScheduleConfig(phase_a_steps=100, phase_b_steps=400)
 
-def fake_pipeline() -> Mock:
+
+def fake_objectives() -> list:
     pictures = torch.rand(2, 3, 16, 16)
-    pipeline = Mock(spec=GNeRFPipeline)
-    pipeline.config = SimpleNamespace(schedule=PhaseScheduleConfig(phase_a_steps=100, phase_b_steps=400))
-    pipeline.pose_metrics = lambda: {"rotation_error_deg_median": 3.0}
-    pipeline.objectives = [
+    return [
         SimpleNamespace(compared=None),
         SimpleNamespace(compared=ComparedPictures("pairs", pictures, pictures)),
     ]
-    return pipeline
+
+
+def fake_evaluation() -> Mock:
+    evaluation = Mock(spec=Evaluation)
+    evaluation.pose_metrics.return_value = {"rotation_error_deg_median": 3.0}
+    evaluation.plot_poses.return_value = torch.zeros(4, 4, 3)
+    return evaluation
 
 
 @pytest.fixture
@@ -36,12 +40,11 @@ def written(monkeypatch):
 
     monkeypatch.setattr(writer, "put_scalar", note)
     monkeypatch.setattr(writer, "put_image", note)
-    monkeypatch.setattr(evaluation, "plot_poses", lambda pipeline: torch.zeros(4, 4, 3))
     return steps
 
 
 def test_what_is_written_when(written):
-    log = TrainingLog(fake_pipeline(), steps_per_plot=200)
+    log = TrainingLog(SCHEDULE, fake_objectives(), fake_evaluation(), steps_per_plot=200)
     for step in range(500):
         log.write(step)
     assert written == {
@@ -52,16 +55,15 @@ def test_what_is_written_when(written):
 
 
 def test_no_truth_no_errors(written):
-    pipeline = fake_pipeline()
-    pipeline.pose_metrics = dict
-    TrainingLog(pipeline, steps_per_plot=200).write(50)
+    evaluation = fake_evaluation()
+    evaluation.pose_metrics.return_value = {}
+    TrainingLog(SCHEDULE, fake_objectives(), evaluation, steps_per_plot=200).write(50)
     assert list(written) == ["Phase A/pairs"]
 
 
 def test_no_phase_a(written):
-    pipeline = fake_pipeline()
-    pipeline.config.schedule = PhaseScheduleConfig(phase_a_steps=0, phase_b_steps=10)
-    TrainingLog(pipeline, steps_per_plot=200).write(0)
+    schedule = PhaseScheduleConfig(phase_a_steps=0, phase_b_steps=10)
+    TrainingLog(schedule, fake_objectives(), fake_evaluation(), steps_per_plot=200).write(0)
     assert set(written) == {"Train Poses/rotation_error_deg_median", "Train Poses/cameras"}
 
 
@@ -69,8 +71,8 @@ def test_no_phase_a(written):
 def test_only_where_a_writer_takes_it(vis, count):
     trainer = Mock(spec=Trainer)
     trainer.config = GNeRFTrainerConfig(vis=vis)
-    assert len(training_log_callbacks(fake_pipeline(), trainer)) == count
+    assert len(training_log_callbacks(SCHEDULE, fake_objectives(), fake_evaluation(), trainer)) == count
 
 
 def test_without_trainer():
-    assert training_log_callbacks(fake_pipeline(), None) == []
+    assert training_log_callbacks(SCHEDULE, fake_objectives(), fake_evaluation(), None) == []
