@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Optional, Protocol
+from typing import Any, Callable, Dict, Optional, Protocol, runtime_checkable
 
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
@@ -42,6 +42,7 @@ class RenderRequest:
     """Maps the model's outputs at those rays to weighted losses by name."""
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A part of the training loss. All objectives of a step share one render."""
 

@@ -18,8 +18,8 @@ SCHEDULE = PhaseScheduleConfig(phase_a_steps=100, phase_b_steps=400)
 def fake_objectives() -> list:
     pictures = torch.rand(2, 3, 16, 16)
     return [
-        SimpleNamespace(compared=None),
-        SimpleNamespace(compared=ComparedPictures("pairs", pictures, pictures)),
+        SimpleNamespace(compared=compared, is_active=None, request=None)
+        for compared in (None, ComparedPictures("pairs", pictures, pictures))
     ]
 
 
