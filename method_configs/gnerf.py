@@ -110,9 +110,9 @@ def adversarial_pipeline() -> GNeRFPipelineConfig:
     pipeline = default_pipeline()
     pipeline.phase_a = "adversarial"
     pipeline.schedule = PhaseScheduleConfig(
-        phase_a_steps=700,
+        phase_a_steps=500,
         interleaved_steps=100,
-        phase_b_steps=1500,
+        phase_b_steps=900,
         phase_a_image_side=(16, 32),
         density_noise_steps=400,
     )

@@ -1,4 +1,3 @@
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -10,6 +9,7 @@ from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig
 from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
 from gnerf_ns.pipelines.compared_pictures import ComparedPictures
 from gnerf_ns.pipelines.evaluation import Evaluation
+from gnerf_ns.pipelines.photometric_objective import PhotometricObjective
 from gnerf_ns.pipelines.training_log import TrainingLog, training_log_callbacks
 
 SCHEDULE = PhaseScheduleConfig(phase_a_steps=100, phase_b_steps=400)
@@ -18,7 +18,7 @@ SCHEDULE = PhaseScheduleConfig(phase_a_steps=100, phase_b_steps=400)
 def fake_objectives() -> list:
     pictures = torch.rand(2, 3, 16, 16)
     return [
-        SimpleNamespace(compared=compared, is_active=None, request=None)
+        Mock(spec=PhotometricObjective, compared=compared)
         for compared in (None, ComparedPictures("pairs", pictures, pictures))
     ]
 
