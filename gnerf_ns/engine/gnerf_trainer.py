@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Type
+from typing import Optional, Type
 
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
@@ -21,12 +22,68 @@ POSES_FOLDER = "estimated_poses"
 """Beside the checkpoints' folder: nerfstudio takes every file in the latter for a checkpoint."""
 
 
+NO_TIMESTAMP = "{timestamp}"
+"""nerfstudio's placeholder for the second in which a run starts."""
+
+
 @dataclass
 class GNeRFTrainerConfig(TrainerConfig):
-    """`TrainerConfig` whose `max_num_iterations` counts all steps of a run, those before a resume included."""
+    """`TrainerConfig` whose runs never share a folder, and whose saved paths hold from anywhere.
+
+    `max_num_iterations` counts all steps of a run, those before a resume included.
+    """
 
     _target: Type = field(default_factory=lambda: GNeRFTrainer)
     """Target class to instantiate."""
+
+    def set_timestamp(self) -> None:
+        """Name the run by the second in which it starts, and claim its folder: others may start in the same second.
+
+        Raises:
+            InputError: the folder cannot be made.
+        """
+        if self.timestamp != NO_TIMESTAMP:
+            return
+        super().set_timestamp()
+        now, attempt = self.timestamp, 1
+        while True:
+            folder = self.get_base_dir()
+            try:
+                folder.mkdir(parents=True)
+                return
+            except FileExistsError:
+                attempt += 1
+                self.timestamp = f"{now}_{attempt}"
+            except OSError as error:
+                raise InputError(f"{folder} cannot be made ({error.strerror}); choose another --output-dir.") from error
+
+    def set_experiment_name(self) -> None:
+        """Name the experiment after the folder of the data, be it given as ``.`` or to the dataparser."""
+        if self.experiment_name is None:
+            datamanager = self.pipeline.datamanager
+            data = datamanager.data or datamanager.dataparser.data
+            folder = Path(os.path.abspath(data.parent if data.is_file() else data))
+            self.experiment_name = folder.stem or "unnamed"
+
+    def save_config(self) -> None:
+        """Save the configuration, unless that would bury a finished run.
+
+        Raises:
+            InputError: the run's folder already has checkpoints, and this run is not to go on from one.
+        """
+        is_resumed = self.load_dir is not None or self.load_checkpoint is not None
+        if not is_resumed and latest_checkpoint(self.get_checkpoint_dir()) is not None:
+            raise InputError(
+                f"{self.get_base_dir()} already holds a run; choose another --timestamp or --experiment-name, "
+                f"or go on from it with --load-dir {self.get_checkpoint_dir()}."
+            )
+        self.output_dir = Path(os.path.abspath(self.output_dir))
+        super().save_config()
+
+
+def latest_checkpoint(folder: Path) -> Optional[Path]:
+    """The checkpoint of the highest step in a folder, which need not exist."""
+    return max(folder.glob("step-*.ckpt"), default=None)  # the steps have leading zeros
 
 
 class GNeRFTrainer(Trainer):
@@ -39,23 +96,33 @@ class GNeRFTrainer(Trainer):
         """Check that there is something to resume from before nerfstudio looks.
 
         Raises:
-            InputError: there is no checkpoint where one was said to be.
+            InputError: there is no whole checkpoint where one was said to be, or it does not fit.
         """
-        folder = self.config.load_dir
-        if folder is not None and not list(Path(folder).glob("step-*.ckpt")):
-            raise InputError(
-                f"There is no checkpoint (step-*.ckpt) in {folder}; name the run's nerfstudio_models folder."
-            )
+        path, folder = self.config.load_checkpoint, self.config.load_dir
+        if folder is not None:
+            path = latest_checkpoint(folder)
+            if path is None:
+                raise InputError(
+                    f"There is no checkpoint (step-*.ckpt) in {folder}; name the run's nerfstudio_models folder."
+                )
+            if self.config.load_step is not None:
+                path = folder / f"step-{self.config.load_step:09d}.ckpt"
+        if path is not None and not path.is_file():
+            raise InputError(f"There is no checkpoint {path}; name one that exists.")
+        if path is not None and not zipfile.is_zipfile(path):
+            raise InputError(f"{path} is not a whole checkpoint; use another one.")
         super()._load_checkpoint()
 
     def train(self) -> None:
         """Train up to `max_num_iterations` in all; nerfstudio would add that many to a resumed run."""
         planned = self.config.max_num_iterations
         self.config.max_num_iterations = max(0, planned - self._start_step)
+        self._last_step = planned - 1
         if self.config.max_num_iterations == 0:
             CONSOLE.print(f"Nothing to train: the checkpoint is already at step {self._start_step} of {planned}.")
             self.step = max(0, self._start_step - 1)
-        self._last_step = planned - 1
+            self.save_checkpoint(self.step)
+            return
         super().train()
 
     @check_main_thread

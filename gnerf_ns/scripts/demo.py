@@ -69,6 +69,7 @@ class Demo:
         config.output_dir, config.experiment_name = folder / "runs", "demo"
         config.machine.seed = self.seed
         config.max_num_iterations = self.max_num_iterations or config.max_num_iterations
+        config.set_timestamp()
         with progress_display() as progress:
             task = progress.add_task("Rendering pictures", total=self.scene.num_train + self.scene.num_test)
             render_procedural_scene(pictures, self.scene, lambda done, total: progress.update(task, completed=done))
@@ -111,7 +112,6 @@ def trainer_config(method: str) -> "TrainerConfig":
     config = copy.deepcopy(installed[method].load().config)
     config.vis = "tensorboard"
     config.logging.local_writer.enable = False
-    config.set_timestamp()
     return config
 
 
