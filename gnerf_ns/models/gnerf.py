@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Literal, Tuple, Type, Union
 
 import torch
+import tyro
 from jaxtyping import Bool, Float, Int
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.model_components.losses import distortion_loss, interlevel_loss
@@ -27,6 +28,8 @@ from gnerf_ns.model_components.radiance import RadianceAlongRays
 
 SCENE_RADIUS = 1.0
 """The object fills the ball of this radius around the origin, in scene units."""
+BEYOND_THE_SCENE = 2.0 * SCENE_RADIUS
+"""Farther from the origin than any corner of the box around that ball."""
 
 
 @dataclass
@@ -35,7 +38,9 @@ class GNeRFModelConfig(ModelConfig):
 
     _target: Type = field(default_factory=lambda: GNeRFModel)
     """Target class to instantiate."""
-    radiance: Union[HashRadianceConfig, MLPRadianceConfig] = field(default_factory=HashRadianceConfig)
+    radiance: tyro.conf.AvoidSubcommands[Union[HashRadianceConfig, MLPRadianceConfig]] = field(
+        default_factory=HashRadianceConfig
+    )
     """How the scene is represented and sampled along rays."""
     background_color: Literal["white", "black", "random", "last_sample"] = "white"
     """What lies behind the object, and behind transparent pixels of the photographs. random: another colour at every
@@ -90,10 +95,16 @@ class GNeRFModel(Model):
         return outputs["rgb"] + (1.0 - outputs["accumulation"]) * background
 
     def get_outputs(self, ray_bundle: RayBundle) -> Dict[str, Any]:
-        """Render a flat bundle of rays: `render`, and outside training also normals [rays, 3] mapped to [0, 1]."""
+        """Render a flat bundle of rays: `render`, and outside training also normals [rays, 3] mapped to [0, 1].
+
+        Outside training, the depth of a ray that meets no surface is a point beyond the scene, so that what is built
+        from depth images (``ns-export tsdf``) sees the space in front of it empty.
+        """
         outputs = self.render(ray_bundle)
         if not self.training:
             outputs["normals"] = self._surface_normals(ray_bundle, outputs)
+            beyond = torch.linalg.vector_norm(ray_bundle.origins, dim=-1, keepdim=True) + BEYOND_THE_SCENE
+            outputs["depth"] = torch.where(outputs["accumulation"] > 0.5, outputs["depth"], beyond)
         return outputs
 
     def render(self, ray_bundle: RayBundle) -> Dict[str, Any]:
