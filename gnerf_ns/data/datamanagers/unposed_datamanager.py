@@ -82,7 +82,10 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
     eval_ground_truth: Optional[Float[Tensor, "m 3 4"]]
 
     def __init__(self, config: UnposedDataManagerConfig, *args: Any, **kwargs: Any):
-        super().__init__(config, *args, **kwargs)
+        try:
+            super().__init__(config, *args, **kwargs)
+        except (OSError, AssertionError) as error:  # how the stock parsers complain
+            raise InputError(f"{config.data or config.dataparser.data} cannot be read: {error}") from error
         if config.published_poses is not None:
             self.publish_poses(*config.published_poses)
 

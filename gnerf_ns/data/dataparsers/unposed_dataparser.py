@@ -78,7 +78,7 @@ class UnposedDataParser(DataParser):
         if count < self.config.min_images or not train:
             raise InputError(
                 f"{self.config.data} has {count} images ({len(train)} to train on), but at least "
-                f"{self.config.min_images} are needed; add more, or lower --min-images."
+                f"{self.config.min_images} are needed; add more, or lower --min-images (behind the word unposed-data)."
             )
         frames = train if split == "train" else held_out
         intrinsics, origin = self._intrinsics(frames)
