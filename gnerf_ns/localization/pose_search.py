@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Tuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gnerf_ns.cameras.pose_prior import PosePrior
@@ -70,7 +70,7 @@ class PoseSearch:
     @torch.no_grad()
     def better_poses(
         self, photographs: Photographs, current: Float[Tensor, "n 3 4"]
-    ) -> Tuple[Float[Tensor, "moved"], Float[Tensor, "moved 3 4"]]:
+    ) -> Tuple[Int[Tensor, "moved"], Float[Tensor, "moved 3 4"]]:
         """Photographs that fit clearly better somewhere else in the bank, and their poses there.
 
         Args:

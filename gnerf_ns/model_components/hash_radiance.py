@@ -144,7 +144,9 @@ class HashRadiance(nn.Module):
             ray_samples, proposal_weights, proposal_samples = self.uniform_sampler(ray_bundle), [], []
         else:
             ray_samples, proposal_weights, proposal_samples = self.proposal_sampler(
-                ray_bundle, density_fns=[self.proposal_network.density_fn]
+                # Detached, because the interlevel loss is to teach the proposal network and must not move cameras.
+                ray_bundle,
+                density_fns=[lambda positions: self.proposal_network.density_fn(positions.detach())],
             )
         field_outputs = self.field(ray_samples)
         return RadianceAlongRays(
