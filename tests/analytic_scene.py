@@ -38,7 +38,7 @@ TINY_RADIANCE: Dict[str, Any] = {
 
 
 class Blobs(nn.Module):
-    """Three soft coloured balls of different size, which look different from everywhere."""
+    """Three soft, coloured, patterned balls of different size, which look different from everywhere."""
 
     def __init__(self, num_samples: int = 32) -> None:
         super().__init__()
@@ -65,7 +65,8 @@ class Blobs(nn.Module):
         samples = self.sampler(ray_bundle)
         positions = samples.frustums.get_positions()
         balls = self._balls(positions) + 1e-6
-        rgb = (balls @ self.colours) / balls.sum(-1, keepdim=True)
+        plain = (balls @ self.colours) / balls.sum(-1, keepdim=True)
+        rgb = plain * (0.6 + 0.4 * torch.sin(9.0 * positions))
         return RadianceAlongRays(samples, rgb, samples.get_weights(self.density(positions)))
 
 

@@ -1,0 +1,65 @@
+import io
+from itertools import pairwise
+
+import pytest
+import torch
+
+from gnerf_ns.engine.phase_scheduler import PhaseSchedulerConfig
+
+CONFIG = PhaseSchedulerConfig(phase_b_start=10, phase_b_steps=20, first_factor=0.5, last_factor=0.05)
+
+
+def rates(config: PhaseSchedulerConfig, steps: int, lr: float = 0.02):
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+    scheduler = config.setup().get_scheduler(optimizer, lr)
+    values = []
+    for _ in range(steps):
+        values.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return values, scheduler, optimizer
+
+
+def test_rates_at_stated_steps():
+    values, _, _ = rates(CONFIG, 60)
+    assert values[:10] == [0.02] * 10
+    assert values[10] == pytest.approx(0.01)
+    assert values[20] == pytest.approx(0.02 * (0.5 * 0.05) ** 0.5)
+    assert values[30:] == pytest.approx([0.001] * 30)
+    assert all(after < before for before, after in pairwise(values[10:31]))
+
+
+def test_without_phase_b_the_rate_stays():
+    values, _, _ = rates(PhaseSchedulerConfig(phase_b_start=5, phase_b_steps=0, first_factor=1.0, last_factor=0.1), 5)
+    assert values == [0.02] * 5
+
+
+def test_checkpoints_hold_python_numbers_only():
+    _, scheduler, optimizer = rates(CONFIG, 25)
+
+    def leaves(value):
+        if isinstance(value, dict):
+            return [leaf for item in value.values() for leaf in leaves(item)]
+        if isinstance(value, (list, tuple)):
+            return [leaf for item in value for leaf in leaves(item)]
+        return [value]
+
+    state = {"scheduler": scheduler.state_dict(), "lr": optimizer.param_groups[0]["lr"]}
+    assert {type(leaf) for leaf in leaves(state)} <= {int, float, bool, str, type(None)}
+    checkpoint = io.BytesIO()
+    torch.save(state, checkpoint)
+    checkpoint.seek(0)
+    assert torch.load(checkpoint, weights_only=True) == state
+
+
+def test_a_resumed_schedule_goes_on_where_it_was():
+    undisturbed, _, _ = rates(CONFIG, 40)
+    _, scheduler, optimizer = rates(CONFIG, 17)
+    saved = scheduler.state_dict(), optimizer.state_dict()
+    _, resumed, resumed_optimizer = rates(CONFIG, 0)
+    resumed.load_state_dict(saved[0])
+    resumed_optimizer.load_state_dict(saved[1])
+    for expected in undisturbed[17:]:
+        assert resumed_optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+        resumed_optimizer.step()
+        resumed.step()

@@ -1,0 +1,90 @@
+import pytest
+import roma
+import torch
+from analytic_scene import RADIUS, Blobs, model_of, photographs_of, random_poses
+from torch import Tensor
+
+from gnerf_ns.cameras.pose_prior import PosePriorConfig
+from gnerf_ns.localization.photographs import Photographs
+from gnerf_ns.localization.pose_search import PoseSearch, PoseSearchConfig
+from gnerf_ns.models.gnerf import GNeRFModel
+
+
+def angles_deg(first: Tensor, second: Tensor) -> Tensor:
+    return torch.rad2deg(roma.rotmat_geodesic_distance(first[:, :, :3], second[:, :, :3]))
+
+
+@pytest.fixture(scope="module")
+def model() -> GNeRFModel:
+    return model_of(Blobs(num_samples=16))
+
+
+@pytest.fixture(scope="module")
+def photographs(model: GNeRFModel) -> Photographs:
+    return photographs_of(model, random_poses(12, seed=3))
+
+
+@pytest.fixture
+def search(model: GNeRFModel) -> PoseSearch:
+    torch.manual_seed(0)
+    prior = PosePriorConfig(elevation_deg=(-60.0, 60.0)).resolve()
+    return PoseSearch(PoseSearchConfig(bank_size=600), model, prior, RADIUS)
+
+
+def test_best_poses_are_near_the_true_ones(search: PoseSearch, photographs: Photographs):
+    poses, cost = search.best_poses(photographs)
+    assert poses.shape == (12, 3, 4) and cost.shape == (12,)
+    errors = angles_deg(poses, random_poses(12, seed=3))
+    assert errors.max() < 20 and errors.median() < 8  # the spacing of the bank
+    torch.testing.assert_close(poses[:, :, 3].norm(dim=-1), torch.full((12,), RADIUS))
+
+
+def test_a_larger_bank_finds_lower_costs(search: PoseSearch, photographs: Photographs):
+    search.config.bank_size = 20
+    few = search.best_poses(photographs)[1]
+    search.config.bank_size = 600
+    assert search.best_poses(photographs)[1].mean() < 0.5 * few.mean()
+
+
+def test_only_misfits_are_moved(search: PoseSearch, photographs: Photographs):
+    truth = random_poses(12, seed=3)
+    current = truth.clone()
+    current[[2, 7]] = random_poses(2, seed=4)
+    moved, poses = search.better_poses(photographs, current)
+    assert sorted(moved.tolist()) == [2, 7]
+    assert angles_deg(poses, truth[moved]).max() < 20
+
+
+def test_a_strict_ratio_moves_nothing(search: PoseSearch, photographs: Photographs):
+    search.config.required_cost_ratio = 0.0
+    moved, poses = search.better_poses(photographs, random_poses(12, seed=4))
+    assert moved.shape == (0,) and poses.shape == (0, 3, 4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_in_its_mode_and_gets_no_gradient(search: PoseSearch, photographs: Photographs, training):
+    search.model.train(training)
+    poses, cost = search.best_poses(photographs)
+    assert search.model.training is training and not poses.requires_grad and not cost.requires_grad
+    assert search.model.radiance.scale.grad is None
+
+
+def test_random_backgrounds_do_not_mislead(model: GNeRFModel, photographs: Photographs):
+    torch.manual_seed(0)
+    plain = model_of(Blobs(num_samples=16), background_color="random")
+    prior = PosePriorConfig(elevation_deg=(-60.0, 60.0)).resolve()
+    poses, _ = PoseSearch(PoseSearchConfig(bank_size=600), plain, prior, RADIUS).best_poses(photographs)
+    assert angles_deg(poses, random_poses(12, seed=3)).median() < 10
+
+
+def test_chunks_make_no_difference(search: PoseSearch, photographs: Photographs, monkeypatch):
+    from gnerf_ns.localization import pose_search
+
+    def costs() -> Tensor:
+        torch.manual_seed(1)
+        return search.best_poses(photographs)[1]
+
+    search.config.bank_size = 50
+    whole = costs()
+    monkeypatch.setattr(pose_search, "RAYS_PER_CHUNK", 1000)
+    torch.testing.assert_close(costs(), whole, atol=1e-6, rtol=1e-4)

@@ -1,0 +1,136 @@
+"""Everything of a training, as small as it goes: for tests of what surrounds the learning."""
+
+from pathlib import Path
+from typing import Any, Dict, List, Literal
+
+import torch
+from analytic_scene import TINY_RADIANCE
+from nerfstudio.configs.base_config import MachineConfig
+from torch import Tensor
+
+from gnerf_ns.data.datamanagers.unposed_datamanager import UnposedDataManagerConfig
+from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig
+from gnerf_ns.engine.optimizers import QuickAdamOptimizerConfig
+from gnerf_ns.engine.phase_scheduler import PhaseSchedulerConfig
+from gnerf_ns.localization.held_out import HeldOutConfig
+from gnerf_ns.localization.photometric_refinement import RefinementConfig
+from gnerf_ns.localization.pose_search import PoseSearchConfig
+from gnerf_ns.model_components.discriminator import DiscriminatorConfig
+from gnerf_ns.model_components.hash_radiance import HashRadianceConfig
+from gnerf_ns.model_components.inversion_network import InversionNetworkConfig
+from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
+from gnerf_ns.models.gnerf import GNeRFModelConfig
+from gnerf_ns.pipelines.adversarial_objective import AdversarialObjectiveConfig
+from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline, GNeRFPipelineConfig
+from gnerf_ns.pipelines.photometric_objective import PhotometricObjectiveConfig
+from gnerf_ns.pipelines.transport_objective import TransportObjectiveConfig
+
+PhaseA = Literal["transport", "adversarial", "both"]
+SEED = 42
+SCHEDULE: Dict[str, Any] = {
+    "phase_a_steps": 3,
+    "interleaved_steps": 2,
+    "phase_b_steps": 7,
+    "phase_a_image_side": (8, 12),
+    "phase_b_image_side": (8, 16),
+    "density_noise_steps": 6,
+    "misfit_search_steps": (2,),
+    "patch_side": 8,
+}
+"""Steps 0 to 2 are A, 3 and 4 are AB, 5 to 11 are B; poses are looked up at 3 and mended at 7."""
+
+GROUPS = ("fields", "proposal_networks", "poses", "discriminator", "inversion_network")
+
+
+def pipeline_config(data: Path, phase_a: PhaseA = "both", **options: Any) -> GNeRFPipelineConfig:
+    """A pipeline whose steps take milliseconds."""
+    refinement = RefinementConfig(steps=3, rays_per_step=32, first_image_side=8)
+    return GNeRFPipelineConfig(
+        **{
+            "datamanager": UnposedDataManagerConfig(data=data, max_image_side=16),
+            "model": GNeRFModelConfig(radiance=HashRadianceConfig(**TINY_RADIANCE)),
+            "schedule": PhaseScheduleConfig(**SCHEDULE),
+            "phase_a": phase_a,
+            "transport": TransportObjectiveConfig(num_poses=5, sinkhorn_iterations=10),
+            "adversarial": AdversarialObjectiveConfig(
+                discriminator=DiscriminatorConfig(patch_side=8, base_width=4),
+                inversion_network=InversionNetworkConfig(
+                    image_side=16, tokens_per_side=4, width=16, depth=1, heads=2, mlp_width=16
+                ),
+                num_patches=3,
+                num_inversion_images=2,
+                inversion_render_side=8,
+                num_regularized_photographs=4,
+            ),
+            "photometric": PhotometricObjectiveConfig(rays_per_step=64),
+            "pose_search": PoseSearchConfig(bank_size=10, image_side=8),
+            "held_out": HeldOutConfig(num_hypotheses=2, trial=refinement, refinement=refinement),
+            **options,
+        }
+    )
+
+
+def build_pipeline(config: GNeRFPipelineConfig, **options: Any) -> GNeRFPipeline:
+    """The same weights every time."""
+    torch.manual_seed(SEED)
+    return config.setup(device="cpu", **options)
+
+
+def train_steps(pipeline: GNeRFPipeline, steps: range, between=lambda step: None) -> List[Dict[str, Tensor]]:
+    """What the trainer does, in short. Returns the losses of each step."""
+    groups = pipeline.get_param_groups()
+    optimizers = [torch.optim.SGD(parameters, lr=0.05) for parameters in groups.values()]
+    history = []
+    for step in steps:
+        pipeline.train()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        _, losses, _ = pipeline.get_train_loss_dict(step)
+        sum(losses.values(), torch.tensor(0.0)).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        history.append({name: loss.detach().clone() for name, loss in losses.items()})
+        between(step)
+    return history
+
+
+def trainer_config(data: Path, output: Path, phase_a: PhaseA = "both", **options: Any) -> GNeRFTrainerConfig:
+    """A training of twelve steps with a checkpoint after every fourth, without viewer or console table."""
+    config = GNeRFTrainerConfig(
+        method_name="tiny",
+        experiment_name="run",
+        timestamp="now",
+        output_dir=output,
+        data=data,
+        machine=MachineConfig(device_type="cpu", seed=SEED),
+        pipeline=pipeline_config(data, phase_a),
+        optimizers={
+            group: {
+                "optimizer": QuickAdamOptimizerConfig(lr=5e-3),
+                "scheduler": PhaseSchedulerConfig(phase_b_start=5, phase_b_steps=7),
+            }
+            for group in GROUPS
+        },
+        **{
+            "vis": "tensorboard",
+            "max_num_iterations": 12,
+            "steps_per_save": 4,
+            "steps_per_eval_batch": 10**9,
+            "steps_per_eval_image": 6,
+            "steps_per_eval_all_images": 10**9,
+            "mixed_precision": False,
+            "save_only_latest_checkpoint": True,
+            **options,
+        },
+    )
+    config.logging.local_writer.enable = False
+    return config
+
+
+def build_trainer(config: GNeRFTrainerConfig) -> Any:
+    """What `ns-train` does before training."""
+    torch.manual_seed(config.machine.seed)
+    config.save_config()
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    return trainer
