@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Literal, Optional, Tuple, Type, cast
+from typing import Any, Dict, List, Literal, Optional, Tuple, Type, Union, cast
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -88,9 +88,9 @@ class GNeRFPipeline(VanillaPipeline):
     eval_poses_step: Tensor
     """Training step at which `eval_poses` were estimated, -1 for never."""
 
-    def __init__(self, config: GNeRFPipelineConfig, device: str, **kwargs: Any) -> None:
+    def __init__(self, config: GNeRFPipelineConfig, device: Union[str, torch.device], **kwargs: Any) -> None:
         keep_freed_memory()
-        super().__init__(config, device, **kwargs)
+        super().__init__(config, cast(str, device), **kwargs)
         self._seed = torch.initial_seed()
         prior = config.pose_prior.resolve()
         directions = CameraDirections(self.datamanager.train_dataset.cameras.to(device))
