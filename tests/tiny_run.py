@@ -97,7 +97,7 @@ def train_steps(pipeline: GNeRFPipeline, steps: range, between=lambda step: None
 def trainer_config(data: Path, output: Path, phase_a: PhaseA = "both", **options: Any) -> GNeRFTrainerConfig:
     """A training of twelve steps with a checkpoint after every fourth, without viewer or console table."""
     config = GNeRFTrainerConfig(
-        method_name="tiny",
+        method_name="gnerf-ns-tiny",  # eval_setup looks it up
         experiment_name="run",
         timestamp="now",
         output_dir=output,

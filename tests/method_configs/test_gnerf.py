@@ -1,0 +1,180 @@
+"""The installed methods as a user has them: through nerfstudio's entry points and its command line."""
+
+import copy
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Dict
+
+import pytest
+import torch
+import tyro
+import yaml
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.plugins.types import MethodSpecification
+from tiny_run import PhaseA, build_pipeline, pipeline_config, train_steps
+
+from gnerf_ns.data.dataparsers.unposed_dataparser import UnposedDataParserConfig
+from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig
+from gnerf_ns.engine.phase_scheduler import PhaseSchedulerConfig
+from gnerf_ns.model_components.mlp_radiance import MLPRadianceConfig
+
+METHODS: Dict[str, MethodSpecification] = {
+    point.name: point.load()
+    for point in entry_points(group="nerfstudio.method_configs")
+    if point.value.startswith("gnerf_ns.")
+}
+
+
+def config_of(method: str) -> Any:
+    return copy.deepcopy(METHODS[method].config)
+
+
+def on_tiny_pictures(config: Any, folder: Path) -> Any:
+    """The method's own networks and objectives on pictures of 16 pixels."""
+    config.pipeline.datamanager.data = folder
+    return config.pipeline
+
+
+def test_there_are_four_methods():
+    assert METHODS.keys() == {"gnerf-ns", "gnerf-ns-adversarial", "gnerf-ns-paper", "gnerf-ns-tiny"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_parameter_group_has_an_optimizer_whatever_phase_a_is(method: str, tiny_scene: Path):
+    config = config_of(method)
+    every_group = set()
+    phases: Dict[PhaseA, Any] = {"transport": None, "adversarial": None, "both": None}
+    for phase_a in phases:
+        # Small networks, but of the method's kind: groups do not depend on sizes.
+        radiance = config.pipeline.model.radiance
+        pipeline = pipeline_config(tiny_scene, phase_a)
+        if isinstance(radiance, MLPRadianceConfig):
+            pipeline.model.radiance = MLPRadianceConfig(num_layers=2, layer_width=8, layer_width_color=8)  # type: ignore
+        groups = build_pipeline(pipeline).get_param_groups()
+        assert groups.keys() <= config.optimizers.keys()
+        every_group |= groups.keys()
+    assert every_group == config.optimizers.keys(), "an optimizer of nothing"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_schedules_agree(method: str):
+    """Learning rates, length of the run and patch sizes follow the phases that the pipeline has."""
+    config = config_of(method)
+    schedule = config.pipeline.schedule
+    assert config.max_num_iterations == schedule.total_steps
+    for optimizer in config.optimizers.values():
+        scheduler = optimizer["scheduler"]
+        if scheduler is not None:
+            assert isinstance(scheduler, PhaseSchedulerConfig)
+            assert scheduler.phase_b_start == schedule.phase_b_start
+            assert scheduler.phase_b_steps == schedule.phase_b_steps
+    assert schedule.patch_side == config.pipeline.adversarial.discriminator.patch_side
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_runs_where_there_is_no_gpu_and_ends_by_itself(method: str):
+    config = config_of(method)
+    assert config.machine.device_type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert config.mixed_precision == torch.cuda.is_available()
+    assert config.viewer.quit_on_train_completion
+    assert config.is_tensorboard_enabled(), "vis='viewer' alone runs no evaluation"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_yaml_round_trip(method: str, tmp_path: Path):
+    config = config_of(method)
+    config.pipeline.datamanager.data = tmp_path
+    text = yaml.dump(config)
+    loaded: Any = yaml.load(text, Loader=yaml.Loader)
+    assert type(loaded) is GNeRFTrainerConfig
+    assert yaml.dump(loaded) == text
+    assert loaded.pipeline.model == config.pipeline.model and loaded.pipeline.schedule == config.pipeline.schedule
+    assert loaded.optimizers == config.optimizers
+
+
+def test_the_paper_s_published_values():
+    pipeline = config_of("gnerf-ns-paper").pipeline
+    assert pipeline.phase_a == "adversarial" and pipeline.datamanager.max_image_side == 400
+    radiance, objective, schedule = pipeline.model.radiance, pipeline.adversarial, pipeline.schedule
+    assert (radiance.num_layers, radiance.layer_width) == (8, 360)
+    assert (radiance.num_coarse_samples, radiance.num_fine_samples) == (64, 64)
+    assert (objective.num_patches, objective.r1_weight, objective.pose_regularization_mult) == (12, 10.0, 0.1)
+    assert objective.discriminator.patch_side == 16
+    inversion = objective.inversion_network
+    assert (inversion.image_side, inversion.width, inversion.depth, inversion.heads) == (64, 256, 6, 16)
+    assert pipeline.model.background_color == "white" and schedule.at(0).patch_scale == (1.0, 1.0)
+    optimizers = config_of("gnerf-ns-paper").optimizers
+    assert optimizers["fields"]["optimizer"]._target is torch.optim.RMSprop
+    assert {name: entry["optimizer"].lr for name, entry in optimizers.items()} == {
+        "fields": 5e-4,
+        "discriminator": 1e-4,
+        "inversion_network": 1e-4,
+        "poses": 5e-3,
+    }
+
+
+def test_the_paper_s_method_runs_an_a_and_a_b_step(tiny_scene: Path):
+    """Its whole recipe, every size overridden."""
+    config = on_tiny_pictures(config_of("gnerf-ns-paper"), tiny_scene)
+    small = pipeline_config(tiny_scene, "adversarial")
+    config.datamanager.max_image_side = 16
+    radiance = config.model.radiance
+    radiance.layer_width, radiance.layer_width_color = 16, 8
+    radiance.num_coarse_samples = radiance.num_fine_samples = 4
+    config.adversarial, config.photometric, config.schedule = small.adversarial, small.photometric, small.schedule
+    config.pose_search, config.held_out = small.pose_search, small.held_out
+    pipeline = build_pipeline(config)
+    before = [parameter.detach().clone() for parameter in pipeline.model.parameters()]
+    history = train_steps(pipeline, range(12))
+    assert "generator_loss" in history[0] and history[-1].keys() == {"photometric_loss"}
+    assert all(torch.isfinite(loss) for losses in history for loss in losses.values())
+    changed = [not torch.equal(old, new) for old, new in zip(before, pipeline.model.parameters(), strict=True)]
+    assert sum(changed) > 0.9 * len([value for value in before if value.numel()])
+
+
+@pytest.mark.parametrize("method", ["gnerf-ns", "gnerf-ns-adversarial", "gnerf-ns-tiny"])
+def test_fast_methods_take_a_step_at_their_own_sizes(method: str, tiny_scene: Path):
+    config = on_tiny_pictures(config_of(method), tiny_scene)
+    config.pose_search.bank_size = 20
+    pipeline = build_pipeline(config)
+    losses = train_steps(pipeline, range(1)) + train_steps(
+        pipeline, range(config.schedule.phase_b_start, config.schedule.phase_b_start + 1)
+    )
+    assert "photometric_loss" in losses[1] and "photometric_loss" not in losses[0]
+    assert all(torch.isfinite(loss) for step in losses for loss in step.values())
+
+
+@pytest.fixture(scope="module")
+def command_line():
+    """`ns-train`'s own."""
+    from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
+
+    return lambda *arguments: tyro.cli(AnnotatedBaseConfigUnion, args=arguments)  # type: ignore[arg-type]
+
+
+def test_a_bare_command_takes_our_dataparser(command_line):
+    config = command_line("gnerf-ns", "--data", "pictures")
+    assert config.method_name == "gnerf-ns" and config.data == Path("pictures")
+    assert isinstance(config.pipeline.datamanager.dataparser, UnposedDataParserConfig)
+
+
+def test_options_override(command_line):
+    config = command_line(
+        *("gnerf-ns", "--data", "pictures", "--pipeline.phase-a", "both"),
+        *("--pipeline.schedule.phase-a-image-side", "8", "16", "--pipeline.pose-prior.elevation-deg", "-30", "60"),
+        *("--pipeline.model.radiance.num-levels", "5", "--optimizers.poses.optimizer.lr", "0.5"),
+        *("unposed-data", "--fov-deg", "30"),
+    )
+    assert config.pipeline.phase_a == "both" and config.pipeline.schedule.phase_a_image_side == (8, 16)
+    assert config.pipeline.pose_prior.elevation_deg == (-30.0, 60.0)
+    assert config.pipeline.model.radiance.num_levels == 5
+    assert config.optimizers["poses"]["optimizer"].lr == 0.5
+    assert config.pipeline.datamanager.dataparser.fov_deg == 30.0
+    assert config_of("gnerf-ns").pipeline.phase_a != "both", "the installed method stays as it was"
+
+
+def test_a_stock_dataparser(command_line):
+    config = command_line("gnerf-ns", "--data", "pictures", "blender-data")
+    assert isinstance(config.pipeline.datamanager.dataparser, BlenderDataParserConfig)
+    with pytest.raises(SystemExit):
+        command_line("gnerf-ns", "--data", "pictures", "--pipeline.no-such-option", "1")
