@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 CPU_MAX_RESOLUTION = 264
 """Longer side of the viewer's picture where there is no GPU, in pixels: about a second per picture."""
 
-VIEWPOINT_DISTANCE = 0.8
-"""Of the first view, in units of the cameras' distance: among the frusta, so that none of them hides the object."""
+VIEWPOINT_DISTANCE = 0.75
+"""Of the first view, in units of the cameras' distance: inside the shell of frusta, none of which hides the object."""
 
 HELD_OUT_COLOR = (240, 140, 30)
 
@@ -78,10 +78,10 @@ class LiveView(ViewerControl):
 
     def _move_frusta(self) -> None:
         assert self._viewer is not None
-        held_out = self._held_out_cameras()
+        train, held_out = self._train_cameras(), self._held_out_cameras()
         with self._viewer.viser_server.atomic():
             # The viewer has no frusta before training starts.
-            _move(getattr(self._viewer, "camera_handles", {}), self._train_cameras())
+            _move(getattr(self._viewer, "camera_handles", {}), train)
             if held_out is not None:
                 if not self._held_out_frusta:
                     self._held_out_frusta = self._draw_held_out_frusta(self._viewer, held_out)
@@ -102,9 +102,13 @@ class LiveView(ViewerControl):
 
 
 def frustum_scale(camera_to_worlds: Float[Tensor, "n 3 4"]) -> float:
-    """Size of frusta, in the viewer's units, at which they are well visible and do not yet hide each other."""
+    """Size of frusta, in the viewer's units, at which they are well visible and do not yet hide each other.
+
+    A frustum of size 1 is 3 to 5 units deep, the more the narrower its view: few cameras must not get frusta that
+    reach the first viewpoint.
+    """
     distance = torch.linalg.vector_norm(camera_to_worlds[..., 3], dim=-1).median()
-    return VISER_NERFSTUDIO_SCALE_RATIO * float(distance) * min(0.15, 0.45 / len(camera_to_worlds) ** 0.5)
+    return VISER_NERFSTUDIO_SCALE_RATIO * float(distance) * min(0.04, 0.45 / len(camera_to_worlds) ** 0.5)
 
 
 def first_viewpoint(camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[np.ndarray, "3"]:

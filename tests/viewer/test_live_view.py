@@ -132,7 +132,7 @@ def test_resolution_suits_the_machine(viewer_of, on_cpu, expected):
 
 def test_frusta_of_default_size_are_enlarged_and_chosen_sizes_kept(viewer_of):
     pipeline = FakePipeline()
-    assert viewer_of(pipeline, ViewerConfig()).config.camera_frustum_scale == pytest.approx(10 * 2.8 * 0.15)
+    assert viewer_of(pipeline, ViewerConfig()).config.camera_frustum_scale == pytest.approx(10 * 2.8 * 0.04)
     chosen = ViewerConfig(camera_frustum_scale=0.7)
     assert viewer_of(pipeline, chosen).config.camera_frustum_scale == 0.7
 
@@ -148,14 +148,24 @@ def test_a_visitor_starts_among_the_cameras_and_looks_at_the_object(viewer_of):
     client.atomic, client.camera = Mock(return_value=Mock(__enter__=Mock(), __exit__=Mock())), SimpleNamespace()
     pipeline.live_view._welcome(client)
     heights = pipeline.train_cameras.camera_to_worlds[:, 2, 3]
-    assert client.camera.position[2] == pytest.approx(8.0 * float(heights.median()), rel=1e-5)
-    assert np.linalg.norm(client.camera.position) == pytest.approx(8.0 * 2.8, rel=1e-5)
+    assert client.camera.position[2] == pytest.approx(7.5 * float(heights.median()), rel=1e-5)
+    assert np.linalg.norm(client.camera.position) == pytest.approx(7.5 * 2.8, rel=1e-5)
     assert client.camera.look_at == (0.0, 0.0, 0.0)
 
 
 def test_first_viewpoint_of_a_single_camera():
     pose = look_at(torch.tensor([[0.0, 3.0, 1.0]]))
-    np.testing.assert_allclose(first_viewpoint(pose), [0.0, 2.4, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(first_viewpoint(pose), [0.0, 2.25, 0.75], rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 10, 1000])
+@pytest.mark.parametrize("fov_deg", [20.0, 40.0, 90.0])
+def test_no_frustum_reaches_the_first_viewpoint(count, fov_deg):
+    poses = cameras(count, 0).camera_to_worlds
+    # How the browser draws a square frustum: of the proportions of the view, and of the scale's cube in volume.
+    half = math.tan(math.radians(fov_deg) / 2)
+    depth = frustum_scale(poses) / (half * half / 3) ** (1 / 3)
+    assert np.linalg.norm(10 * first_viewpoint(poses)) < 0.98 * (10 * 2.8 - depth)
 
 
 def test_viser_axes_point_forward_and_down():
