@@ -28,7 +28,7 @@ DATAPARSERS = entry_points(group="nerfstudio.dataparser_configs")
 
 # A module imports from its own room and from the layers above its own in this list, never from below or from beside.
 LAYERS = (
-    {"errors", "system_libraries"},
+    {"errors", "freed_memory", "system_libraries"},
     {"gnerf_ns"},
     {"cameras", "field_components"},
     {"data", "plots"},
