@@ -7,12 +7,13 @@ import shutil
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional, Type
+from typing import Optional, Type, cast
 
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from gnerf_ns.data.datamanagers.unposed_datamanager import UnposedDataManagerConfig
 from gnerf_ns.data.transforms_json import write_transforms_json
 from gnerf_ns.errors import InputError
 from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
@@ -60,7 +61,7 @@ class GNeRFTrainerConfig(TrainerConfig):
     def set_experiment_name(self) -> None:
         """Name the experiment after the folder of the data, be it given as ``.`` or to the dataparser."""
         if self.experiment_name is None:
-            datamanager = self.pipeline.datamanager
+            datamanager = cast(UnposedDataManagerConfig, self.pipeline.datamanager)
             data = datamanager.data or datamanager.dataparser.data
             folder = Path(os.path.abspath(data.parent if data.is_file() else data))
             self.experiment_name = folder.stem or "unnamed"

@@ -82,7 +82,7 @@ def test_runs_where_there_is_no_gpu_and_ends_by_itself(method: str):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_yaml_round_trip(method: str, tmp_path: Path):
-    config = config_of(method)
+    config: Any = config_of(method)
     config.pipeline.datamanager.data = tmp_path
     text = yaml.dump(config)
     loaded: Any = yaml.load(text, Loader=yaml.Loader)
