@@ -3,7 +3,7 @@
 import copy
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, cast
 
 import pytest
 import torch
@@ -82,13 +82,13 @@ def test_runs_where_there_is_no_gpu_and_ends_by_itself(method: str):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_yaml_round_trip(method: str, tmp_path: Path):
-    config: Any = config_of(method)
+    config = config_of(method)
     config.pipeline.datamanager.data = tmp_path
     text = yaml.dump(config)
     loaded: Any = yaml.load(text, Loader=yaml.Loader)
     assert type(loaded) is GNeRFTrainerConfig
     assert yaml.dump(loaded) == text
-    assert loaded.pipeline.model == config.pipeline.model and loaded.pipeline.schedule == config.pipeline.schedule
+    assert loaded.pipeline.model == config.pipeline.model and loaded.pipeline.schedule == cast(Any, config.pipeline).schedule
     assert loaded.optimizers == config.optimizers
 
 
