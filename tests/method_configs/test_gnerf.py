@@ -3,7 +3,7 @@
 import copy
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Dict, cast
+from typing import Any, Dict
 
 import pytest
 import torch
@@ -14,7 +14,6 @@ from nerfstudio.plugins.types import MethodSpecification
 from tiny_run import PhaseA, build_pipeline, pipeline_config, train_steps
 
 from gnerf_ns.data.dataparsers.unposed_dataparser import UnposedDataParserConfig
-from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig
 from gnerf_ns.engine.phase_scheduler import PhaseSchedulerConfig
 from gnerf_ns.model_components.mlp_radiance import MLPRadianceConfig
 
@@ -86,9 +85,9 @@ def test_yaml_round_trip(method: str, tmp_path: Path):
     config.pipeline.datamanager.data = tmp_path
     text = yaml.dump(config)
     loaded: Any = yaml.load(text, Loader=yaml.Loader)
-    assert type(loaded) is GNeRFTrainerConfig
+    assert type(loaded).__name__ == "GNeRFTrainerConfig"
     assert yaml.dump(loaded) == text
-    assert loaded.pipeline.model == config.pipeline.model and loaded.pipeline.schedule == cast(Any, config.pipeline).schedule
+    assert loaded.pipeline == config.pipeline
     assert loaded.optimizers == config.optimizers
 
 
