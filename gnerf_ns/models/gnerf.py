@@ -31,6 +31,9 @@ SCENE_RADIUS = 1.0
 BEYOND_THE_SCENE = 2.0 * SCENE_RADIUS
 """Farther from the origin than any corner of the box around that ball."""
 
+NORMAL_RADIUS = 0.03 * SCENE_RADIUS
+"""How far around a surface point its normal is measured; about what a pixel sees of the ball at 100 pixels."""
+
 
 @dataclass
 class GNeRFModelConfig(ModelConfig):
@@ -158,13 +161,15 @@ class GNeRFModel(Model):
         return 1.0 if self.config.background_color == "white" else 0.0
 
     def _surface_normals(self, ray_bundle: RayBundle, outputs: Dict[str, Tensor]) -> Float[Tensor, "rays 3"]:
-        """Direction in which density falls fastest at the expected depth, mapped to [0, 1]; costs one sample a ray."""
-        with torch.enable_grad():
-            positions = ray_bundle.origins + ray_bundle.directions * outputs["expected_depth"]
-            positions = positions.detach().requires_grad_(True)
-            log_density = self.radiance.density(positions).clamp_min(1e-10).log().sum()
-            gradient = torch.autograd.grad(log_density, positions)[0]
-        normals = F.normalize(-gradient, dim=-1)
+        """Direction in which opacity falls fastest around the surface, mapped to [0, 1]; costs six samples a ray."""
+        surface = ray_bundle.origins + ray_bundle.directions * outputs["depth"]
+        # Central differences over some distance: the derivative itself sees every cell of the hash grid.
+        steps = NORMAL_RADIUS * torch.eye(3, device=surface.device)
+        positions = surface[:, None] + torch.cat([steps, -steps])
+        with torch.no_grad():
+            density = self.radiance.density(positions.flatten(0, 1)).view(-1, 2, 3)
+        opacity = 1.0 - torch.exp(-NORMAL_RADIUS * density)
+        normals = F.normalize(opacity[:, 1] - opacity[:, 0], dim=-1)
         return self.normals_shader(normals, outputs["accumulation"])
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> Dict[str, Tensor]:
