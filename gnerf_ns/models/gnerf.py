@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Literal, Tuple, Type, Union
 
 import torch
 import tyro
 from jaxtyping import Bool, Float, Int
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.model_components import renderers
 from nerfstudio.model_components.losses import distortion_loss, interlevel_loss
 from nerfstudio.model_components.renderers import AccumulationRenderer, DepthRenderer, RGBRenderer
 from nerfstudio.model_components.shaders import NormalsShader
@@ -113,26 +114,36 @@ class GNeRFModel(Model):
     def render(self, ray_bundle: RayBundle) -> Dict[str, Any]:
         """Render a flat bundle of rays; differentiable in the rays, too.
 
+        Rays that have nears and fars are cut to them, too: the viewer's crop, or a surface that ns-export colours.
+
         Returns:
             rgb [rays, 3]; accumulation, depth and expected_depth [rays, 1] (scene units along the ray); rgb of the
             coarser networks, where there are any, as `earlier_rgb`, and their accumulation as `earlier_accumulation`;
             when training, also the `radiance` itself.
         """
-        ray_bundle.nears, ray_bundle.fars, hits = intersect_sphere(ray_bundle, SCENE_RADIUS)
+        nears, fars, hits = intersect_sphere(ray_bundle, SCENE_RADIUS)
         if self.config.background_color != "last_sample":
             # Where all rays miss, one is sampled all the same; an interval without length holds nothing to see.
-            ray_bundle.fars = torch.where(hits[:, None], ray_bundle.fars, ray_bundle.nears)
+            fars = torch.where(hits[:, None], fars, nears)
+        if ray_bundle.nears is not None and ray_bundle.fars is not None:
+            first, last = torch.maximum(nears, ray_bundle.nears), torch.minimum(fars, ray_bundle.fars)
+            remains = first < last
+            nears, fars = torch.where(remains, first, nears), torch.where(remains, last, nears)
+            hits = hits & remains.squeeze(-1)
+        ray_bundle = replace(ray_bundle, nears=nears, fars=fars)
         indices = self._rays_with_samples(hits)
         radiance: RadianceAlongRays = self.radiance(ray_bundle[indices])
 
         count, background = len(ray_bundle), self._background_of_misses()
         outputs: Dict[str, Any] = {
-            name: _scatter(value, indices, count, background if name == "rgb" else 0.0)
+            name: _scatter(value, indices, count, background if name == "rgb" else value.new_zeros(1))
             for name, value in self._composite(radiance).items()
         }
         earlier = [self._composite(level) for level in radiance.earlier_levels]
         outputs["earlier_rgb"] = [_scatter(level["rgb"], indices, count, background) for level in earlier]
-        outputs["earlier_accumulation"] = [_scatter(level["accumulation"], indices, count, 0.0) for level in earlier]
+        outputs["earlier_accumulation"] = [
+            _scatter(level["accumulation"], indices, count, background.new_zeros(1)) for level in earlier
+        ]
         if self.training:
             outputs["radiance"] = radiance
         return outputs
@@ -156,9 +167,11 @@ class GNeRFModel(Model):
             "expected_depth": expected_depth,
         }
 
-    def _background_of_misses(self) -> float:
+    def _background_of_misses(self) -> Float[Tensor, "3"]:
         """Colour of rays without samples: what the renderer would composite, which for random is nothing."""
-        return 1.0 if self.config.background_color == "white" else 0.0
+        if renderers.BACKGROUND_COLOR_OVERRIDE is not None:  # that of a crop
+            return renderers.BACKGROUND_COLOR_OVERRIDE.to(self.device)
+        return torch.full((3,), 1.0 if self.config.background_color == "white" else 0.0, device=self.device)
 
     def _surface_normals(self, ray_bundle: RayBundle, outputs: Dict[str, Tensor]) -> Float[Tensor, "rays 3"]:
         """Direction in which opacity falls fastest around the surface, mapped to [0, 1]; costs six samples a ray."""
@@ -240,9 +253,9 @@ class GNeRFModel(Model):
 
 
 def _scatter(
-    values: Float[Tensor, "hits channels"], indices: Tensor, count: int, fill: float
+    values: Float[Tensor, "hits channels"], indices: Tensor, count: int, fill: Float[Tensor, "filled"]
 ) -> Float[Tensor, "count channels"]:
     """Values at the given rows of an otherwise constant tensor."""
     if len(values) == count:
         return values
-    return values.new_full((count, values.shape[-1]), fill).index_copy(0, indices, values)
+    return fill.to(values).expand(count, values.shape[-1]).index_copy(0, indices, values)

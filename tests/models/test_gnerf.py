@@ -5,9 +5,10 @@ import pytest
 import torch
 from analytic_scene import RADIUS, Blobs, ConstantFog, cameras, model_of, random_poses
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.model_components import renderers
 from torch import Tensor
 
-from gnerf_ns.cameras.rays import rays_from_poses
+from gnerf_ns.cameras.rays import intersect_sphere, rays_from_poses
 from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
 from gnerf_ns.models.gnerf import GNeRFModel
 
@@ -76,6 +77,7 @@ def test_last_sample_background_takes_each_rays_own_last_colour():
     model = model_of(Rainbow(), background_color="last_sample").eval()
     rays = rays_at_offsets(torch.tensor([0.0, 0.5, 1.5]))
     outputs = model.render(rays)
+    rays.nears, rays.fars, _ = intersect_sphere(rays, 1.0)
     along = model.radiance(rays)
     transmitted = 1 - along.weights.sum(1)
     expected = (along.weights * along.rgb).sum(1) + transmitted * along.rgb[:, -1]
@@ -94,6 +96,20 @@ def test_rays_that_miss_the_ball_show_the_background(background: Any, training: 
     assert (outputs["rgb"][missing] - BACKGROUNDS[background]).abs().max() < 1e-6
     assert outputs["accumulation"][missing].abs().max() < 1e-6
     assert (outputs["accumulation"][~missing] > 0.5).all()
+
+
+def test_a_crop_cuts_rays_and_puts_its_own_colour_behind_them():
+    fog, colour = ConstantFog(), torch.tensor([0.2, 0.3, 0.9])
+    model = model_of(fog).eval()
+    rays = rays_at_offsets(torch.tensor([0.0, 0.5, 1.5]))
+    rays.nears = torch.tensor([[2.5], [1e10], [2.5]])  # nerfstudio's way to say that a ray misses the box
+    rays.fars = torch.tensor([[3.25], [1e10], [3.25]])
+    with renderers.background_color_override_context(colour):
+        outputs = model.render(rays)
+    opacity = 1 - math.exp(-fog.DENSITY * 0.75)
+    torch.testing.assert_close(outputs["accumulation"][:, 0], torch.tensor([opacity, 0.0, 0.0]), atol=1e-4, rtol=0)
+    expected = opacity * torch.tensor(fog.COLOUR) + (1 - opacity) * colour
+    torch.testing.assert_close(outputs["rgb"], torch.stack([expected, colour, colour]), atol=1e-4, rtol=0)
 
 
 def test_a_step_in_which_all_rays_miss_still_has_a_gradient(hash_model: GNeRFModel):
