@@ -19,7 +19,9 @@ encoding = CoarseToFineHashEncoding(
     num_levels=8, min_res=8, max_res=256, log2_hashmap_size=17, implementation="torch"
 )
 encoding.set_active_levels(4)
-layers = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 16))
+layers = torch.nn.Sequential(
+    torch.nn.Linear(16, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 16)
+)
 positions = torch.rand(500_000, 3)
 times = []
 for _ in range(8):
