@@ -1,6 +1,8 @@
-"""Pictures of the procedural scene, rendered once for all tests."""
+"""What all tests share: pictures of the procedural scene, rendered once, and no downloads."""
 
 from pathlib import Path
+from typing import Iterator
+from urllib.error import URLError
 
 import pytest
 
@@ -13,3 +15,16 @@ def tiny_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny_scene")
     render_procedural_scene(folder, ProceduralSceneConfig(num_train=7, num_test=2, image_side=16, samples_per_side=2))
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_downloads() -> Iterator[None]:
+    """LPIPS would fetch the weights of AlexNet, 230 MB."""
+    import torchmetrics.image.lpip as lpip
+
+    def refuse(*arguments, **options):
+        raise URLError("tests download nothing")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lpip, "LearnedPerceptualImagePatchSimilarity", refuse)
+        yield

@@ -35,7 +35,7 @@ def save_half_of_the_second_one(state, path):
         os.kill(os.getpid(), signal.SIGKILL)
 
 torch.save = save_half_of_the_second_one
-build_trainer(trainer_config(Path(sys.argv[1]), Path(sys.argv[2]))).train()
+build_trainer(trainer_config(Path(sys.argv[1]), Path(sys.argv[2]), steps_per_eval_image=10**9)).train()
 """
 
 

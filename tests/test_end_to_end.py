@@ -1,0 +1,136 @@
+"""A real training on pictures without poses, short but whole: everything that is built upon it shares one run."""
+
+import copy
+import json
+import shutil
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from nerfstudio.utils.eval_utils import eval_setup
+from tiny_run import build_trainer
+
+from gnerf_ns.cameras.alignment import PoseErrors, pose_errors
+from gnerf_ns.data.procedural_scene import ProceduralSceneConfig, render_procedural_scene
+from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
+
+
+class Run(NamedTuple):
+    """What training left behind."""
+
+    config_path: Path
+    pictures: Path
+    pipeline: GNeRFPipeline
+    errors_at_random: PoseErrors
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """`gnerf-ns-tiny`, shorter, on pictures of the procedural scene."""
+    folder = tmp_path_factory.mktemp("end_to_end")
+    pictures = folder / "pictures"
+    render_procedural_scene(
+        pictures, ProceduralSceneConfig(num_train=30, num_test=4, image_side=48, samples_per_side=2)
+    )
+    (method,) = [point for point in entry_points(group="nerfstudio.method_configs") if point.name == "gnerf-ns-tiny"]
+    config = copy.deepcopy(method.load().config)
+    config.data = config.pipeline.datamanager.data = pictures
+    config.output_dir, config.experiment_name, config.timestamp = folder / "runs", "tiny", "now"
+    config.vis, config.logging.local_writer.enable = "tensorboard", False
+    config.steps_per_eval_image = 10**9
+    pipeline = config.pipeline
+    pipeline.model.radiance.num_uniform_samples = 16
+    pipeline.schedule.phase_a_steps, pipeline.schedule.phase_b_steps = 80, 150
+    pipeline.schedule.phase_a_image_side, pipeline.schedule.phase_b_image_side = (12, 12), (20, 48)
+    pipeline.schedule.misfit_search_steps = (20, 50)
+    pipeline.transport.num_poses = 40
+    pipeline.photometric.rays_per_step = 1024
+    pipeline.pose_search.bank_size, pipeline.pose_search.image_side = 300, 12
+    pipeline.held_out.num_hypotheses = 2
+    pipeline.held_out.trial.steps, pipeline.held_out.trial.rays_per_step = 30, 512
+    pipeline.held_out.refinement.steps, pipeline.held_out.refinement.rays_per_step = 40, 512
+    config.max_num_iterations = pipeline.schedule.total_steps
+    trainer = build_trainer(config)
+    table = trainer.pipeline.train_poses
+    truth = trainer.pipeline.datamanager.train_ground_truth
+    random_poses = trainer.pipeline.scene.prior.sample(len(truth), table.radius, "cpu")
+    trainer.train()
+    trainer.pipeline.eval()
+    return Run(config.get_base_dir() / "config.yml", pictures, trainer.pipeline, pose_errors(random_poses, truth))
+
+
+def test_poses_are_found(run: Run):
+    random = run.errors_at_random.summary()
+    found = run.pipeline.evaluation.pose_metrics()
+    assert random["rotation_error_deg_median"] > 40
+    assert found["rotation_error_deg_median"] < 5
+    assert found["rotation_under_5deg"] > 0.5
+    assert found["mirrored"] == 0
+
+
+def test_held_out_pictures_are_shown(run: Run):
+    metrics = run.pipeline.get_average_eval_image_metrics(run.pipeline.config.schedule.total_steps - 1)
+    assert metrics["psnr"] > 17, "the mean picture alone gives about 13 dB"
+    assert metrics["psnr_aligned"] > 14
+
+
+def test_the_checkpoint_renders_what_training_ended_with(run: Run):
+    """Through nerfstudio's own loading, as `ns-render`, `ns-viewer` and `ns-eval` do it."""
+    config, loaded, checkpoint, step = eval_setup(run.config_path)
+    assert isinstance(loaded, GNeRFPipeline) and step == run.pipeline.config.schedule.total_steps - 1
+    assert checkpoint.parent == config.get_checkpoint_dir()
+    run.pipeline.publish_poses()
+    for split in ("train", "eval"):
+        cameras, own = loaded.estimated_cameras(split), run.pipeline.estimated_cameras(split)
+        torch.testing.assert_close(cameras.camera_to_worlds, own.camera_to_worlds, rtol=0, atol=0)
+        camera, own_camera = cameras[1:2], own[1:2]
+        with torch.no_grad():
+            image = loaded.model.eval().get_outputs_for_camera(camera)
+            expected = run.pipeline.model.eval().get_outputs_for_camera(own_camera)
+        for name in ("rgb", "accumulation", "depth", "normals"):
+            torch.testing.assert_close(image[name], expected[name], rtol=0, atol=0)
+    # What the commands read is what was estimated.
+    dataset = loaded.datamanager.train_dataset
+    assert dataset is not None
+    torch.testing.assert_close(dataset.cameras.camera_to_worlds, loaded.train_poses().detach(), rtol=0, atol=0)
+
+
+def test_other_held_out_pictures_are_looked_up_on_loading(run: Run, tmp_path: Path):
+    """A checkpoint is good for other pictures of the same scene, as long as those to train on are the same."""
+    pictures = shutil.copytree(run.pictures, tmp_path / "pictures")
+    for split in ("test", "val"):
+        path = pictures / f"transforms_{split}.json"
+        meta = json.loads(path.read_text())
+        meta["frames"] = meta["frames"][:2]
+        path.write_text(json.dumps(meta))
+
+    def elsewhere(config: Any) -> Any:
+        config.pipeline.datamanager.data = pictures
+        return config
+
+    _, loaded, _, step = eval_setup(run.config_path, update_config_callback=elsewhere)
+    assert isinstance(loaded, GNeRFPipeline)
+    assert loaded.eval_poses.num_poses == 2 and int(loaded.eval_poses_step) == step
+    here = run.pipeline.eval_poses().detach()[:2, :, 3]
+    assert (loaded.eval_poses().detach()[:, :, 3] - here).norm(dim=-1).median() < 0.5
+
+
+def test_estimated_poses_train_a_stock_method(run: Run):
+    """The file beside the checkpoint is read by nerfstudio's own dataparser, poses in the learned frame."""
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+    path = run.config_path.parent / "estimated_poses" / "transforms.json"
+    parser = NerfstudioDataParserConfig(
+        data=path, orientation_method="none", center_method="none", auto_scale_poses=False, eval_mode="all"
+    ).setup()
+    outputs = parser.get_dataparser_outputs("train")
+    assert len(outputs.image_filenames) == 30
+    dataset = run.pipeline.datamanager.train_dataset
+    assert dataset is not None
+    estimated = dict(zip(dataset.image_filenames, run.pipeline.train_poses().detach(), strict=True))
+    for name, pose in zip(outputs.image_filenames, outputs.cameras.camera_to_worlds, strict=True):
+        torch.testing.assert_close(pose, estimated[Path(name)], atol=1e-5, rtol=0)
+    assert int(outputs.cameras.width[0]) == 48
+    torch.testing.assert_close(outputs.cameras.fx[0], dataset.cameras.fx[0], rtol=1e-5, atol=0)
