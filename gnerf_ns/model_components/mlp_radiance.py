@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Dict, List, Type
+from typing import Dict, List, Type, cast
 
 import torch
 from jaxtyping import Float
@@ -16,8 +16,12 @@ from nerfstudio.fields.vanilla_nerf_field import NeRFField
 from nerfstudio.model_components.ray_samplers import PDFSampler, UniformSampler
 from torch import Tensor, nn
 from torch.nn import Parameter
+from torch.utils.checkpoint import checkpoint
 
 from gnerf_ns.model_components.radiance import RadianceAlongRays
+
+RAYS_PER_CHECKPOINT = 512
+"""Rays whose activations are in memory at a time; about 3 GiB at the published sizes."""
 
 
 @dataclass
@@ -92,7 +96,12 @@ class MLPRadiance(nn.Module):
         return fine
 
     def _evaluate(self, network: NeRFField, ray_samples: RaySamples) -> RadianceAlongRays:
-        outputs = network(ray_samples)
+        # Such wide networks keep 50 KB per sample for the backward pass: forget it and compute it again, in chunks.
+        chunks = [
+            cast(Dict[FieldHeadNames, Tensor], checkpoint(network, ray_samples[rays], use_reentrant=False))
+            for rays in torch.arange(len(ray_samples.frustums.starts)).split(RAYS_PER_CHECKPOINT)
+        ]
+        outputs = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
         density = outputs[FieldHeadNames.DENSITY]
         if self.training and self._density_noise > 0:
             density = torch.relu(density + self._density_noise * torch.randn_like(density))
