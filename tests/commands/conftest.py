@@ -1,0 +1,38 @@
+"""One finished run for all of nerfstudio's commands."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from analytic_scene import TINY_RADIANCE
+from nerfstudio.utils.eval_utils import eval_setup
+from tiny_run import build_trainer, trainer_config
+
+from gnerf_ns.model_components.hash_radiance import HashRadianceConfig
+from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
+
+
+class FinishedRun(NamedTuple):
+    """What training left behind, and the same loaded again."""
+
+    config_path: Path
+    pipeline: GNeRFPipeline
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """Twelve steps on a field that starts dense: a ball of fog, opaque enough to be exported."""
+    config = trainer_config(tiny_scene, tmp_path_factory.mktemp("finished_run"))
+    config.method_name = "gnerf-ns-tiny"  # the commands look it up
+    config.pipeline.model.radiance = HashRadianceConfig(**{**TINY_RADIANCE, "average_init_density": 50.0})  # type: ignore
+    build_trainer(config).train()
+    config_path = config.get_base_dir() / "config.yml"
+    return FinishedRun(config_path, eval_setup(config_path, test_mode="inference")[1])  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def same_default_device_and_generator():
+    """Commands draw from the global generator; leave it as it was."""
+    with torch.random.fork_rng():
+        yield
