@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Dict
 
 import torch
@@ -109,11 +110,14 @@ def adversarial_pipeline() -> GNeRFPipelineConfig:
     """GNeRF's own phase A on the fast field."""
     pipeline = default_pipeline()
     pipeline.phase_a = "adversarial"
-    pipeline.schedule = PhaseScheduleConfig(
+    schedule = default_schedule()
+    pipeline.schedule = replace(
+        schedule,
         phase_a_steps=500,
         interleaved_steps=100,
-        phase_b_steps=900,
+        phase_b_steps=schedule.phase_b_steps * 3 // 5,
         phase_a_image_side=(16, 32),
+        phase_b_image_side=(32, schedule.phase_b_image_side[1]),
         density_noise_steps=400,
     )
     pipeline.adversarial = AdversarialObjectiveConfig(

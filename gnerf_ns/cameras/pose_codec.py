@@ -12,8 +12,14 @@ no rotation; the column is nudged off the spot."""
 
 
 def encode_pose_9d(camera_to_worlds: Float[Tensor, "*batch 3 4"]) -> Float[Tensor, "*batch 9"]:
-    """Position (3), then the rotation's first column (3) and second column (3)."""
-    return torch.cat([camera_to_worlds[..., :, 3], camera_to_worlds[..., :, 0], camera_to_worlds[..., :, 1]], dim=-1)
+    """Position along the camera's own axes (3), then the rotation's first column (3) and second column (3).
+
+    In the camera's axes a position says where in the picture the world's origin is, and how far away. A step on the
+    rotation then takes the camera around the object, which stays in the picture; with the position in the world's axes
+    it turns the camera on the spot, and gradient descent has to move both against each other.
+    """
+    rotations, positions = camera_to_worlds[..., :3], camera_to_worlds[..., 3:]
+    return torch.cat([(rotations.mT @ positions)[..., 0], rotations[..., 0], rotations[..., 1]], dim=-1)
 
 
 def decode_pose_9d(codes: Float[Tensor, "*batch 9"]) -> Float[Tensor, "*batch 3 4"]:
@@ -34,4 +40,4 @@ def decode_pose_9d(codes: Float[Tensor, "*batch 9"]) -> Float[Tensor, "*batch 3 
 
     # The second pass removes the rounding error that the first leaves when the columns are nearly parallel.
     rotations = roma.special_gramschmidt(roma.special_gramschmidt(torch.stack([first, second], dim=-1)))
-    return torch.cat([rotations, positions[..., None]], dim=-1)
+    return torch.cat([rotations, rotations @ positions[..., None]], dim=-1)

@@ -18,8 +18,8 @@ class PoseTable(nn.Module):
     """Poses of all images, as the parameter ``codes``.
 
     Positions are stored in units of the camera distance, so that one learning rate suits every field of view. In
-    mode "look_at" a code is the position alone (3 numbers) and the camera looks at the origin with +z up; in mode
-    "free" a code is position and 6-D rotation (9 numbers).
+    mode "look_at" a code is the position alone (3 numbers, along the world's axes) and the camera looks at the origin
+    with +z up; in mode "free" a code is that of `encode_pose_9d` (9 numbers, the position along the camera's axes).
     """
 
     def __init__(self, num_poses: int, mode: Literal["look_at", "free"], radius: float) -> None:
@@ -48,15 +48,16 @@ class PoseTable(nn.Module):
 
     def encode(self, camera_to_worlds: Float[Tensor, "*batch 3 4"]) -> Float[Tensor, "*batch code"]:
         """Codes of given poses; in mode "look_at" their rotation is dropped."""
+        if self.mode == "look_at":
+            return camera_to_worlds[..., 3] / self.radius
         codes = encode_pose_9d(camera_to_worlds)
-        return torch.cat([codes[..., :3] / self.radius, codes[..., 3:]], dim=-1)[..., : self.code_dim]
+        return torch.cat([codes[..., :3] / self.radius, codes[..., 3:]], dim=-1)
 
     def decode(self, codes: Float[Tensor, "*batch code"]) -> Float[Tensor, "*batch 3 4"]:
         """camera_to_world matrices of given codes (the table's own, or an inversion network's)."""
-        positions = self.radius * codes[..., :3]
         if self.mode == "look_at":
-            return look_at(positions)
-        return decode_pose_9d(torch.cat([positions, codes[..., 3:]], dim=-1))
+            return look_at(self.radius * codes)
+        return decode_pose_9d(torch.cat([self.radius * codes[..., :3], codes[..., 3:]], dim=-1))
 
     def forward(self, indices: Optional[Int[Tensor, "batch"]] = None) -> Float[Tensor, "poses 3 4"]:
         """camera_to_world matrices of the images at ``indices``, or of all of them in order."""

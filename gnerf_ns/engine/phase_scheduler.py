@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Type
 
@@ -43,4 +44,6 @@ class PhaseScheduler(Scheduler):
             progress = min(1.0, (step - config.phase_b_start) / max(1, config.phase_b_steps))
             return geometric((config.first_factor, config.last_factor), progress)
 
+        # The rate follows the training steps: through phase A, where the poses' optimizer has nothing to do yet, too.
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         return LambdaLR(optimizer, factor)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from nerfstudio.field_components.encodings import HashEncoding
 from torch import Tensor
 from torch.nn import functional as F
 
+from gnerf_ns.field_components.compiled_hash_encoding import CompiledHashEncoding
 
-class CoarseToFineHashEncoding(HashEncoding):
+
+class CoarseToFineHashEncoding(CompiledHashEncoding):
     """A `HashEncoding` with a smooth low-pass window over its levels (BARF, ICCV 2021, eq. 14).
 
     Coarse levels give pose gradients a wide basin; fine levels sharpen the field later. The torch implementation does

@@ -33,8 +33,9 @@ class Photographs:
         """Height and width, in pixels, that an image has when its longer side is resampled to a given length.
 
         Args:
-            longer_side: in pixels; never exceeds that of the images themselves.
-            multiple_of: both sides are rounded to a multiple of this.
+            longer_side: in pixels; more than the images have counts as what they have.
+            multiple_of: both sides are rounded to the nearest multiple of this, at least one, which may be up to half
+                of it more than the images have.
         """
         height, width = self.images.height, self.images.width
         scale = min(1.0, longer_side / max(height, width))

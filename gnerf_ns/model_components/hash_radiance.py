@@ -11,7 +11,6 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.base_config import InstantiateConfig
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.field_components.field_heads import FieldHeadNames
-from nerfstudio.fields.density_fields import HashMLPDensityField
 from nerfstudio.model_components.ray_samplers import ProposalNetworkSampler, UniformSampler
 from nerfstudio.utils.external import TCNN_EXISTS
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from gnerf_ns.fields.coarse_to_fine_nerfacto_field import CoarseToFineNerfactoField
+from gnerf_ns.fields.compiled_density_field import CompiledDensityField
 from gnerf_ns.model_components.radiance import RadianceAlongRays
 
 
@@ -94,7 +94,7 @@ class HashRadiance(nn.Module):
             average_init_density=config.average_init_density,
             implementation=implementation,
         )
-        self.proposal_network = HashMLPDensityField(
+        self.proposal_network = CompiledDensityField(
             scene_box.aabb,
             num_levels=config.proposal_levels,
             base_res=config.base_resolution,

@@ -61,7 +61,8 @@ class InversionNetwork(nn.Module):
     """A small vision transformer from whole images to pose codes, as the pose table stores them.
 
     A position is put out as a direction and a distance within ``radius_range``: an untrained or undecided network then
-    never puts a camera inside the object, where a look-at pose means nothing.
+    never puts a camera inside the object, where a look-at pose means nothing. In 9-D mode it starts out from cameras
+    that look at the origin.
 
     Args:
         config: the sizes.
@@ -103,6 +104,10 @@ class InversionNetwork(nn.Module):
             num_heads=config.heads,
             mlp_ratio=config.mlp_width / config.width,
         )
+        if code_dim == 9:
+            # Along the camera's axes a position is (0, 0, radius) for every camera that looks at the origin.
+            with torch.no_grad():
+                self.transformer.get_parameter("head.bias")[2] = 1.0
         for block in self.transformer.blocks:
             block.attn = FusedAttention(block.get_submodule("attn"), config.heads)
 
@@ -113,8 +118,8 @@ class InversionNetwork(nn.Module):
             images: whole images brought to ``image_side``, colours in [0, 1].
 
         Returns:
-            Position over the pose table's radius, followed in 9-D mode by the rotation's first two columns, which are
-            neither normalised nor orthogonal.
+            Position over the pose table's radius, along the world's axes; in 9-D mode along the camera's axes, followed
+            by the rotation's first two columns, which are neither normalised nor orthogonal.
         """
         outputs = self.transformer(2 * images - 1)
         smallest, largest = self.config.radius_range

@@ -15,10 +15,13 @@ from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.vanilla_nerf_field import NeRFField
 from nerfstudio.model_components.ray_samplers import PDFSampler, UniformSampler
 from torch import Tensor, nn
-from torch.nn import Parameter
+from torch.nn import Parameter, functional
 from torch.utils.checkpoint import checkpoint
 
 from gnerf_ns.model_components.radiance import RadianceAlongRays
+
+SKIP_LAYER = 4
+"""The layer, from 0, that sees the encoded position again (NeRF appendix A), where it is not the last."""
 
 RAYS_PER_CHECKPOINT = 512
 """Rays whose activations are in memory at a time; about 3 GiB at the published sizes."""
@@ -48,21 +51,39 @@ class MLPRadianceConfig(InstantiateConfig):
     """Further samples per ray, drawn where the coarse network sees matter."""
 
 
+class NoisySoftplus(nn.Module):
+    """Softplus of its input and, while training, of normal noise added to it.
+
+    Attributes:
+        noise: the noise's standard deviation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise = 0.0
+
+    def forward(self, values: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch 1"]:
+        """Densities, from what the network puts out."""
+        if self.training and self.noise > 0:
+            values = values + self.noise * torch.randn_like(values)
+        return functional.softplus(values)
+
+
 class MLPRadiance(nn.Module):
     """Coarse and fine `NeRFField` (NeRF section 5.2)."""
 
     def __init__(self, config: MLPRadianceConfig, scene_box: SceneBox, num_train_data: int) -> None:
         super().__init__()
         self.config = config
+        self.density_activation = NoisySoftplus()
         self.coarse_field = self._build_field()
         self.fine_field = self._build_field()
         self.uniform_sampler = UniformSampler(num_samples=config.num_coarse_samples)
         self.pdf_sampler = PDFSampler(num_samples=config.num_fine_samples, include_original=True)
-        self._density_noise = 0.0
 
     def _build_field(self) -> NeRFField:
         config = self.config
-        return NeRFField(
+        network = NeRFField(
             position_encoding=NeRFEncoding(
                 3, config.position_frequencies, 0.0, config.position_frequencies - 1.0, include_input=True
             ),
@@ -73,7 +94,10 @@ class MLPRadiance(nn.Module):
             base_mlp_layer_width=config.layer_width,
             head_mlp_num_layers=config.num_layers_color,
             head_mlp_layer_width=config.layer_width_color,
+            skip_connections=(SKIP_LAYER,) if config.num_layers > SKIP_LAYER + 1 else (),
         )
+        network.field_output_density.activation = self.density_activation
+        return network
 
     def get_param_groups(self) -> Dict[str, List[Parameter]]:
         """Parameters of both networks."""
@@ -85,7 +109,7 @@ class MLPRadiance(nn.Module):
 
     def follow(self, phase_a: bool, phase_b_progress: float, active_levels: float, density_noise: float) -> None:
         """See `Radiance.follow`. The published networks know neither phases nor levels, only noise."""
-        self._density_noise = density_noise
+        self.density_activation.noise = density_noise
 
     def forward(self, ray_bundle: RayBundle) -> RadianceAlongRays:
         """Sample rays whose nears and fars are set."""
@@ -102,7 +126,5 @@ class MLPRadiance(nn.Module):
             for rays in torch.arange(len(ray_samples.frustums.starts)).split(RAYS_PER_CHECKPOINT)
         ]
         outputs = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
-        density = outputs[FieldHeadNames.DENSITY]
-        if self.training and self._density_noise > 0:
-            density = torch.relu(density + self._density_noise * torch.randn_like(density))
-        return RadianceAlongRays(ray_samples, outputs[FieldHeadNames.RGB], ray_samples.get_weights(density))
+        weights = ray_samples.get_weights(outputs[FieldHeadNames.DENSITY])
+        return RadianceAlongRays(ray_samples, outputs[FieldHeadNames.RGB], weights)

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gnerf_ns.cameras.look_at import look_at
 from gnerf_ns.cameras.pose_codec import decode_pose_9d, encode_pose_9d
 
 numbers = st.floats(-1e3, 1e3, width=32)
@@ -25,7 +26,12 @@ SINGULAR = torch.tensor(
 
 def test_golden_layout() -> None:
     pose = torch.tensor([[0.0, 1.0, 0.0, 7.0], [0.0, 0.0, 1.0, 8.0], [1.0, 0.0, 0.0, 9.0]])
-    assert encode_pose_9d(pose).tolist() == [7.0, 8.0, 9.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0]
+    assert encode_pose_9d(pose).tolist() == [9.0, 7.0, 8.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0]
+
+
+def test_cameras_that_look_at_the_origin_differ_in_their_rotation_alone() -> None:
+    positions = 2.0 * torch.nn.functional.normalize(torch.randn(20, 3, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(encode_pose_9d(look_at(positions))[:, :3], torch.tensor([[0.0, 0.0, 2.0]]).expand(20, 3))
 
 
 @settings(deadline=None)

@@ -7,7 +7,6 @@ from torch import Tensor
 from gnerf_ns.cameras.pose_table import PoseTable
 from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.photometric_refinement import RefinementConfig, refine_poses
-from gnerf_ns.localization.pixel_rays import sample_pixel_rays
 from gnerf_ns.models.gnerf import GNeRFModel
 
 COUNT = 6
@@ -52,19 +51,15 @@ def test_poses_near_the_truth_reach_it(model: GNeRFModel, photographs: Photograp
     assert (positions - random_poses(COUNT, seed=5)[:, :, 3]).norm(dim=-1).max() < 0.03 * RADIUS
 
 
-def test_free_poses_come_to_show_the_photographs(model: GNeRFModel, photographs: Photographs):
+def test_free_poses_near_the_truth_reach_it(model: GNeRFModel, photographs: Photographs):
     torch.manual_seed(0)
     table = disturbed_table("free")
-
-    @torch.no_grad()
-    def colour_error() -> float:
-        rays, colours = sample_pixel_rays(photographs, table(), 3000, 32)
-        return float(model.get_photometric_loss(model.render(rays), colours))
-
-    before = colour_error()
+    assert errors_deg(table()).mean() > 3
     refine_poses(CONFIG, model, photographs, table)
-    assert colour_error() < 0.5 * before
-    assert torch.allclose(table()[:, :, :3].det(), torch.ones(COUNT), atol=1e-5)
+    after = errors_deg(table())
+    assert after.max() < 1.0 and after.median() < 0.25
+    positions = table()[:, :, 3].detach()
+    assert (positions - random_poses(COUNT, seed=5)[:, :, 3]).norm(dim=-1).max() < 0.03 * RADIUS
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -71,6 +71,13 @@ def test_schedules_agree(method: str):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_pictures_never_get_smaller(method: str):
+    schedule = config_of(method).pipeline.schedule
+    sides = [schedule.at(step).image_side for step in range(0, schedule.total_steps, 10)]
+    assert sides == sorted(sides)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_runs_where_there_is_no_gpu_and_ends_by_itself(method: str):
     config = config_of(method)
     assert config.machine.device_type == ("cuda" if torch.cuda.is_available() else "cpu")

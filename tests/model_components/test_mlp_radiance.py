@@ -88,6 +88,25 @@ def test_noise_acts_while_training_only(radiance: MLPRadiance):
     assert noisy.std() > 2 * coarse_weights().std()
 
 
+def test_noise_leaves_space_that_is_surely_empty_empty(radiance: MLPRadiance):
+    """It is added before the activation (NeRF appendix A): after it, empty space would turn to fog."""
+    with torch.no_grad():
+        for name, parameter in radiance.coarse_field.field_output_density.named_parameters():
+            parameter.fill_(-30.0 if name.endswith("bias") else 0.0)
+    bundle = central_rays()
+    bundle.nears, bundle.fars = torch.full((8, 1), 1.8), torch.full((8, 1), 3.7)
+    radiance.train()
+    radiance.follow(phase_a=True, phase_b_progress=0.0, active_levels=0.0, density_noise=1.0)
+    assert radiance(bundle).earlier_levels[0].weights.max() < 1e-6
+
+
+@pytest.mark.parametrize("num_layers", [1, 4, 5, 6])
+def test_any_depth_renders(num_layers: int):
+    config = MLPRadianceConfig(num_layers=num_layers, layer_width=8, num_coarse_samples=4, num_fine_samples=4)
+    outputs = model_of(config.setup(scene_box=unit_scene_box(), num_train_data=4)).render(central_rays())
+    assert outputs["rgb"].shape == (8, 3)
+
+
 def test_every_parameter_is_in_the_one_group(radiance: MLPRadiance):
     (group,) = radiance.get_param_groups().values()
     assert sorted(map(id, group)) == sorted(map(id, radiance.parameters()))
