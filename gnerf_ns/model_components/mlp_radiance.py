@@ -1,4 +1,4 @@
-"""Radiance as the GNeRF paper has it: two plain MLPs with hierarchical sampling."""
+"""Radiance as released with the GNeRF paper: one plain MLP, sampled twice along each ray."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class MLPRadianceConfig(InstantiateConfig):
     direction_frequencies: int = 4
     """Frequencies of the viewing-direction encoding."""
     num_coarse_samples: int = 64
-    """Uniform samples per ray, seen by the coarse network."""
+    """Uniform samples per ray, of the coarse pass."""
     num_fine_samples: int = 64
-    """Further samples per ray, drawn where the coarse network sees matter."""
+    """Further samples per ray, of the fine pass, drawn where the coarse one saw matter."""
 
 
 class NoisySoftplus(nn.Module):
@@ -70,14 +70,17 @@ class NoisySoftplus(nn.Module):
 
 
 class MLPRadiance(nn.Module):
-    """Coarse and fine `NeRFField` (NeRF section 5.2)."""
+    """A `NeRFField` sampled coarsely, then finely where that saw matter (NeRF section 5.2).
+
+    NeRF has a network for each pass. GNeRF's released code shares one, and here this matters: phase A's losses look at
+    the fine pass only, and a coarse network of its own would stay as random as it began.
+    """
 
     def __init__(self, config: MLPRadianceConfig, scene_box: SceneBox, num_train_data: int) -> None:
         super().__init__()
         self.config = config
         self.density_activation = NoisySoftplus()
-        self.coarse_field = self._build_field()
-        self.fine_field = self._build_field()
+        self.nerf_field = self._build_field()
         self.uniform_sampler = UniformSampler(num_samples=config.num_coarse_samples)
         self.pdf_sampler = PDFSampler(num_samples=config.num_fine_samples, include_original=True)
 
@@ -100,29 +103,29 @@ class MLPRadiance(nn.Module):
         return network
 
     def get_param_groups(self) -> Dict[str, List[Parameter]]:
-        """Parameters of both networks."""
-        return {"fields": [*self.coarse_field.parameters(), *self.fine_field.parameters()]}
+        """Parameters of the one network."""
+        return {"fields": list(self.nerf_field.parameters())}
 
     def density(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
         """Density (per scene unit) at positions, differentiable."""
-        return self.fine_field.density_fn(positions)
+        return self.nerf_field.density_fn(positions)
 
     def follow(self, phase_a: bool, phase_b_progress: float, active_levels: float, density_noise: float) -> None:
-        """See `Radiance.follow`. The published networks know neither phases nor levels, only noise."""
+        """See `Radiance.follow`. The published network knows neither phases nor levels, only noise."""
         self.density_activation.noise = density_noise
 
     def forward(self, ray_bundle: RayBundle) -> RadianceAlongRays:
         """Sample rays whose nears and fars are set."""
-        coarse = self._evaluate(self.coarse_field, self.uniform_sampler(ray_bundle))
+        coarse = self._evaluate(self.uniform_sampler(ray_bundle))
         fine_samples = self.pdf_sampler(ray_bundle, coarse.ray_samples, coarse.weights)
-        fine = self._evaluate(self.fine_field, fine_samples)
+        fine = self._evaluate(fine_samples)
         fine.earlier_levels = [coarse]
         return fine
 
-    def _evaluate(self, network: NeRFField, ray_samples: RaySamples) -> RadianceAlongRays:
+    def _evaluate(self, ray_samples: RaySamples) -> RadianceAlongRays:
         # Such wide networks keep 50 KB per sample for the backward pass: forget it and compute it again, in chunks.
         chunks = [
-            cast(Dict[FieldHeadNames, Tensor], checkpoint(network, ray_samples[rays], use_reentrant=False))
+            cast(Dict[FieldHeadNames, Tensor], checkpoint(self.nerf_field, ray_samples[rays], use_reentrant=False))
             for rays in torch.arange(len(ray_samples.frustums.starts)).split(RAYS_PER_CHECKPOINT)
         ]
         outputs = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}

@@ -43,7 +43,7 @@ def test_fine_samples_contain_the_coarse_ones(radiance: MLPRadiance):
             assert (edges[ray] - start).abs().min() < 1e-5
 
 
-def test_both_networks_learn_from_the_photometric_loss(radiance: MLPRadiance):
+def test_the_network_learns_from_both_passes(radiance: MLPRadiance):
     model = model_of(radiance, photometric_loss_mult=50.0)
     outputs = model.render(central_rays())
     assert len(outputs["earlier_rgb"]) == 1
@@ -51,19 +51,18 @@ def test_both_networks_learn_from_the_photometric_loss(radiance: MLPRadiance):
     loss = model.get_photometric_loss(outputs, target)
     expected = 50 * sum((rgb - target).square().mean() for rgb in (outputs["rgb"], outputs["earlier_rgb"][0]))
     torch.testing.assert_close(loss, expected)
-    for network in (radiance.coarse_field, radiance.fine_field):
-        gradients = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True, allow_unused=True)
+    for rgb in (outputs["rgb"], outputs["earlier_rgb"][0]):
+        gradients = torch.autograd.grad(rgb.sum(), list(radiance.parameters()), retain_graph=True, allow_unused=True)
         assert all(gradient is not None for gradient in gradients)
     assert model.get_regularization_losses(outputs) == {}
 
 
-def test_the_coarse_network_is_seen_over_the_same_random_background(radiance: MLPRadiance):
-    """A clear photograph asks both networks for emptiness, whatever the background of the step."""
+def test_the_coarse_pass_is_seen_over_the_same_random_background(radiance: MLPRadiance):
+    """A clear photograph asks both passes for emptiness, whatever the background of the step."""
     model = model_of(radiance, background_color="random")
     with torch.no_grad():
-        for network in (radiance.coarse_field, radiance.fine_field):
-            for name, parameter in network.field_output_density.named_parameters():
-                parameter.fill_(-100.0 if name.endswith("bias") else 0.0)
+        for name, parameter in radiance.nerf_field.field_output_density.named_parameters():
+            parameter.fill_(-100.0 if name.endswith("bias") else 0.0)
     outputs = model.render(central_rays())
     assert outputs["accumulation"].max() < 1e-6
     assert float(model.get_photometric_loss(outputs, torch.zeros(8, 4))) < 1e-12
@@ -91,7 +90,7 @@ def test_noise_acts_while_training_only(radiance: MLPRadiance):
 def test_noise_leaves_space_that_is_surely_empty_empty(radiance: MLPRadiance):
     """It is added before the activation (NeRF appendix A): after it, empty space would turn to fog."""
     with torch.no_grad():
-        for name, parameter in radiance.coarse_field.field_output_density.named_parameters():
+        for name, parameter in radiance.nerf_field.field_output_density.named_parameters():
             parameter.fill_(-30.0 if name.endswith("bias") else 0.0)
     bundle = central_rays()
     bundle.nears, bundle.fars = torch.full((8, 1), 1.8), torch.full((8, 1), 3.7)
@@ -112,8 +111,8 @@ def test_every_parameter_is_in_the_one_group(radiance: MLPRadiance):
     assert sorted(map(id, group)) == sorted(map(id, radiance.parameters()))
 
 
-def test_density_is_the_fine_networks(radiance: MLPRadiance):
+def test_density_is_the_networks(radiance: MLPRadiance):
     positions = torch.rand(3, 2, 3).requires_grad_()
     density = radiance.density(positions)
-    torch.testing.assert_close(density, radiance.fine_field.density_fn(positions))
+    torch.testing.assert_close(density, radiance.nerf_field.density_fn(positions))
     assert density.shape == (3, 2, 1)

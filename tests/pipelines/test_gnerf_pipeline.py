@@ -382,3 +382,16 @@ def test_the_paper_s_networks_run_through_all_phases(tiny_scene: Path):
     assert pipeline.get_param_groups().keys() == {"fields", "poses", "discriminator", "inversion_network"}
     history = train_steps(pipeline, range(LAST))
     assert history[0].keys() == LOSSES["A"]["adversarial"] and history[-1].keys() == {"photometric_loss"}
+
+
+def test_an_adversarial_step_trains_all_of_the_paper_s_radiance(tiny_scene: Path):
+    """The pass that places the fine samples, too, though the losses see the fine pass only."""
+    radiance = MLPRadianceConfig(
+        num_layers=2, layer_width=8, layer_width_color=8, num_coarse_samples=4, num_fine_samples=4
+    )
+    pipeline = build_pipeline(pipeline_config(tiny_scene, "adversarial", model=GNeRFModelConfig(radiance=radiance)))
+    pipeline.train()
+    losses = pipeline.get_train_loss_dict(0)[1]
+    sum(losses.values(), torch.tensor(0.0)).backward()
+    without = [name for name, value in pipeline.model.radiance.named_parameters() if value.grad is None]
+    assert not without
