@@ -51,6 +51,16 @@ class MLPRadianceConfig(InstantiateConfig):
     """Further samples per ray, of the fine pass, drawn where the coarse one saw matter."""
 
 
+def published_encoding(num_frequencies: int) -> NeRFEncoding:
+    """Sines and cosines at pi 2^k for k from 0 (NeRF eq. 4), and the coordinates themselves, which lie in [-1, 1].
+
+    GNeRF's released code has 2^k over coordinates whose unit is a quarter of the camera distance. What that is here
+    depends on the field of view (1.4 times 2^k for 40 degrees), so the equation's own frequencies are taken.
+    """
+    # nerfstudio multiplies by 2 pi, made for [0, 1]; over [-1, 1] a band of period 1 takes x and x + 1 for the same.
+    return NeRFEncoding(3, num_frequencies, -1.0, num_frequencies - 2.0, include_input=True)
+
+
 class NoisySoftplus(nn.Module):
     """Softplus of its input and, while training, of normal noise added to it.
 
@@ -87,12 +97,8 @@ class MLPRadiance(nn.Module):
     def _build_field(self) -> NeRFField:
         config = self.config
         network = NeRFField(
-            position_encoding=NeRFEncoding(
-                3, config.position_frequencies, 0.0, config.position_frequencies - 1.0, include_input=True
-            ),
-            direction_encoding=NeRFEncoding(
-                3, config.direction_frequencies, 0.0, config.direction_frequencies - 1.0, include_input=True
-            ),
+            position_encoding=published_encoding(config.position_frequencies),
+            direction_encoding=published_encoding(config.direction_frequencies),
             base_mlp_num_layers=config.num_layers,
             base_mlp_layer_width=config.layer_width,
             head_mlp_num_layers=config.num_layers_color,

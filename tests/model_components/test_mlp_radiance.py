@@ -5,7 +5,7 @@ from nerfstudio.cameras.rays import RayBundle
 
 from gnerf_ns.cameras.rays import rays_from_poses
 from gnerf_ns.data.dataparsers.unposed_dataparser import unit_scene_box
-from gnerf_ns.model_components.mlp_radiance import MLPRadiance, MLPRadianceConfig
+from gnerf_ns.model_components.mlp_radiance import MLPRadiance, MLPRadianceConfig, published_encoding
 
 
 @pytest.fixture
@@ -27,6 +27,25 @@ def test_published_sizes():
     assert (config.num_layers, config.layer_width) == (8, 360)
     assert (config.num_coarse_samples, config.num_fine_samples) == (64, 64)
     assert (config.position_frequencies, config.direction_frequencies) == (10, 4)
+
+
+def test_frequencies_are_those_of_nerf_s_equation_4(radiance: MLPRadiance):
+    config = radiance.config
+    for encoding, count in (
+        (radiance.nerf_field.position_encoding, config.position_frequencies),
+        (radiance.nerf_field.direction_encoding, config.direction_frequencies),
+    ):
+        coordinates = 2 * torch.rand(20, 3) - 1
+        angles = coordinates[..., None] * torch.pi * 2.0 ** torch.arange(count)
+        expected = torch.cat([torch.sin(angles).flatten(1), torch.cos(angles).flatten(1), coordinates], dim=1)
+        torch.testing.assert_close(encoding(coordinates), expected, atol=1e-3, rtol=0)
+
+
+def test_no_band_repeats_within_the_ball():
+    """Opposite halves of the scene differ in the lowest band; x and x + 1 share the others."""
+    lowest = published_encoding(1)
+    there, opposite = torch.full((1, 3), -0.7), torch.full((1, 3), 0.3)
+    assert (lowest(there) - lowest(opposite))[:, :6].abs().min() > 0.5
 
 
 def test_fine_samples_contain_the_coarse_ones(radiance: MLPRadiance):
