@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Dict, List, Type, cast
+from typing import Dict, List, Tuple, Type, cast
 
 import torch
 from jaxtyping import Float
@@ -55,7 +55,7 @@ def published_encoding(num_frequencies: int) -> NeRFEncoding:
     """Sines and cosines at pi 2^k for k from 0 (NeRF eq. 4), and the coordinates themselves, which lie in [-1, 1].
 
     GNeRF's released code has 2^k over coordinates whose unit is a quarter of the camera distance. What that is here
-    depends on the field of view (1.4 times 2^k for 40 degrees), so the equation's own frequencies are taken.
+    depends on the field of view (about 1.5 times 2^k for 40 degrees), so the equation's own frequencies are taken.
     """
     # nerfstudio multiplies by 2 pi, made for [0, 1]; over [-1, 1] a band of period 1 takes x and x + 1 for the same.
     return NeRFEncoding(3, num_frequencies, -1.0, num_frequencies - 2.0, include_input=True)
@@ -103,7 +103,7 @@ class MLPRadiance(nn.Module):
             base_mlp_layer_width=config.layer_width,
             head_mlp_num_layers=config.num_layers_color,
             head_mlp_layer_width=config.layer_width_color,
-            skip_connections=(SKIP_LAYER,) if config.num_layers > SKIP_LAYER + 1 else (),
+            skip_connections=cast(Tuple[int], (SKIP_LAYER,) if config.num_layers > SKIP_LAYER + 1 else ()),
         )
         network.field_output_density.activation = self.density_activation
         return network
