@@ -58,7 +58,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"The image {path} cannot be decoded ({error}); replace or remove it.") from error
 
 
-def _exif(picture: Image.Image) -> Image.Exif:
+def read_exif(picture: Image.Image) -> Image.Exif:
+    """EXIF data of an opened picture, without decoding its pixels."""
     # Pillow decodes a whole PNG to look for an EXIF block behind its pixels; only one in front of them is read.
     if picture.format == "PNG" and "exif" not in picture.info:
         return Image.Exif()
@@ -77,7 +78,7 @@ def image_size(path: Path, apply_orientation: bool = True) -> ImageSize:
     """
     with _opened(path) as picture:
         width, height = picture.size
-        if apply_orientation and _exif(picture).get(ExifTags.Base.Orientation) in _ORIENTATIONS_THAT_SWAP_SIDES:
+        if apply_orientation and read_exif(picture).get(ExifTags.Base.Orientation) in _ORIENTATIONS_THAT_SWAP_SIDES:
             width, height = height, width
     return ImageSize(width, height)
 
@@ -89,7 +90,7 @@ def focal_from_exif(path: Path) -> Optional[float]:
     when the sensor's resolution is given as well.
     """
     with _opened(path) as picture:
-        exif = _exif(picture).get_ifd(ExifTags.IFD.Exif)
+        exif = read_exif(picture).get_ifd(ExifTags.IFD.Exif)
         width, height = picture.size
 
     def positive(tag: ExifTags.Base) -> Optional[float]:
@@ -155,7 +156,7 @@ def read_image(
         InputError: the file is missing, empty, truncated or no picture.
     """
     with _opened(path) as picture:
-        orientation = _exif(picture).get(ExifTags.Base.Orientation, 1) if apply_orientation else 1
+        orientation = read_exif(picture).get(ExifTags.Base.Orientation, 1) if apply_orientation else 1
         swapped = orientation in _ORIENTATIONS_THAT_SWAP_SIDES
         stored = ImageSize(*picture.size)
         displayed = ImageSize(stored.height, stored.width) if swapped else stored
@@ -189,7 +190,7 @@ def read_mask(
         InputError: the file is missing, empty, truncated or no picture.
     """
     with _opened(path) as picture:
-        orientation = _exif(picture).get(ExifTags.Base.Orientation, 1) if apply_orientation else 1
+        orientation = read_exif(picture).get(ExifTags.Base.Orientation, 1) if apply_orientation else 1
         pixels = _as_rgb_or_rgba(picture)
     transparent = pixels.shape[-1] == 4 and bool((pixels[..., 3] < 255).any())
     brightness = pixels[..., 3] if transparent else pixels[..., :3].max(axis=-1)

@@ -13,6 +13,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import ExifTags, Image
 from torch import Tensor
 
+from gnerf_ns.data.images import read_exif
 from gnerf_ns.errors import InputError
 
 CAMERA_MODELS = {
@@ -84,10 +85,11 @@ class _Frame:
         return entry
 
 
-def _stored(path: Path) -> Tuple[int, int, int]:
-    """Width and height of the pixels as stored, and the EXIF orientation; the stock reader looks at no EXIF."""
+def _stored(path: Path, applies_orientation: bool) -> Tuple[int, int, int]:
+    """Width and height of the pixels as stored, and the EXIF orientation (1 where its camera ignores that)."""
     with Image.open(path) as picture:
-        return picture.width, picture.height, picture.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = read_exif(picture).get(ExifTags.Base.Orientation, 1) if applies_orientation else 1
+        return picture.width, picture.height, orientation
 
 
 def write_transforms_json(
@@ -96,20 +98,23 @@ def write_transforms_json(
     camera_to_worlds: Float[Tensor, "n 3 4"],
     image_filenames: List[Path],
     mask_filenames: Optional[List[Path]] = None,
+    applies_orientation: Optional[List[bool]] = None,
 ) -> None:
     """Writes estimated poses, with intrinsics and distortion of each image file, in nerfstudio's format.
 
     Intrinsics are scaled from the cameras' own size to the file's. nerfstudio reads files without turning them
-    upright, so a file with an EXIF rotation gets the camera of its stored pixels; one that EXIF calls mirrored is
-    left out, with a note on the console. Masks are written if every one of them matches its image's stored size and
-    orientation, as nerfstudio demands. The file appears whole or not at all.
+    upright, so a file with an EXIF rotation gets the camera of its stored pixels, unless its camera is that one
+    already; one that EXIF calls mirrored is left out, with a note on the console. Masks are written if every one of
+    them matches its image's stored size and orientation, as nerfstudio demands. The file appears whole or not at all.
 
     Args:
         path: the file to write; its folder is made if need be.
-        cameras: intrinsics of the upright images; their poses are not used.
-        camera_to_worlds: poses of the upright images.
+        cameras: intrinsics of the upright images (see ``applies_orientation``); their poses are not used.
+        camera_to_worlds: poses of the same images.
         image_filenames: the pictures, one per camera.
         mask_filenames: their masks, if any.
+        applies_orientation: for each image, whether its camera is that of the picture turned as its EXIF orientation
+            says, else of the pixels as stored; None for all turned.
 
     Raises:
         InputError: cameras of differing or unsupported types.
@@ -120,16 +125,18 @@ def write_transforms_json(
             f"{path} cannot hold cameras of type {', '.join(sorted(kind.name for kind in types))}; "
             f"use one of {', '.join(kind.name for kind in CAMERA_MODELS)} for all images."
         )
+    turned = [True] * len(image_filenames) if applies_orientation is None else applies_orientation
+    stored = [_stored(image, is_turned) for image, is_turned in zip(image_filenames, turned, strict=True)]
     masks: List[Optional[Path]] = [None] * len(image_filenames)
     if mask_filenames is not None:
-        if all(_stored(mask) == _stored(image) for mask, image in zip(mask_filenames, image_filenames, strict=True)):
+        if stored == [_stored(mask, is_turned) for mask, is_turned in zip(mask_filenames, turned, strict=True)]:
             masks = list(mask_filenames)
         else:
             CONSOLE.log(f"[yellow]{path.name} names no masks: some differ from their image in size or orientation.")
 
     frames = []
     for index, (image, mask) in enumerate(zip(image_filenames, masks, strict=True)):
-        width, height, orientation = _stored(image)
+        width, height, orientation = stored[index]
         if orientation not in QUARTER_TURNS_OF_ORIENTATION:
             CONSOLE.log(f"[yellow]{path.name} leaves out {image}, whose EXIF orientation is a mirror image.")
             continue

@@ -61,6 +61,8 @@ class UnposedDataset(InputDataset):
         image_format: that all pictures and cameras now have.
         file_cameras: the cameras at the size of the files, uncropped, as displayed (or, where the given intrinsics
             belong to the stored pixels, as stored).
+        applies_orientation: for each image, whether its cameras are those of the picture as displayed, after the EXIF
+            rotation; else they are those of the stored pixels.
         mask_filenames: the masks' files, if any.
 
     Raises:
@@ -77,7 +79,7 @@ class UnposedDataset(InputDataset):
     ):
         super().__init__(dataparser_outputs)
         self.mask_filenames: Optional[List[Path]] = dataparser_outputs.mask_filenames or None
-        self._applies_orientation: List[bool] = []
+        self.applies_orientation: List[bool] = []
         self._file_sizes = sizes = [self._file_size(index) for index in range(len(self))]
         if self.mask_filenames is not None:
             for index, mask_filename in enumerate(self.mask_filenames):
@@ -98,7 +100,7 @@ class UnposedDataset(InputDataset):
 
     def get_numpy_image(self, image_idx: int) -> npt.NDArray[np.uint8]:
         """The picture [height, width, 3 or 4] at the dataset's format, with its mask as (or multiplied into) alpha."""
-        size, upright = self.image_format.size, self._applies_orientation[image_idx]
+        size, upright = self.image_format.size, self.applies_orientation[image_idx]
         aspect = self.image_format.crop_aspect(self._file_sizes[image_idx])
         image = read_image(self.image_filenames[image_idx], size=size, aspect=aspect, apply_orientation=upright)
         if self.mask_filenames is None:
@@ -118,7 +120,7 @@ class UnposedDataset(InputDataset):
         for upright in (True, False):
             size = image_size(path, apply_orientation=upright)
             if abs(size.width / size.height / camera_aspect - 1) <= _WRONG_ASPECT_TOLERANCE:
-                self._applies_orientation.append(upright)
+                self.applies_orientation.append(upright)
                 return size
         camera_size = ImageSize(int(self.cameras.width[index]), int(self.cameras.height[index]))
         raise InputError(
@@ -127,7 +129,7 @@ class UnposedDataset(InputDataset):
         )
 
     def _check_mask_size(self, path: Path, mask_path: Path, size: ImageSize, index: int) -> None:
-        mask_size = image_size(mask_path, self._applies_orientation[index])
+        mask_size = image_size(mask_path, self.applies_orientation[index])
         if mask_size != size:
             raise InputError(
                 f"The mask {mask_path} has {mask_size} pixels, but its image {path} has {size}; "

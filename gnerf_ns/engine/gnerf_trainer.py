@@ -158,6 +158,7 @@ class GNeRFTrainer(Trainer):
             pipeline.estimated_cameras().camera_to_worlds,
             dataset.image_filenames,
             dataset.mask_filenames,
+            dataset.applies_orientation,
         )
         save_picture(folder / "cameras.png", (pipeline.evaluation.plot_poses() * 255).round().byte().numpy())
         if step >= self._last_step:

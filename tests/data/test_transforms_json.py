@@ -101,6 +101,29 @@ def test_exif_rotated_files_get_the_camera_of_their_stored_pixels(tmp_path: Path
             torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("orientation", [2, 6])
+def test_cameras_of_the_stored_pixels_stay_whatever_exif_says(tmp_path: Path, orientation: int) -> None:
+    images, masks = make_files(tmp_path / "photos", orientation=orientation), make_files(tmp_path / "masks")
+    cameras = make_cameras()
+    write_transforms_json(tmp_path / "transforms.json", cameras, POSES, images, masks, [False] * COUNT)
+    found, found_images, found_masks = read_back(tmp_path / "transforms.json")
+    assert found_images == images and found_masks == masks  # the stock reader turns neither
+    assert (int(found.width[0]), int(found.height[0])) == FILE
+    torch.testing.assert_close(found.camera_to_worlds, POSES)
+    cameras.camera_to_worlds = POSES
+    coords = torch.tensor([[0.0, 0.0], [10.5, 20.25], [39.0, 59.0]])
+    for index in range(COUNT):
+        for expected, actual in zip(rays(cameras, index, coords), rays(found, index, 2.0 * coords), strict=True):
+            torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_no_pixel_is_decoded(tmp_path: Path) -> None:
+    images = make_files(tmp_path / "photos")
+    images[0].write_bytes(images[0].read_bytes()[:60])  # the header and a little
+    write_transforms_json(tmp_path / "transforms.json", make_cameras(), POSES, images)
+    assert len(json.loads((tmp_path / "transforms.json").read_text())["frames"]) == COUNT
+
+
 def test_files_that_exif_calls_mirrored_are_left_out(tmp_path: Path) -> None:
     images = make_files(tmp_path / "photos")
     exif = Image.Exif()

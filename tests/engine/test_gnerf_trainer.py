@@ -95,6 +95,19 @@ def test_poses_beside_the_checkpoint_are_those_in_it(undisturbed: GNeRFTrainerCo
     assert names == list(pipeline.datamanager.train_dataset.image_filenames) and all(path.is_file() for path in names)
 
 
+def test_poses_of_stored_pixels_are_written_as_such(undisturbed: GNeRFTrainerConfig, tmp_path: Path, monkeypatch):
+    config = trainer_config(undisturbed.data, tmp_path)  # type: ignore[arg-type]
+    trainer = build_trainer(config)
+    flags = [True, False] * 3 + [True]
+    monkeypatch.setattr(trainer.pipeline.datamanager.train_dataset, "applies_orientation", flags)
+    written = []
+    monkeypatch.setattr(gnerf_trainer, "write_transforms_json", lambda *args: written.append(args))
+    monkeypatch.setattr(gnerf_trainer, "save_picture", lambda *args: None)
+    trainer._last_step = 1
+    trainer._save_poses(0)
+    assert flags in written[0]
+
+
 def test_a_run_killed_while_saving_resumes_and_ends_where_an_undisturbed_one_ends(
     tiny_scene: Path, tmp_path: Path, undisturbed: GNeRFTrainerConfig
 ):
