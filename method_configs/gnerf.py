@@ -27,27 +27,21 @@ from gnerf_ns.pipelines.photometric_objective import PhotometricObjectiveConfig
 HAS_CUDA = torch.cuda.is_available()
 
 
-def field_optimizers(schedule: PhaseScheduleConfig) -> Dict[str, Any]:
+def field_optimizers() -> Dict[str, Any]:
     """Optimizers of a fast field and of the pose table: full rate in phase A, decaying in phase B."""
-
-    def decay(first_factor: float, last_factor: float) -> PhaseSchedulerConfig:
-        return PhaseSchedulerConfig(
-            phase_b_start=schedule.phase_b_start,
-            phase_b_steps=schedule.phase_b_steps,
-            first_factor=first_factor,
-            last_factor=last_factor,
-        )
-
     return {
         "fields": {
             "optimizer": QuickAdamOptimizerConfig(lr=1e-2),
-            "scheduler": decay(0.5, 0.05),
+            "scheduler": PhaseSchedulerConfig(first_factor=0.5, last_factor=0.05),
         },
         "proposal_networks": {
             "optimizer": QuickAdamOptimizerConfig(lr=1e-2),
-            "scheduler": decay(0.5, 0.05),
+            "scheduler": PhaseSchedulerConfig(first_factor=0.5, last_factor=0.05),
         },
-        "poses": {"optimizer": AdamOptimizerConfig(lr=4e-3), "scheduler": decay(1.0, 1 / 30)},
+        "poses": {
+            "optimizer": AdamOptimizerConfig(lr=4e-3),
+            "scheduler": PhaseSchedulerConfig(first_factor=1.0, last_factor=1 / 30),
+        },
         "discriminator": {
             "optimizer": OptimizerConfig(_target=torch.optim.RMSprop, lr=1e-4),
             "scheduler": None,
@@ -61,7 +55,6 @@ def trainer_config(method_name: str, pipeline: GNeRFPipelineConfig, optimizers: 
     return GNeRFTrainerConfig(
         method_name=method_name,
         machine=MachineConfig(device_type="cuda" if HAS_CUDA else "cpu"),
-        max_num_iterations=pipeline.schedule.total_steps,
         steps_per_save=250,
         steps_per_eval_batch=10**9,
         steps_per_eval_image=1000,
@@ -120,9 +113,12 @@ def adversarial_pipeline() -> GNeRFPipelineConfig:
         phase_b_image_side=(32, schedule.phase_b_image_side[1]),
         density_noise_steps=400,
     )
+    # The published network takes thousands of steps to learn anything; this one is right for renderings of 16 pixels.
     pipeline.adversarial = AdversarialObjectiveConfig(
-        inversion_network=InversionNetworkConfig(tokens_per_side=8),
-        num_inversion_images=24,
+        inversion_network=InversionNetworkConfig(
+            image_side=16, tokens_per_side=8, width=128, depth=4, heads=8, mlp_width=128
+        ),
+        num_inversion_images=48,
         inversion_render_side=16,
     )
     return pipeline
@@ -130,8 +126,8 @@ def adversarial_pipeline() -> GNeRFPipelineConfig:
 
 def adversarial_optimizers() -> Dict[str, Any]:
     """Those of the default; the inversion network has hundreds of steps where the paper's has thousands."""
-    optimizers = field_optimizers(adversarial_pipeline().schedule)
-    optimizers["inversion_network"]["optimizer"].lr = 2e-4
+    optimizers = field_optimizers()
+    optimizers["inversion_network"]["optimizer"].lr = 1e-3
     return optimizers
 
 
@@ -178,7 +174,7 @@ def tiny_pipeline() -> GNeRFPipelineConfig:
 
 
 gnerf_ns = MethodSpecification(
-    config=trainer_config("gnerf-ns", default_pipeline(), field_optimizers(default_schedule())),
+    config=trainer_config("gnerf-ns", default_pipeline(), field_optimizers()),
     description="NeRF and camera poses from images without poses, in minutes.",
 )
 gnerf_ns_adversarial = MethodSpecification(
@@ -190,6 +186,6 @@ gnerf_ns_paper = MethodSpecification(
     description="GNeRF as published (ICCV 2021): large MLPs, adversarial phase A. Slow.",
 )
 gnerf_ns_tiny = MethodSpecification(
-    config=trainer_config("gnerf-ns-tiny", tiny_pipeline(), field_optimizers(tiny_pipeline().schedule)),
+    config=trainer_config("gnerf-ns-tiny", tiny_pipeline(), field_optimizers()),
     description="A small, short gnerf-ns for tests and the demo.",
 )

@@ -127,12 +127,13 @@ def _is_mirrored(
     """Whether a reflected copy of the cameras fits the truth much better than the cameras themselves.
 
     Which plane reflects does not matter, the fit undoes it. A reflected camera is left-handed; flipping its right
-    axis makes it proper again (azimuths swapped), and so does flipping its up axis (elevations swapped).
+    axis makes it proper again (azimuths swapped), and so does flipping its up axis (elevations swapped) or its forward
+    axis (depth reversed, as in a Necker cube: the pictures stay upright and unmirrored).
     """
     if median_error_deg < MIRROR_MIN_ERROR_DEG:
         return False
     reflected = estimated * estimated.new_tensor([-1.0, 1.0, 1.0])[:, None]
-    for flip in ([-1.0, 1.0, 1.0, 1.0], [1.0, -1.0, 1.0, 1.0]):
+    for flip in ([-1.0, 1.0, 1.0, 1.0], [1.0, -1.0, 1.0, 1.0], [1.0, 1.0, -1.0, 1.0]):
         candidate = reflected * estimated.new_tensor(flip)
         errors = _rotation_errors_deg(fit_similarity(candidate, ground_truth), candidate, ground_truth)
         if float(_median(errors)) * MIRROR_ADVANTAGE < median_error_deg:

@@ -19,7 +19,8 @@ def encode_pose_9d(camera_to_worlds: Float[Tensor, "*batch 3 4"]) -> Float[Tenso
     it turns the camera on the spot, and gradient descent has to move both against each other.
     """
     rotations, positions = camera_to_worlds[..., :3], camera_to_worlds[..., 3:]
-    return torch.cat([(rotations.mT @ positions)[..., 0], rotations[..., 0], rotations[..., 1]], dim=-1)
+    # Sums and not matrix products, here and below: mixed precision would round those.
+    return torch.cat([(rotations * positions).sum(dim=-2), rotations[..., 0], rotations[..., 1]], dim=-1)
 
 
 def decode_pose_9d(codes: Float[Tensor, "*batch 9"]) -> Float[Tensor, "*batch 3 4"]:
@@ -40,4 +41,4 @@ def decode_pose_9d(codes: Float[Tensor, "*batch 9"]) -> Float[Tensor, "*batch 3 
 
     # The second pass removes the rounding error that the first leaves when the columns are nearly parallel.
     rotations = roma.special_gramschmidt(roma.special_gramschmidt(torch.stack([first, second], dim=-1)))
-    return torch.cat([rotations, rotations @ positions[..., None]], dim=-1)
+    return torch.cat([rotations, (rotations * positions[..., None, :]).sum(dim=-1, keepdim=True)], dim=-1)

@@ -89,7 +89,8 @@ def rays_from_poses(
     Returns:
         batch * rays rays, those of one camera standing together.
     """
-    world_directions = torch.einsum("bij,brj->bri", camera_to_worlds[:, :, :3], directions)
+    # A sum and not a matrix product, which mixed precision would round to half a pixel.
+    world_directions = (camera_to_worlds[:, None, :, :3] * directions[:, :, None, :]).sum(dim=-1)
     origins = camera_to_worlds[:, None, :, 3].expand_as(world_directions)
     num_rays = directions.shape[1]
     return RayBundle(

@@ -7,7 +7,7 @@ import shutil
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional, Type, cast
+from typing import Any, Optional, Type, cast
 
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
@@ -15,8 +15,9 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from gnerf_ns.data.datamanagers.unposed_datamanager import UnposedDataManagerConfig
 from gnerf_ns.data.transforms_json import write_transforms_json
+from gnerf_ns.engine.phase_scheduler import PhaseSchedulerConfig
 from gnerf_ns.errors import InputError
-from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
+from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline, GNeRFPipelineConfig
 from gnerf_ns.plots import save_picture
 
 POSES_FOLDER = "estimated_poses"
@@ -29,13 +30,24 @@ NO_TIMESTAMP = "{timestamp}"
 
 @dataclass
 class GNeRFTrainerConfig(TrainerConfig):
-    """`TrainerConfig` whose runs never share a folder, and whose saved paths hold from anywhere.
-
-    `max_num_iterations` counts all steps of a run, those before a resume included.
-    """
+    """`TrainerConfig` whose runs never share a folder, and whose saved paths hold from anywhere."""
 
     _target: Type = field(default_factory=lambda: GNeRFTrainer)
     """Target class to instantiate."""
+    pipeline: GNeRFPipelineConfig = field(default_factory=GNeRFPipelineConfig)
+    """What is trained, and how."""
+    max_num_iterations: Optional[int] = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Steps of a run, those before a resume included; None for as many as the pipeline's schedule has."""
+
+    def setup(self, **kwargs: Any) -> Any:
+        """Build the trainer, its length and its learning rates following the pipeline's schedule where left open."""
+        schedule = self.pipeline.schedule
+        if self.max_num_iterations is None:
+            self.max_num_iterations = schedule.total_steps
+        for optimizer in self.optimizers.values():
+            if isinstance(optimizer["scheduler"], PhaseSchedulerConfig):
+                optimizer["scheduler"].follow(schedule)
+        return super().setup(**kwargs)
 
     def set_timestamp(self) -> None:
         """Name the run by the second in which it starts, and claim its folder: others may start in the same second.
@@ -116,7 +128,7 @@ class GNeRFTrainer(Trainer):
 
     def train(self) -> None:
         """Train up to `max_num_iterations` in all; nerfstudio would add that many to a resumed run."""
-        planned = self.config.max_num_iterations
+        planned = cast(int, self.config.max_num_iterations)
         self.config.max_num_iterations = max(0, planned - self._start_step)
         self._last_step = planned - 1
         if self.config.max_num_iterations == 0:

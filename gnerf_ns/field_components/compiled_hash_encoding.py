@@ -77,5 +77,5 @@ def _run(kernel: str, *arguments: Any) -> None:
 
     arrays = [value.detach().numpy() if isinstance(value, Tensor) else value for value in arguments]
     with ONE_AT_A_TIME:
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(torch.get_num_threads(), hash_grid_kernels.MAX_THREADS))
         getattr(hash_grid_kernels, kernel)(*arrays)

@@ -12,13 +12,15 @@ from __future__ import annotations
 from typing import no_type_check
 
 import numpy as np
-from numba import njit, prange
+from numba import get_num_threads, njit, prange
 
 # Without annotations and run-time checks: numba compiles for the types that it meets, float32 and float64.
 
 SECOND_PRIME = np.int64(2654435761)
 THIRD_PRIME = np.int64(805459861)
 SAMPLES_PER_TASK = 4096
+MAX_THREADS = get_num_threads()
+"""As many as numba has started out with; it can use fewer, not more."""
 
 
 @njit(cache=True)

@@ -32,7 +32,9 @@ def pyramid_features(images: Float[Tensor, "batch channels height width"]) -> Fl
 
 def pairwise_cost(first: Float[Tensor, "n features"], second: Float[Tensor, "m features"]) -> Float[Tensor, "n m"]:
     """Squared Euclidean distance between every pair of feature vectors (differentiable, also at zero distance)."""
-    squared = first.square().sum(1)[:, None] + second.square().sum(1)[None, :] - 2.0 * first @ second.T
+    # Differences of products of about 5: the error of half precision would exceed what tells two poses apart.
+    with torch.autocast(first.device.type, enabled=False):
+        squared = first.square().sum(1)[:, None] + second.square().sum(1)[None, :] - 2.0 * first @ second.T
     return squared.clamp_min(0.0)
 
 

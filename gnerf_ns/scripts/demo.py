@@ -21,8 +21,10 @@ from gnerf_ns.model_components.phase_schedule import StepPlan
 from gnerf_ns.system_libraries import export_advice
 
 if TYPE_CHECKING:
-    from nerfstudio.engine.trainer import Trainer, TrainerConfig
+    from nerfstudio.engine.trainer import Trainer
     from rich.progress import Progress
+
+    from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig
 
 SPEED_WINDOW_SECONDS = 60.0
 """The remaining time is told from the speed in a window this long."""
@@ -68,7 +70,7 @@ class Demo:
         config.data = config.pipeline.datamanager.data = pictures
         config.output_dir, config.experiment_name = folder / "runs", "demo"
         config.machine.seed = self.seed
-        config.max_num_iterations = self.max_num_iterations or config.max_num_iterations
+        config.max_num_iterations = self.max_num_iterations or config.pipeline.schedule.total_steps
         config.set_timestamp()
         with progress_display() as progress:
             task = progress.add_task("Rendering pictures", total=self.scene.num_train + self.scene.num_test)
@@ -99,7 +101,7 @@ class Demo:
         write_film(path, frames)
 
 
-def trainer_config(method: str) -> "TrainerConfig":
+def trainer_config(method: str) -> "GNeRFTrainerConfig":
     """A copy of an installed method's configuration, set to train quietly and to return when done.
 
     Raises:
@@ -191,7 +193,7 @@ def write_cameras(trainer: "Trainer", transforms: Path, plot: Path) -> None:
     save_picture(plot, plot_cameras(estimated, truth, "Cameras estimated from the pictures alone"))
 
 
-def report(config: "TrainerConfig", figures: Dict[str, float], folder: Path, seconds: float) -> List[str]:
+def report(config: "GNeRFTrainerConfig", figures: Dict[str, float], folder: Path, seconds: float) -> List[str]:
     """Lines that say what came out, where it lies, and how to look further."""
     run = config.get_base_dir()
     load = f"--load-config {shlex.quote(str(run / 'config.yml'))}"

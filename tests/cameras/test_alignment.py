@@ -132,7 +132,9 @@ def test_relative_error_does_not_depend_on_where_the_world_is() -> None:
 
 
 @settings(deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([(1.0, -1.0, 1.0), (-1.0, 1.0, 1.0), (1.0, 1.0, -1.0)]))
+@given(
+    st.integers(0, 10_000), st.sampled_from([(1.0, -1.0, 1.0), (-1.0, 1.0, 1.0), (1.0, 1.0, -1.0), (-1.0, -1.0, -1.0)])
+)
 def test_mirrored_estimates_are_flagged(seed: int, reflection: tuple) -> None:
     truth = look_at(true_cameras(40, seed)[..., 3])
     mirrored = turned(look_at(truth[..., 3] * truth.new_tensor(reflection)), 3.0, seed)

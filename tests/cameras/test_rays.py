@@ -7,6 +7,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
 
+from gnerf_ns.cameras.pose_codec import decode_pose_9d, encode_pose_9d
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.cameras.rays import CameraDirections, concatenate_rays, intersect_sphere, no_rays, rays_from_poses
 from gnerf_ns.errors import InputError
@@ -170,3 +171,16 @@ def test_intersection_is_a_constant_to_differentiation() -> None:
     origins = torch.tensor([[3.0, 0.0, 0.0]], requires_grad=True)
     nears, fars, _ = intersect_sphere(ray_bundle(origins, torch.tensor([[-1.0, 0.0, 0.0]])), 1.0)
     assert not nears.requires_grad and not fars.requires_grad
+
+
+def test_mixed_precision_leaves_rays_and_codes_exact() -> None:
+    """Half precision would round a direction by half a pixel, and so does bfloat16 more."""
+    generator = torch.Generator().manual_seed(0)
+    poses = PosePriorConfig("dtu", roll_deg=(-30.0, 30.0)).resolve().sample(5, 2.75, "cpu", generator)
+    directions = torch.nn.functional.normalize(torch.randn(5, 7, 3, generator=generator), dim=-1)
+    rays = rays_from_poses(poses, directions, torch.arange(5))
+    codes = encode_pose_9d(poses)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(rays_from_poses(poses, directions, torch.arange(5)).directions, rays.directions)
+        assert torch.equal(encode_pose_9d(poses), codes)
+        torch.testing.assert_close(decode_pose_9d(codes), poses)

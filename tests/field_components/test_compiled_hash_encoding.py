@@ -26,7 +26,7 @@ def pair(**options: Any) -> tuple[CompiledHashEncoding, HashEncoding]:
     return compiled, stock
 
 
-def outcome(encoding: HashEncoding, positions: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def outcome(encoding: HashEncoding, positions: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
     """Features, and the gradients of their weighted sum in positions and table."""
     positions = positions.clone().requires_grad_()
     features = encoding(positions)

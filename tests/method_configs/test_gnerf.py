@@ -11,11 +11,11 @@ import tyro
 import yaml
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.plugins.types import MethodSpecification
-from tiny_run import PhaseA, build_pipeline, pipeline_config, train_steps
+from tiny_run import PhaseA, build_pipeline, pipeline_config, train_steps, trainer_config
 
 from gnerf_ns.data.dataparsers.unposed_dataparser import UnposedDataParserConfig
-from gnerf_ns.engine.phase_scheduler import PhaseSchedulerConfig
 from gnerf_ns.model_components.mlp_radiance import MLPRadianceConfig
+from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
 
 METHODS: Dict[str, MethodSpecification] = {
     point.name: point.load()
@@ -60,14 +60,19 @@ def test_schedules_agree(method: str):
     """Learning rates, length of the run and patch sizes follow the phases that the pipeline has."""
     config = config_of(method)
     schedule = config.pipeline.schedule
-    assert config.max_num_iterations == schedule.total_steps
-    for optimizer in config.optimizers.values():
-        scheduler = optimizer["scheduler"]
-        if scheduler is not None:
-            assert isinstance(scheduler, PhaseSchedulerConfig)
-            assert scheduler.phase_b_start == schedule.phase_b_start
-            assert scheduler.phase_b_steps == schedule.phase_b_steps
     assert schedule.patch_side == config.pipeline.adversarial.discriminator.patch_side
+
+
+def test_a_schedule_given_by_hand_reaches_length_and_learning_rates(tiny_scene: Path, tmp_path: Path):
+    config = trainer_config(tiny_scene, tmp_path)
+    config.optimizers = config_of("gnerf-ns").optimizers
+    config.max_num_iterations = None
+    config.pipeline.schedule = PhaseScheduleConfig(phase_a_steps=30, interleaved_steps=4, phase_b_steps=50)
+    trainer = config.setup(local_rank=0, world_size=1)
+    assert trainer.config.max_num_iterations == 84
+    for group in ("fields", "proposal_networks", "poses"):
+        scheduler = trainer.config.optimizers[group]["scheduler"]
+        assert (scheduler.phase_b_start, scheduler.phase_b_steps) == (34, 50)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -193,3 +193,10 @@ def spread_after_training(with_self_term: bool) -> float:
 def test_self_term_keeps_renderings_from_collapsing_to_the_mean_photograph():
     assert spread_after_training(with_self_term=True) > 0.8
     assert spread_after_training(with_self_term=False) < 0.05
+
+
+def test_mixed_precision_leaves_the_cost_exact():
+    first, second = 2.0 * torch.rand(6, 10), 2.0 * torch.rand(4, 10)
+    exact = pairwise_cost(first, second)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(pairwise_cost(first, second), exact)
