@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Tuple, Type, cast
+from typing import Any, ContextManager, Dict, NamedTuple, Optional, Tuple, Type, cast
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIn
 from nerfstudio.model_components.ray_generators import RayGenerator
 from torch import Tensor
 
+from gnerf_ns.data.datamanagers.parser_errors import PARSER_ERRORS, one_sentence_for
 from gnerf_ns.data.dataparsers.unposed_dataparser import (
     GROUND_TRUTH_KEY,
     UnposedDataParser,
@@ -84,8 +85,12 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
     def __init__(self, config: UnposedDataManagerConfig, *args: Any, **kwargs: Any):
         try:
             super().__init__(config, *args, **kwargs)
-        except (OSError, AssertionError) as error:  # how the stock parsers complain
-            raise InputError(f"{config.data or config.dataparser.data} cannot be read: {error}") from error
+        except PARSER_ERRORS:
+            # Only the parser's: a GPU without memory, say, raises some of them later on.
+            if "train_dataparser_outputs" in vars(self):
+                raise
+            with self._parser_errors(config):
+                raise
         if config.published_poses is not None:
             self.publish_poses(*config.published_poses)
 
@@ -108,10 +113,15 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
         """The same held-out images in every mode, since the checkpoint has a pose for each: "test", else "val"."""
         if isinstance(self.dataparser, UnposedDataParser):
             return self.dataparser.get_dataparser_outputs(split="test")
-        try:
-            return self.dataparser.get_dataparser_outputs(split="test")
-        except (OSError, RuntimeError, AssertionError):  # how the stock parsers say that there is no such split
-            return self.dataparser.get_dataparser_outputs(split="val")
+        with self._parser_errors(self.config):
+            try:
+                return self.dataparser.get_dataparser_outputs(split="test")
+            except (OSError, RuntimeError, AssertionError):  # how the stock parsers say that there is no such split
+                return self.dataparser.get_dataparser_outputs(split="val")
+
+    @staticmethod
+    def _parser_errors(config: UnposedDataManagerConfig) -> ContextManager[None]:
+        return one_sentence_for(config.dataparser._target.__name__, config.data or config.dataparser.data)
 
     @cached_property
     def train_images(self) -> ImageStack:

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -88,6 +89,56 @@ def test_ground_truth_is_nowhere_but_aside(blender_folder: Path, kind: str, test
             for matrix in tensor.reshape(-1, *tensor.shape[-2:])[:, :3]:
                 assert not any(torch.allclose(matrix.float(), pose) for pose in poses)
     assert found >= 4, "the search must reach the cameras"
+
+
+def drop_from(path: Path, key: str) -> None:
+    meta = json.loads(path.read_text())
+    del meta[key]
+    path.write_text(json.dumps(meta))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda path: path.write_text(path.read_text()[:100]), "JSONDecodeError"),
+        (lambda path: path.write_text("[1]"), "TypeError"),
+        (lambda path: path.unlink(), "FileNotFoundError"),
+        (lambda path: drop_from(path, "frames"), "KeyError: 'frames'"),
+        (lambda path: drop_from(path, "camera_angle_x"), "KeyError: 'camera_angle_x'"),
+    ],
+)
+def test_a_stock_parsers_complaints_are_one_sentence(blender_folder: Path, spoil, reason: str):
+    spoil(blender_folder / "transforms_train.json")
+    with pytest.raises(InputError, match=reason) as error:
+        config_for(blender_folder, dataparser=BlenderDataParserConfig()).setup()
+    text = str(error.value)
+    assert str(blender_folder) in text and "dataparser Blender" in text and "\n" not in text and text.endswith(".")
+
+
+def test_a_broken_held_out_split_of_a_stock_parser(blender_folder: Path):
+    (blender_folder / "transforms_test.json").write_text("{")
+    with pytest.raises(InputError, match="JSONDecodeError"):
+        config_for(blender_folder, dataparser=BlenderDataParserConfig()).setup()
+    for split in ("test", "val"):
+        (blender_folder / f"transforms_{split}.json").unlink()
+    with pytest.raises(InputError, match=r"transforms_val\.json"):
+        config_for(blender_folder, dataparser=BlenderDataParserConfig()).setup()
+
+
+def test_images_that_a_stock_parser_does_not_find(nerfstudio_folder: Path):
+    path = nerfstudio_folder / "transforms.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "train_filenames": ["images/none.jpg"]}))
+    with pytest.raises(InputError, match="RuntimeError: Some filenames for split train were not found"):
+        config_for(nerfstudio_folder, dataparser=NerfstudioDataParserConfig()).setup()
+
+
+def test_errors_after_parsing_are_nobodys_input(blender_folder: Path, monkeypatch):
+    def fail(self):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(UnposedDataManager, "setup_train", fail)
+    with pytest.raises(RuntimeError, match=r"^CUDA out of memory$"):
+        config_for(blender_folder).setup()
 
 
 def test_nerfstudio_data(nerfstudio_folder: Path):
