@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Tuple
+from typing import Literal, Optional, Tuple
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,27 @@ class PhaseScheduleConfig:
     """Steps in which A and B take turns."""
     phase_b_steps: int = 1500
     """Steps of phase B alone."""
+    two_turns_are_an_iteration: bool = False
+    """Whether an A and a B step of AB count as one in what decays by the step, as GNeRF does both in one iteration."""
     phase_a_image_side: Tuple[int, int] = (16, 16)
-    """Longer side of photographs at the beginning and at the end of phase A, in pixels; geometric in between."""
+    """Longer side of photographs at the beginning and at the end of phase A, in pixels."""
+    interleaved_image_side: Optional[Tuple[int, int]] = None
+    """Longer side of photographs at the beginning and at the end of AB, in pixels; None for what A ended with."""
     phase_b_image_side: Tuple[int, int] = (24, 100)
     """Longer side of photographs at the beginning of phase B and after `growth_fraction` of it, in pixels."""
+    image_growth: Literal["geometric", "linear"] = "geometric"
+    """How photographs grow between those ends: by equal factors or by equal numbers of pixels."""
     growth_fraction: float = 0.6
     """Share of phase B over which image side and levels of detail grow."""
     min_patch_scale: float = 0.8
     """Smallest scale of a dynamic patch at step 0."""
     patch_scale_decay: float = 2e-4
-    """Rate at which that scale shrinks, per step; it ends where a patch pixel is an image pixel."""
+    """Rate at which that scale shrinks, per step."""
+    patch_scale_hold: int = 0
+    """Steps before it begins to shrink."""
+    patch_scale_floor: Literal["current", "final"] = "current"
+    """It never gets smaller than where a patch pixel is an image pixel: of photographs as large as at the step, or as
+    large as they will be in the end."""
     patch_side: int = 16
     """Side of the adversarial patches, in pixels; bounds how small their scale may get."""
     epsilon: Tuple[float, float] = (0.05, 0.0075)
@@ -92,15 +103,7 @@ class PhaseScheduleConfig:
         b_step = step - self.phase_b_start
         b_progress = min(1.0, max(0.0, b_step / max(1, self.phase_b_steps)))
         growth = min(1.0, b_progress / self.growth_fraction)
-        # In AB, and in an A step within it, pictures have the size that phase A ended with.
-        image_side = (
-            geometric(self.phase_b_image_side, growth)
-            if b_step >= 0
-            else geometric(self.phase_a_image_side, a_progress)
-        )
-        smallest_scale = max(
-            self.min_patch_scale * math.exp(-self.patch_scale_decay * step), min(1.0, self.patch_side / image_side)
-        )
+        image_side = self._image_side(step, growth)
         return StepPlan(
             step=step,
             phase="A" if in_phase_a else "B",
@@ -108,7 +111,7 @@ class PhaseScheduleConfig:
             phase_a_progress=a_progress,
             phase_b_progress=b_progress,
             image_side=round(image_side),
-            patch_scale=(smallest_scale, 1.0),
+            patch_scale=(self._smallest_patch_scale(step, image_side), 1.0),
             epsilon=geometric(self.epsilon, a_progress),
             density_noise=self.density_noise * max(0.0, 1.0 - step / max(1, self.density_noise_steps)),
             active_levels=growth,
@@ -116,8 +119,42 @@ class PhaseScheduleConfig:
             searches_misfit_poses=b_step in self.misfit_search_steps,
         )
 
+    def iterations_before(self, step: int) -> int:
+        """How much of what decays by the step has passed at the beginning of one."""
+        if not self.two_turns_are_an_iteration:
+            return step
+        return step - (min(max(0, step - self.phase_a_steps), self.interleaved_steps) + 1) // 2
+
+    def first_step_after(self, iterations: int) -> int:
+        """The step at whose beginning so many of `iterations_before` have passed."""
+        if not self.two_turns_are_an_iteration:
+            return iterations
+        return iterations + min(max(0, iterations - self.phase_a_steps), (self.interleaved_steps + 1) // 2)
+
+    def _image_side(self, step: int, growth: float) -> float:
+        between = geometric if self.image_growth == "geometric" else linear
+        if step >= self.phase_b_start:
+            return between(self.phase_b_image_side, growth)
+        if step >= self.phase_a_steps and self.interleaved_image_side is not None:
+            return between(self.interleaved_image_side, (step - self.phase_a_steps) / self.interleaved_steps)
+        return between(self.phase_a_image_side, min(1.0, step / max(1, self.phase_a_steps)))
+
+    def _smallest_patch_scale(self, step: int, image_side: float) -> float:
+        bounding_side = image_side if self.patch_scale_floor == "current" else self.phase_b_image_side[1]
+        shrinking = max(0, self.iterations_before(step) - self.patch_scale_hold)
+        return max(
+            self.min_patch_scale * math.exp(-self.patch_scale_decay * shrinking),
+            min(1.0, self.patch_side / bounding_side),
+        )
+
 
 def geometric(ends: Tuple[float, float], progress: float) -> float:
     """Value between two positive ends, changing by equal factors; exact at both ends."""
     first, last = ends
     return first * (last / first) ** progress
+
+
+def linear(ends: Tuple[float, float], progress: float) -> float:
+    """Value between two ends, changing by equal amounts; exact at both ends."""
+    first, last = ends
+    return first * (1.0 - progress) + last * progress
