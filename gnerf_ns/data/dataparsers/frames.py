@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 from jaxtyping import Float
@@ -90,11 +90,15 @@ def _split_by_lists(path: Path, eval_interval: int) -> Tuple[List[Frame], List[F
     if "train_filenames" not in meta:
         return hold_out_every(frames, eval_interval)
 
-    def listed(names: Sequence[str]) -> List[Frame]:
+    def listed(key: str) -> List[Frame]:
+        names = meta[key]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError(f'{path} has "{key}" that is no list of file names; correct it, or remove that entry.')
         wanted = {str((path.parent / name).resolve()) for name in names}
         return [frame for frame in frames if str(frame.image.resolve()) in wanted]
 
-    return listed(meta["train_filenames"]), listed(meta.get("test_filenames") or meta.get("val_filenames") or [])
+    held_out = next((key for key in ("test_filenames", "val_filenames") if meta.get(key)), None)
+    return listed("train_filenames"), [] if held_out is None else listed(held_out)
 
 
 def _load(path: Path) -> Dict[str, Any]:
@@ -114,6 +118,10 @@ def _frame_from_entry(entry: Any, shared: Mapping[str, Any], path: Path) -> Fram
         raise InputError(f'{path} lists a frame without "file_path"; correct it, or remove it to use the bare images.')
     mask = None
     if entry.get("mask_path"):
+        if not isinstance(entry["mask_path"], str):
+            raise InputError(
+                f'{path} gives {entry["file_path"]} a "mask_path" that is no file name; correct or remove that entry.'
+            )
         mask = path.parent / entry["mask_path"]
         if not mask.is_file():
             raise InputError(f"{path} lists the mask {mask}, which does not exist; restore it or correct the file.")

@@ -80,7 +80,7 @@ def intrinsics_from_transforms(values: Mapping[str, Any], image: Path, source: P
     if min(focal_x, focal_y) <= 0 or min(size) <= 0:
         raise InputError(f"{source} gives a focal length or size that is not positive for {image.name}; correct it.")
     model = values.get("camera_model", "OPENCV")
-    if model not in CAMERA_MODEL_TO_TYPE:
+    if not isinstance(model, str) or model not in CAMERA_MODEL_TO_TYPE:
         known = ", ".join(CAMERA_MODEL_TO_TYPE)
         raise InputError(f"{source} names the camera model {model!r}, which is unknown; use one of {known}.")
     centre_x, centre_y = number("cx"), number("cy")
