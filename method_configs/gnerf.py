@@ -131,20 +131,31 @@ def adversarial_optimizers() -> Dict[str, Any]:
     return optimizers
 
 
+def paper_schedule() -> PhaseScheduleConfig:
+    """The released 12,000 iterations of A, 8,000 of AB (an A step, then a B step in each) and 20,000 of B."""
+    return PhaseScheduleConfig(
+        phase_a_steps=12_000,
+        interleaved_steps=2 * 8_000,
+        phase_b_steps=20_000,
+        two_turns_are_an_iteration=True,
+        phase_a_image_side=(16, 128),
+        interleaved_image_side=(128, 400),
+        phase_b_image_side=(400, 400),
+        image_growth="linear",
+        # e^(-0.0002 t), where that is below 0.8; it is from here on.
+        patch_scale_hold=1116,
+        patch_scale_floor="final",
+        density_noise_steps=5_000,
+        misfit_search_steps=(),
+    )
+
+
 def paper_pipeline() -> GNeRFPipelineConfig:
     """GNeRF as published (its section 4 and released Blender configuration)."""
     return GNeRFPipelineConfig(
         datamanager=UnposedDataManagerConfig(max_image_side=400),
         model=GNeRFModelConfig(radiance=MLPRadianceConfig(), photometric_loss_mult=50.0, eval_num_rays_per_chunk=2048),
-        schedule=PhaseScheduleConfig(
-            phase_a_steps=12_000,
-            interleaved_steps=8_000,
-            phase_b_steps=20_000,
-            phase_a_image_side=(16, 128),
-            phase_b_image_side=(400, 400),
-            density_noise_steps=5_000,
-            misfit_search_steps=(),
-        ),
+        schedule=paper_schedule(),
         phase_a="adversarial",
         adversarial=AdversarialObjectiveConfig(
             discriminator=DiscriminatorConfig(), inversion_render_side=64, num_regularized_photographs=12

@@ -1,6 +1,8 @@
 """The installed methods as a user has them: through nerfstudio's entry points and its command line."""
 
 import copy
+import math
+from collections import Counter
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Dict
@@ -113,7 +115,7 @@ def test_the_paper_s_published_values():
     assert objective.discriminator.patch_side == 16
     inversion = objective.inversion_network
     assert (inversion.image_side, inversion.width, inversion.depth, inversion.heads) == (64, 256, 6, 16)
-    assert pipeline.model.background_color == "white" and schedule.at(0).patch_scale == (1.0, 1.0)
+    assert pipeline.model.background_color == "white" and schedule.at(0).patch_scale == (0.8, 1.0)
     optimizers = config_of("gnerf-ns-paper").optimizers
     assert optimizers["fields"]["optimizer"]._target is torch.optim.RMSprop
     assert {name: entry["optimizer"].lr for name, entry in optimizers.items()} == {
@@ -122,6 +124,19 @@ def test_the_paper_s_published_values():
         "inversion_network": 1e-4,
         "poses": 5e-3,
     }
+
+
+def test_the_paper_s_released_schedule():
+    schedule = config_of("gnerf-ns-paper").pipeline.schedule
+    plans = [schedule.at(step) for step in range(schedule.total_steps)]
+    lengths = Counter((plan.name, plan.phase) for plan in plans)
+    assert lengths == {("A", "A"): 12_000, ("AB", "A"): 8_000, ("AB", "B"): 8_000, ("B", "B"): 20_000}
+    assert schedule.iterations_before(schedule.phase_b_start) == 20_000
+    sides = {step: plans[step].image_side for step in (0, 6_000, 12_000, 20_000, 28_000)}
+    assert sides == {0: 16, 6_000: 72, 12_000: 128, 20_000: 264, 28_000: 400}
+    for step in (0, 1_000, 5_000, 12_000, 20_000, 30_000):
+        released = max(16 / 400, min(0.8, math.exp(-2e-4 * schedule.iterations_before(step))))
+        assert plans[step].patch_scale == (pytest.approx(released, rel=1e-3), 1.0)
 
 
 def test_the_paper_s_method_runs_an_a_and_a_b_step(tiny_scene: Path):
