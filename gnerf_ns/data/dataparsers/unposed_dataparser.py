@@ -81,7 +81,7 @@ class UnposedDataParser(DataParser):
                 f"{self.config.min_images} are needed; add more, or lower --min-images (behind the word unposed-data)."
             )
         frames = train if split == "train" else held_out
-        intrinsics, origin = self._intrinsics(frames)
+        intrinsics, origin = self._intrinsics(frames, train + held_out)
         if split == "train":
             CONSOLE.print(
                 f"{len(train)} images to train on, {len(held_out)} held out, from {self.config.data}; "
@@ -99,8 +99,13 @@ class UnposedDataParser(DataParser):
             metadata={GROUND_TRUTH_KEY: _ground_truth(frames)},
         )
 
-    def _intrinsics(self, frames: List[Frame]) -> Tuple[List[Intrinsics], str]:
-        """Intrinsics of all frames from the same kind of source, and which one, in words."""
+    def _intrinsics(self, frames: List[Frame], everyone: List[Frame]) -> Tuple[List[Intrinsics], str]:
+        """Intrinsics of all frames of a split from the same kind of source, and which one, in words.
+
+        Args:
+            frames: those of the split.
+            everyone: those of all splits, which tell about a frame that does not tell about itself.
+        """
         listed = [
             intrinsics_from_transforms(frame.values, frame.image, frame.source)
             for frame in frames
@@ -109,7 +114,10 @@ class UnposedDataParser(DataParser):
         complete = [intrinsics for intrinsics in listed if intrinsics is not None]
         if frames and len(complete) == len(frames):
             return complete, str(frames[0].source)
-        return intrinsics_from_pictures([frame.image for frame in frames], self.config.fov_deg)
+        images = [frame.image for frame in everyone]
+        found, origin = intrinsics_from_pictures(images, self.config.fov_deg)
+        by_image = dict(zip(images, found, strict=True))
+        return [by_image[frame.image] for frame in frames], origin
 
 
 def unit_scene_box() -> SceneBox:

@@ -87,7 +87,25 @@ def test_exif_comes_before_the_field_of_view(picture_folder, capsys):
     cameras = parse(folder).cameras
     torch.testing.assert_close(cameras.fx, torch.full((8, 1), 50.0))  # the one without has its neighbours' field
     assert int(cameras.width[0]) == 24 and int(cameras.height[0]) == 36  # as displayed
-    assert "EXIF data (7 of 8 images)" in " ".join(capsys.readouterr().out.split())
+    assert "EXIF data (9 of 10 images)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_held_out_picture_without_exif_has_the_field_of_the_training_pictures(picture_folder):
+    folder = picture_folder(suffix=".jpg", width=36, height=24)
+    for path in sorted(folder.iterdir())[1:8]:  # the first and the ninth are held out
+        exif = Image.Exif()
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 50
+        with Image.open(path) as picture:
+            picture.save(path, exif=exif)
+    for split, count in (("train", 8), ("test", 2)):
+        torch.testing.assert_close(parse(folder, split).cameras.fx, torch.full((count, 1), 50.0))
+
+
+def test_transforms_of_one_split_serve_it_alone(blender_folder: Path):
+    edit_json(blender_folder / "transforms_test.json", lambda meta: meta.pop("camera_angle_x"))
+    torch.testing.assert_close(parse(blender_folder).cameras.fx, torch.full((8, 1), 16 / math.tan(0.35)))
+    cameras = parse(blender_folder, "test", fov_deg=90.0).cameras
+    torch.testing.assert_close(cameras.fx, torch.full((4, 1), 16.0))
 
 
 def test_transforms_come_before_exif(nerfstudio_folder: Path, capsys):
