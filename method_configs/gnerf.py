@@ -14,6 +14,7 @@ from gnerf_ns.data.datamanagers.unposed_datamanager import UnposedDataManagerCon
 from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig
 from gnerf_ns.engine.optimizers import QuickAdamOptimizerConfig
 from gnerf_ns.engine.phase_scheduler import PhaseSchedulerConfig
+from gnerf_ns.engine.step_decay_scheduler import StepDecaySchedulerConfig
 from gnerf_ns.model_components.discriminator import DiscriminatorConfig
 from gnerf_ns.model_components.hash_radiance import HashRadianceConfig
 from gnerf_ns.model_components.inversion_network import InversionNetworkConfig
@@ -165,12 +166,28 @@ def paper_pipeline() -> GNeRFPipelineConfig:
 
 
 def paper_optimizers() -> Dict[str, Any]:
-    """The published optimizers: RMSprop for the adversaries, Adam for what deals with poses."""
+    """The released optimizers: RMSprop for the adversaries, Adam for what deals with poses, all rates halved again
+    and again."""
+
+    def halved_every(iterations: int) -> StepDecaySchedulerConfig:
+        # Milestones are steps of this very schedule, in which an iteration of AB takes two.
+        schedule = paper_schedule()
+        last = schedule.iterations_before(schedule.total_steps)
+        milestones = tuple(schedule.first_step_after(count) for count in range(iterations, last, iterations))
+        return StepDecaySchedulerConfig(milestones=milestones, factor=0.5)
+
+    def adam(lr: float) -> QuickAdamOptimizerConfig:
+        return QuickAdamOptimizerConfig(lr=lr, eps=1e-8, betas=(0.9, 0.99))
+
+    def rmsprop(lr: float) -> OptimizerConfig:
+        return OptimizerConfig(_target=torch.optim.RMSprop, lr=lr)
+
     return {
-        "fields": {"optimizer": OptimizerConfig(_target=torch.optim.RMSprop, lr=5e-4), "scheduler": None},
-        "discriminator": {"optimizer": OptimizerConfig(_target=torch.optim.RMSprop, lr=1e-4), "scheduler": None},
-        "inversion_network": {"optimizer": AdamOptimizerConfig(lr=1e-4), "scheduler": None},
-        "poses": {"optimizer": AdamOptimizerConfig(lr=5e-3), "scheduler": None},
+        "fields": {"optimizer": rmsprop(5e-4), "scheduler": halved_every(8_000)},
+        "discriminator": {"optimizer": rmsprop(1e-4), "scheduler": halved_every(8_000)},
+        "inversion_network": {"optimizer": adam(1e-4), "scheduler": halved_every(4_000)},
+        # Released: 5e-3 on positions 4 units from the origin; the pose table has them at distance 1.
+        "poses": {"optimizer": adam(5e-3 / 4), "scheduler": halved_every(4_000)},
     }
 
 

@@ -122,8 +122,25 @@ def test_the_paper_s_published_values():
         "fields": 5e-4,
         "discriminator": 1e-4,
         "inversion_network": 1e-4,
-        "poses": 5e-3,
+        "poses": 5e-3 / 4,  # released for cameras 4 units from the origin
     }
+    for group in ("inversion_network", "poses"):
+        optimizer = optimizers[group]["optimizer"].setup([torch.nn.Parameter(torch.zeros(1))])
+        assert type(optimizer) is torch.optim.Adam
+        assert (optimizer.defaults["betas"], optimizer.defaults["eps"]) == ((0.9, 0.99), 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("group", "every"), [("fields", 8_000), ("discriminator", 8_000), ("inversion_network", 4_000), ("poses", 4_000)]
+)
+def test_the_paper_s_learning_rates_are_halved_every_so_many_released_iterations(group: str, every: int):
+    config = config_of("gnerf-ns-paper")
+    schedule, entry = config.pipeline.schedule, config.optimizers[group]
+    optimizer = entry["optimizer"].setup([torch.nn.Parameter(torch.zeros(1))])
+    scheduler = entry["scheduler"].setup().get_scheduler(optimizer, entry["optimizer"].lr)
+    (share,) = scheduler.lr_lambdas
+    for step in range(0, schedule.total_steps, 50):
+        assert share(step) == 0.5 ** (schedule.iterations_before(step) // every), f"step {step}"
 
 
 def test_the_paper_s_released_schedule():
