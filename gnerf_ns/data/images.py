@@ -40,6 +40,11 @@ class ImageSize(NamedTuple):
         return f"{self.width}x{self.height}"
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file is named like a picture; operating systems leave names with a leading dot beside them."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open a picture file; whatever goes wrong with it in the block becomes an ``InputError`` that names the file."""

@@ -8,7 +8,8 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 from jaxtyping import Float
 
-from gnerf_ns.data.images import IMAGE_SUFFIXES
+from gnerf_ns.data.dataparsers.mask_folder import masks_of_folder
+from gnerf_ns.data.images import IMAGE_SUFFIXES, is_picture
 from gnerf_ns.errors import InputError
 
 
@@ -37,8 +38,16 @@ def read_frames(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Fra
 
     Raises:
         InputError: the folder is missing, empty or without pictures; a transforms file cannot be read; a picture or
-            mask that it lists, or a mask of a ``masks`` folder, is missing.
+            mask that it lists, or a mask of a ``masks`` folder, is missing; a file of that folder would serve two
+            pictures.
     """
+    train, held_out = _split(folder, eval_interval)
+    # Of both splits at once, since they share the folder.
+    frames = _with_masks_of_folder(train + held_out, folder.parent if folder.is_file() else folder)
+    return frames[: len(train)], frames[len(train) :]
+
+
+def _split(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Frame]]:
     if folder.suffix == ".json" and folder.is_file():
         return _split_by_lists(folder, eval_interval)
     if not folder.exists():
@@ -73,7 +82,7 @@ def frames_from_folder(folder: Path) -> List[Frame]:
     if not images:
         endings = ", ".join(IMAGE_SUFFIXES)
         raise InputError(f"No image is among the files in {folder}; images end in {endings} (in any letter case).")
-    return _with_masks_of_folder([Frame(image) for image in images], folder)
+    return [Frame(image) for image in images]
 
 
 def frames_from_json(path: Path) -> List[Frame]:
@@ -82,7 +91,7 @@ def frames_from_json(path: Path) -> List[Frame]:
     shared = {key: value for key, value in meta.items() if key != "frames"}
     frames = [_frame_from_entry(entry, shared, path) for entry in meta["frames"]]
     frames.sort(key=lambda frame: str(frame.image))
-    return _with_masks_of_folder(frames, path.parent)
+    return frames
 
 
 def _split_by_lists(path: Path, eval_interval: int) -> Tuple[List[Frame], List[Frame]]:
@@ -162,26 +171,12 @@ def _pose(entry: Mapping[str, Any], path: Path) -> Optional[Float[np.ndarray, "3
 def _pictures_in(folder: Path) -> List[Path]:
     if not folder.is_dir():
         return []
-    # Names with a leading dot are what operating systems leave beside pictures.
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    return sorted(path for path in folder.iterdir() if is_picture(path))
 
 
 def _with_masks_of_folder(frames: List[Frame], folder: Path) -> List[Frame]:
-    """Take masks from ``masks/``, named like their image (``a.png`` or ``a.jpg.png`` for ``a.jpg``)."""
-    masks = {path.stem: path for path in _pictures_in(folder / "masks")}
-    if not masks:
+    """Frames for which no mask is listed take theirs from ``masks/``."""
+    masks = masks_of_folder([frame.image for frame in frames if frame.mask is None], folder)
+    if masks is None:
         return frames
-    completed = []
-    for frame in frames:
-        mask = frame.mask or masks.get(frame.image.name) or masks.get(frame.image.stem)
-        if mask is None:
-            raise InputError(
-                f"The folder {folder / 'masks'} has no mask for {frame.image.name}; add one of that name, or remove "
-                "the folder to go without masks."
-            )
-        completed.append(replace(frame, mask=mask))
-    return completed
+    return [replace(frame, mask=frame.mask or masks[frame.image]) for frame in frames]
