@@ -147,6 +147,7 @@ def paper_schedule() -> PhaseScheduleConfig:
         patch_scale_hold=1116,
         patch_scale_floor="final",
         density_noise_steps=5_000,
+        looks_up_poses=False,
         misfit_search_steps=(),
     )
 

@@ -81,6 +81,9 @@ class PhaseScheduleConfig:
     """Noise on densities at step 0."""
     density_noise_steps: int = 80
     """Steps over which that noise falls to 0."""
+    looks_up_poses: bool = True
+    """Whether every pose is looked up at the end of phase A. Without, the pose table goes on with what phase A has
+    left in it, as GNeRF's does: adversarial training pulls it towards the inversion network all along."""
     misfit_search_steps: Tuple[int, ...] = (60, 150, 300, 600)
     """Steps of phase B before which misfits are offered better poses."""
 
@@ -115,7 +118,7 @@ class PhaseScheduleConfig:
             epsilon=geometric(self.epsilon, a_progress),
             density_noise=self.density_noise * max(0.0, 1.0 - step / max(1, self.density_noise_steps)),
             active_levels=growth,
-            searches_all_poses=step == self.phase_a_steps,
+            searches_all_poses=self.looks_up_poses and step == self.phase_a_steps,
             searches_misfit_poses=b_step in self.misfit_search_steps,
         )
 

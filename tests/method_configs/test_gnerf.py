@@ -149,6 +149,7 @@ def test_the_paper_s_released_schedule():
     lengths = Counter((plan.name, plan.phase) for plan in plans)
     assert lengths == {("A", "A"): 12_000, ("AB", "A"): 8_000, ("AB", "B"): 8_000, ("B", "B"): 20_000}
     assert schedule.iterations_before(schedule.phase_b_start) == 20_000
+    assert not any(plan.searches_all_poses or plan.searches_misfit_poses for plan in plans)
     sides = {step: plans[step].image_side for step in (0, 6_000, 12_000, 20_000, 28_000)}
     assert sides == {0: 16, 6_000: 72, 12_000: 128, 20_000: 264, 28_000: 400}
     for step in (0, 1_000, 5_000, 12_000, 20_000, 30_000):

@@ -173,6 +173,12 @@ def test_poses_are_looked_up_once_after_phase_a_and_misfits_where_stated(name: s
     assert misfits == list(schedule.misfit_search_steps)
 
 
+def test_poses_are_looked_up_only_where_wanted():
+    schedule = dataclasses.replace(SCHEDULES["adversarial"], looks_up_poses=False)
+    assert not any(plan.searches_all_poses for plan in plans(schedule))
+    assert any(plan.searches_misfit_poses for plan in plans(schedule)), "another matter"
+
+
 def test_a_plan_depends_on_the_step_alone():
     schedule = SCHEDULES["adversarial"]
     forwards = [schedule.at(step) for step in range(2500)]

@@ -374,6 +374,28 @@ def test_every_background_trains(tiny_scene: Path, background: Any):
         assert pipeline.get_average_eval_image_metrics(LAST - 1)["psnr"] > 0
 
 
+@pytest.mark.parametrize("background", ["white", "black", "random", "last_sample"])
+def test_evaluation_lays_photographs_over_the_background_of_the_renderings(tiny_scene: Path, background: Any):
+    """An empty scene compared with a clear photograph is a perfect match, whatever lies behind both."""
+    config = pipeline_config(tiny_scene)
+    config.model.background_color = background  # type: ignore[attr-defined]
+    pipeline = build_pipeline(config)
+    for dataset in (pipeline.datamanager.train_dataset, pipeline.datamanager.eval_dataset):
+        image, alpha = dataset.get_image_float32(0), dataset.get_numpy_image(0)[..., 3]
+        clear = image[torch.from_numpy(alpha == 0)]
+        assert len(clear) and torch.equal(clear, pipeline.model.evaluation_background.expand_as(clear))
+
+
+def test_training_psnr_is_that_of_the_pixels_whatever_the_loss_weighs(tiny_scene: Path):
+    config = pipeline_config(tiny_scene)
+    config.model.photometric_loss_mult = 50.0  # type: ignore[attr-defined]
+    pipeline = build_pipeline(config)
+    train_steps(pipeline, range(5))
+    _, losses, metrics = pipeline.get_train_loss_dict(5)
+    expected = -10.0 * torch.log10(losses["photometric_loss"].detach() / 50.0)
+    torch.testing.assert_close(metrics["psnr"], expected)
+
+
 def test_the_paper_s_networks_run_through_all_phases(tiny_scene: Path):
     radiance = MLPRadianceConfig(
         num_layers=2, layer_width=8, layer_width_color=8, num_coarse_samples=4, num_fine_samples=4
@@ -395,3 +417,14 @@ def test_an_adversarial_step_trains_all_of_the_paper_s_radiance(tiny_scene: Path
     sum(losses.values(), torch.tensor(0.0)).backward()
     without = [name for name, value in pipeline.model.radiance.named_parameters() if value.grad is None]
     assert not without
+
+
+def test_without_look_up_the_pose_table_goes_on_with_what_the_inversion_network_pulled_it_to(tiny_scene: Path):
+    schedule = PhaseScheduleConfig(**SCHEDULE, looks_up_poses=False)
+    pipeline = build_pipeline(pipeline_config(tiny_scene, "adversarial", schedule=schedule))
+    start = pipeline.train_poses.codes.detach().clone()
+    train_steps(pipeline, range(schedule.phase_a_steps))
+    after_phase_a = pipeline.train_poses.codes.detach().clone()
+    assert not torch.equal(after_phase_a, start)
+    pipeline.get_train_loss_dict(schedule.phase_a_steps)
+    assert torch.equal(pipeline.train_poses.codes, after_phase_a)
