@@ -153,7 +153,12 @@ def paper_schedule() -> PhaseScheduleConfig:
 
 
 def paper_pipeline() -> GNeRFPipelineConfig:
-    """GNeRF as published (its section 4 and released Blender configuration)."""
+    """GNeRF as published (its section 4 and released Blender configuration).
+
+    Known to differ from the released code: how the prior spreads elevations (see `PRESETS`), four frequencies of the
+    viewing direction in place of ten, softplus in place of ReLU on densities, the discriminator and the inversion
+    network see the fine pass only, and photometric steps take random pixels in place of patches.
+    """
     return GNeRFPipelineConfig(
         datamanager=UnposedDataManagerConfig(max_image_side=400),
         model=GNeRFModelConfig(radiance=MLPRadianceConfig(), photometric_loss_mult=50.0, eval_num_rays_per_chunk=2048),

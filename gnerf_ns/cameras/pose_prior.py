@@ -38,7 +38,7 @@ class PosePrior:
     azimuth_deg: Tuple[float, float]
     """Smallest and largest azimuth, in degrees, counter-clockwise from +x as seen from +z; uniform."""
     elevation_deg: Tuple[float, float]
-    """Smallest and largest elevation above the xy plane, in degrees; uniform in solid angle."""
+    """Smallest and largest elevation above the xy plane, in degrees; directions are uniform in solid angle."""
     radius: Tuple[float, float]
     """Smallest and largest distance from the origin, as a multiple of the radius given to ``sample``; uniform."""
     look_at_jitter: float
@@ -102,7 +102,11 @@ PRESETS = {
         roll_deg=(0.0, 0.0),
     ),
 }
-"""The settings of the released GNeRF code, by the kind of data they were made for."""
+"""The ranges of the released GNeRF code, by the kind of data they were made for.
+
+Within them, two things differ: the released code draws elevations uniformly in degrees, which crowds cameras around
+the pole, and moves the point looked at along x and y only, not along z.
+"""
 
 
 @dataclass
@@ -110,12 +114,13 @@ class PosePriorConfig:
     """What is known about where the photographs were taken from."""
 
     preset: Literal["blender", "dtu"] = "blender"
-    """Where values come from that are not given below: the released GNeRF settings for Blender scenes (the upper
-    hemisphere, looking at the origin) or for DTU (azimuth 0 to 150, elevation 0 to 80 degrees, look-at jitter)."""
+    """Where values come from that are not given below: the ranges of the released GNeRF for Blender scenes (the upper
+    hemisphere, looking at the origin) or for DTU (azimuth 0 to 150, elevation 0 to 80 degrees, look-at jitter).
+    Directions are uniform in solid angle; the released code's elevations are uniform in degrees."""
     azimuth_deg: Optional[Tuple[float, float]] = None
     """Smallest and largest azimuth, in degrees."""
     elevation_deg: Optional[Tuple[float, float]] = None
-    """Smallest and largest elevation, in degrees, between -90 and 90."""
+    """Smallest and largest elevation, in degrees, between -90 and 90; all directions in the range are as likely."""
     radius: Optional[Tuple[float, float]] = None
     """Smallest and largest camera distance, in units of the distance at which the object fills the view."""
     look_at_jitter: Optional[float] = None
