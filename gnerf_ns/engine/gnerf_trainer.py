@@ -19,6 +19,7 @@ from gnerf_ns.engine.phase_scheduler import PhaseSchedulerConfig
 from gnerf_ns.errors import InputError
 from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline, GNeRFPipelineConfig
 from gnerf_ns.plots import save_picture
+from gnerf_ns.system_libraries import export_advice
 
 POSES_FOLDER = "estimated_poses"
 """Beside the checkpoints' folder: nerfstudio takes every file in the latter for a checkpoint."""
@@ -174,6 +175,9 @@ class GNeRFTrainer(Trainer):
         )
         save_picture(folder / "cameras.png", (pipeline.evaluation.plot_poses() * 255).round().byte().numpy())
         if step >= self._last_step:
+            advice = export_advice()
+            if advice is not None:
+                CONSOLE.print(advice)
             CONSOLE.print(f"Estimated poses: {folder / 'transforms.json'}, a picture of them: {folder / 'cameras.png'}")
             errors = pipeline.evaluation.pose_errors()
             if errors is not None:

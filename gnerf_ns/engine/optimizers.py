@@ -16,3 +16,5 @@ class QuickAdamOptimizerConfig(AdamOptimizerConfig):
     """Added to the denominator; entries of a hash grid have tiny gradients."""
     betas: Tuple[float, float] = (0.9, 0.99)
     """Decay rates of the first and second moment."""
+    fused: bool = True
+    """One pass over the parameters in place of a dozen; a hash grid has a million of them."""

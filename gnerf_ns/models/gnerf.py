@@ -85,6 +85,12 @@ class GNeRFModel(Model):
         """Adapt to the training schedule."""
         self.radiance.follow(plan.phase == "A", plan.phase_b_progress, plan.active_levels, plan.density_noise)
 
+    @property
+    def evaluation_background(self) -> Float[Tensor, "3"]:
+        """The colour that lies behind renderings outside training; nothing, black, if it is random in training."""
+        is_black = self.config.background_color in ("black", "random")
+        return torch.full((3,), 0.0 if is_black else 1.0, device=self.device)
+
     def draw_background(self) -> Float[Tensor, "3"]:
         """The colour to lay photographs over at this step; another one each time if the background is random."""
         if self.config.background_color == "random":
@@ -239,8 +245,7 @@ class GNeRFModel(Model):
         truth = batch["image"].to(outputs["rgb"].device)
         if truth.shape[-1] == 4:
             truth = torch.cat([truth[..., :3] * truth[..., 3:], truth[..., 3:]], dim=-1)
-        background = torch.full((3,), 0.0 if self.config.background_color in ("black", "random") else 1.0)
-        truth = composite(truth, background.to(truth), channel_dim=-1)
+        truth = composite(truth, self.evaluation_background.to(truth), channel_dim=-1)
         rendered = outputs["rgb"].clamp(0.0, 1.0)
         metrics = self.image_metrics(rendered, truth)
         images = {

@@ -19,6 +19,7 @@ from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius
 from gnerf_ns.cameras.pose_table import PoseTable
 from gnerf_ns.cameras.rays import CameraDirections, concatenate_rays
 from gnerf_ns.data.datamanagers.unposed_datamanager import UnposedDataManager, UnposedDataManagerConfig
+from gnerf_ns.errors import InputError
 from gnerf_ns.freed_memory import keep_freed_memory
 from gnerf_ns.localization.held_out import HeldOutConfig, estimate_held_out_poses
 from gnerf_ns.localization.photographs import Photographs
@@ -91,6 +92,7 @@ class GNeRFPipeline(VanillaPipeline):
     def __init__(self, config: GNeRFPipelineConfig, device: Union[str, torch.device], **kwargs: Any) -> None:
         keep_freed_memory()
         super().__init__(config, cast(str, device), **kwargs)
+        self.datamanager.lay_images_over(self.model.evaluation_background)
         self._seed = torch.initial_seed()
         prior = config.pose_prior.resolve()
         directions = CameraDirections(self.datamanager.train_dataset.cameras.to(device))
@@ -109,7 +111,8 @@ class GNeRFPipeline(VanillaPipeline):
         )
         self.scene = scene
         self.adversarial: Optional[AdversarialObjective] = None
-        self.objectives: List[Objective] = [PhotometricObjective(config.photometric, scene)]
+        self.photometric = PhotometricObjective(config.photometric, scene)
+        self.objectives: List[Objective] = [self.photometric]
         if config.phase_a in ("transport", "both"):
             self.objectives.append(TransportObjective(config.transport, scene))
         if config.phase_a in ("adversarial", "both"):
@@ -143,7 +146,7 @@ class GNeRFPipeline(VanillaPipeline):
             last = first + len(request.ray_bundle)
             loss_dict.update(request.losses(_rows(outputs, first, last)))
             first = last
-        return outputs, loss_dict, self._training_metrics(plan, loss_dict)
+        return outputs, loss_dict, self._training_metrics(plan)
 
     def _look_up_poses(self, plan: StepPlan) -> None:
         """Replace poses wholesale where the schedule says so."""
@@ -159,10 +162,10 @@ class GNeRFPipeline(VanillaPipeline):
         elif plan.searches_misfit_poses:
             self.train_poses.assign(*self.pose_search.better_poses(photographs, self.train_poses()))
 
-    def _training_metrics(self, plan: StepPlan, loss_dict: Dict[str, Tensor]) -> Dict[str, Any]:
+    def _training_metrics(self, plan: StepPlan) -> Dict[str, Any]:
         metrics: Dict[str, Any] = {"phase_b": float(plan.phase == "B"), "image_side": float(plan.image_side)}
-        if "photometric_loss" in loss_dict:
-            metrics["psnr"] = -10.0 * torch.log10(loss_dict["photometric_loss"].detach())
+        if plan.phase == "B":
+            metrics["psnr"] = self.photometric.psnr
         return metrics
 
     # Estimated poses
@@ -254,7 +257,15 @@ class GNeRFPipeline(VanillaPipeline):
 
         `psnr` and `ssim` are at estimated held-out poses, refined photometrically with the field frozen;
         `psnr_aligned` is at the true poses moved into the learned frame, with nothing optimised.
+
+        Raises:
+            InputError: no image is held out.
         """
+        if len(self.datamanager.eval_dataset) == 0:
+            raise InputError(
+                "There are no held-out images to evaluate on; train with an --eval-interval other than 0 (behind the "
+                "word unposed-data), or with a transforms_test.json."
+            )
         self._prepare_evaluation(step)
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
         metrics.update(self.evaluation.aligned_quality())

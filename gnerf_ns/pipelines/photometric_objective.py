@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Dict, Optional
+
+import torch
+from torch import Tensor
 
 from gnerf_ns.localization.pixel_rays import sample_pixel_rays
 from gnerf_ns.model_components.phase_schedule import StepPlan
@@ -20,12 +23,17 @@ class PhotometricObjectiveConfig:
 
 
 class PhotometricObjective:
-    """Squared colour error at random pixels; trains field and poses."""
+    """Squared colour error at random pixels; trains field and poses.
+
+    Attributes:
+        psnr: of the last step's pixels, in dB.
+    """
 
     def __init__(self, config: PhotometricObjectiveConfig, scene: TrainingScene) -> None:
         self.config = config
         self.scene = scene
         self.compared: Optional[ComparedPictures] = None
+        self.psnr: Optional[Tensor] = None
 
     def is_active(self, plan: StepPlan) -> bool:
         """In B steps, those of AB included."""
@@ -35,6 +43,11 @@ class PhotometricObjective:
         """Rays at the pose table's poses."""
         scene = self.scene
         rays, colours = sample_pixel_rays(scene.photographs, scene.poses(), self.config.rays_per_step, plan.image_side)
-        return RenderRequest(
-            rays, lambda outputs: {"photometric_loss": scene.model.get_photometric_loss(outputs, colours)}
-        )
+
+        def losses(outputs: Dict[str, Any]) -> Dict[str, Tensor]:
+            loss = scene.model.get_photometric_loss(outputs, colours)
+            with torch.no_grad():
+                self.psnr = scene.model.get_metrics_dict(outputs, {"image": colours})["psnr"]
+            return {"photometric_loss": loss}
+
+        return RenderRequest(rays, losses)

@@ -198,6 +198,16 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
             train.detach().cpu().clone(), kept if eval is None else eval.detach().cpu().clone()
         )
 
+    def lay_images_over(self, background: Float[Tensor, "3"]) -> None:
+        """Choose what shows through transparent pixels wherever nerfstudio's commands want RGB.
+
+        Args:
+            background: colour in [0, 1]; that of the renderings which the images are compared with.
+        """
+        for dataset in (self.train_dataset, self.eval_dataset):
+            if dataset._dataparser_outputs.alpha_color is not None:
+                dataset._dataparser_outputs.alpha_color = background.cpu()
+
 
 def _set_poses_aside(outputs: DataparserOutputs) -> Tuple[DataparserOutputs, Optional[Float[Tensor, "n 3 4"]]]:
     """Outputs that know nothing of the true poses, and those poses.
