@@ -1,6 +1,7 @@
 """Find the pictures of a folder, and what is known about each: its mask, pose and intrinsics."""
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
@@ -34,7 +35,8 @@ def read_frames(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Fra
 
     ``transforms_train.json`` goes with ``transforms_test.json``, else ``transforms_val.json``, as the held-out
     frames. In a single ``transforms.json``, ``train_filenames`` and ``test_filenames`` (else ``val_filenames``)
-    decide, where given. In all other cases every ``eval_interval``-th picture by file name is held out (0: none).
+    decide, where given. In all other cases every ``eval_interval``-th picture by file name is held out, but at least
+    two are (0: none).
 
     Raises:
         InputError: the folder is missing, empty or without pictures; a transforms file cannot be read; a picture or
@@ -70,9 +72,12 @@ def _split(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Frame]]:
 
 
 def hold_out_every(frames: List[Frame], interval: int) -> Tuple[List[Frame], List[Frame]]:
-    """Split off every ``interval``-th frame, the first included; 0 splits off none."""
+    """Split off every ``interval``-th frame, the first included, but at least two (of three or more); 0: none."""
     if interval == 0:
         return frames, []
+    if len(frames) <= interval:
+        # Two, because ns-render's camera paths run through the held-out poses by default.
+        interval = max(2, math.ceil(len(frames) / 2))
     return [frame for index, frame in enumerate(frames) if index % interval], frames[::interval]
 
 

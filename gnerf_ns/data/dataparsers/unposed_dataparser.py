@@ -43,7 +43,8 @@ class UnposedDataParserConfig(DataParserConfig):
     fov_deg: float = 50.0
     """Field of view along the images' longer side, in degrees, where neither a transforms file nor EXIF data tell."""
     eval_interval: int = 8
-    """Hold out every n-th image for evaluation, unless a transforms file names held-out images. 0 holds out none."""
+    """Hold out every n-th image for evaluation, but at least two, unless a transforms file names held-out images. 0
+    holds out none."""
     min_images: int = 6
     """Fewest images, held-out ones included, that are accepted."""
     alpha_color: Optional[str] = "white"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
+from gnerf_ns.data.dataparsers.frames import Frame, hold_out_every
 from gnerf_ns.data.dataparsers.unposed_dataparser import GROUND_TRUTH_KEY, UnposedDataParserConfig
 from gnerf_ns.errors import InputError
 
@@ -55,6 +56,18 @@ def test_images_subfolder_and_eval_interval(picture_folder):
     assert len(names(train)) == 6
     assert len(names(parse(folder.parent, eval_interval=0))) == 9
     assert names(parse(folder.parent, "test", eval_interval=0)) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "interval", "held_out"),
+    [(2, 8, [0]), (3, 8, [0, 2]), (6, 8, [0, 3]), (7, 8, [0, 4]), (8, 8, [0, 4]), (9, 8, [0, 8]), (6, 2, [0, 2, 4])],
+)
+def test_at_least_two_images_are_held_out(count: int, interval: int, held_out: list):
+    """ns-render's camera paths need two poses."""
+    frames = [Frame(Path(f"{index}.png")) for index in range(count)]
+    train, found = hold_out_every(frames, interval)
+    assert found == [frames[index] for index in held_out]
+    assert train == [frame for frame in frames if frame not in found]
 
 
 def test_placeholder_cameras_say_nothing(blender_folder: Path):
@@ -168,8 +181,8 @@ def test_blender_layout(blender_folder: Path):
     (blender_folder / "transforms_test.json").unlink()
     assert parse(blender_folder, "test").image_filenames[0].parent.name == "val"
     (blender_folder / "transforms_val.json").unlink()
-    assert names(parse(blender_folder, "test")) == ["r_0.png"]
-    assert len(names(parse(blender_folder))) == 7
+    assert names(parse(blender_folder, "test")) == ["r_0.png", "r_4.png"]
+    assert len(names(parse(blender_folder))) == 6
 
 
 def test_one_frame_without_a_pose_leaves_no_ground_truth(blender_folder: Path):
@@ -218,7 +231,7 @@ def test_too_few_images(picture_folder):
     folder = picture_folder(count=5)
     with pytest.raises(InputError, match=r"5 images .* at least 6 are needed"):
         parse(folder)
-    assert len(names(parse(folder, min_images=5))) == 4
+    assert len(names(parse(folder, min_images=5))) == 3
 
 
 @pytest.mark.parametrize("content", ['{"frames": [', "[]", "{}", '{"frames": {"a": 1}}', b"\xff\xfe\x00"])
