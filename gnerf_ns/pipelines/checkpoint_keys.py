@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 from torch import Tensor
 
@@ -10,6 +10,10 @@ from gnerf_ns.errors import InputError
 
 HELD_OUT = ("eval_poses.codes", "eval_poses_step")
 """Entries that can be estimated again, and that depend on which images are held out."""
+
+
+TORCH_OPTION = "--pipeline.model.radiance.implementation torch"
+"""Of ns-train: hash grids that run on any machine."""
 
 
 def drop_other_held_out_poses(state: Dict[str, Any], own: Dict[str, Tensor]) -> Dict[str, Any]:
@@ -35,11 +39,18 @@ def check_keys(state: Dict[str, Any], own: Dict[str, Tensor]) -> None:
     missing = sorted(own.keys() - state.keys())
     unexpected = sorted(state.keys() - own.keys())
     if missing or unexpected:
-        is_tcnn = any("tcnn" in name for name in missing + unexpected)
-        is_torch = any("hash_table" in name for name in missing + unexpected)
-        reason = "it was trained with the other hash-grid implementation (tiny-cuda-nn or torch)"
-        if not (is_tcnn and is_torch):
-            reason = f"for example {(missing or unexpected)[0]} is {'missing' if missing else 'unknown'}"
+        if _is_tcnn(unexpected) and _is_torch(missing):
+            raise InputError(
+                "The checkpoint was trained with tiny-cuda-nn, which is not in use here; open it on a machine with a "
+                f"GPU and tiny-cuda-nn, or train anew with {TORCH_OPTION}."
+            )
+        if _is_torch(unexpected) and _is_tcnn(missing):
+            # The config.yml says "auto", which is tiny-cuda-nn here.
+            raise InputError(
+                "The checkpoint was trained with torch's hash grids, but here tiny-cuda-nn is in use; resume it with "
+                f"{TORCH_OPTION}, or open it after setting implementation: torch in its config.yml."
+            )
+        reason = f"for example {(missing or unexpected)[0]} is {'missing' if missing else 'unknown'}"
         raise InputError(f"The checkpoint does not fit this configuration ({reason}); {advice}")
     for name, value in own.items():
         if state[name].shape != value.shape:
@@ -47,3 +58,11 @@ def check_keys(state: Dict[str, Any], own: Dict[str, Tensor]) -> None:
                 f"The checkpoint does not fit this configuration ({name} is {tuple(state[name].shape)}, "
                 f"not {tuple(value.shape)}); {advice}"
             )
+
+
+def _is_tcnn(names: List[str]) -> bool:
+    return any("tcnn" in name for name in names)
+
+
+def _is_torch(names: List[str]) -> bool:
+    return any("hash_table" in name for name in names)

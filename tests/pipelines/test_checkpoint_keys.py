@@ -34,14 +34,20 @@ def test_other_images_or_pose_mode(other):
     assert str(tuple(other["train_poses.codes"].shape)) in one_sentence(error)
 
 
-@pytest.mark.parametrize("swapped", [False, True])
-def test_the_other_hash_grid_implementation_is_named(swapped: bool):
+@pytest.mark.parametrize(
+    ("swapped", "advice"),
+    [
+        (False, "on a machine with a GPU and tiny-cuda-nn, or train anew with {option}"),
+        (True, "resume it with {option}, or open it after setting implementation: torch in its config.yml"),
+    ],
+)
+def test_the_other_hash_grid_implementation_is_named_with_a_way_out(swapped: bool, advice: str):
     tcnn = state()
     tcnn["_model.radiance.field.tcnn_encoding.params"] = tcnn.pop("_model.radiance.field.hash_table")
     loaded, own = (state(), tcnn) if swapped else (tcnn, state())
-    with pytest.raises(InputError, match="other hash-grid implementation") as error:
+    with pytest.raises(InputError, match="tiny-cuda-nn") as error:
         check_keys(loaded, own)
-    one_sentence(error)
+    assert advice.format(option="--pipeline.model.radiance.implementation torch") in one_sentence(error)
 
 
 def test_missing_and_unknown_keys_are_named():
