@@ -1,7 +1,7 @@
 """The network that reads a camera's pose off an image of the object (GNeRF, arXiv 2103.15606)."""
 
 from dataclasses import dataclass, field
-from typing import Literal, Tuple, Type
+from typing import Literal, Optional, Tuple, Type
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +31,9 @@ class InversionNetworkConfig(InstantiateConfig):
     """Attention heads in a block."""
     mlp_width: int = 256
     """Hidden width of the blocks' MLPs."""
-    radius_range: Tuple[float, float] = (0.8, 1.25)
-    """Bounds on the distance from the origin of the camera positions put out, in units of the pose table's radius."""
+    radius_range: Optional[Tuple[float, float]] = None
+    """Bounds on the distance from the origin of the camera positions put out, in units of the pose table's radius; None
+    for those of the pose prior, a quarter wider."""
 
 
 class FusedAttention(nn.Module):
@@ -67,14 +68,22 @@ class InversionNetwork(nn.Module):
     Args:
         config: the sizes.
         code_dim: 3 for positions only (look-at mode), 9 for positions and 6-D rotations.
+        prior_radius_range: the pose prior's smallest and largest distance, in units of the pose table's radius.
 
     Raises:
         InputError: the tokens do not divide the image, the heads do not divide the width, or the bounds on the
             distance are not 0 < smallest <= largest.
     """
 
-    def __init__(self, config: InversionNetworkConfig, code_dim: Literal[3, 9] = 3) -> None:
+    def __init__(
+        self,
+        config: InversionNetworkConfig,
+        code_dim: Literal[3, 9] = 3,
+        prior_radius_range: Tuple[float, float] = (1.0, 1.0),
+    ) -> None:
         super().__init__()
+        nearest, farthest = prior_radius_range
+        self.radius_range = config.radius_range or (nearest / 1.25, 1.25 * farthest)
         if config.image_side % config.tokens_per_side:
             raise InputError(
                 f"The inversion network cannot cut images of {config.image_side} pixels into {config.tokens_per_side} "
@@ -85,9 +94,9 @@ class InversionNetwork(nn.Module):
                 f"The inversion network cannot share a width of {config.width} among {config.heads} heads; make width "
                 "a multiple of heads."
             )
-        if not 0 < config.radius_range[0] <= config.radius_range[1]:
+        if not 0 < self.radius_range[0] <= self.radius_range[1]:
             raise InputError(
-                f"The inversion network's radius_range is {config.radius_range}; give 0 < smallest <= largest."
+                f"The inversion network's radius_range is {self.radius_range}; give 0 < smallest <= largest."
             )
         # Here and not above: every ns-* command imports this module, and timm takes seconds.
         from timm.models.vision_transformer import VisionTransformer
@@ -122,7 +131,7 @@ class InversionNetwork(nn.Module):
             by the rotation's first two columns, which are neither normalised nor orthogonal.
         """
         outputs = self.transformer(2 * images - 1)
-        smallest, largest = self.config.radius_range
+        smallest, largest = self.radius_range
         # Geometric, so that a zero output lies midway between a bound and its inverse.
         radii = smallest * (largest / smallest) ** torch.sigmoid(outputs[:, -1:])
         positions = radii * F.normalize(outputs[:, :3], dim=-1)

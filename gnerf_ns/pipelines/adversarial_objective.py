@@ -63,7 +63,9 @@ class AdversarialObjective(nn.Module):
         super().__init__()
         self.config = config
         self.discriminator = config.discriminator.setup()
-        self.inversion_network = config.inversion_network.setup(code_dim=scene.poses.code_dim)
+        self.inversion_network = config.inversion_network.setup(
+            code_dim=scene.poses.code_dim, prior_radius_range=scene.prior.radius
+        )
         self.compared: Optional[ComparedPictures] = None
         self._scene = (scene,)  # in a tuple: the scene's modules are not this one's
 

@@ -52,6 +52,18 @@ def test_positions_keep_their_distance(code_dim: int, radius_range: tuple[float,
             torch.testing.assert_close(distances, torch.full((20,), bound))
 
 
+def test_it_can_express_every_distance_of_the_prior() -> None:
+    network = InversionNetworkConfig(**SMALL).setup(prior_radius_range=(0.5, 2.0))
+    assert network.radius_range == (0.4, 2.5)
+    assert InversionNetworkConfig(**SMALL).setup().radius_range == (0.8, 1.25)
+    assert InversionNetworkConfig(radius_range=(0.9, 1.1), **SMALL).setup(
+        prior_radius_range=(0.5, 2.0)
+    ).radius_range == (
+        0.9,
+        1.1,
+    )
+
+
 def test_in_9d_mode_it_starts_from_cameras_that_look_at_the_origin() -> None:
     torch.manual_seed(0)
     network = InversionNetworkConfig(**SMALL).setup(code_dim=9)
