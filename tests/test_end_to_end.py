@@ -5,14 +5,13 @@ import json
 import shutil
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from nerfstudio.configs.method_configs import method_configs
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
-from nerfstudio.models.nerfacto import NerfactoModelConfig
 from nerfstudio.utils.eval_utils import eval_setup
 from tiny_run import build_trainer
 
@@ -150,7 +149,7 @@ class NoLPIPS(torch.nn.Module):
 
 def nerfacto_psnr(transforms: Path, output: Path) -> float:
     """PSNR (dB) on nerfstudio's own held-out pictures of a short training of its own method on a CPU."""
-    config = copy.deepcopy(method_configs["nerfacto"])
+    config: Any = copy.deepcopy(method_configs["nerfacto"])
     config.data, config.output_dir, config.vis, config.timestamp = transforms, output, "tensorboard", "now"
     config.machine.device_type, config.mixed_precision, config.max_num_iterations = "cpu", False, 120
     config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 10**9
@@ -160,7 +159,7 @@ def nerfacto_psnr(transforms: Path, output: Path) -> float:
         train_num_rays_per_batch=1024,
         eval_num_rays_per_batch=64,
     )
-    model = cast(NerfactoModelConfig, config.pipeline.model)
+    model = config.pipeline.model
     model.implementation, model.camera_optimizer.mode, model.eval_num_rays_per_chunk = "torch", "off", 4096
     model.num_levels, model.max_res, model.log2_hashmap_size, model.hidden_dim, model.hidden_dim_color = (
         6,
