@@ -1,4 +1,4 @@
-"""Train a method on several seeds, evaluate each run, and print one table.
+"""Train a method on several seeds, evaluate each run, and print one table; "A" is how phase A ended.
 
     python benchmarks/seeds.py --data FOLDER --method gnerf-ns --seeds 0 1 2
 
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import List, Optional, Tuple
 
 import tyro
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
 @dataclass
@@ -66,27 +68,48 @@ def run(command: List[str], log: Path) -> Cost:
     return Cost(time.monotonic() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20)
 
 
+def after_phase_a(run_folder: Path, start: float) -> Tuple[float, float]:
+    """How training stood when every pose had been looked up at the end of phase A.
+
+    Args:
+        run_folder: where config.yml and the TensorBoard events are.
+        start: when the command was started, in seconds since the epoch.
+
+    Returns:
+        The share of the training cameras whose rotation was less than 20 degrees off, and the seconds from the start.
+    """
+    config = yaml.load((run_folder / "config.yml").read_text(), Loader=yaml.Loader)  # as nerfstudio does
+    events = EventAccumulator(str(run_folder)).Reload().Scalars("Train Poses/rotation_under_20deg")
+    event = next(event for event in events if event.step >= config.pipeline.schedule.phase_a_steps)
+    return event.value, event.wall_time - start
+
+
 def main(arguments: Arguments) -> None:
     """Run all seeds and print a markdown table."""
     output = arguments.output or Path(tempfile.mkdtemp(prefix="gnerf-ns-"))
     output.mkdir(parents=True, exist_ok=True)
     print(f"{platform.machine()}, {os.cpu_count()} cores; runs and logs in {output}\n")
-    columns = ["seed", "median °", "max °", "under 5°", "mirrored", "psnr", "psnr_aligned", "ssim"]
-    columns += ["train s", "train CPU s", "peak GiB", "eval s"]
+    columns = ["seed", "A: under 20°", "A: s", "median °", "max °", "under 5°", "mirrored", "psnr", "psnr_aligned"]
+    columns += ["ssim", "train s", "train CPU s", "peak GiB", "eval s"]
     print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns), flush=True)
     for seed in arguments.seeds:
         name = f"{arguments.method}-{seed}"
         train = ["ns-train", arguments.method, "--data", str(arguments.data), "--output-dir", str(output)]
         train += ["--experiment-name", name, "--timestamp", "run", "--machine.seed", str(seed)]
+        start = time.time()
         trained = run([*train, "--vis", "tensorboard", *arguments.extra], output / f"{name}-train.log")
         results = output / f"{name}.json"
-        config = output / name / arguments.method / "run" / "config.yml"
+        run_folder = output / name / arguments.method / "run"
+        under_20deg, seconds = after_phase_a(run_folder, start)
         evaluated = run(
-            ["ns-eval", "--load-config", str(config), "--output-path", str(results)], output / f"{name}-eval.log"
+            ["ns-eval", "--load-config", str(run_folder / "config.yml"), "--output-path", str(results)],
+            output / f"{name}-eval.log",
         )
         metrics = json.loads(results.read_text())["results"]
         row = [
             str(seed),
+            f"{under_20deg:.0%}",
+            f"{seconds:.0f}",
             f"{metrics['rotation_error_deg_median']:.2f}",
             f"{metrics['rotation_error_deg_max']:.2f}",
             f"{metrics['rotation_under_5deg']:.0%}",

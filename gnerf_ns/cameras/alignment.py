@@ -172,6 +172,7 @@ class PoseErrors:
             "rotation_error_deg_mean": float(self.rotation_deg.mean()),
             "rotation_error_deg_max": float(self.rotation_deg.max()),
             "rotation_under_5deg": float((self.rotation_deg < 5.0).double().mean()),
+            "rotation_under_20deg": float((self.rotation_deg < 20.0).double().mean()),
             "translation_error_mean": float(self.translation.mean()),
             "translation_error_relative": float(self.translation_relative.mean()),
             "mirrored": float(self.mirrored),

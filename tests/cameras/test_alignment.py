@@ -112,6 +112,7 @@ def test_summary_golden_values() -> None:
             "rotation_error_deg_mean": 1.0,
             "rotation_error_deg_max": 41.0,
             "rotation_under_5deg": 40 / 41,
+            "rotation_under_20deg": 40 / 41,
             "translation_error_mean": 0.02,
             "translation_error_relative": 0.02 / RADIUS,
             "mirrored": 0.0,

@@ -75,6 +75,7 @@ def test_all_promised_figures_are_there(evaluated):
         "rotation_error_deg_mean",
         "rotation_error_deg_max",
         "rotation_under_5deg",
+        "rotation_under_20deg",
         "translation_error_mean",
         "translation_error_relative",
         "mirrored",

@@ -313,6 +313,7 @@ def test_average_metrics(tiny_scene: Path):
         "rotation_error_deg_mean",
         "rotation_error_deg_max",
         "rotation_under_5deg",
+        "rotation_under_20deg",
         "translation_error_mean",
         "translation_error_relative",
         "mirrored",
