@@ -112,22 +112,30 @@ def adversarial_pipeline() -> GNeRFPipelineConfig:
         phase_b_steps=schedule.phase_b_steps * 3 // 5,
         phase_a_image_side=(16, 32),
         phase_b_image_side=(32, schedule.phase_b_image_side[1]),
-        density_noise_steps=400,
+        density_noise_steps=200,
     )
-    # The published network takes thousands of steps to learn anything; this one is right for renderings of 16 pixels.
+    # Many patches and a slow discriminator: with the published 12 the field is found and lost again within 100 steps.
+    # The published inversion network takes thousands of steps to learn anything; this one is right for renderings of 16 pixels.
     pipeline.adversarial = AdversarialObjectiveConfig(
         inversion_network=InversionNetworkConfig(
             image_side=16, tokens_per_side=8, width=128, depth=4, heads=8, mlp_width=128
         ),
-        num_inversion_images=48,
+        num_patches=40,
+        num_inversion_images=24,
         inversion_render_side=16,
     )
     return pipeline
 
 
 def adversarial_optimizers() -> Dict[str, Any]:
-    """Those of the default; the inversion network has hundreds of steps where the paper's has thousands."""
+    """Those of the default, for adversaries that have hundreds of steps where the paper's have thousands.
+
+    The field slows down towards the end of phase A: its poses are looked up there, and adversaries never rest.
+    """
     optimizers = field_optimizers()
+    for group in ("fields", "proposal_networks"):
+        optimizers[group]["scheduler"].phase_a_last_factor = 0.15
+    optimizers["discriminator"]["optimizer"].lr = 4e-5
     optimizers["inversion_network"]["optimizer"].lr = 1e-3
     return optimizers
 

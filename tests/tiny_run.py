@@ -107,7 +107,7 @@ def trainer_config(data: Path, output: Path, phase_a: PhaseA = "both", **options
         optimizers={
             group: {
                 "optimizer": QuickAdamOptimizerConfig(lr=5e-3),
-                "scheduler": PhaseSchedulerConfig(phase_b_start=5, phase_b_steps=7),
+                "scheduler": PhaseSchedulerConfig(phase_a_steps=3, phase_b_start=5, phase_b_steps=7),
             }
             for group in GROUPS
         },

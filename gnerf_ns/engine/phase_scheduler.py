@@ -15,14 +15,18 @@ from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig, geomet
 
 @dataclass
 class PhaseSchedulerConfig(SchedulerConfig):
-    """Full rate until phase B, then a jump and an exponential decay."""
+    """Full rate, falling if asked over the second half of phase A; in phase B an exponential decay of its own."""
 
     _target: Type = field(default_factory=lambda: PhaseScheduler)
     """Target class to instantiate."""
+    phase_a_steps: Optional[int] = None
+    """Length of phase A, AB not included; None for the pipeline's schedule."""
     phase_b_start: Optional[int] = None
     """First step of phase B; None for the pipeline's schedule."""
     phase_b_steps: Optional[int] = None
     """Length of phase B; the last factor holds from its end on. None for the pipeline's schedule."""
+    phase_a_last_factor: float = 1.0
+    """Share of the learning rate at the end of phase A, and in AB."""
     first_factor: float = 1.0
     """Share of the learning rate at the beginning of phase B."""
     last_factor: float = 0.1
@@ -30,6 +34,8 @@ class PhaseSchedulerConfig(SchedulerConfig):
 
     def follow(self, schedule: PhaseScheduleConfig) -> None:
         """Take from the schedule what was left open."""
+        if self.phase_a_steps is None:
+            self.phase_a_steps = schedule.phase_a_steps
         if self.phase_b_start is None:
             self.phase_b_start = schedule.phase_b_start
         if self.phase_b_steps is None:
@@ -43,13 +49,17 @@ class PhaseScheduler(Scheduler):
 
     def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LambdaLR:
         """A scheduler that is stepped once per training step."""
-        start, length = self.config.phase_b_start, self.config.phase_b_steps
-        if start is None or length is None:
-            raise ValueError("A PhaseScheduler needs phase_b_start and phase_b_steps; give them, or follow a schedule.")
-        factors = (self.config.first_factor, self.config.last_factor)
+        config = self.config
+        a_length, b_start, b_length = config.phase_a_steps, config.phase_b_start, config.phase_b_steps
+        if a_length is None or b_start is None or b_length is None:
+            raise ValueError("A PhaseScheduler needs the lengths of the phases; give them, or follow a schedule.")
 
         def factor(step: int) -> float:
-            return 1.0 if step < start else geometric(factors, min(1.0, (step - start) / max(1, length)))
+            if step < b_start:
+                progress = 2.0 * step / max(1, a_length) - 1.0
+                return geometric((1.0, config.phase_a_last_factor), min(1.0, max(0.0, progress)))
+            progress = min(1.0, (step - b_start) / max(1, b_length))
+            return geometric((config.first_factor, config.last_factor), progress)
 
         # The rate follows the training steps: through phase A, where the poses' optimizer has nothing to do yet, too.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")

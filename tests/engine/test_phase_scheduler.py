@@ -6,7 +6,7 @@ import torch
 
 from gnerf_ns.engine.phase_scheduler import PhaseSchedulerConfig
 
-CONFIG = PhaseSchedulerConfig(phase_b_start=10, phase_b_steps=20, first_factor=0.5, last_factor=0.05)
+CONFIG = PhaseSchedulerConfig(phase_a_steps=8, phase_b_start=10, phase_b_steps=20, first_factor=0.5, last_factor=0.05)
 
 
 def rates(config: PhaseSchedulerConfig, steps: int, lr: float = 0.02):
@@ -29,8 +29,26 @@ def test_rates_at_stated_steps():
     assert all(after < before for before, after in pairwise(values[10:31]))
 
 
+def test_rates_may_fall_over_the_second_half_of_phase_a():
+    config = PhaseSchedulerConfig(
+        phase_a_steps=8,
+        phase_b_start=10,
+        phase_b_steps=20,
+        phase_a_last_factor=0.25,
+        first_factor=0.5,
+        last_factor=0.05,
+    )
+    values, _, _ = rates(config, 12)
+    assert values[:5] == [0.02] * 5
+    assert values[6] == pytest.approx(0.01)
+    assert values[8:10] == pytest.approx([0.005] * 2)
+    assert values[10] == pytest.approx(0.01)
+
+
 def test_without_phase_b_the_rate_stays():
-    values, _, _ = rates(PhaseSchedulerConfig(phase_b_start=5, phase_b_steps=0, first_factor=1.0, last_factor=0.1), 5)
+    values, _, _ = rates(
+        PhaseSchedulerConfig(phase_a_steps=8, phase_b_start=5, phase_b_steps=0, first_factor=1.0, last_factor=0.1), 5
+    )
     assert values == [0.02] * 5
 
 
