@@ -115,7 +115,7 @@ def adversarial_pipeline() -> GNeRFPipelineConfig:
         density_noise_steps=200,
     )
     # Many patches and a slow discriminator: with the published 12 the field is found and lost again within 100 steps.
-    # The published inversion network takes thousands of steps to learn anything; this one is right for renderings of 16 pixels.
+    # The published inversion network takes thousands of steps to learn anything; this one is of the pictures' size.
     pipeline.adversarial = AdversarialObjectiveConfig(
         inversion_network=InversionNetworkConfig(
             image_side=16, tokens_per_side=8, width=128, depth=4, heads=8, mlp_width=128
