@@ -1,5 +1,4 @@
 import io
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
