@@ -76,6 +76,11 @@ def build_pipeline(config: GNeRFPipelineConfig, **options: Any) -> GNeRFPipeline
     return config.setup(device="cpu", **options)
 
 
+def state_of(pipeline: GNeRFPipeline) -> Dict[str, Tensor]:
+    """A copy of all parameters and buffers."""
+    return {name: value.clone() for name, value in pipeline.state_dict().items()}
+
+
 def train_steps(pipeline: GNeRFPipeline, steps: range, between=lambda step: None) -> List[Dict[str, Tensor]]:
     """What the trainer does, in short. Returns the losses of each step."""
     groups = pipeline.get_param_groups()
