@@ -68,8 +68,10 @@ def resolve_implementation(requested: Literal["auto", "tcnn", "torch"]) -> Liter
         return requested
     if TCNN_EXISTS and torch.cuda.is_available():
         return "tcnn"
-    reason = "there is no GPU" if not torch.cuda.is_available() else "tiny-cuda-nn is not installed"
-    CONSOLE.print(f"Using nerfstudio's torch hash grids, because {reason}.")
+    if torch.cuda.is_available():
+        CONSOLE.print("Using nerfstudio's torch hash grids, because tiny-cuda-nn is not installed.")
+    else:
+        CONSOLE.print("Using hash grids compiled for CPUs, because there is no GPU.")
     return "torch"
 
 
