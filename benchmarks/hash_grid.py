@@ -6,6 +6,7 @@ python benchmarks/hash_grid.py
 from __future__ import annotations
 
 import time
+from typing import Any, Dict, Tuple
 
 import torch
 from nerfstudio.field_components.encodings import HashEncoding
@@ -13,7 +14,7 @@ from nerfstudio.field_components.encodings import HashEncoding
 from gnerf_ns.field_components.compiled_hash_encoding import CompiledHashEncoding
 from gnerf_ns.freed_memory import keep_freed_memory
 
-SIZES = {
+SIZES: Dict[str, Tuple[int, Dict[str, Any]]] = {
     "phase A, 4 levels": (430_000, {"num_levels": 4, "min_res": 8, "max_res": 35, "log2_hashmap_size": 17}),
     "phase B, 8 levels": (43_000, {"num_levels": 8, "min_res": 8, "max_res": 256, "log2_hashmap_size": 17}),
 }
