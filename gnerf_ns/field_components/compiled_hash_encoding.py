@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any, Optional, Tuple
 
@@ -70,12 +71,19 @@ class HashGridLookUp(torch.autograd.Function):
 
 def _run(kernel: str, *arguments: Any) -> None:
     """Run a kernel on as many threads as torch uses."""
-    # Here and not above: every ns-* command imports this module, and numba takes a second.
-    import numba
-
-    from gnerf_ns.field_components import hash_grid_kernels
-
     arrays = [value.detach().numpy() if isinstance(value, Tensor) else value for value in arguments]
-    with ONE_AT_A_TIME:
-        numba.set_num_threads(min(torch.get_num_threads(), hash_grid_kernels.MAX_THREADS))
-        getattr(hash_grid_kernels, kernel)(*arrays)
+    # nerfstudio's viewer stops a rendering by raising from a trace function, at any line: between taking the lock and
+    # giving it back, or inside numba's own locks, that would stop every later rendering, too.
+    trace = sys.gettrace()
+    sys.settrace(None)
+    try:
+        # Here and not above: every ns-* command imports this module, and numba takes a second.
+        import numba
+
+        from gnerf_ns.field_components import hash_grid_kernels
+
+        with ONE_AT_A_TIME:
+            numba.set_num_threads(min(torch.get_num_threads(), hash_grid_kernels.MAX_THREADS))
+            getattr(hash_grid_kernels, kernel)(*arrays)
+    finally:
+        sys.settrace(trace)

@@ -1,5 +1,6 @@
 """The compiled hash grid against nerfstudio's, which is the reference, and against finite differences."""
 
+import sys
 import threading
 from typing import Any, Dict
 
@@ -12,7 +13,7 @@ from nerfstudio.field_components.encodings import HashEncoding
 from nerfstudio.fields.density_fields import HashMLPDensityField
 from torch import Tensor
 
-from gnerf_ns.field_components.compiled_hash_encoding import CompiledHashEncoding, HashGridLookUp
+from gnerf_ns.field_components.compiled_hash_encoding import ONE_AT_A_TIME, CompiledHashEncoding, HashGridLookUp
 from gnerf_ns.fields.compiled_density_field import CompiledDensityField
 
 SIZES: Dict[str, Any] = {"num_levels": 5, "min_res": 4, "max_res": 70, "log2_hashmap_size": 9, "hash_init_scale": 1.0}
@@ -100,6 +101,39 @@ def test_many_threads_may_look_up_at_once() -> None:
     for thread in threads:
         thread.join()
     assert len(equal) == 20 and all(equal)
+
+
+class Stopped(Exception):
+    """What the viewer raises from its trace function."""
+
+
+def test_a_rendering_stopped_at_any_line_stops_no_other() -> None:
+    compiled, _ = pair()
+    positions = torch.rand(10, 3)
+    expected = compiled(positions).detach()
+    stopped = 0
+    for lines_until_stop in range(60):
+        remaining = lines_until_stop
+
+        def trace(frame: Any, event: str, argument: Any) -> Any:
+            nonlocal remaining
+            if event == "line" and frame.f_code.co_filename.endswith(("compiled_hash_encoding.py", "threading.py")):
+                remaining -= 1
+                if remaining < 0:
+                    raise Stopped
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            compiled(positions)
+        except Stopped:
+            stopped += 1
+        finally:
+            sys.settrace(before)
+        assert not ONE_AT_A_TIME.locked(), f"stopped at line event {lines_until_stop}"
+    assert stopped > 5
+    assert torch.equal(compiled(positions), expected)
 
 
 def test_the_density_field_is_the_stock_one() -> None:
