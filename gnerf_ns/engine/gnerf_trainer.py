@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,8 @@ class GNeRFTrainerConfig(TrainerConfig):
         for optimizer in self.optimizers.values():
             if isinstance(optimizer["scheduler"], PhaseSchedulerConfig):
                 optimizer["scheduler"].follow(schedule)
+        # Rates follow the training steps: through phase A, where the poses' optimizer has nothing to do yet, too.
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         return super().setup(**kwargs)
 
     def set_timestamp(self) -> None:

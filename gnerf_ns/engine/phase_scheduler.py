@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from typing import Optional, Type
 
@@ -61,6 +60,4 @@ class PhaseScheduler(Scheduler):
             progress = min(1.0, (step - b_start) / max(1, b_length))
             return geometric((config.first_factor, config.last_factor), progress)
 
-        # The rate follows the training steps: through phase A, where the poses' optimizer has nothing to do yet, too.
-        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         return LambdaLR(optimizer, factor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Tuple, Type
@@ -32,6 +31,4 @@ class StepDecayScheduler(Scheduler):
     def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LambdaLR:
         """A scheduler that is stepped once per training step."""
         milestones, share = self.config.milestones, self.config.factor
-        # The rate follows the training steps, those in which the optimizer has nothing to do, too.
-        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         return LambdaLR(optimizer, lambda step: share ** bisect_right(milestones, step))

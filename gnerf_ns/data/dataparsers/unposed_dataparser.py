@@ -48,7 +48,8 @@ class UnposedDataParserConfig(DataParserConfig):
     min_images: int = 6
     """Fewest images, held-out ones included, that are accepted."""
     alpha_color: Optional[str] = "white"
-    """Colour behind transparent or masked-out pixels; None hands RGBA images to the model."""
+    """Colour behind transparent or masked-out pixels for methods other than ours, which lay pictures over their model's
+    background; None hands RGBA images to the model."""
 
 
 class UnposedDataParser(DataParser):
