@@ -1,7 +1,8 @@
-"""Camera poses from positions alone."""
+"""Camera poses from positions and what they look at."""
 
 from typing import Optional
 
+import roma
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -58,3 +59,21 @@ def look_at(
         cosine, sine = torch.cos(roll)[..., None], torch.sin(roll)[..., None]
         right, upward = cosine * right + sine * upward, cosine * upward - sine * right
     return torch.stack([right, upward, backward, positions], dim=-1)
+
+
+def aim_beside(
+    camera_to_worlds: Float[Tensor, "*batch 3 4"], offsets: Float[Tensor, "*batch 2"]
+) -> Float[Tensor, "*batch 3 4"]:
+    """Turns cameras on the spot, the shortest way, so that what was in the middle of the picture is beside it.
+
+    Args:
+        camera_to_worlds: poses with OpenGL axes.
+        offsets: where it is to be seen: x to the right and y up, at distance 1 in front of the camera.
+    """
+    forward = functional.normalize(functional.pad(offsets, (0, 1), value=-1.0), dim=-1)
+    middle = torch.tensor([0.0, 0.0, -1.0]).to(forward)
+    # Half-way rotation as a quaternion (x, y, z, w); the two directions are never opposite.
+    cosine = (forward * middle).sum(dim=-1, keepdim=True)
+    axis = torch.linalg.cross(forward, middle.expand_as(forward), dim=-1)
+    turn = roma.unitquat_to_rotmat(functional.normalize(torch.cat([axis, 1.0 + cosine], dim=-1), dim=-1))
+    return torch.cat([camera_to_worlds[..., :3] @ turn, camera_to_worlds[..., 3:]], dim=-1)

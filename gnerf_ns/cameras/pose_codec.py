@@ -1,10 +1,15 @@
-"""Poses as nine free numbers: position and the 6-D rotation of Zhou et al. (CVPR 2019, section 4.2)."""
+"""Poses as free numbers: a position alone, or with it the 6-D rotation of Zhou et al. (CVPR 2019, section 4.2)."""
+
+from dataclasses import dataclass
+from typing import Literal
 
 import roma
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
+
+from gnerf_ns.cameras.look_at import look_at
 
 DEGENERATE = 1e-4
 """A first column shorter than this, or an angle (in radians) between the columns smaller than this, decodes to
@@ -42,3 +47,40 @@ def decode_pose_9d(codes: Float[Tensor, "*batch 9"]) -> Float[Tensor, "*batch 3 
     # The second pass removes the rounding error that the first leaves when the columns are nearly parallel.
     rotations = roma.special_gramschmidt(roma.special_gramschmidt(torch.stack([first, second], dim=-1)))
     return torch.cat([rotations, (rotations * positions[..., None, :]).sum(dim=-1, keepdim=True)], dim=-1)
+
+
+@dataclass(frozen=True)
+class PoseCodec:
+    """How poses of one kind are written as numbers that can be learned.
+
+    Positions are in units of the camera distance, so that one learning rate suits every field of view.
+    """
+
+    mode: Literal["look_at", "free"]
+    """look_at: the position alone (3 numbers, along the world's axes); the camera looks at the origin with +z up.
+    free: the 9 numbers of `encode_pose_9d`."""
+    radius: float
+    """The camera distance that counts as 1, in scene units."""
+
+    @property
+    def dim(self) -> int:
+        """Numbers per pose: 3 or 9."""
+        return 3 if self.mode == "look_at" else 9
+
+    def encode(self, camera_to_worlds: Float[Tensor, "*batch 3 4"]) -> Float[Tensor, "*batch code"]:
+        """Codes of given poses; in mode "look_at" their rotation is dropped."""
+        if self.mode == "look_at":
+            return camera_to_worlds[..., 3] / self.radius
+        codes = encode_pose_9d(camera_to_worlds)
+        return torch.cat([codes[..., :3] / self.radius, codes[..., 3:]], dim=-1)
+
+    def decode(self, codes: Float[Tensor, "*batch code"]) -> Float[Tensor, "*batch 3 4"]:
+        """camera_to_world matrices of given codes."""
+        if self.mode == "look_at":
+            return look_at(self.radius * codes)
+        return decode_pose_9d(torch.cat([self.radius * codes[..., :3], codes[..., 3:]], dim=-1))
+
+    def perturb(self, camera_to_worlds: Float[Tensor, "*batch 3 4"], std: float) -> Float[Tensor, "*batch 3 4"]:
+        """Poses near given ones: each number of the code is off by a normal deviate of this standard deviation."""
+        codes = self.encode(camera_to_worlds)
+        return self.decode(codes + std * torch.randn_like(codes))

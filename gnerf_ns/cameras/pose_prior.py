@@ -1,7 +1,7 @@
 """Where cameras may stand: the prior P(phi) over poses (GNeRF section 3.1)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Optional, Tuple, Union
 
 import torch
@@ -50,6 +50,11 @@ class PosePrior:
     def looks_at_origin(self) -> bool:
         """Whether a camera's position alone determines its pose."""
         return self.look_at_jitter == 0.0 and self.roll_deg == (0.0, 0.0)
+
+    @property
+    def centred(self) -> "PosePrior":
+        """The same cameras, all aimed at the origin."""
+        return replace(self, look_at_jitter=0.0)
 
     def sample(
         self,

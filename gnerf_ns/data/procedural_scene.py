@@ -4,25 +4,30 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, List, Optional
+from typing import Callable, Dict, List, Literal, Optional
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius
-from gnerf_ns.data.procedural_island import build_island
+from gnerf_ns.data import procedural_chair, procedural_island
 from gnerf_ns.data.ray_cast_rendering import RayCaster
 
-TOWARDS_SUN = np.array([0.5, -0.6, 1.1])
+CASTERS: Dict[str, Callable[[], RayCaster]] = {
+    "island": lambda: RayCaster(procedural_island.build_island(), procedural_island.TOWARDS_SUN),
+    "chair": lambda: RayCaster(procedural_chair.build_chair(), procedural_chair.TOWARDS_SUN),
+}
+"""The scenes, by name."""
 
 
 @dataclass
 class ProceduralSceneConfig:
     """How many pictures of the scene are taken, and from where."""
 
+    subject: Literal["island", "chair"] = "island"
+    """island: every side looks different; chair: its left and right sides differ by a cup."""
     num_train: int = 60
     """Pictures to train on."""
     num_test: int = 12
@@ -61,7 +66,7 @@ def render_procedural_scene(
     poses = config.cameras.resolve().sample(
         total, object_filling_radius(fov_rad), "cpu", torch.Generator().manual_seed(config.seed)
     )
-    caster = RayCaster(build_island(), TOWARDS_SUN)
+    caster = CASTERS[config.subject]()
     names = [f"images/{number:04d}" for number in range(config.num_train)]
     names += [f"held_out/{number:04d}" for number in range(config.num_test)]
     for done, (name, pose) in enumerate(zip(names, poses, strict=True), start=1):

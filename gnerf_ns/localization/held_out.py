@@ -59,11 +59,12 @@ def estimate_held_out_poses(
     count, per_photograph = hypotheses.shape[:2]
     everyone = torch.arange(count, device=hypotheses.device)
 
-    repeated = photographs[everyone.repeat_interleave(per_photograph)]
-    trials = PoseTable(count * per_photograph, poses.mode, poses.radius).to(hypotheses.device)
+    which = everyone.repeat_interleave(per_photograph)
+    repeated = photographs[which]
+    trials = PoseTable(count * per_photograph, poses.codec).to(hypotheses.device)
     trials.assign(torch.arange(len(repeated), device=hypotheses.device), hypotheses.flatten(0, 1))
     refine_poses(config.trial, model, repeated, trials)
-    cost = pose_search.cost_at(repeated, trials().detach()).view(count, per_photograph)
+    cost = pose_search.cost_at(photographs, which, trials().detach()).view(count, per_photograph)
     kept = trials().detach().view(count, per_photograph, 3, 4)[everyone, cost.argmin(dim=1)]
 
     poses.assign(everyone, kept)

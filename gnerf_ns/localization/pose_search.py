@@ -1,22 +1,27 @@
-"""Global search: the prior pose from which a rendering looks most like a photograph."""
+"""Global search: the pose from which a rendering looks most like a photograph."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gnerf_ns.cameras.pose_prior import PosePrior
+from gnerf_ns.cameras.pose_codec import PoseCodec
 from gnerf_ns.cameras.rays import rays_from_poses
 from gnerf_ns.localization.photographs import Photographs
-from gnerf_ns.model_components.transport import pairwise_cost, pyramid_features
+from gnerf_ns.localization.pose_matcher import PoseMatcher
+from gnerf_ns.model_components.image_matching import pyramid_features
 from gnerf_ns.models.gnerf import GNeRFModel
 
 RAYS_PER_CHUNK = 32768
 """Rays rendered at a time; bounds memory."""
+
+BANK_PER_CHUNK = 100
+"""Renderings of the bank compared at a time; bounds memory."""
 
 
 @dataclass
@@ -27,51 +32,108 @@ class PoseSearchConfig:
     """Poses drawn from the prior, each rendered and compared with every photograph."""
     image_side: int = 16
     """Longer side of those renderings, in pixels."""
+    aim_temperature: float = 0.002
+    """Cost that a photograph aimed elsewhere may have for being e times less likely, where the prior has jitter."""
+    misfit_share: float = 0.15
+    """Share of the photographs, those that fit worst, whose poses are searched again."""
+    num_hypotheses: int = 8
+    """The bank's best poses of each of them, which are improved before they are held against the present one."""
+    promising_cost_ratio: float = 1.5
+    """A photograph is left alone if even the best of them costs this many times more than its present pose."""
+    improvement_stds: Tuple[float, ...] = (0.06, 0.04, 0.03, 0.02)
+    """Standard deviations of the random changes by which hypotheses are improved round by round, as shares of the
+    camera distance (and in radians for the rotation). The better half of them survives a round."""
+    changes_per_round: int = 6
+    """How many changes of each hypothesis are tried in each round."""
+    confirmation_side: int = 48
+    """Longer side of the renderings by which the best hypothesis is held against the present pose, in pixels."""
     required_cost_ratio: float = 0.85
-    """A photograph that has a pose already moves only if the best of the bank lowers its cost to this share."""
+    """A photograph that has a pose already moves only if the best hypothesis lowers its cost to this share."""
 
 
 class PoseSearch:
     """Looks photographs up in a bank of renderings at poses drawn from the prior."""
 
-    def __init__(self, config: PoseSearchConfig, model: GNeRFModel, prior: PosePrior, radius: float) -> None:
+    def __init__(self, config: PoseSearchConfig, model: GNeRFModel, matcher: PoseMatcher, codec: PoseCodec) -> None:
         self.config = config
         self.model = model
-        self.prior = prior
-        self.radius = radius
+        self.matcher = matcher
+        self.codec = codec
 
     def best_poses(self, photographs: Photographs) -> Tuple[Float[Tensor, "n 3 4"], Float[Tensor, "n"]]:
-        """The bank's best pose for each photograph, and its cost (`pyramid_features`' squared distance)."""
+        """The bank's best pose for each photograph, and its cost as the matcher has it."""
         poses, cost = self.top_poses(photographs, 1)
         return poses[:, 0], cost[:, 0]
 
     @torch.no_grad()
     def top_poses(
-        self, photographs: Photographs, count: int
+        self, photographs: Photographs, count: int, chosen: Optional[Int[Tensor, "n"]] = None
     ) -> Tuple[Float[Tensor, "n {count} 3 4"], Float[Tensor, "n {count}"]]:
-        """The bank's `count` best poses for each photograph, best first, and their costs."""
+        """The bank's `count` best poses for each photograph, or for chosen ones, best first, and their costs."""
         background = self.model.draw_background()
-        bank = self.prior.sample(self.config.bank_size, self.radius, self.model.device)
-        cost = pairwise_cost(
-            self._photograph_features(photographs, background),
-            pyramid_features(self._render(photographs, bank, background, torch.zeros(len(bank), dtype=torch.long))),
-        )
-        lowest, best = cost.topk(count, dim=1, largest=False)
-        return bank[best], lowest
+        size = self._size(photographs)
+        described = self.matcher.describe(photographs.resized(*size, background, chosen), background)
+        costs, poses = [], []
+        for start in range(0, self.config.bank_size, BANK_PER_CHUNK):
+            bank = self.matcher.sample(min(BANK_PER_CHUNK, self.config.bank_size - start), self.model.device)
+            renderings = self._render(photographs, bank, torch.zeros(len(bank), dtype=torch.long), background, size)
+            matches = self.matcher.compare(
+                described, self.matcher.describe(renderings, background), size, self.config.aim_temperature
+            )
+            lowest, best = matches.cost.topk(min(count, len(bank)), dim=1, largest=False)
+            costs.append(lowest)
+            poses.append(self.matcher.matched_poses(bank, matches, best))
+        lowest, best = torch.cat(costs, dim=1).topk(count, dim=1, largest=False)
+        return torch.cat(poses, dim=1)[torch.arange(len(best), device=best.device)[:, None], best], lowest
 
     @torch.no_grad()
-    def cost_at(self, photographs: Photographs, camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n"]:
-        """Cost of each photograph at a pose of its own."""
+    def cost_at(
+        self,
+        photographs: Photographs,
+        chosen: Int[Tensor, "n"],
+        camera_to_worlds: Float[Tensor, "n 3 4"],
+        image_side: Optional[int] = None,
+    ) -> Float[Tensor, "n"]:
+        """Cost of chosen photographs, each at a pose of its own (`pyramid_features`' squared distance).
+
+        Args:
+            photographs: all of them.
+            chosen: which ones, as often as poses are to be tried for them.
+            camera_to_worlds: those poses.
+            image_side: longer side of what is compared, in pixels; None for the bank's.
+        """
         background = self.model.draw_background()
-        renderings = self._render(photographs, camera_to_worlds, background, torch.arange(len(photographs)))
-        difference = self._photograph_features(photographs, background) - pyramid_features(renderings)
-        return difference.square().sum(1)
+        size = self._size(photographs, image_side)
+        renderings = self._render(photographs, camera_to_worlds, chosen, background, size)
+        pictures = photographs.resized(*size, background, chosen)
+        return (pyramid_features(pictures) - pyramid_features(renderings)).square().sum(1)
+
+    @torch.no_grad()
+    def improve(
+        self, photographs: Photographs, chosen: Int[Tensor, "n"], hypotheses: Float[Tensor, "n count 3 4"]
+    ) -> Float[Tensor, "n 3 4"]:
+        """Random local search around several poses of each chosen photograph, and the best pose met.
+
+        What a bank offers is some degrees off; only the best nearby can be held against a pose that was refined.
+        """
+        poses, changes = hypotheses, self.config.changes_per_round
+        for std in self.config.improvement_stds:
+            n, count = poses.shape[:2]
+            tried = torch.cat(
+                [poses[:, :, None], self.codec.perturb(poses[:, :, None].expand(-1, -1, changes, -1, -1), std)], dim=2
+            )
+            cost = self.cost_at(photographs, chosen.repeat_interleave(count * (changes + 1)), tried.flatten(0, 2))
+            lowest, winner = cost.view(n, count, changes + 1).min(dim=2)
+            survivors = lowest.topk(math.ceil(count / 2), dim=1, largest=False).indices
+            rows = torch.arange(n, device=poses.device)[:, None]
+            poses = tried[rows, survivors, winner.gather(1, survivors)]
+        return poses[:, 0]
 
     @torch.no_grad()
     def better_poses(
         self, photographs: Photographs, current: Float[Tensor, "n 3 4"]
     ) -> Tuple[Int[Tensor, "moved"], Float[Tensor, "moved 3 4"]]:
-        """Photographs that fit clearly better somewhere else in the bank, and their poses there.
+        """Photographs that fit clearly better somewhere else, and their poses there.
 
         Args:
             photographs: all of them.
@@ -80,36 +142,42 @@ class PoseSearch:
         Returns:
             Indices of the photographs to move, and where to.
         """
-        poses, cost = self.best_poses(photographs)
-        current_cost = self.cost_at(photographs, current)
-        moved = torch.nonzero(cost < self.config.required_cost_ratio * current_cost).squeeze(-1)
-        return moved, poses[moved]
+        config = self.config
+        cost = self.cost_at(photographs, torch.arange(len(photographs), device=current.device), current)
+        misfits = cost.topk(math.ceil(config.misfit_share * len(photographs))).indices
+        hypotheses, hypothesis_cost = self.top_poses(photographs, config.num_hypotheses, misfits)
+        promising = hypothesis_cost[:, 0] < config.promising_cost_ratio * cost[misfits]
+        misfits, hypotheses = misfits[promising], hypotheses[promising]
+        if len(misfits) == 0:
+            return misfits, current[misfits]
+        poses = self.improve(photographs, misfits, hypotheses)
+        side = config.confirmation_side
+        moved = self.cost_at(photographs, misfits, poses, side) < config.required_cost_ratio * self.cost_at(
+            photographs, misfits, current[misfits], side
+        )
+        return misfits[moved], poses[moved]
 
-    def _size(self, photographs: Photographs) -> Tuple[int, int]:
-        return photographs.size_at(self.config.image_side, multiple_of=4)
-
-    def _photograph_features(
-        self, photographs: Photographs, background: Float[Tensor, "3"]
-    ) -> Float[Tensor, "n features"]:
-        return pyramid_features(photographs.resized(*self._size(photographs), background))
+    def _size(self, photographs: Photographs, image_side: Optional[int] = None) -> Tuple[int, int]:
+        return photographs.size_at(image_side or self.config.image_side, multiple_of=4)
 
     def _render(
         self,
         photographs: Photographs,
         camera_to_worlds: Float[Tensor, "batch 3 4"],
+        camera_indices: Int[Tensor, "batch"],
         background: Float[Tensor, "3"],
-        camera_indices: Tensor,
+        size: Tuple[int, int],
     ) -> Float[Tensor, "batch 3 height width"]:
         """Small renderings, with the intrinsics of the given photographs."""
-        height, width = self._size(photographs)
         camera_indices = camera_indices.to(camera_to_worlds.device)
+        per_chunk = max(1, RAYS_PER_CHUNK // (size[0] * size[1]))
         was_training = self.model.training
         self.model.eval()
         colours = []
-        for start in range(0, len(camera_to_worlds), max(1, RAYS_PER_CHUNK // (height * width))):
-            chunk = slice(start, start + max(1, RAYS_PER_CHUNK // (height * width)))
-            directions = photographs.pixel_directions(camera_indices[chunk], height, width)
+        for start in range(0, len(camera_to_worlds), per_chunk):
+            chunk = slice(start, start + per_chunk)
+            directions = photographs.pixel_directions(camera_indices[chunk], *size)
             rays = rays_from_poses(camera_to_worlds[chunk], directions, camera_indices[chunk])
             colours.append(self.model.colours_over(self.model.render(rays), background))
         self.model.train(was_training)
-        return torch.cat(colours).view(len(camera_to_worlds), height, width, 3).permute(0, 3, 1, 2)
+        return torch.cat(colours).view(len(camera_to_worlds), *size, 3).permute(0, 3, 1, 2)

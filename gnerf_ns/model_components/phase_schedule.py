@@ -84,7 +84,7 @@ class PhaseScheduleConfig:
     looks_up_poses: bool = True
     """Whether every pose is looked up at the end of phase A. Without, the pose table goes on with what phase A has
     left in it, as GNeRF's does: adversarial training pulls it towards the inversion network all along."""
-    misfit_search_steps: Tuple[int, ...] = (60, 150, 300, 600)
+    misfit_search_steps: Tuple[int, ...] = (60, 150, 300, 600, 1000)
     """Steps of phase B before which misfits are offered better poses."""
 
     @property

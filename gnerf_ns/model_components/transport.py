@@ -14,28 +14,6 @@ from typing import Tuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
-
-
-def pyramid_features(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
-    """Stack an image with its 2x and 4x average-pooled copies into one vector.
-
-    Args:
-        images: colours in [0, 1]; height and width divisible by 4.
-
-    Returns:
-        Features whose squared Euclidean distance is the sum over the three scales of the mean squared difference.
-    """
-    scales = [images, F.avg_pool2d(images, 2), F.avg_pool2d(images, 4)]
-    return torch.cat([scale.flatten(1) / math.sqrt(scale[0].numel()) for scale in scales], dim=1)
-
-
-def pairwise_cost(first: Float[Tensor, "n features"], second: Float[Tensor, "m features"]) -> Float[Tensor, "n m"]:
-    """Squared Euclidean distance between every pair of feature vectors (differentiable, also at zero distance)."""
-    # Differences of products of about 5: the error of half precision would exceed what tells two poses apart.
-    with torch.autocast(first.device.type, enabled=False):
-        squared = first.square().sum(1)[:, None] + second.square().sum(1)[None, :] - 2.0 * first @ second.T
-    return squared.clamp_min(0.0)
 
 
 @torch.no_grad()
@@ -86,8 +64,8 @@ def symmetric_sinkhorn_plan(
 
 
 def transport_loss(
-    photographs: Float[Tensor, "n channels height width"],
-    renderings: Float[Tensor, "m channels height width"],
+    cost: Float[Tensor, "n m"],
+    self_cost: Float[Tensor, "m m"],
     epsilon: float,
     iterations: int = 50,
     column_damping: float = 1.0,
@@ -98,18 +76,15 @@ def transport_loss(
     renderings collapse to the mean photograph.
 
     Args:
-        photographs: colours in [0, 1], brought to the renderings' size.
-        renderings: colours in [0, 1] at poses drawn from the prior.
-        epsilon: entropic regularisation, in units of squared colour difference.
+        cost: of photographs (rows) against renderings at poses drawn from the prior (columns).
+        self_cost: of those renderings against each other.
+        epsilon: entropic regularisation, in units of the cost.
         iterations: Sinkhorn iterations.
         column_damping: see `sinkhorn_plan`.
 
     Returns:
         The loss and the plan P.
     """
-    features = pyramid_features(renderings)
-    cost = pairwise_cost(pyramid_features(photographs), features)
     plan = sinkhorn_plan(cost.detach(), epsilon, iterations, column_damping)
-    self_cost = pairwise_cost(features, features)
     self_plan = symmetric_sinkhorn_plan(self_cost.detach(), plan.sum(0), epsilon, iterations)
     return (plan * cost).sum() - 0.5 * (self_plan * self_cost).sum(), plan

@@ -64,7 +64,7 @@ class AdversarialObjective(nn.Module):
         self.config = config
         self.discriminator = config.discriminator.setup()
         self.inversion_network = config.inversion_network.setup(
-            code_dim=scene.poses.code_dim, prior_radius_range=scene.prior.radius
+            code_dim=scene.poses.codec.dim, prior_radius_range=scene.prior.radius
         )
         self.compared: Optional[ComparedPictures] = None
         self._scene = (scene,)  # in a tuple: the scene's modules are not this one's
@@ -115,7 +115,9 @@ class AdversarialObjective(nn.Module):
             return {
                 **self._adversarial_losses(plan, fake, scales, background),
                 "inversion_loss": config.inversion_loss_mult
-                * inversion_loss(self.inversion_network, self._for_inversion(images), scene.poses.encode(image_poses)),
+                * inversion_loss(
+                    self.inversion_network, self._for_inversion(images), scene.poses.codec.encode(image_poses)
+                ),
                 **self._pose_regularization(),
             }
 
@@ -166,7 +168,7 @@ class AdversarialObjective(nn.Module):
             self.inversion_network(self._photographs_for_inversion(photographs, chosen))
             for chosen in torch.arange(len(photographs), device=device).split(64)
         ]
-        return self.scene.poses.decode(torch.cat(codes))
+        return self.scene.poses.codec.decode(torch.cat(codes))
 
     def _photographs_for_inversion(
         self, photographs: Photographs, chosen: Tensor

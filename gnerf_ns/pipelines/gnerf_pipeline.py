@@ -15,6 +15,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from torch import Tensor
 from torch.nn import Parameter
 
+from gnerf_ns.cameras.pose_codec import PoseCodec
 from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius
 from gnerf_ns.cameras.pose_table import PoseTable
 from gnerf_ns.cameras.rays import CameraDirections, concatenate_rays
@@ -23,6 +24,7 @@ from gnerf_ns.errors import InputError
 from gnerf_ns.freed_memory import keep_freed_memory
 from gnerf_ns.localization.held_out import HeldOutConfig, estimate_held_out_poses
 from gnerf_ns.localization.photographs import Photographs
+from gnerf_ns.localization.pose_matcher import PoseMatcher
 from gnerf_ns.localization.pose_search import PoseSearch, PoseSearchConfig
 from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig, StepPlan
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
@@ -100,23 +102,23 @@ class GNeRFPipeline(VanillaPipeline):
         mode = config.pose_mode
         if mode == "auto":
             mode = "look_at" if prior.looks_at_origin else "free"
-        self.train_poses = PoseTable(len(self.datamanager.train_dataset), mode, radius)
-        self.eval_poses = PoseTable(len(self.datamanager.eval_dataset), mode, radius)
+        codec = PoseCodec(mode, radius)
+        self.train_poses = PoseTable(len(self.datamanager.train_dataset), codec)
+        self.eval_poses = PoseTable(len(self.datamanager.eval_dataset), codec)
         self.register_buffer("eval_poses_step", torch.tensor(-1))
         self.evaluation = Evaluation(self.model, self.datamanager, self.train_poses)
-        self.pose_search = PoseSearch(config.pose_search, self.model, prior, radius)
+        matcher = PoseMatcher(prior, radius)
+        self.pose_search = PoseSearch(config.pose_search, self.model, matcher, codec)
 
-        scene = TrainingScene(
-            self.model, Photographs(self.datamanager.train_images, directions), self.train_poses, prior, radius
-        )
-        self.scene = scene
+        photographs = Photographs(self.datamanager.train_images, directions)
+        self.scene = TrainingScene(self.model, photographs, self.train_poses, prior, matcher, radius)
         self.adversarial: Optional[AdversarialObjective] = None
-        self.photometric = PhotometricObjective(config.photometric, scene)
+        self.photometric = PhotometricObjective(config.photometric, self.scene)
         self.objectives: List[Objective] = [self.photometric]
         if config.phase_a in ("transport", "both"):
-            self.objectives.append(TransportObjective(config.transport, scene))
+            self.objectives.append(TransportObjective(config.transport, self.scene))
         if config.phase_a in ("adversarial", "both"):
-            self.adversarial = AdversarialObjective(config.adversarial, scene)
+            self.adversarial = AdversarialObjective(config.adversarial, self.scene)
             self.objectives.append(self.adversarial)
         # The viewer looks for these among a pipeline's public attributes.
         self.live_view = LiveView(self.estimated_cameras, self._held_out_cameras, self.device.type == "cpu")

@@ -11,6 +11,7 @@ from torch import Tensor
 from gnerf_ns.cameras.pose_prior import PosePrior
 from gnerf_ns.cameras.pose_table import PoseTable
 from gnerf_ns.localization.photographs import Photographs
+from gnerf_ns.localization.pose_matcher import PoseMatcher
 from gnerf_ns.model_components.phase_schedule import StepPlan
 from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.pipelines.compared_pictures import ComparedPictures
@@ -28,6 +29,8 @@ class TrainingScene:
     """Their estimated poses."""
     prior: PosePrior
     """Where cameras may stand."""
+    matcher: PoseMatcher
+    """Poses to try for photographs, and their comparison with renderings there."""
     radius: float
     """The camera distance that counts as 1 in the prior and in the pose table, in scene units."""
 

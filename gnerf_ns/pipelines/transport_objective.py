@@ -25,8 +25,8 @@ class TransportObjectiveConfig:
     """Photographs matched in one step; of larger sets a random part."""
     sinkhorn_iterations: int = 50
     """Iterations for one transport plan."""
-    pose_marginal_damping: float = 1.0
-    """1 takes the prior as the truth; less (0.9, say) allows that no photograph was taken from part of it."""
+    pose_marginal_damping: float = 0.9
+    """1 takes the prior as the truth; less allows that no photograph was taken from part of it."""
     loss_mult: float = 1.0
     """Weight of the loss."""
 
@@ -51,7 +51,7 @@ class TransportObjective:
         scene, config = self.scene, self.config
         device = scene.model.device
         height, width = scene.photographs.size_at(plan.image_side, multiple_of=4)
-        camera_to_worlds = scene.prior.sample(config.num_poses, scene.radius, device)
+        camera_to_worlds = scene.matcher.sample(config.num_poses, device)
         camera_indices = torch.randint(len(scene.photographs), (config.num_poses,), device=device)
         directions = scene.photographs.pixel_directions(camera_indices, height, width)
         chosen = torch.randperm(len(scene.photographs), device=device)[: config.max_photographs]
@@ -61,12 +61,20 @@ class TransportObjective:
             colours = scene.model.colours_over(outputs, background)
             renderings = colours.view(config.num_poses, height, width, 3).permute(0, 3, 1, 2)
             photographs = scene.photographs.resized(height, width, background, chosen)
+            described = scene.matcher.describe(renderings, background)
+            matches = scene.matcher.compare(
+                scene.matcher.describe(photographs, background), described, (height, width), plan.epsilon
+            )
             loss, transport_plan = transport_loss(
-                photographs, renderings, plan.epsilon, config.sinkhorn_iterations, config.pose_marginal_damping
+                matches.cost,
+                scene.matcher.compare(described, described, (height, width), plan.epsilon).cost,
+                plan.epsilon,
+                config.sinkhorn_iterations,
+                config.pose_marginal_damping,
             )
             best = transport_plan.argmax(dim=1)
             if not plan.interleaved:  # in AB the photometric steps have better poses
-                scene.poses.assign(chosen, camera_to_worlds[best])
+                scene.poses.assign(chosen, scene.matcher.matched_poses(camera_to_worlds, matches, best))
             self.compared = ComparedPictures(
                 "photographs above the best matching renderings",
                 photographs[:COLUMNS],

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gnerf_ns.cameras.look_at import GRADIENT_FLOOR, look_at
+from gnerf_ns.cameras.look_at import GRADIENT_FLOOR, aim_beside, look_at
 
 POLES_AND_ORIGIN = torch.tensor(
     [[0.0, 0.0, 2.8], [0.0, 0.0, -2.8], [0.0, 0.0, 0.0], [1e-20, 0.0, 1.0], [1e-7, -1e-7, -1.0], [0.0, 1e-30, 0.0]]
@@ -86,3 +86,23 @@ def test_roll_turns_the_camera_counter_clockwise_seen_from_behind() -> None:
     torch.testing.assert_close(rolled[:, 0], upright[:, 1], atol=1e-6, rtol=0.0)
     torch.testing.assert_close(rolled[:, 1], -upright[:, 0], atol=1e-6, rtol=0.0)
     torch.testing.assert_close(rolled[:, 2:], upright[:, 2:])
+
+
+@given(
+    st.tuples(st.floats(-3.0, 3.0), st.floats(-3.0, 3.0)),
+    st.tuples(st.floats(-4.0, 4.0), st.floats(-4.0, 4.0), st.floats(-4.0, 4.0)),
+)
+@settings(max_examples=100, deadline=None)
+def test_aimed_beside_it_a_camera_sees_what_it_looked_at_where_it_should(offset, position) -> None:
+    before = look_at(torch.tensor(position, dtype=torch.float64), roll=torch.tensor(0.3, dtype=torch.float64))
+    after = aim_beside(before, torch.tensor(offset, dtype=torch.float64))
+    assert_proper(after, tolerance=1e-12)
+    torch.testing.assert_close(after[..., 3], before[..., 3])
+    # What was straight ahead, in the turned camera's own frame.
+    seen = after[..., :3].mT @ -before[..., 2]
+    assert seen[2] < 0.0
+    torch.testing.assert_close(seen[:2] / -seen[2], torch.tensor(offset, dtype=torch.float64), atol=1e-9, rtol=1e-9)
+    # The shortest way: the angle turned is the angle between the two directions.
+    cosine = 1.0 / math.sqrt(1.0 + offset[0] ** 2 + offset[1] ** 2)
+    turned = (before[..., :3].mT @ after[..., :3]).diagonal().sum()
+    assert float((turned - 1.0) / 2.0) == pytest.approx(cosine, abs=1e-9)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnerf_ns.cameras.look_at import look_at
-from gnerf_ns.cameras.pose_codec import decode_pose_9d, encode_pose_9d
+from gnerf_ns.cameras.pose_codec import PoseCodec, decode_pose_9d, encode_pose_9d
 
 numbers = st.floats(-1e3, 1e3, width=32)
 
@@ -77,3 +77,17 @@ def test_matches_gram_schmidt_written_out() -> None:
 def test_gradients_in_double_precision() -> None:
     codes = torch.randn(5, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(decode_pose_9d, (codes,))
+
+
+def test_perturbed_poses_are_near_and_of_the_codecs_kind() -> None:
+    torch.manual_seed(0)
+    position = 2.75 * torch.nn.functional.normalize(torch.tensor([1.0, 2.0, 1.5]), dim=0)
+    poses = look_at(position).expand(2000, 3, 4)
+    for mode in ("look_at", "free"):
+        perturbed = PoseCodec(mode, 2.75).perturb(poses, 0.03)
+        angles = roma.rotmat_geodesic_distance(perturbed[..., :3], poses[..., :3])
+        # Two to three axes of about 0.03 rad each.
+        assert 0.03 < float(angles.square().mean().sqrt()) < 0.08
+        if mode == "look_at":
+            torch.testing.assert_close(perturbed, look_at(perturbed[..., 3]))
+            assert abs(float((perturbed[..., 3] - position).std()) - 0.03 * 2.75) < 0.005

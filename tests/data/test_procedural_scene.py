@@ -11,9 +11,8 @@ from PIL import Image
 
 from gnerf_ns.cameras.look_at import look_at
 from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius
-from gnerf_ns.data.procedural_island import build_island, stripes, value_noise
-from gnerf_ns.data.procedural_scene import TOWARDS_SUN, ProceduralSceneConfig, render_procedural_scene
-from gnerf_ns.data.ray_cast_rendering import RayCaster
+from gnerf_ns.data.procedural_paint import stripes, value_noise
+from gnerf_ns.data.procedural_scene import CASTERS, ProceduralSceneConfig, render_procedural_scene
 
 SMALL = ProceduralSceneConfig(num_train=6, num_test=2, image_side=32, samples_per_side=2)
 
@@ -91,15 +90,27 @@ def test_cameras_follow_the_prior(tmp_path):
     assert (poses[:, :3, :3] - unrolled[..., :3]).abs().max() > 0.2
 
 
-def test_island_stands_in_the_unit_sphere_and_fills_it():
-    parts = build_island()
-    assert all(part.mesh.is_watertight for part in parts)
+@pytest.mark.parametrize("subject", ["island", "chair"])
+def test_the_scene_stands_in_the_unit_sphere_and_fills_it(subject: str):
+    caster = CASTERS[subject]()
+    assert all(part.mesh.is_watertight for part in caster.parts)
     # A sphere of radius cos(fov / 2) just touches the picture's borders.
-    assert 0.90 < RayCaster(parts, TOWARDS_SUN).bounding_radius < math.cos(math.radians(20.0))
+    assert 0.90 < caster.bounding_radius < math.cos(math.radians(20.0))
+
+
+def test_left_and_right_of_the_chair_differ_by_the_cup_alone():
+    caster = CASTERS["chair"]()
+    pictures = []
+    for side in (1.0, -1.0):
+        pose = look_at(torch.tensor([1.6, 1.4 * side, 1.5], dtype=torch.float64)).numpy()
+        rgba = caster.render(pose, math.radians(40.0), 64, 2) / 255.0
+        pictures.append(rgba[..., :3] * rgba[..., 3:] + 1.0 - rgba[..., 3:])
+    difference = np.abs(pictures[0] - pictures[1][:, ::-1]).max(axis=-1) > 0.1
+    assert 0.002 < difference.mean() < 0.03
 
 
 def test_no_two_sides_look_alike():
-    caster = RayCaster(build_island(), TOWARDS_SUN)
+    caster = CASTERS["island"]()
     azimuths = torch.arange(12) * (2.0 * math.pi / 12)
     elevation = math.radians(30.0)
     positions = 2.75 * torch.stack(

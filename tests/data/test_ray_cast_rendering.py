@@ -7,7 +7,7 @@ import torch
 import trimesh
 
 from gnerf_ns.cameras.look_at import look_at
-from gnerf_ns.data.procedural_island import plain
+from gnerf_ns.data.procedural_paint import plain
 from gnerf_ns.data.ray_cast_rendering import AMBIENT, SKY, SUN, PaintedPart, RayCaster
 
 GREY = np.array([0.5, 0.5, 0.5])

@@ -3,10 +3,12 @@ import roma
 import torch
 from analytic_scene import RADIUS, Blobs, model_of, photographs_of, random_poses
 
+from gnerf_ns.cameras.pose_codec import PoseCodec
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.cameras.pose_table import PoseTable
 from gnerf_ns.localization.held_out import HeldOutConfig, estimate_held_out_poses
 from gnerf_ns.localization.photometric_refinement import RefinementConfig
+from gnerf_ns.localization.pose_matcher import PoseMatcher
 from gnerf_ns.localization.pose_search import PoseSearch, PoseSearchConfig
 
 COUNT = 5
@@ -21,8 +23,10 @@ def test_poses_are_found_from_nothing(regressed: str):
     prior = PosePriorConfig(elevation_deg=(-60.0, 60.0)).resolve()
     # With a good network even a hopeless search does no harm.
     bank_size = 5 if regressed == "a good network" else 400
-    search = PoseSearch(PoseSearchConfig(bank_size=bank_size), model, prior, RADIUS)
-    table = PoseTable(COUNT, "look_at", RADIUS)
+    search = PoseSearch(
+        PoseSearchConfig(bank_size=bank_size), model, PoseMatcher(prior, RADIUS), PoseCodec("look_at", RADIUS)
+    )
+    table = PoseTable(COUNT, PoseCodec("look_at", RADIUS))
     trial = RefinementConfig(steps=40, rays_per_step=1024, learning_rate=1e-2, first_image_side=16)
     refinement = RefinementConfig(steps=60, rays_per_step=512, learning_rate=5e-3)
     networks = {

@@ -4,6 +4,7 @@ import torch
 from analytic_scene import RADIUS, Blobs, model_of, photographs_of, random_poses
 from torch import Tensor
 
+from gnerf_ns.cameras.pose_codec import PoseCodec
 from gnerf_ns.cameras.pose_table import PoseTable
 from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.photometric_refinement import RefinementConfig, refine_poses
@@ -30,7 +31,7 @@ def photographs(model: GNeRFModel) -> Photographs:
 def disturbed_table(mode) -> PoseTable:
     """Poses about 6 degrees off."""
     generator = torch.Generator().manual_seed(0)
-    table = PoseTable(COUNT, mode, RADIUS)
+    table = PoseTable(COUNT, PoseCodec(mode, RADIUS))
     poses = random_poses(COUNT, seed=5)
     turns = roma.rotvec_to_rotmat(0.06 * torch.randn(COUNT, 3, generator=generator))
     table.assign(torch.arange(COUNT), turns @ poses)

@@ -5,7 +5,7 @@ from typing import Any, Dict
 import pytest
 import torch
 
-from gnerf_ns.cameras.pose_table import PoseTable
+from gnerf_ns.cameras.pose_codec import PoseCodec
 from gnerf_ns.errors import InputError
 from gnerf_ns.model_components.adversarial_losses import inversion_loss
 from gnerf_ns.model_components.inversion_network import FusedAttention, InversionNetworkConfig
@@ -67,7 +67,7 @@ def test_it_can_express_every_distance_of_the_prior() -> None:
 def test_in_9d_mode_it_starts_from_cameras_that_look_at_the_origin() -> None:
     torch.manual_seed(0)
     network = InversionNetworkConfig(**SMALL).setup(code_dim=9)
-    poses = PoseTable(1, "free", radius=2.0).decode(network(torch.rand(20, 3, 16, 16)).detach())
+    poses = PoseCodec("free", radius=2.0).decode(network(torch.rand(20, 3, 16, 16)).detach())
     towards_origin = -torch.nn.functional.normalize(poses[:, :, 3], dim=-1)
     looking = -poses[:, :, 2]
     assert (towards_origin * looking).sum(dim=-1).min() > 0.8

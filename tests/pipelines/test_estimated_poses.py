@@ -86,7 +86,7 @@ def test_held_out_poses_meet_no_optimizer(tiny_scene: Path):
 )
 def test_pose_mode_follows_the_prior(tiny_scene: Path, prior: PosePriorConfig, mode: Any, expected: int):
     pipeline = build_pipeline(pipeline_config(tiny_scene, "both", pose_prior=prior, pose_mode=mode))
-    assert pipeline.train_poses.code_dim == pipeline.eval_poses.code_dim == expected
+    assert pipeline.train_poses.codec.dim == pipeline.eval_poses.codec.dim == expected
     train_steps(pipeline, range(6))
     assert torch.isfinite(pipeline.train_poses()).all()
 

@@ -1,0 +1,69 @@
+"""Poses to try for photographs, and the comparison of photographs with renderings there."""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+import torch
+from jaxtyping import Float, Inexact, Int
+from torch import Tensor
+
+from gnerf_ns.cameras.look_at import aim_beside
+from gnerf_ns.cameras.pose_prior import PosePrior
+from gnerf_ns.model_components.image_matching import ImageMatching, Matches, PlainMatching, ShiftTolerantMatching
+
+
+class PoseMatcher:
+    """Draws poses from a prior; where that leaves open what cameras were aimed at, matching finds it.
+
+    All pictures that are compared have one size.
+    """
+
+    def __init__(self, prior: PosePrior, radius: float) -> None:
+        """
+        Args:
+            prior: where photographs may have been taken from.
+            radius: the camera distance that counts as 1 in the prior, in scene units; half the shorter side of a
+                picture sees one unit there.
+        """
+        self.prior = prior.centred
+        self.radius = radius
+        jitter = prior.look_at_jitter * radius
+        self.matching: ImageMatching = ShiftTolerantMatching(jitter) if jitter > 0.0 else PlainMatching()
+
+    def sample(self, count: int, device: torch.device) -> Float[Tensor, "count 3 4"]:
+        """Poses at which to render, all aimed at the origin."""
+        return self.prior.sample(count, self.radius, device)
+
+    def describe(
+        self, images: Float[Tensor, "batch 3 height width"], background: Float[Tensor, "3"]
+    ) -> Inexact[Tensor, "batch *features"]:
+        """What is to be compared of pictures; see `ImageMatching.describe`."""
+        return self.matching.describe(images, background)
+
+    def compare(
+        self,
+        first: Inexact[Tensor, "n *features"],
+        second: Inexact[Tensor, "m *features"],
+        size: Tuple[int, int],
+        temperature: float,
+    ) -> Matches:
+        """Compare all pairs; see `ImageMatching.compare`."""
+        return self.matching.compare(first, second, size, temperature)
+
+    def matched_poses(
+        self, camera_to_worlds: Float[Tensor, "m 3 4"], matches: Matches, columns: Int[Tensor, "n *count"]
+    ) -> Float[Tensor, "n *count 3 4"]:
+        """Poses of photographs that are matched with renderings: the renderings', aimed as the photographs were.
+
+        Args:
+            camera_to_worlds: poses of the renderings.
+            matches: of photographs (rows) with those.
+            columns: which rendering(s) each photograph is matched with.
+        """
+        poses = camera_to_worlds[columns]
+        if matches.shift is None:
+            return poses
+        rows = torch.arange(len(columns), device=columns.device).view(-1, *([1] * (columns.ndim - 1)))
+        offsets = matches.shift[rows, columns] / self.radius
+        return aim_beside(poses, offsets * offsets.new_tensor([1.0, -1.0]))
