@@ -10,6 +10,7 @@ from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, OptimizerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
+from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.data.datamanagers.unposed_datamanager import UnposedDataManagerConfig
 from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig
 from gnerf_ns.engine.optimizers import QuickAdamOptimizerConfig
@@ -40,6 +41,10 @@ def field_optimizers() -> Dict[str, Any]:
             "scheduler": PhaseSchedulerConfig(first_factor=0.5, last_factor=0.05),
         },
         "poses": {
+            "optimizer": AdamOptimizerConfig(lr=4e-3),
+            "scheduler": PhaseSchedulerConfig(first_factor=1.0, last_factor=1 / 30),
+        },
+        "focal_lengths": {
             "optimizer": AdamOptimizerConfig(lr=4e-3),
             "scheduler": PhaseSchedulerConfig(first_factor=1.0, last_factor=1 / 30),
         },
@@ -98,6 +103,17 @@ def default_pipeline() -> GNeRFPipelineConfig:
         schedule=default_schedule(),
         photometric=photometric,
     )
+
+
+def handheld_pipeline() -> GNeRFPipelineConfig:
+    """The default for cameras that were not on a sphere: poses are free, and phase A has more to find out."""
+    pipeline = default_pipeline()
+    pipeline.pose_prior = PosePriorConfig(radius=(0.85, 1.15), look_at_jitter=0.1, roll_deg=(-15.0, 15.0))
+    steps = 2 * pipeline.schedule.phase_a_steps
+    pipeline.schedule = replace(
+        pipeline.schedule, phase_a_steps=steps, density_noise_steps=2 * pipeline.schedule.density_noise_steps
+    )
+    return pipeline
 
 
 def adversarial_pipeline() -> GNeRFPipelineConfig:
@@ -202,6 +218,8 @@ def paper_optimizers() -> Dict[str, Any]:
         "inversion_network": {"optimizer": adam(1e-4), "scheduler": halved_every(4_000)},
         # Released: 5e-3 on positions 4 units from the origin; the pose table has them at distance 1.
         "poses": {"optimizer": adam(5e-3 / 4), "scheduler": halved_every(4_000)},
+        # GNeRF knows its focal lengths.
+        "focal_lengths": {"optimizer": adam(5e-3 / 4), "scheduler": halved_every(4_000)},
     }
 
 
@@ -218,6 +236,10 @@ def tiny_pipeline() -> GNeRFPipelineConfig:
 gnerf_ns = MethodSpecification(
     config=trainer_config("gnerf-ns", default_pipeline(), field_optimizers()),
     description="NeRF and camera poses from images without poses, in minutes.",
+)
+gnerf_ns_handheld = MethodSpecification(
+    config=trainer_config("gnerf-ns-handheld", handheld_pipeline(), field_optimizers()),
+    description="gnerf-ns for pictures not aimed at the object's middle, rolled, or taken from changing distances.",
 )
 gnerf_ns_adversarial = MethodSpecification(
     config=trainer_config("gnerf-ns-adversarial", adversarial_pipeline(), adversarial_optimizers()),

@@ -1,12 +1,13 @@
 """One learnable pose per image: the table Phi of GNeRF section 3.3."""
 
 import math
-from typing import Optional
+from typing import Callable, Optional
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from gnerf_ns.cameras.focal_lengths import FocalFactors
 from gnerf_ns.cameras.look_at import look_at
 from gnerf_ns.cameras.pose_codec import PoseCodec
 
@@ -15,17 +16,24 @@ START_ELEVATION = math.radians(30.0)
 
 
 class PoseTable(nn.Module):
-    """Poses of all images, as the parameter ``codes``."""
+    """Poses of all images, as the parameter ``codes``.
 
-    def __init__(self, num_poses: int, codec: PoseCodec) -> None:
+    Where focal lengths are learned, codes are in units of a camera distance that grows with them: the object then keeps
+    its size in the picture while its perspective changes, so that descent need not move both against each other.
+    """
+
+    def __init__(self, num_poses: int, codec: PoseCodec, focal_factors: Optional[FocalFactors] = None) -> None:
         """Starts with all cameras at one place, looking at the origin.
 
         Args:
             num_poses: number of images.
             codec: what a pose may be, and how it is written.
+            focal_factors: of the same images, where they are learned.
         """
         super().__init__()
         self.codec = codec
+        # In a tuple: these parameters are not the table's.
+        self._focal_factors = (focal_factors,)
         start = codec.radius * torch.tensor([math.cos(START_ELEVATION), 0.0, math.sin(START_ELEVATION)])
         self.codes = nn.Parameter(codec.encode(look_at(start)).repeat(num_poses, 1))
 
@@ -36,9 +44,23 @@ class PoseTable(nn.Module):
 
     def forward(self, indices: Optional[Int[Tensor, "batch"]] = None) -> Float[Tensor, "poses 3 4"]:
         """camera_to_world matrices of the images at ``indices``, or of all of them in order."""
-        return self.codec.decode(self.codes if indices is None else self.codes[indices])
+        poses = self.codec.decode(self.codes if indices is None else self.codes[indices])
+        return self._farther(poses, indices, lambda factors: factors)
 
     @torch.no_grad()
     def assign(self, indices: Int[Tensor, "batch"], camera_to_worlds: Float[Tensor, "batch 3 4"]) -> None:
         """Overwrites the poses of some images; in mode "look_at" only their positions are kept."""
-        self.codes[indices] = self.codec.encode(camera_to_worlds.to(self.codes))
+        poses = self._farther(camera_to_worlds.to(self.codes), indices, lambda factors: 1.0 / factors)
+        self.codes[indices] = self.codec.encode(poses)
+
+    def _farther(
+        self,
+        poses: Float[Tensor, "poses 3 4"],
+        indices: Optional[Int[Tensor, "batch"]],
+        scale: Callable[[Float[Tensor, "poses"]], Float[Tensor, "poses"]],
+    ) -> Float[Tensor, "poses 3 4"]:
+        """Poses with their positions multiplied by a function of the images' focal factors."""
+        (factors,) = self._focal_factors
+        if factors is None:
+            return poses
+        return torch.cat([poses[..., :3], poses[..., 3:] * scale(factors(indices))[:, None, None]], dim=-1)

@@ -1,12 +1,13 @@
 """Rays of cameras whose pose is being learned."""
 
-from typing import List, Tuple
+from typing import Callable, List, Optional, Tuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
+from torch.nn import functional
 
 from gnerf_ns.errors import InputError
 
@@ -17,11 +18,15 @@ CENTRAL_CAMERA_TYPES = (CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.F
 class CameraDirections:
     """Directions of rays in each camera's own frame, lens distortion undone."""
 
-    def __init__(self, cameras: Cameras) -> None:
+    def __init__(
+        self, cameras: Cameras, focal_factors: Optional[Callable[[Int[Tensor, "batch"]], Tensor]] = None
+    ) -> None:
         """Keeps the intrinsics; the poses are not looked at.
 
         Args:
             cameras: cameras with one batch dimension.
+            focal_factors: maps camera indices to how many times longer their focal lengths are by now (`FocalFactors`);
+                None for no longer.
 
         Raises:
             InputError: some camera's rays do not start at one point (orthographic, omnidirectional stereo, VR180).
@@ -44,24 +49,28 @@ class CameraDirections:
             camera_type=cameras.camera_type,
         )
         self._sizes = torch.cat([cameras.width, cameras.height], dim=-1)
+        self._focal_factors = focal_factors
 
     def __len__(self) -> int:
         return len(self._cameras)
 
     def __getitem__(self, indices: Int[Tensor, "batch"]) -> "CameraDirections":
         """Those of some cameras, each as often as its index occurs."""
-        return CameraDirections(self._cameras[indices])
+        factors = self._focal_factors
+        if factors is None:
+            return CameraDirections(self._cameras[indices])
+        return CameraDirections(self._cameras[indices], lambda chosen: factors(indices[chosen]))
 
     @property
     def smallest_field_of_view(self) -> float:
-        """The smaller of the horizontal and vertical fields of view, median over the cameras, in radians."""
+        """The smaller of the horizontal and vertical fields of view as given, median over the cameras, in radians."""
         focal = torch.cat([self._cameras.fx, self._cameras.fy], dim=-1)
         return float((2.0 * torch.atan(0.5 * self._sizes / focal)).amin(dim=-1).median())
 
     def at(
         self, camera_indices: Int[Tensor, "batch"], coords: Float[Tensor, "batch rays 2"]
     ) -> Float[Tensor, "batch rays 3"]:
-        """Unit directions through points of the images.
+        """Unit directions through points of the images, differentiable in the focal factors.
 
         Args:
             camera_indices: which camera each row of points belongs to.
@@ -71,7 +80,12 @@ class CameraDirections:
         rays = self._cameras.generate_rays(
             camera_indices=camera_indices[:, None, None].expand(*coords.shape[:2], 1), coords=pixels.flip(-1)
         )
-        return rays.directions
+        if self._focal_factors is None:
+            return rays.directions
+        factors = self._focal_factors(camera_indices)[:, None]
+        # All that a longer focal length does: what is seen lies closer to the axis.
+        across, along = rays.directions[..., :2] / factors[..., None], rays.directions[..., 2:]
+        return functional.normalize(torch.cat([across, along], dim=-1), dim=-1)
 
 
 def rays_from_poses(

@@ -59,6 +59,7 @@ class UnposedDataset(InputDataset):
 
     Attributes:
         image_format: that all pictures and cameras now have.
+        given_cameras: the cameras with the intrinsics that were given; those of ``cameras`` may be estimated.
         file_cameras: the cameras at the size of the files, uncropped, as displayed (or, where the given intrinsics
             belong to the stored pixels, as stored).
         applies_orientation: for each image, whether its cameras are those of the picture as displayed, after the EXIF
@@ -94,6 +95,7 @@ class UnposedDataset(InputDataset):
         self.cameras = _cameras_for_windows(
             self.cameras, sizes, [image_format.size] * len(self), [image_format.crop_aspect(size) for size in sizes]
         )
+        self.given_cameras = self.cameras[...]
         # One Cameras object, so that a pose written to the dataset is what ns-export finds here.
         self._dataparser_outputs = replace(dataparser_outputs, cameras=self.cameras, mask_filenames=None)
         self.mask_color = None
@@ -155,6 +157,14 @@ def _cameras_for_windows(
     focal = torch.cat([cameras.fx, cameras.fy], dim=-1).double().cpu() * to_file * to_out
     centre = (torch.cat([cameras.cx, cameras.cy], dim=-1).double().cpu() * to_file - offsets) * to_out
     return _replace_intrinsics(cameras, focal.float(), centre.float(), outs)
+
+
+def lengthen_focal(cameras: Cameras, factors: Float[Tensor, "n"]) -> Cameras:
+    """The same cameras with focal lengths so many times longer."""
+    lengthened = cameras[...]
+    columns = factors.detach().to(cameras.fx)[:, None]
+    lengthened.fx, lengthened.fy = cameras.fx * columns, cameras.fy * columns
+    return lengthened
 
 
 def _column_pair(sizes: List[ImageSize]) -> Float[Tensor, "n 2"]:

@@ -16,6 +16,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from gnerf_ns.data.datamanagers.unposed_datamanager import UnposedDataManagerConfig
 from gnerf_ns.data.transforms_json import write_transforms_json
+from gnerf_ns.data.unposed_dataset import lengthen_focal
 from gnerf_ns.engine.phase_scheduler import PhaseSchedulerConfig
 from gnerf_ns.errors import InputError
 from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline, GNeRFPipelineConfig
@@ -170,7 +171,8 @@ class GNeRFTrainer(Trainer):
         folder = self.base_dir / POSES_FOLDER
         write_transforms_json(
             folder / "transforms.json",
-            dataset.file_cameras,  # the training cameras are those of images cropped and shrunk
+            # The training cameras are those of images cropped and shrunk.
+            lengthen_focal(dataset.file_cameras, pipeline.focal_factors()),
             pipeline.estimated_cameras().camera_to_worlds,
             dataset.image_filenames,
             dataset.mask_filenames,

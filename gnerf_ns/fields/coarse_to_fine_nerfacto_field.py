@@ -1,4 +1,4 @@
-"""Nerfacto's field with a coarse-to-fine hash grid and density noise."""
+"""Nerfacto's field with a coarse-to-fine hash grid, density noise, and colours that need not depend on the view."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class CoarseToFineNerfactoField(NerfactoField):
         hash_encoding: the windowed hash grid inside `mlp_base`.
         density_noise: standard deviation of the noise added to log density while training (GNeRF's density noise keeps
             early geometry from freezing; ours acts on the pre-activation of an exponential).
+        view_dependence: share of the viewing direction's encoding that colours see, in [0, 1]. At 0 an object cannot
+            look right from a wrong side by changing its paint.
     """
 
     def __init__(
@@ -71,6 +73,11 @@ class CoarseToFineNerfactoField(NerfactoField):
         for name, value in (("max_res", max_res), ("num_levels", num_levels), ("log2_hashmap_size", log2_hashmap_size)):
             self.register_buffer(name, torch.tensor(value))
         self.density_noise = 0.0
+        self.view_dependence: float = 1.0
+        self.direction_encoding.register_forward_hook(self._dim)
+
+    def _dim(self, module: nn.Module, inputs: Tuple[Tensor, ...], encoded: Tensor) -> Tensor:
+        return self.view_dependence * encoded
 
     def get_density(self, ray_samples: RaySamples) -> Tuple[Tensor, Tensor]:
         """Densities (per scene unit) and geometry features of samples."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Tuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -48,9 +49,10 @@ class Photographs:
         """Colours of whole images at a given size, over a background."""
         return composite(self.images.at_resolution(height, width, indices), background)
 
+    @torch.no_grad()
     def pixel_directions(
         self, camera_indices: Int[Tensor, "batch"], height: int, width: int
     ) -> Float[Tensor, "batch pixels 3"]:
-        """Ray directions through all pixel centres of images resampled to a given size, row by row."""
+        """Ray directions through all pixel centres of images resampled to a given size, row by row; no gradient."""
         coords = image_coords(height, width, camera_indices.device).reshape(1, -1, 2)
         return self.directions.at(camera_indices, coords.expand(len(camera_indices), -1, -1))

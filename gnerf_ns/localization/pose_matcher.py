@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 from jaxtyping import Float, Inexact, Int
 from torch import Tensor
 
+from gnerf_ns.cameras.focal_lengths import FocalFactors
 from gnerf_ns.cameras.look_at import aim_beside
 from gnerf_ns.cameras.pose_prior import PosePrior
 from gnerf_ns.model_components.image_matching import ImageMatching, Matches, PlainMatching, ShiftTolerantMatching
@@ -19,17 +20,24 @@ class PoseMatcher:
     All pictures that are compared have one size.
     """
 
-    def __init__(self, prior: PosePrior, radius: float) -> None:
+    def __init__(self, prior: PosePrior, radius: float, focal_factors: Optional[FocalFactors] = None) -> None:
         """
         Args:
             prior: where photographs may have been taken from.
             radius: the camera distance that counts as 1 in the prior, in scene units; half the shorter side of a
                 picture sees one unit there.
+            focal_factors: where focal lengths are learned; the camera distance grows with them.
         """
         self.prior = prior.centred
-        self.radius = radius
+        self._radius = radius
+        self._focal_factors = focal_factors
         jitter = prior.look_at_jitter * radius
         self.matching: ImageMatching = ShiftTolerantMatching(jitter) if jitter > 0.0 else PlainMatching()
+
+    @property
+    def radius(self) -> float:
+        """The camera distance that counts as 1, in scene units, with the focal lengths as they are by now."""
+        return self._radius if self._focal_factors is None else self._radius * float(self._focal_factors.typical)
 
     def sample(self, count: int, device: torch.device) -> Float[Tensor, "count 3 4"]:
         """Poses at which to render, all aimed at the origin."""

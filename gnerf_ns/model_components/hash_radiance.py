@@ -129,10 +129,14 @@ class HashRadiance(nn.Module):
         return self.field.density_fn(positions)
 
     def follow(self, phase_a: bool, phase_b_progress: float, active_levels: float, density_noise: float) -> None:
-        """See `Radiance.follow`. `active_levels` runs from `phase_a_levels` at 0 to all levels at 1."""
+        """See `Radiance.follow`. `active_levels` runs from `phase_a_levels` at 0 to all levels at 1.
+
+        Colours begin to depend on the view when finer levels come in.
+        """
         config = self.config
         self._phase_a = phase_a
         self.field.density_noise = density_noise
+        self.field.view_dependence = active_levels
         self.field.hash_encoding.set_active_levels(
             config.phase_a_levels + active_levels * (config.num_levels - config.phase_a_levels)
         )

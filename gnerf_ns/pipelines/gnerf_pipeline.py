@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Literal, Optional, Tuple, Type, Union, cast
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
@@ -15,11 +16,13 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from torch import Tensor
 from torch.nn import Parameter
 
+from gnerf_ns.cameras.focal_lengths import FocalFactors
 from gnerf_ns.cameras.pose_codec import PoseCodec
 from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius
 from gnerf_ns.cameras.pose_table import PoseTable
 from gnerf_ns.cameras.rays import CameraDirections, concatenate_rays
 from gnerf_ns.data.datamanagers.unposed_datamanager import UnposedDataManager, UnposedDataManagerConfig
+from gnerf_ns.data.unposed_dataset import lengthen_focal
 from gnerf_ns.errors import InputError
 from gnerf_ns.freed_memory import keep_freed_memory
 from gnerf_ns.localization.held_out import HeldOutConfig, estimate_held_out_poses
@@ -64,6 +67,9 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
     pose_mode: Literal["auto", "look_at", "free"] = "auto"
     """look_at: cameras look at the origin, only their positions are learned; free: position and rotation (9-D).
     auto takes look_at where the prior has neither jitter nor roll."""
+    focal_length: Literal["auto", "fixed", "shared", "per_image"] = "auto"
+    """Whether focal lengths are learned in phase B: one factor on all of them, or one for each image. auto learns a
+    shared one unless a transforms.json (or another calibrated source) gave them."""
     transport: TransportObjectiveConfig = field(default_factory=TransportObjectiveConfig)
     """Phase A by optimal transport."""
     adversarial: AdversarialObjectiveConfig = field(default_factory=AdversarialObjectiveConfig)
@@ -97,17 +103,23 @@ class GNeRFPipeline(VanillaPipeline):
         self.datamanager.lay_images_over(self.model.evaluation_background)
         self._seed = torch.initial_seed()
         prior = config.pose_prior.resolve()
-        directions = CameraDirections(self.datamanager.train_dataset.cameras.to(device))
+        num_train = len(self.datamanager.train_dataset)
+        focal_mode = config.focal_length
+        if focal_mode == "auto":
+            focal_mode = "fixed" if self.datamanager.has_calibration else "shared"
+        self.focal_factors = FocalFactors(num_train, focal_mode)
+        learned = self.focal_factors if self.focal_factors.is_learned else None
+        directions = CameraDirections(self.datamanager.train_dataset.given_cameras.to(device), learned)
         radius = object_filling_radius(directions.smallest_field_of_view)
         mode = config.pose_mode
         if mode == "auto":
             mode = "look_at" if prior.looks_at_origin else "free"
         codec = PoseCodec(mode, radius)
-        self.train_poses = PoseTable(len(self.datamanager.train_dataset), codec)
+        self.train_poses = PoseTable(num_train, codec, learned)
         self.eval_poses = PoseTable(len(self.datamanager.eval_dataset), codec)
         self.register_buffer("eval_poses_step", torch.tensor(-1))
         self.evaluation = Evaluation(self.model, self.datamanager, self.train_poses)
-        matcher = PoseMatcher(prior, radius)
+        matcher = PoseMatcher(prior, radius, learned)
         self.pose_search = PoseSearch(config.pose_search, self.model, matcher, codec)
 
         photographs = Photographs(self.datamanager.train_images, directions)
@@ -168,6 +180,8 @@ class GNeRFPipeline(VanillaPipeline):
         metrics: Dict[str, Any] = {"phase_b": float(plan.phase == "B"), "image_side": float(plan.image_side)}
         if plan.phase == "B":
             metrics["psnr"] = self.photometric.psnr
+        if self.focal_factors.is_learned:
+            metrics["focal_factor"] = self.focal_factors.typical
         return metrics
 
     # Estimated poses
@@ -176,9 +190,14 @@ class GNeRFPipeline(VanillaPipeline):
         """Cameras with estimated poses, in the learned frame: the one place that everything downstream asks."""
         dataset = self.datamanager.train_dataset if split == "train" else self.datamanager.eval_dataset
         poses = self.train_poses if split == "train" else self.eval_poses
-        cameras = dataset.cameras[...]
+        cameras = lengthen_focal(dataset.given_cameras, self._focal_factors_of(split))
         cameras.camera_to_worlds = poses().detach().to(cameras.device)
         return cameras
+
+    def _focal_factors_of(self, split: Literal["train", "eval"]) -> Float[Tensor, "n"]:
+        if split == "train":
+            return self.focal_factors().detach()
+        return self.focal_factors.for_others(torch.arange(len(self.datamanager.eval_dataset)))
 
     def _held_out_cameras(self) -> Optional[Cameras]:
         return self.estimated_cameras("eval") if int(self.eval_poses_step) >= 0 else None
@@ -187,7 +206,9 @@ class GNeRFPipeline(VanillaPipeline):
         """Estimate the poses of the held-out images with the field frozen, unless that was done at this step."""
         if int(self.eval_poses_step) == step or len(self.datamanager.eval_dataset) == 0:
             return
-        directions = CameraDirections(self.datamanager.eval_dataset.cameras.to(self.device))
+        directions = CameraDirections(
+            self.datamanager.eval_dataset.given_cameras.to(self.device), self.focal_factors.for_others
+        )
         photographs = Photographs(self.datamanager.eval_images, directions)
         regress = self.adversarial.regress_poses if self.adversarial is not None else None
         with torch.random.fork_rng(), torch.enable_grad():
@@ -200,13 +221,20 @@ class GNeRFPipeline(VanillaPipeline):
     def publish_poses(self) -> None:
         """Hand the estimated poses to the datamanager, from which nerfstudio's commands take cameras."""
         has_eval = int(self.eval_poses_step) >= 0
-        self.datamanager.publish_poses(self.train_poses().detach(), self.eval_poses().detach() if has_eval else None)
+        self.datamanager.publish_poses(
+            self.train_poses().detach(),
+            self.eval_poses().detach() if has_eval else None,
+            self._focal_factors_of("train"),
+            self._focal_factors_of("eval"),
+        )
 
     # nerfstudio's hooks
 
     def get_param_groups(self) -> Dict[str, List[Parameter]]:
         """Parameters by optimizer. The held-out poses are not among them: they never meet the training losses."""
         groups = {**self.model.get_param_groups(), "poses": list(self.train_poses.parameters())}
+        if self.focal_factors.is_learned:
+            groups["focal_lengths"] = list(self.focal_factors.parameters())
         if self.adversarial is not None:
             groups.update(self.adversarial.get_param_groups())
         return groups

@@ -41,7 +41,9 @@ def test_the_same_configuration_gives_the_same_bytes_and_another_seed_others(fol
     assert seen == [(done, 8) for done in range(1, 9)]
     for path in sorted(folder.rglob("*.*")):
         assert path.read_bytes() == (tmp_path / "again" / path.relative_to(folder)).read_bytes()
-    render_procedural_scene(tmp_path / "other", ProceduralSceneConfig(1, 0, 32, samples_per_side=2, seed=1))
+    render_procedural_scene(
+        tmp_path / "other", ProceduralSceneConfig(num_train=1, num_test=0, image_side=32, samples_per_side=2, seed=1)
+    )
     assert (tmp_path / "other/images/0000.png").read_bytes() != (folder / "images/0000.png").read_bytes()
 
 

@@ -59,6 +59,16 @@ def test_the_parents_own_grid_is_gone(field):
     assert len(tables) == 1 and tables[0] is field.hash_encoding.hash_table
 
 
+def test_without_view_dependence_colours_are_the_same_from_all_sides(field):
+    points = points_inside(20)
+    samples, reverse = samples_at(points), samples_at(points)
+    reverse.frustums.directions = -samples.frustums.directions
+    field.hash_encoding.set_active_levels(4)
+    assert not torch.equal(field(samples)[FieldHeadNames.RGB], field(reverse)[FieldHeadNames.RGB])
+    field.view_dependence = 0.0
+    torch.testing.assert_close(field(samples)[FieldHeadNames.RGB], field(reverse)[FieldHeadNames.RGB])
+
+
 def test_noise_multiplies_densities_while_training_only(field):
     samples = samples_at(points_inside(20_000))
     clean = field.get_density(samples)[0]

@@ -36,8 +36,9 @@ def on_tiny_pictures(config: Any, folder: Path) -> Any:
     return config.pipeline
 
 
-def test_there_are_four_methods():
-    assert METHODS.keys() == {"gnerf-ns", "gnerf-ns-adversarial", "gnerf-ns-paper", "gnerf-ns-tiny"}
+def test_there_are_five_methods():
+    names = {"gnerf-ns", "gnerf-ns-handheld", "gnerf-ns-adversarial", "gnerf-ns-paper", "gnerf-ns-tiny"}
+    assert METHODS.keys() == names
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -48,7 +49,7 @@ def test_each_parameter_group_has_an_optimizer_whatever_phase_a_is(method: str, 
     for phase_a in phases:
         # Small networks, but of the method's kind: groups do not depend on sizes.
         radiance = config.pipeline.model.radiance
-        pipeline = pipeline_config(tiny_scene, phase_a)
+        pipeline = pipeline_config(tiny_scene, phase_a, focal_length="shared")
         if isinstance(radiance, MLPRadianceConfig):
             pipeline.model.radiance = MLPRadianceConfig(num_layers=2, layer_width=8, layer_width_color=8)  # type: ignore
         groups = build_pipeline(pipeline).get_param_groups()
@@ -123,6 +124,7 @@ def test_the_paper_s_published_values():
         "discriminator": 1e-4,
         "inversion_network": 1e-4,
         "poses": 5e-3 / 4,  # released for cameras 4 units from the origin
+        "focal_lengths": 5e-3 / 4,  # ours: GNeRF knows them
     }
     for group in ("inversion_network", "poses"):
         optimizer = optimizers[group]["optimizer"].setup([torch.nn.Parameter(torch.zeros(1))])

@@ -19,13 +19,14 @@ from torch import Tensor
 from gnerf_ns.data.datamanagers.parser_errors import PARSER_ERRORS, one_sentence_for
 from gnerf_ns.data.dataparsers.unposed_dataparser import (
     GROUND_TRUTH_KEY,
+    HAS_CALIBRATION_KEY,
     UnposedDataParser,
     UnposedDataParserConfig,
     placeholder_camera_to_worlds,
     unit_scene_box,
 )
 from gnerf_ns.data.image_stack import ImageStack, composite, premultiply
-from gnerf_ns.data.unposed_dataset import UnposedDataset
+from gnerf_ns.data.unposed_dataset import UnposedDataset, lengthen_focal
 from gnerf_ns.errors import InputError
 
 CPU_IMAGE_SIDE = 100
@@ -33,10 +34,13 @@ CUDA_IMAGE_SIDE = 800
 
 
 class PublishedPoses(NamedTuple):
-    """Estimated poses, on the CPU."""
+    """What was estimated, on the CPU."""
 
     train: Float[Tensor, "n 3 4"]
-    eval: Optional[Float[Tensor, "m 3 4"]]
+    eval: Optional[Float[Tensor, "m 3 4"]] = None
+    train_focal_factors: Optional[Float[Tensor, "n"]] = None
+    """How many times longer the focal lengths are than the ones given; None for not at all."""
+    eval_focal_factors: Optional[Float[Tensor, "m"]] = None
 
 
 @dataclass
@@ -71,6 +75,7 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
     Attributes:
         train_ground_truth: true camera_to_worlds [n, 3, 4] where known, for evaluation only.
         eval_ground_truth: likewise of the held-out images [m, 3, 4].
+        has_calibration: whether the focal lengths were measured, and not guessed or read from EXIF.
         train_images: all training images.
         eval_images: all held-out images.
 
@@ -81,6 +86,7 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
     config: UnposedDataManagerConfig
     train_ground_truth: Optional[Float[Tensor, "n 3 4"]]
     eval_ground_truth: Optional[Float[Tensor, "m 3 4"]]
+    has_calibration: bool
 
     def __init__(self, config: UnposedDataManagerConfig, *args: Any, **kwargs: Any):
         try:
@@ -97,6 +103,7 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
     def create_train_dataset(self) -> UnposedDataset:
         """The training images, with placeholder poses."""
         outputs, self.train_ground_truth = _set_poses_aside(self.train_dataparser_outputs)
+        self.has_calibration = self.train_dataparser_outputs.metadata.get(HAS_CALIBRATION_KEY, True)
         dataset = UnposedDataset(outputs, self.config.max_image_side, scale_factor=self.config.camera_res_scale_factor)
         # nerfstudio's commands read cameras from either place.
         self.train_dataparser_outputs = dataset._dataparser_outputs
@@ -171,31 +178,41 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
             batch["image"] = composite(premultiply(batch["image"]), alpha_color, channel_dim=-1)
         return ray_generator(batch["indices"]), batch
 
-    def publish_poses(self, train: Float[Tensor, "n 3 4"], eval: Optional[Float[Tensor, "m 3 4"]] = None) -> None:
-        """Make estimated poses the ones that every nerfstudio command sees.
+    def publish_poses(
+        self,
+        train: Float[Tensor, "n 3 4"],
+        eval: Optional[Float[Tensor, "m 3 4"]] = None,
+        train_focal_factors: Optional[Float[Tensor, "n"]] = None,
+        eval_focal_factors: Optional[Float[Tensor, "m"]] = None,
+    ) -> None:
+        """Make estimated poses and focal lengths the ones that every nerfstudio command sees.
 
         They go to both datasets, the dataparser outputs, the evaluation dataloaders and the ray generators, and on
         the config, from which ``ns-render dataset`` builds further datamanagers.
 
         Args:
             train: camera_to_worlds of the training images.
-            eval: of the held-out images; None leaves theirs alone.
+            eval: of the held-out images; None leaves theirs alone, focal lengths included.
+            train_focal_factors: how many times longer focal lengths are than the given ones; None for not at all.
+            eval_focal_factors: likewise of the held-out images.
 
         Raises:
             InputError: their number differs from that of the images.
         """
-        _write_poses(self.train_dataset, train, "training")
+        _write_poses(self.train_dataset, train, train_focal_factors, "training")
         if self.train_pixel_sampler is not None:
             self.train_ray_generator.cameras = self.train_dataset.cameras.to(self.device)
         if eval is not None:
-            _write_poses(self.eval_dataset, eval, "held-out")
+            _write_poses(self.eval_dataset, eval, eval_focal_factors, "held-out")
             if self.eval_pixel_sampler is not None:
                 for holder in (self.eval_ray_generator, self.fixed_indices_eval_dataloader, self.eval_dataloader):
                     holder.cameras = self.eval_dataset.cameras.to(self.device)
         previous = cast(Optional[PublishedPoses], self.config.published_poses)
-        kept = previous.eval if previous is not None and eval is None else None
+        if eval is None and previous is not None:
+            eval, eval_focal_factors = previous.eval, previous.eval_focal_factors
         self.config.published_poses = PublishedPoses(
-            train.detach().cpu().clone(), kept if eval is None else eval.detach().cpu().clone()
+            _copy(train),
+            *(None if value is None else _copy(value) for value in (eval, train_focal_factors, eval_focal_factors)),
         )
 
     def lay_images_over(self, background: Float[Tensor, "3"]) -> None:
@@ -207,6 +224,10 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
         for dataset in (self.train_dataset, self.eval_dataset):
             if dataset._dataparser_outputs.alpha_color is not None:
                 dataset._dataparser_outputs.alpha_color = background.cpu()
+
+
+def _copy(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    return values.detach().cpu().clone()
 
 
 def _set_poses_aside(outputs: DataparserOutputs) -> Tuple[DataparserOutputs, Optional[Float[Tensor, "n 3 4"]]]:
@@ -234,7 +255,9 @@ def _set_poses_aside(outputs: DataparserOutputs) -> Tuple[DataparserOutputs, Opt
     )
 
 
-def _write_poses(dataset: UnposedDataset, poses: Float[Tensor, "n 3 4"], kind: str) -> None:
+def _write_poses(
+    dataset: UnposedDataset, poses: Float[Tensor, "n 3 4"], focal_factors: Optional[Float[Tensor, "n"]], kind: str
+) -> None:
     if len(poses) != len(dataset):
         raise InputError(
             f"There are poses for {len(poses)} {kind} images, but the data has {len(dataset)} of them; "
@@ -242,3 +265,6 @@ def _write_poses(dataset: UnposedDataset, poses: Float[Tensor, "n 3 4"], kind: s
         )
     cameras = dataset.cameras
     cameras.camera_to_worlds = poses.detach().to(cameras.device, torch.float32).clone()
+    if focal_factors is not None:
+        lengthened = lengthen_focal(dataset.given_cameras, focal_factors)
+        cameras.fx, cameras.fy = lengthened.fx, lengthened.fy

@@ -25,6 +25,9 @@ from gnerf_ns.errors import InputError
 GROUND_TRUTH_KEY = "ground_truth_camera_to_worlds"
 """Entry of the outputs' metadata: [n, 3, 4], or None where some frame has no pose."""
 
+HAS_CALIBRATION_KEY = "has_calibration"
+"""Entry of the outputs' metadata: whether the focal lengths come from a transforms.json."""
+
 PLACEHOLDER_CAMERA_TO_WORLD = ((0.0, 0.0, 1.0, 2.8), (1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0))
 """Level, on the x axis, looking at the origin: what every camera has until its pose is estimated."""
 
@@ -83,7 +86,7 @@ class UnposedDataParser(DataParser):
                 f"{self.config.min_images} are needed; add more, or lower --min-images (behind the word unposed-data)."
             )
         frames = train if split == "train" else held_out
-        intrinsics, origin = self._intrinsics(frames, train + held_out)
+        intrinsics, origin, has_calibration = self._intrinsics(frames, train + held_out)
         if split == "train":
             CONSOLE.print(
                 f"{len(train)} images to train on, {len(held_out)} held out, from {self.config.data}; "
@@ -98,11 +101,11 @@ class UnposedDataParser(DataParser):
             alpha_color=None if self.config.alpha_color is None else get_color(self.config.alpha_color),
             scene_box=unit_scene_box(),
             mask_filenames=masks or None,
-            metadata={GROUND_TRUTH_KEY: _ground_truth(frames)},
+            metadata={GROUND_TRUTH_KEY: _ground_truth(frames), HAS_CALIBRATION_KEY: has_calibration},
         )
 
-    def _intrinsics(self, frames: List[Frame], everyone: List[Frame]) -> Tuple[List[Intrinsics], str]:
-        """Intrinsics of all frames of a split from the same kind of source, and which one, in words.
+    def _intrinsics(self, frames: List[Frame], everyone: List[Frame]) -> Tuple[List[Intrinsics], str, bool]:
+        """Intrinsics of all frames of a split from the same kind of source, which one in words, and whether calibrated.
 
         Args:
             frames: those of the split.
@@ -115,11 +118,11 @@ class UnposedDataParser(DataParser):
         ]
         complete = [intrinsics for intrinsics in listed if intrinsics is not None]
         if frames and len(complete) == len(frames):
-            return complete, str(frames[0].source)
+            return complete, str(frames[0].source), True
         images = [frame.image for frame in everyone]
         found, origin = intrinsics_from_pictures(images, self.config.fov_deg)
         by_image = dict(zip(images, found, strict=True))
-        return [by_image[frame.image] for frame in frames], origin
+        return [by_image[frame.image] for frame in frames], origin, False
 
 
 def unit_scene_box() -> SceneBox:
