@@ -44,9 +44,10 @@ def field_optimizers() -> Dict[str, Any]:
             "optimizer": AdamOptimizerConfig(lr=4e-3),
             "scheduler": PhaseSchedulerConfig(first_factor=1.0, last_factor=1 / 30),
         },
+        # Slow to tell: a near side seen from nearer looks like a larger object.
         "focal_lengths": {
-            "optimizer": AdamOptimizerConfig(lr=4e-3),
-            "scheduler": PhaseSchedulerConfig(first_factor=1.0, last_factor=1 / 30),
+            "optimizer": AdamOptimizerConfig(lr=1e-2),
+            "scheduler": PhaseSchedulerConfig(first_factor=1.0, last_factor=0.1),
         },
         "discriminator": {
             "optimizer": OptimizerConfig(_target=torch.optim.RMSprop, lr=1e-4),

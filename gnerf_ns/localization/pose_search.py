@@ -34,8 +34,10 @@ class PoseSearchConfig:
     """Longer side of those renderings, in pixels."""
     aim_temperature: float = 0.002
     """Cost that a photograph aimed elsewhere may have for being e times less likely, where the prior has jitter."""
-    misfit_share: float = 0.15
+    misfit_share: float = 0.1
     """Share of the photographs, those that fit worst, whose poses are searched again."""
+    min_misfits: int = 8
+    """So many of them are, however few photographs there are."""
     num_hypotheses: int = 8
     """The bank's best poses of each of them, which are improved before they are held against the present one."""
     promising_cost_ratio: float = 1.5
@@ -144,7 +146,8 @@ class PoseSearch:
         """
         config = self.config
         cost = self.cost_at(photographs, torch.arange(len(photographs), device=current.device), current)
-        misfits = cost.topk(math.ceil(config.misfit_share * len(photographs))).indices
+        count = max(config.min_misfits, math.ceil(config.misfit_share * len(photographs)))
+        misfits = cost.topk(min(count, len(photographs))).indices
         hypotheses, hypothesis_cost = self.top_poses(photographs, config.num_hypotheses, misfits)
         promising = hypothesis_cost[:, 0] < config.promising_cost_ratio * cost[misfits]
         misfits, hypotheses = misfits[promising], hypotheses[promising]
