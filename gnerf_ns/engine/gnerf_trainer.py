@@ -179,6 +179,7 @@ class GNeRFTrainer(Trainer):
             dataset.applies_orientation,
         )
         save_picture(folder / "cameras.png", (pipeline.evaluation.plot_poses() * 255).round().byte().numpy())
+        save_picture(folder / "distribution.png", pipeline.plot_pose_distribution())
         if step >= self._last_step:
             advice = export_advice()
             if advice is not None:

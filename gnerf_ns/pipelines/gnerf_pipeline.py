@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Literal, Optional, Tuple, Type, Union, cast
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
@@ -38,6 +39,7 @@ from gnerf_ns.pipelines.objective import Objective, TrainingScene
 from gnerf_ns.pipelines.photometric_objective import PhotometricObjective, PhotometricObjectiveConfig
 from gnerf_ns.pipelines.training_log import training_log_callbacks
 from gnerf_ns.pipelines.transport_objective import TransportObjective, TransportObjectiveConfig
+from gnerf_ns.pose_histograms import plot_pose_distribution
 from gnerf_ns.viewer.live_view import LiveView
 from gnerf_ns.viewer.training_status import TrainingStatus
 
@@ -89,6 +91,7 @@ class GNeRFPipeline(VanillaPipeline):
         train_poses: estimated poses of the training images.
         eval_poses: estimated poses of the held-out images, found with the field frozen.
         evaluation: figures and pictures of how good the poses are.
+        transport: the distribution of poses learned by phase A's transport, where that is used.
         adversarial: discriminator and inversion network, where phase A uses them.
     """
 
@@ -124,11 +127,13 @@ class GNeRFPipeline(VanillaPipeline):
 
         photographs = Photographs(self.datamanager.train_images, directions)
         self.scene = TrainingScene(self.model, photographs, self.train_poses, prior, matcher, radius)
+        self.transport: Optional[TransportObjective] = None
         self.adversarial: Optional[AdversarialObjective] = None
         self.photometric = PhotometricObjective(config.photometric, self.scene)
         self.objectives: List[Objective] = [self.photometric]
         if config.phase_a in ("transport", "both"):
-            self.objectives.append(TransportObjective(config.transport, self.scene))
+            self.transport = TransportObjective(config.transport, self.scene)
+            self.objectives.append(self.transport)
         if config.phase_a in ("adversarial", "both"):
             self.adversarial = AdversarialObjective(config.adversarial, self.scene)
             self.objectives.append(self.adversarial)
@@ -199,6 +204,10 @@ class GNeRFPipeline(VanillaPipeline):
             return self.focal_factors().detach()
         return self.focal_factors.for_others(torch.arange(len(self.datamanager.eval_dataset)))
 
+    def plot_pose_distribution(self) -> UInt8[np.ndarray, "height width 3"]:
+        """A picture of where the training images were taken from, against the prior."""
+        return plot_pose_distribution(self.train_poses().detach(), self.scene.prior, self.scene.matcher.radius)
+
     def _held_out_cameras(self) -> Optional[Cameras]:
         return self.estimated_cameras("eval") if int(self.eval_poses_step) >= 0 else None
 
@@ -261,7 +270,9 @@ class GNeRFPipeline(VanillaPipeline):
             *super().get_training_callbacks(attributes),
             TrainingCallback([after_step], self._update_viewer, update_every_num_iters=STEPS_PER_VIEW),
             TrainingCallback([after_train], self._update_viewer),
-            *training_log_callbacks(self.config.schedule, self.objectives, self.evaluation, attributes.trainer),
+            *training_log_callbacks(
+                self.config.schedule, self.objectives, self.evaluation, self.plot_pose_distribution, attributes.trainer
+            ),
         ]
 
     def _update_viewer(self, step: int) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING, Callable, List, Optional
 
+import numpy as np
+import torch
+from jaxtyping import UInt8
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.utils import writer
 
@@ -14,6 +17,8 @@ from gnerf_ns.pipelines.objective import Objective
 if TYPE_CHECKING:
     from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
+PosePlot = Callable[[], UInt8[np.ndarray, "height width 3"]]
+
 STEPS_PER_POSE_ERRORS = 50
 PICTURES_IN_PHASE_A = 4
 """Pictures are taken at least this often in phase A, however short it is."""
@@ -23,18 +28,25 @@ class TrainingLog:
     """Pose errors where the truth is known, pictures of what phase A compares, and plots of the cameras."""
 
     def __init__(
-        self, schedule: PhaseScheduleConfig, objectives: List[Objective], evaluation: Evaluation, steps_per_plot: int
+        self,
+        schedule: PhaseScheduleConfig,
+        objectives: List[Objective],
+        evaluation: Evaluation,
+        plot_distribution: PosePlot,
+        steps_per_plot: int,
     ) -> None:
         """
         Args:
             schedule: which step belongs to which phase.
             objectives: what they compared last is shown.
             evaluation: pose errors and plots.
+            plot_distribution: a picture of the distribution of poses.
             steps_per_plot: between two plots of the cameras; patches are shown at least as often.
         """
         self._schedule = schedule
         self._objectives = objectives
         self._evaluation = evaluation
+        self._plot_distribution = plot_distribution
         self._steps_per_plot = steps_per_plot
         self._steps_per_picture = max(1, min(steps_per_plot, schedule.phase_a_steps // PICTURES_IN_PHASE_A))
 
@@ -49,15 +61,22 @@ class TrainingLog:
                     writer.put_image(f"Phase A/{objective.compared.title}", objective.compared.grid(), step)
         if (step % self._steps_per_plot == 0 and step > 0) or step == self._schedule.phase_b_start:
             writer.put_image("Train Poses/cameras", self._evaluation.plot_poses(), step)
+            writer.put_image(
+                "Train Poses/distribution", torch.from_numpy(self._plot_distribution()).float() / 255, step
+            )
 
 
 def training_log_callbacks(
-    schedule: PhaseScheduleConfig, objectives: List[Objective], evaluation: Evaluation, trainer: Optional[Trainer]
+    schedule: PhaseScheduleConfig,
+    objectives: List[Objective],
+    evaluation: Evaluation,
+    plot_distribution: PosePlot,
+    trainer: Optional[Trainer],
 ) -> List[TrainingCallback]:
     """Callbacks that write the log; none where no writer would take it."""
     if trainer is None or not _has_event_writer(trainer.config):
         return []
-    log = TrainingLog(schedule, objectives, evaluation, trainer.config.steps_per_eval_image)
+    log = TrainingLog(schedule, objectives, evaluation, plot_distribution, trainer.config.steps_per_eval_image)
     return [TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], log.write)]
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from gnerf_ns.cameras.pose_population import PosePopulation
 from gnerf_ns.cameras.rays import rays_from_poses
-from gnerf_ns.model_components.phase_schedule import StepPlan
+from gnerf_ns.model_components.phase_schedule import StepPlan, geometric
 from gnerf_ns.model_components.transport import transport_loss
 from gnerf_ns.pipelines.compared_pictures import COLUMNS, ComparedPictures
 from gnerf_ns.pipelines.objective import RenderRequest, TrainingScene
@@ -27,20 +29,40 @@ class TransportObjectiveConfig:
     """Iterations for one transport plan."""
     pose_marginal_damping: float = 0.9
     """1 takes the prior as the truth; less allows that no photograph was taken from part of it."""
+    learned_share: float = 0.5
+    """Share of the poses, at the end of phase A, that are drawn near those which photographs were matched with; the
+    others come from the prior. 0 learns no distribution of poses."""
+    learning_start: float = 0.3
+    """Share of phase A after which the first poses are drawn so; from there on they become more."""
+    learned_spread: Tuple[float, float] = (0.15, 0.05)
+    """How far from such poses they are drawn, at that moment and at the end of phase A: standard deviation of the
+    direction in radians, and of distance and roll as a share of the prior's range."""
+    remembered_steps: int = 10
+    """Steps whose poses are remembered."""
     loss_mult: float = 1.0
     """Weight of the loss."""
 
 
-class TransportObjective:
+class TransportObjective(nn.Module):
     """Sinkhorn divergence between photographs and renderings; trains the field.
 
     The plan also gives every photograph the best matching pose of the step, so that there is something to look at.
+
+    Attributes:
+        population: what has been learned of where photographs were taken; saved with the networks.
     """
 
     def __init__(self, config: TransportObjectiveConfig, scene: TrainingScene) -> None:
+        super().__init__()
         self.config = config
-        self.scene = scene
+        self._scene = (scene,)  # in a tuple: the scene's modules are not this one's
+        self.population = PosePopulation(config.num_poses * config.remembered_steps)
         self.compared: Optional[ComparedPictures] = None
+
+    @property
+    def scene(self) -> TrainingScene:
+        """What it works on."""
+        return self._scene[0]
 
     def is_active(self, plan: StepPlan) -> bool:
         """In A steps, those of AB included."""
@@ -51,7 +73,7 @@ class TransportObjective:
         scene, config = self.scene, self.config
         device = scene.model.device
         height, width = scene.photographs.size_at(plan.image_side, multiple_of=4)
-        camera_to_worlds = scene.matcher.sample(config.num_poses, device)
+        camera_to_worlds = self._sample_poses(plan, device)
         camera_indices = torch.randint(len(scene.photographs), (config.num_poses,), device=device)
         directions = scene.photographs.pixel_directions(camera_indices, height, width)
         chosen = torch.randperm(len(scene.photographs), device=device)[: config.max_photographs]
@@ -72,6 +94,9 @@ class TransportObjective:
                 config.sinkhorn_iterations,
                 config.pose_marginal_damping,
             )
+            # Each photograph has one vote, whatever the plan makes of its neighbours.
+            votes = torch.softmax(-matches.cost.detach() / plan.epsilon, dim=1).sum(dim=0)
+            self.population.remember(camera_to_worlds, votes)
             best = transport_plan.argmax(dim=1)
             if not plan.interleaved:  # in AB the photometric steps have better poses
                 scene.poses.assign(chosen, scene.matcher.matched_poses(camera_to_worlds, matches, best))
@@ -83,3 +108,14 @@ class TransportObjective:
             return {"transport_loss": config.loss_mult * loss}
 
         return RenderRequest(rays_from_poses(camera_to_worlds, directions, camera_indices), losses)
+
+    def _sample_poses(self, plan: StepPlan, device: torch.device) -> Float[Tensor, "poses 3 4"]:
+        """Poses of the step: of the prior, and more and more of them near what photographs were matched with."""
+        config, matcher = self.config, self.scene.matcher
+        learned = max(0.0, (plan.phase_a_progress - config.learning_start) / (1.0 - config.learning_start))
+        count = 0 if self.population.is_empty else round(config.learned_share * learned * config.num_poses)
+        drawn = matcher.sample(config.num_poses - count, device)
+        if count == 0:
+            return drawn
+        spread = geometric(config.learned_spread, learned)
+        return torch.cat([drawn, self.population.sample(count, matcher.prior, matcher.radius, spread)])

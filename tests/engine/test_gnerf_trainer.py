@@ -79,7 +79,8 @@ def test_a_run_leaves_its_last_checkpoint_its_poses_and_their_picture(undisturbe
     assert checkpoints(undisturbed).keys() == {"step-000000011.ckpt"}
     meta = json.loads((base / "estimated_poses" / "transforms.json").read_text())
     assert len(meta["frames"]) == 7
-    assert (base / "estimated_poses" / "cameras.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("cameras.png", "distribution.png"):
+        assert (base / "estimated_poses" / picture).read_bytes().startswith(b"\x89PNG")
     assert not (base / "unfinished_checkpoint").exists()
     assert int(last_state(undisturbed)["pipeline"]["eval_poses_step"]) == 11
 

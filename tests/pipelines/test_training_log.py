@@ -1,5 +1,6 @@
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from nerfstudio.engine.trainer import Trainer
@@ -23,6 +24,10 @@ def fake_objectives() -> list:
     ]
 
 
+def blank() -> np.ndarray:
+    return np.zeros((4, 4, 3), dtype=np.uint8)
+
+
 def fake_evaluation() -> Mock:
     evaluation = Mock(spec=Evaluation)
     evaluation.pose_metrics.return_value = {"rotation_error_deg_median": 3.0}
@@ -44,35 +49,40 @@ def written(monkeypatch):
 
 
 def test_what_is_written_when(written):
-    log = TrainingLog(SCHEDULE, fake_objectives(), fake_evaluation(), steps_per_plot=200)
+    log = TrainingLog(SCHEDULE, fake_objectives(), fake_evaluation(), blank, steps_per_plot=200)
     for step in range(500):
         log.write(step)
     assert written == {
         "Train Poses/rotation_error_deg_median": list(range(0, 500, 50)),
         "Phase A/pairs": [0, 25, 50, 75],
         "Train Poses/cameras": [100, 200, 400],
+        "Train Poses/distribution": [100, 200, 400],
     }
 
 
 def test_no_truth_no_errors(written):
     evaluation = fake_evaluation()
     evaluation.pose_metrics.return_value = {}
-    TrainingLog(SCHEDULE, fake_objectives(), evaluation, steps_per_plot=200).write(50)
+    TrainingLog(SCHEDULE, fake_objectives(), evaluation, blank, steps_per_plot=200).write(50)
     assert list(written) == ["Phase A/pairs"]
 
 
 def test_no_phase_a(written):
     schedule = PhaseScheduleConfig(phase_a_steps=0, phase_b_steps=10)
-    TrainingLog(schedule, fake_objectives(), fake_evaluation(), steps_per_plot=200).write(0)
-    assert set(written) == {"Train Poses/rotation_error_deg_median", "Train Poses/cameras"}
+    TrainingLog(schedule, fake_objectives(), fake_evaluation(), blank, steps_per_plot=200).write(0)
+    assert set(written) == {
+        "Train Poses/rotation_error_deg_median",
+        "Train Poses/cameras",
+        "Train Poses/distribution",
+    }
 
 
 @pytest.mark.parametrize("vis, count", [("viewer", 0), ("tensorboard", 1), ("viewer+tensorboard", 1), ("wandb", 1)])
 def test_only_where_a_writer_takes_it(vis, count):
     trainer = Mock(spec=Trainer)
     trainer.config = GNeRFTrainerConfig(vis=vis)
-    assert len(training_log_callbacks(SCHEDULE, fake_objectives(), fake_evaluation(), trainer)) == count
+    assert len(training_log_callbacks(SCHEDULE, fake_objectives(), fake_evaluation(), blank, trainer)) == count
 
 
 def test_without_trainer():
-    assert training_log_callbacks(SCHEDULE, fake_objectives(), fake_evaluation(), None) == []
+    assert training_log_callbacks(SCHEDULE, fake_objectives(), fake_evaluation(), blank, None) == []
