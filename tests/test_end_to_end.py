@@ -58,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     trainer = build_trainer(config)
     table = trainer.pipeline.train_poses
     truth = trainer.pipeline.datamanager.train_ground_truth
-    random_poses = trainer.pipeline.scene.prior.sample(len(truth), table.radius, "cpu")
+    random_poses = trainer.pipeline.scene.prior.sample(len(truth), table.codec.radius, "cpu")
     trainer.train()
     trainer.pipeline.eval()
     return Run(config.get_base_dir() / "config.yml", pictures, trainer.pipeline, pose_errors(random_poses, truth))

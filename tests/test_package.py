@@ -32,7 +32,7 @@ LAYERS = (
     {"gnerf_ns"},
     {"cameras", "field_components"},
     {"data", "plots"},
-    {"fields"},
+    {"fields", "pose_histograms"},
     {"model_components"},
     {"models", "data.datamanagers"},
     {"localization", "viewer"},
