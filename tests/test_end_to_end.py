@@ -51,6 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     pipeline.transport.num_poses = 40
     pipeline.photometric.rays_per_step = 1024
     pipeline.pose_search.bank_size, pipeline.pose_search.image_side = 300, 12
+    pipeline.pose_search.num_hypotheses = 3
     pipeline.held_out.num_hypotheses = 2
     pipeline.held_out.trial.steps, pipeline.held_out.trial.rays_per_step = 30, 512
     pipeline.held_out.refinement.steps, pipeline.held_out.refinement.rays_per_step = 40, 512
