@@ -1,8 +1,10 @@
 """What has been learned so far of where the photographs were taken: recent poses, weighted by how much they explained.
 
-GNeRF needs a prior that is right and names learning it as future work (its section 5). Here poses that photographs were
+GNeRF needs a prior that is right and names learning it as future work. Here poses that photographs were
 matched with are drawn again, a little changed, more often than the prior has them: a wide prior narrows by itself.
 """
+
+import math
 
 import torch
 from jaxtyping import Float
@@ -66,7 +68,7 @@ class PosePopulation(nn.Module):
         distances = torch.linalg.vector_norm(positions, dim=-1)
         distances = (distances + spread * (high - low) * torch.randn_like(distances)).clamp(low, high)
 
-        first, last = (float(torch.deg2rad(torch.tensor(limit))) for limit in prior.roll_deg)
+        first, last = (math.radians(limit) for limit in prior.roll_deg)
         roll = roll_of(parents)
         roll = (roll + spread * (last - first) * torch.randn_like(roll)).clamp(first, last)
         return look_at(distances[:, None] * directions, roll=roll)

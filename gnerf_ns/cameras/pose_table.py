@@ -1,7 +1,7 @@
 """One learnable pose per image: the table Phi of GNeRF section 3.3."""
 
 import math
-from typing import Callable, Optional
+from typing import Optional
 
 import torch
 from jaxtyping import Float, Int
@@ -45,22 +45,21 @@ class PoseTable(nn.Module):
     def forward(self, indices: Optional[Int[Tensor, "batch"]] = None) -> Float[Tensor, "poses 3 4"]:
         """camera_to_world matrices of the images at ``indices``, or of all of them in order."""
         poses = self.codec.decode(self.codes if indices is None else self.codes[indices])
-        return self._farther(poses, indices, lambda factors: factors)
+        (focal_factors,) = self._focal_factors
+        return poses if focal_factors is None else _multiply_distances(poses, focal_factors(indices))
 
     @torch.no_grad()
     def assign(self, indices: Int[Tensor, "batch"], camera_to_worlds: Float[Tensor, "batch 3 4"]) -> None:
         """Overwrites the poses of some images; in mode "look_at" only their positions are kept."""
-        poses = self._farther(camera_to_worlds.to(self.codes), indices, lambda factors: 1.0 / factors)
+        poses = camera_to_worlds.to(self.codes)
+        (focal_factors,) = self._focal_factors
+        if focal_factors is not None:
+            poses = _multiply_distances(poses, 1.0 / focal_factors(indices))
         self.codes[indices] = self.codec.encode(poses)
 
-    def _farther(
-        self,
-        poses: Float[Tensor, "poses 3 4"],
-        indices: Optional[Int[Tensor, "batch"]],
-        scale: Callable[[Float[Tensor, "poses"]], Float[Tensor, "poses"]],
-    ) -> Float[Tensor, "poses 3 4"]:
-        """Poses with their positions multiplied by a function of the images' focal factors."""
-        (factors,) = self._focal_factors
-        if factors is None:
-            return poses
-        return torch.cat([poses[..., :3], poses[..., 3:] * scale(factors(indices))[:, None, None]], dim=-1)
+
+def _multiply_distances(
+    camera_to_worlds: Float[Tensor, "poses 3 4"], factors: Float[Tensor, "poses"]
+) -> Float[Tensor, "poses 3 4"]:
+    """The same cameras, farther from the origin by a factor each."""
+    return torch.cat([camera_to_worlds[..., :3], camera_to_worlds[..., 3:] * factors[:, None, None]], dim=-1)

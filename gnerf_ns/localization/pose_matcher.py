@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
+from typing import Optional
 
 import torch
-from jaxtyping import Float, Inexact, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gnerf_ns.cameras.focal_lengths import FocalFactors
@@ -17,7 +17,9 @@ from gnerf_ns.model_components.image_matching import ImageMatching, Matches, Pla
 class PoseMatcher:
     """Draws poses from a prior; where that leaves open what cameras were aimed at, matching finds it.
 
-    All pictures that are compared have one size.
+    Attributes:
+        prior: of the poses that are drawn, all aimed at the origin.
+        matching: how photographs are compared with renderings there; all of one size.
     """
 
     def __init__(self, prior: PosePrior, radius: float, focal_factors: Optional[FocalFactors] = None) -> None:
@@ -42,22 +44,6 @@ class PoseMatcher:
     def sample(self, count: int, device: torch.device) -> Float[Tensor, "count 3 4"]:
         """Poses at which to render, all aimed at the origin."""
         return self.prior.sample(count, self.radius, device)
-
-    def describe(
-        self, images: Float[Tensor, "batch 3 height width"], background: Float[Tensor, "3"]
-    ) -> Inexact[Tensor, "batch *features"]:
-        """What is to be compared of pictures; see `ImageMatching.describe`."""
-        return self.matching.describe(images, background)
-
-    def compare(
-        self,
-        first: Inexact[Tensor, "n *features"],
-        second: Inexact[Tensor, "m *features"],
-        size: Tuple[int, int],
-        temperature: float,
-    ) -> Matches:
-        """Compare all pairs; see `ImageMatching.compare`."""
-        return self.matching.compare(first, second, size, temperature)
 
     def matched_poses(
         self, camera_to_worlds: Float[Tensor, "m 3 4"], matches: Matches, columns: Int[Tensor, "n *count"]

@@ -74,13 +74,13 @@ class PoseSearch:
         """The bank's `count` best poses for each photograph, or for chosen ones, best first, and their costs."""
         background = self.model.draw_background()
         size = self._size(photographs)
-        described = self.matcher.describe(photographs.resized(*size, background, chosen), background)
+        described = self.matcher.matching.describe(photographs.resized(*size, background, chosen), background)
         costs, poses = [], []
         for start in range(0, self.config.bank_size, BANK_PER_CHUNK):
             bank = self.matcher.sample(min(BANK_PER_CHUNK, self.config.bank_size - start), self.model.device)
             renderings = self._render(photographs, bank, torch.zeros(len(bank), dtype=torch.long), background, size)
-            matches = self.matcher.compare(
-                described, self.matcher.describe(renderings, background), size, self.config.aim_temperature
+            matches = self.matcher.matching.compare(
+                described, self.matcher.matching.describe(renderings, background), size, self.config.aim_temperature
             )
             lowest, best = matches.cost.topk(min(count, len(bank)), dim=1, largest=False)
             costs.append(lowest)

@@ -83,13 +83,13 @@ class TransportObjective(nn.Module):
             colours = scene.model.colours_over(outputs, background)
             renderings = colours.view(config.num_poses, height, width, 3).permute(0, 3, 1, 2)
             photographs = scene.photographs.resized(height, width, background, chosen)
-            described = scene.matcher.describe(renderings, background)
-            matches = scene.matcher.compare(
-                scene.matcher.describe(photographs, background), described, (height, width), plan.epsilon
+            described = scene.matcher.matching.describe(renderings, background)
+            matches = scene.matcher.matching.compare(
+                scene.matcher.matching.describe(photographs, background), described, (height, width), plan.epsilon
             )
             loss, transport_plan = transport_loss(
                 matches.cost,
-                scene.matcher.compare(described, described, (height, width), plan.epsilon).cost,
+                scene.matcher.matching.compare(described, described, (height, width), plan.epsilon).cost,
                 plan.epsilon,
                 config.sinkhorn_iterations,
                 config.pose_marginal_damping,
@@ -113,9 +113,9 @@ class TransportObjective(nn.Module):
         """Poses of the step: of the prior, and more and more of them near what photographs were matched with."""
         config, matcher = self.config, self.scene.matcher
         learned = max(0.0, (plan.phase_a_progress - config.learning_start) / (1.0 - config.learning_start))
-        count = 0 if self.population.is_empty else round(config.learned_share * learned * config.num_poses)
+        count = round(config.learned_share * learned * config.num_poses)
+        if count == 0 or self.population.is_empty:
+            return matcher.sample(config.num_poses, device)
         drawn = matcher.sample(config.num_poses - count, device)
-        if count == 0:
-            return drawn
         spread = geometric(config.learned_spread, learned)
         return torch.cat([drawn, self.population.sample(count, matcher.prior, matcher.radius, spread)])
