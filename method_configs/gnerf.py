@@ -173,6 +173,7 @@ def paper_schedule() -> PhaseScheduleConfig:
         patch_scale_floor="final",
         density_noise_steps=5_000,
         looks_up_poses=False,
+        leave_out_rounds=0,
         misfit_search_steps=(),
     )
 

@@ -35,6 +35,7 @@ SCHEDULE: Dict[str, Any] = {
     "phase_b_image_side": (8, 16),
     "density_noise_steps": 6,
     "misfit_search_steps": (2,),
+    "leave_out_rounds": 0,
     "patch_side": 8,
 }
 """Steps 0 to 2 are A, 3 and 4 are AB, 5 to 11 are B; poses are looked up at 3 and mended at 7."""
@@ -114,7 +115,7 @@ def trainer_config(data: Path, output: Path, phase_a: PhaseA = "both", **options
         optimizers={
             group: {
                 "optimizer": QuickAdamOptimizerConfig(lr=5e-3),
-                "scheduler": PhaseSchedulerConfig(phase_a_steps=3, phase_b_start=5, phase_b_steps=7),
+                "scheduler": PhaseSchedulerConfig(phase_a_steps=3, phase_a_end=5, phase_b_start=5, phase_b_steps=7),
             }
             for group in GROUPS
         },

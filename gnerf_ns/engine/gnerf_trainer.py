@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, Type, cast
 
+from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -43,13 +44,7 @@ class GNeRFTrainerConfig(TrainerConfig):
     """Steps of a run, those before a resume included; None for as many as the pipeline's schedule has."""
 
     def setup(self, **kwargs: Any) -> Any:
-        """Build the trainer, its length and its learning rates following the pipeline's schedule where left open."""
-        schedule = self.pipeline.schedule
-        if self.max_num_iterations is None:
-            self.max_num_iterations = schedule.total_steps
-        for optimizer in self.optimizers.values():
-            if isinstance(optimizer["scheduler"], PhaseSchedulerConfig):
-                optimizer["scheduler"].follow(schedule)
+        """Build the trainer."""
         # Rates follow the training steps: through phase A, where the poses' optimizer has nothing to do yet, too.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         return super().setup(**kwargs)
@@ -105,10 +100,20 @@ def latest_checkpoint(folder: Path) -> Optional[Path]:
 
 
 class GNeRFTrainer(Trainer):
-    """Overrides three hooks of `Trainer`: how a checkpoint is found and saved, and where a resumed run ends."""
+    """Overrides hooks of `Trainer`: how long a run is, how checkpoints are found and saved, how a run goes on."""
 
     config: GNeRFTrainerConfig
     pipeline: GNeRFPipeline
+
+    def setup_optimizers(self) -> Optimizers:
+        """Length and learning rates follow the pipeline's schedule where left open; by now it knows the photographs."""
+        schedule = self.pipeline.schedule
+        if self.config.max_num_iterations is None:
+            self.config.max_num_iterations = schedule.total_steps
+        for optimizer in self.config.optimizers.values():
+            if isinstance(optimizer["scheduler"], PhaseSchedulerConfig):
+                optimizer["scheduler"].follow(schedule)
+        return super().setup_optimizers()
 
     def _load_checkpoint(self) -> None:
         """Check that there is something to resume from before nerfstudio looks.

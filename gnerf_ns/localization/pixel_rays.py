@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 
@@ -18,7 +18,11 @@ MAX_IMAGES_PER_BATCH = 256
 
 
 def sample_pixel_rays(
-    photographs: Photographs, camera_to_worlds: Float[Tensor, "n 3 4"], num_rays: int, image_side: int
+    photographs: Photographs,
+    camera_to_worlds: Float[Tensor, "n 3 4"],
+    num_rays: int,
+    image_side: int,
+    chosen: Optional[Int[Tensor, "chosen"]] = None,
 ) -> Tuple[RayBundle, Float[Tensor, "rays channels"]]:
     """Uniformly random pixels.
 
@@ -27,15 +31,17 @@ def sample_pixel_rays(
         camera_to_worlds: poses of the photographs; the rays are differentiable in them.
         num_rays: how many pixels.
         image_side: the photographs are brought to this longer side first, in pixels.
+        chosen: photographs to take pixels from; None for all.
 
     Returns:
         The rays, and the pixels' premultiplied colours in [0, 1] with alpha where the photographs have it.
     """
     device = camera_to_worlds.device
     height, width = photographs.size_at(image_side)
-    chosen = None
-    if len(photographs) > MAX_IMAGES_PER_BATCH:
-        chosen = torch.randperm(len(photographs), device=device)[:MAX_IMAGES_PER_BATCH]
+    count = len(photographs) if chosen is None else len(chosen)
+    if count > MAX_IMAGES_PER_BATCH:
+        batch = torch.randperm(count, device=device)[:MAX_IMAGES_PER_BATCH]
+        chosen = batch if chosen is None else chosen[batch]
     images = photographs.images.at_resolution(height, width, chosen)
     row_of_image = torch.randint(len(images), (num_rays,), device=device)
     pixel = torch.randint(height * width, (num_rays,), device=device)

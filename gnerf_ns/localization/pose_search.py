@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Optional, Tuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gnerf_ns.cameras.pose_codec import PoseCodec
@@ -130,6 +130,24 @@ class PoseSearch:
             rows = torch.arange(n, device=poses.device)[:, None]
             poses = tried[rows, survivors, winner.gather(1, survivors)]
         return poses[:, 0]
+
+    @torch.no_grad()
+    def fitting_better(
+        self, photographs: Photographs, chosen: Int[Tensor, "n"], current: Float[Tensor, "n 3 4"]
+    ) -> Tuple[Bool[Tensor, "n"], Float[Tensor, "better 3 4"]]:
+        """Which of the chosen photographs fit better somewhere else, by however little, and their poses there.
+
+        For a field that was not trained on them: in any other, the present poses have an advantage.
+
+        Args:
+            photographs: all of them.
+            chosen: which are looked up.
+            current: present poses of those.
+        """
+        hypotheses, _ = self.top_poses(photographs, self.config.num_hypotheses, chosen)
+        poses = self.improve(photographs, chosen, hypotheses)
+        better = self.cost_at(photographs, chosen, poses) < self.cost_at(photographs, chosen, current)
+        return better, poses[better]
 
     @torch.no_grad()
     def better_poses(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Optional, Tuple
+
+FEW_PHOTOGRAPHS = 30
+"""Of up to so many, each is a large part of what the field learns from."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class StepPlan:
     """Whether every photograph's pose is looked up before this step, from nothing."""
     searches_misfit_poses: bool
     """Whether photographs are offered better poses before this step."""
+    leave_out_round: Optional[int]
+    """Round, from 0, in which some photographs are left out of training; None where none is."""
+    ends_leave_out_round: bool
+    """Whether those left out until now are looked up before this step."""
 
     @property
     def name(self) -> str:
@@ -52,6 +59,11 @@ class PhaseScheduleConfig:
     """Steps in which A and B take turns."""
     phase_b_steps: int = 1500
     """Steps of phase B alone."""
+    leave_out_rounds: Optional[int] = None
+    """Rounds, between phases A and B, in which photographs take turns in being left out of training and looked up
+    in a field that does not know them; None for 31 if there are up to 30 photographs, and none if there are more."""
+    leave_out_steps: int = 20
+    """Steps of such a round."""
     two_turns_are_an_iteration: bool = False
     """Whether an A and a B step of AB count as one in what decays by the step, as GNeRF does both in one iteration."""
     phase_a_image_side: Tuple[int, int] = (16, 16)
@@ -90,16 +102,27 @@ class PhaseScheduleConfig:
     @property
     def total_steps(self) -> int:
         """Length of a whole run."""
-        return self.phase_a_steps + self.interleaved_steps + self.phase_b_steps
+        return self.phase_b_start + self.phase_b_steps
+
+    @property
+    def phase_a_end(self) -> int:
+        """First step after phases A and AB."""
+        return self.phase_a_steps + self.interleaved_steps
 
     @property
     def phase_b_start(self) -> int:
-        """First step of pure phase B."""
-        return self.phase_a_steps + self.interleaved_steps
+        """First step of phase B on all photographs, from which on things grow."""
+        return self.phase_a_end + (self.leave_out_rounds or 0) * self.leave_out_steps
+
+    def for_photographs(self, count: int) -> PhaseScheduleConfig:
+        """The schedule for so many photographs: what was left open is settled."""
+        if self.leave_out_rounds is not None:
+            return self
+        return replace(self, leave_out_rounds=31 if count <= FEW_PHOTOGRAPHS else 0)
 
     def at(self, step: int) -> StepPlan:
         """Plan of one step. Steps past the end are like the last one."""
-        interleaved = self.phase_a_steps <= step < self.phase_b_start
+        interleaved = self.phase_a_steps <= step < self.phase_a_end
         # AB starts with an A step and takes turns from there.
         in_phase_a = step < self.phase_a_steps or (interleaved and (step - self.phase_a_steps) % 2 == 0)
         a_progress = min(1.0, step / max(1, self.phase_a_steps))
@@ -107,6 +130,8 @@ class PhaseScheduleConfig:
         b_progress = min(1.0, max(0.0, b_step / max(1, self.phase_b_steps)))
         growth = min(1.0, b_progress / self.growth_fraction)
         image_side = self._image_side(step, growth)
+        leaves_out = self.phase_a_end <= step < self.phase_b_start
+        leave_out_round, step_of_round = divmod(step - self.phase_a_end, self.leave_out_steps)
         return StepPlan(
             step=step,
             phase="A" if in_phase_a else "B",
@@ -120,6 +145,8 @@ class PhaseScheduleConfig:
             active_levels=growth,
             searches_all_poses=self.looks_up_poses and step == self.phase_a_steps,
             searches_misfit_poses=b_step in self.misfit_search_steps,
+            leave_out_round=leave_out_round if leaves_out else None,
+            ends_leave_out_round=self.phase_a_end < step <= self.phase_b_start and step_of_round == 0,
         )
 
     def iterations_before(self, step: int) -> int:
@@ -136,7 +163,7 @@ class PhaseScheduleConfig:
 
     def _image_side(self, step: int, growth: float) -> float:
         between = geometric if self.image_growth == "geometric" else linear
-        if step >= self.phase_b_start:
+        if step >= self.phase_a_end:
             return between(self.phase_b_image_side, growth)
         if step >= self.phase_a_steps and self.interleaved_image_side is not None:
             return between(self.interleaved_image_side, (step - self.phase_a_steps) / self.interleaved_steps)

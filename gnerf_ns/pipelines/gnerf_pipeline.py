@@ -27,6 +27,7 @@ from gnerf_ns.data.unposed_dataset import lengthen_focal
 from gnerf_ns.errors import InputError
 from gnerf_ns.freed_memory import keep_freed_memory
 from gnerf_ns.localization.held_out import HeldOutConfig, estimate_held_out_poses
+from gnerf_ns.localization.leave_out import LeaveOut
 from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.pose_matcher import PoseMatcher
 from gnerf_ns.localization.pose_search import PoseSearch, PoseSearchConfig
@@ -90,6 +91,8 @@ class GNeRFPipeline(VanillaPipeline):
     Attributes:
         train_poses: estimated poses of the training images.
         eval_poses: estimated poses of the held-out images, found with the field frozen.
+        schedule: what happens at which step, for as many photographs as there are.
+        leave_out: photographs that are left out of training for a while, where there are few.
         evaluation: figures and pictures of how good the poses are.
         transport: the distribution of poses learned by phase A's transport, where that is used.
         adversarial: discriminator and inversion network, where phase A uses them.
@@ -107,6 +110,7 @@ class GNeRFPipeline(VanillaPipeline):
         self._seed = torch.initial_seed()
         prior = config.pose_prior.resolve()
         num_train = len(self.datamanager.train_dataset)
+        self.schedule = config.schedule.for_photographs(num_train)
         focal_mode = config.focal_length
         if focal_mode == "auto":
             focal_mode = "fixed" if self.datamanager.has_calibration else "shared"
@@ -126,7 +130,8 @@ class GNeRFPipeline(VanillaPipeline):
         self.pose_search = PoseSearch(config.pose_search, self.model, matcher, codec)
 
         photographs = Photographs(self.datamanager.train_images, directions)
-        self.scene = TrainingScene(self.model, photographs, self.train_poses, prior, matcher, radius)
+        self.leave_out = LeaveOut(photographs, self.train_poses, self.pose_search)
+        self.scene = TrainingScene(self.model, photographs, self.train_poses, self.leave_out, prior, matcher, radius)
         self.transport: Optional[TransportObjective] = None
         self.adversarial: Optional[AdversarialObjective] = None
         self.photometric = PhotometricObjective(config.photometric, self.scene)
@@ -139,7 +144,7 @@ class GNeRFPipeline(VanillaPipeline):
             self.objectives.append(self.adversarial)
         # The viewer looks for these among a pipeline's public attributes.
         self.live_view = LiveView(self.estimated_cameras, self._held_out_cameras, self.device.type == "cpu")
-        self.training_status = TrainingStatus(config.schedule)
+        self.training_status = TrainingStatus(self.schedule)
         self.to(device)
 
     @property
@@ -153,7 +158,7 @@ class GNeRFPipeline(VanillaPipeline):
         """Render the rays of all active objectives at once and collect their losses; the trainer does the rest."""
         # Seeded by the step, so that a resumed run draws what an undisturbed one would have drawn.
         torch.manual_seed(self._seed + SEED_STRIDE * step)
-        plan = self.config.schedule.at(step)
+        plan = self.schedule.at(step)
         self.model.follow(plan)
         self._look_up_poses(plan)
 
@@ -178,7 +183,11 @@ class GNeRFPipeline(VanillaPipeline):
                 self.train_poses.assign(*self.pose_search.better_poses(photographs, self.train_poses()))
             else:
                 self.train_poses.assign(everyone, self.pose_search.best_poses(photographs)[0])
-        elif plan.searches_misfit_poses:
+        if plan.ends_leave_out_round:
+            self.leave_out.look_up()
+        if plan.ends_leave_out_round or plan.leave_out_round == 0:
+            self.leave_out.take_turns(plan.leave_out_round)
+        if plan.searches_misfit_poses:
             self.train_poses.assign(*self.pose_search.better_poses(photographs, self.train_poses()))
 
     def _training_metrics(self, plan: StepPlan) -> Dict[str, Any]:
@@ -257,7 +266,7 @@ class GNeRFPipeline(VanillaPipeline):
         state = drop_other_held_out_poses(dict(loaded_state), self.state_dict())
         check_keys(state, self.state_dict())
         super().load_pipeline(state, step)
-        self.model.follow(self.config.schedule.at(step))
+        self.model.follow(self.schedule.at(step))
         self.training_status.report(step)
         if self.test_mode != "val":
             self.estimate_held_out_poses(step)
@@ -271,7 +280,7 @@ class GNeRFPipeline(VanillaPipeline):
             TrainingCallback([after_step], self._update_viewer, update_every_num_iters=STEPS_PER_VIEW),
             TrainingCallback([after_train], self._update_viewer),
             *training_log_callbacks(
-                self.config.schedule, self.objectives, self.evaluation, self.plot_pose_distribution, attributes.trainer
+                self.schedule, self.objectives, self.evaluation, self.plot_pose_distribution, attributes.trainer
             ),
         ]
 

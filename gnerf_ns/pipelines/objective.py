@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gnerf_ns.cameras.pose_prior import PosePrior
 from gnerf_ns.cameras.pose_table import PoseTable
+from gnerf_ns.localization.leave_out import LeaveOut
 from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.pose_matcher import PoseMatcher
 from gnerf_ns.model_components.phase_schedule import StepPlan
@@ -27,6 +28,8 @@ class TrainingScene:
     """The training images."""
     poses: PoseTable
     """Their estimated poses."""
+    leave_out: LeaveOut
+    """Which photographs are left out of training."""
     prior: PosePrior
     """Where cameras may stand."""
     matcher: PoseMatcher

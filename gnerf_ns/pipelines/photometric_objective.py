@@ -42,7 +42,10 @@ class PhotometricObjective:
     def request(self, plan: StepPlan) -> RenderRequest:
         """Rays at the pose table's poses."""
         scene = self.scene
-        rays, colours = sample_pixel_rays(scene.photographs, scene.poses(), self.config.rays_per_step, plan.image_side)
+        chosen = None if plan.leave_out_round is None else scene.leave_out.kept
+        rays, colours = sample_pixel_rays(
+            scene.photographs, scene.poses(), self.config.rays_per_step, plan.image_side, chosen
+        )
 
         def losses(outputs: Dict[str, Any]) -> Dict[str, Tensor]:
             loss = scene.model.get_photometric_loss(outputs, colours)

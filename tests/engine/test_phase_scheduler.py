@@ -6,7 +6,9 @@ import torch
 
 from gnerf_ns.engine.phase_scheduler import PhaseSchedulerConfig
 
-CONFIG = PhaseSchedulerConfig(phase_a_steps=8, phase_b_start=10, phase_b_steps=20, first_factor=0.5, last_factor=0.05)
+CONFIG = PhaseSchedulerConfig(
+    phase_a_steps=8, phase_a_end=10, phase_b_start=10, phase_b_steps=20, first_factor=0.5, last_factor=0.05
+)
 
 
 def rates(config: PhaseSchedulerConfig, steps: int, lr: float = 0.02):
@@ -32,6 +34,7 @@ def test_rates_at_stated_steps():
 def test_rates_may_fall_over_the_second_half_of_phase_a():
     config = PhaseSchedulerConfig(
         phase_a_steps=8,
+        phase_a_end=10,
         phase_b_start=10,
         phase_b_steps=20,
         phase_a_last_factor=0.25,
@@ -47,9 +50,22 @@ def test_rates_may_fall_over_the_second_half_of_phase_a():
 
 def test_without_phase_b_the_rate_stays():
     values, _, _ = rates(
-        PhaseSchedulerConfig(phase_a_steps=8, phase_b_start=5, phase_b_steps=0, first_factor=1.0, last_factor=0.1), 5
+        PhaseSchedulerConfig(
+            phase_a_steps=8, phase_a_end=5, phase_b_start=5, phase_b_steps=0, first_factor=1.0, last_factor=0.1
+        ),
+        5,
     )
     assert values == [0.02] * 5
+
+
+def test_the_rate_holds_between_the_phases():
+    config = PhaseSchedulerConfig(
+        phase_a_steps=8, phase_a_end=8, phase_b_start=12, phase_b_steps=20, first_factor=0.5, last_factor=0.05
+    )
+    values, _, _ = rates(config, 14)
+    assert values[:8] == [0.02] * 8
+    assert values[8:13] == pytest.approx([0.01] * 5)
+    assert values[13] < 0.01
 
 
 def test_checkpoints_hold_python_numbers_only():

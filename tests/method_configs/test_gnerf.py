@@ -13,7 +13,7 @@ import tyro
 import yaml
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.plugins.types import MethodSpecification
-from tiny_run import PhaseA, build_pipeline, pipeline_config, train_steps, trainer_config
+from tiny_run import PhaseA, build_pipeline, build_trainer, pipeline_config, train_steps, trainer_config
 
 from gnerf_ns.data.dataparsers.unposed_dataparser import UnposedDataParserConfig
 from gnerf_ns.model_components.mlp_radiance import MLPRadianceConfig
@@ -70,12 +70,14 @@ def test_a_schedule_given_by_hand_reaches_length_and_learning_rates(tiny_scene: 
     config = trainer_config(tiny_scene, tmp_path)
     config.optimizers = config_of("gnerf-ns").optimizers
     config.max_num_iterations = None
-    config.pipeline.schedule = PhaseScheduleConfig(phase_a_steps=30, interleaved_steps=4, phase_b_steps=50)
-    trainer = config.setup(local_rank=0, world_size=1)
-    assert trainer.config.max_num_iterations == 84
+    config.pipeline.schedule = PhaseScheduleConfig(
+        phase_a_steps=30, interleaved_steps=4, leave_out_rounds=2, leave_out_steps=3, phase_b_steps=50
+    )
+    trainer = build_trainer(config)
+    assert trainer.config.max_num_iterations == 90
     for group in ("fields", "proposal_networks", "poses"):
         scheduler = trainer.config.optimizers[group]["scheduler"]
-        assert (scheduler.phase_b_start, scheduler.phase_b_steps) == (34, 50)
+        assert (scheduler.phase_a_end, scheduler.phase_b_start, scheduler.phase_b_steps) == (34, 40, 50)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -110,6 +110,21 @@ def test_phases_follow_each_other_and_take_turns_between():
     assert [plan.interleaved for plan in plans(schedule)] == [False] * 3 + [True] * 5 + [False] * 4
 
 
+def test_few_photographs_take_turns_in_being_left_out_before_phase_b_grows_anything():
+    open_schedule = PhaseScheduleConfig(phase_a_steps=3, interleaved_steps=2, phase_b_steps=10, leave_out_steps=4)
+    assert open_schedule.for_photographs(31).leave_out_rounds == 0
+    assert open_schedule.for_photographs(30).leave_out_rounds == 31
+    schedule = dataclasses.replace(open_schedule, leave_out_rounds=2)
+    assert schedule.for_photographs(12) == schedule
+    assert (schedule.phase_a_end, schedule.phase_b_start, schedule.total_steps) == (5, 13, 23)
+    assert "".join(plan.phase for plan in plans(schedule)) == "AAA" + "AB" + "B" * 18
+    assert [plan.leave_out_round for plan in plans(schedule)] == [None] * 5 + [0] * 4 + [1] * 4 + [None] * 10
+    assert [plan.step for plan in plans(schedule) if plan.ends_leave_out_round] == [9, 13]
+    for plan in plans(schedule)[5:14]:
+        assert plan.phase_b_progress == 0 and plan.active_levels == 0 and plan.image_side == 24
+    assert schedule.at(14).phase_b_progress > 0
+
+
 @pytest.mark.parametrize("name", ["short", "adversarial"])
 def test_pictures_and_detail_only_grow_within_a_phase_and_noise_and_epsilon_only_fall(name: str):
     for before, after in pairwise(plans(SCHEDULES[name])):

@@ -104,6 +104,22 @@ def test_phase_a_by_transport_leaves_the_pose_table_to_the_plan(tiny_scene: Path
     assert torch.equal(pipeline.train_poses.codes, before)
 
 
+def test_photographs_that_are_left_out_train_nothing(tiny_scene: Path):
+    schedule = PhaseScheduleConfig(**{**SCHEDULE, "leave_out_rounds": 3, "leave_out_steps": 2})
+    pipeline = build_pipeline(pipeline_config(tiny_scene, "transport", schedule=schedule))
+    train_steps(pipeline, range(schedule.phase_a_end + 2))
+    for step in range(schedule.phase_a_end + 2, schedule.phase_b_start):
+        pipeline.zero_grad(set_to_none=True)
+        pipeline.get_train_loss_dict(step)[1]["photometric_loss"].backward()
+        gradient = pipeline.train_poses.codes.grad
+        assert gradient is not None
+        left_out = pipeline.leave_out.left_out
+        assert 0 < left_out.sum() < len(left_out)
+        assert (gradient[left_out] == 0).all() and (gradient[~left_out] != 0).any(dim=1).all()
+    pipeline.get_train_loss_dict(schedule.phase_b_start)
+    assert not pipeline.leave_out.left_out.any()
+
+
 def test_one_render_per_step(tiny_scene: Path, monkeypatch):
     # The proposal sampler gives gradients to its networks in the first call of a step only.
     pipeline = build_pipeline(pipeline_config(tiny_scene))
