@@ -2,6 +2,8 @@
 
     python benchmarks/seeds.py --data FOLDER --method gnerf-ns --seeds 0 1 2
 
+Options that it does not know go to `ns-train`.
+
 Every run is `ns-train` and `ns-eval` in processes of their own, so that wall time, CPU time and peak memory are those
 that a user sees, start-up included. Runs one after the other: two trainings at once would measure each other.
 """
@@ -36,8 +38,6 @@ class Arguments:
     """Seeds, one run each."""
     output: Optional[Path] = None
     """Where the runs go; a temporary folder by default."""
-    extra: Tuple[str, ...] = ()
-    """Further arguments of `ns-train`."""
 
 
 @dataclass
@@ -84,8 +84,8 @@ def after_phase_a(run_folder: Path, start: float) -> Tuple[float, float]:
     return event.value, event.wall_time - start
 
 
-def main(arguments: Arguments) -> None:
-    """Run all seeds and print a markdown table."""
+def main(arguments: Arguments, options: List[str]) -> None:
+    """Run all seeds, with further options of `ns-train`, and print a markdown table."""
     output = arguments.output or Path(tempfile.mkdtemp(prefix="gnerf-ns-"))
     output.mkdir(parents=True, exist_ok=True)
     print(f"{platform.machine()}, {os.cpu_count()} cores; runs and logs in {output}\n")
@@ -97,7 +97,7 @@ def main(arguments: Arguments) -> None:
         train = ["ns-train", arguments.method, "--data", str(arguments.data), "--output-dir", str(output)]
         train += ["--experiment-name", name, "--timestamp", "run", "--machine.seed", str(seed)]
         start = time.time()
-        trained = run([*train, "--vis", "tensorboard", *arguments.extra], output / f"{name}-train.log")
+        trained = run([*train, "--vis", "tensorboard", *options], output / f"{name}-train.log")
         results = output / f"{name}.json"
         run_folder = output / name / arguments.method / "run"
         under_20deg, seconds = after_phase_a(run_folder, start)
@@ -126,4 +126,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Arguments)))
+    sys.exit(main(*tyro.cli(Arguments, return_unknown_args=True)))

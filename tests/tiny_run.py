@@ -1,5 +1,6 @@
 """Everything of a training, as small as it goes: for tests of what surrounds the learning."""
 
+import math
 from pathlib import Path
 from typing import Any, Dict, List, Literal
 
@@ -23,6 +24,7 @@ from gnerf_ns.models.gnerf import GNeRFModelConfig
 from gnerf_ns.pipelines.adversarial_objective import AdversarialObjectiveConfig
 from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline, GNeRFPipelineConfig
 from gnerf_ns.pipelines.photometric_objective import PhotometricObjectiveConfig
+from gnerf_ns.pipelines.restarts import RestartsConfig
 from gnerf_ns.pipelines.transport_objective import TransportObjectiveConfig
 
 PhaseA = Literal["transport", "adversarial", "both"]
@@ -51,6 +53,8 @@ def pipeline_config(data: Path, phase_a: PhaseA = "both", **options: Any) -> GNe
             "datamanager": UnposedDataManagerConfig(data=data, max_image_side=16),
             "model": GNeRFModelConfig(radiance=HashRadianceConfig(**TINY_RADIANCE)),
             "schedule": PhaseScheduleConfig(**SCHEDULE),
+            # Nothing is learned in three steps.
+            "restarts": RestartsConfig(min_explained_share=-math.inf),
             "phase_a": phase_a,
             "transport": TransportObjectiveConfig(num_poses=5, sinkhorn_iterations=10),
             "adversarial": AdversarialObjectiveConfig(
@@ -115,7 +119,7 @@ def trainer_config(data: Path, output: Path, phase_a: PhaseA = "both", **options
         optimizers={
             group: {
                 "optimizer": QuickAdamOptimizerConfig(lr=5e-3),
-                "scheduler": PhaseSchedulerConfig(phase_a_steps=3, phase_a_end=5, phase_b_start=5, phase_b_steps=7),
+                "scheduler": PhaseSchedulerConfig(),
             }
             for group in GROUPS
         },

@@ -41,6 +41,10 @@ class PosePopulation(nn.Module):
         """Whether there is nothing to draw from."""
         return not bool(self.weights.any())
 
+    def forget(self) -> None:
+        """Empty it."""
+        self.weights.zero_()
+
     @torch.no_grad()
     def remember(self, poses: Float[Tensor, "batch 3 4"], weights: Float[Tensor, "batch"]) -> None:
         """Takes in poses and how much each explained; the oldest are forgotten."""

@@ -106,13 +106,13 @@ class GNeRFTrainer(Trainer):
     pipeline: GNeRFPipeline
 
     def setup_optimizers(self) -> Optimizers:
-        """Length and learning rates follow the pipeline's schedule where left open; by now it knows the photographs."""
+        """Length, where left open, and learning rates follow the pipeline's schedule, which knows the photographs."""
         schedule = self.pipeline.schedule
         if self.config.max_num_iterations is None:
             self.config.max_num_iterations = schedule.total_steps
         for optimizer in self.config.optimizers.values():
             if isinstance(optimizer["scheduler"], PhaseSchedulerConfig):
-                optimizer["scheduler"].follow(schedule)
+                optimizer["scheduler"].schedule = schedule
         return super().setup_optimizers()
 
     def _load_checkpoint(self) -> None:

@@ -111,6 +111,20 @@ class PoseSearch:
         return (pyramid_features(pictures) - pyramid_features(renderings)).square().sum(1)
 
     @torch.no_grad()
+    def explained_share(self, photographs: Photographs, camera_to_worlds: Float[Tensor, "n 3 4"]) -> float:
+        """How much of what tells the photographs apart is also in renderings at their poses.
+
+        Returns:
+            1 where every photograph is rendered as it is; 0 where all are rendered as the mean photograph, or with
+            errors as large; less where renderings are empty.
+        """
+        background = self.model.draw_background()
+        pictures = pyramid_features(photographs.resized(*self._size(photographs), background))
+        variance = (pictures - pictures.mean(dim=0)).square().sum(dim=1).mean()
+        cost = self.cost_at(photographs, torch.arange(len(photographs), device=pictures.device), camera_to_worlds)
+        return 1.0 - float(cost.mean() / variance.clamp_min(1e-12))
+
+    @torch.no_grad()
     def improve(
         self, photographs: Photographs, chosen: Int[Tensor, "n"], hypotheses: Float[Tensor, "n count 3 4"]
     ) -> Float[Tensor, "n 3 4"]:

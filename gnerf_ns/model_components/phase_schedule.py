@@ -1,4 +1,4 @@
-"""What happens at which step: phases A, AB and B as a pure function of the step (GNeRF section 3.4)."""
+"""What happens at which step: phases A, AB and B as a function of the step (GNeRF section 3.4)."""
 
 from __future__ import annotations
 
@@ -99,15 +99,23 @@ class PhaseScheduleConfig:
     misfit_search_steps: Tuple[int, ...] = (60, 150, 300, 600, 1000)
     """Steps of phase B before which misfits are offered better poses."""
 
+    begins_at: int = 0
+    """Step at which phase A begins; later than 0 where a first attempt at it has come to nothing."""
+
     @property
     def total_steps(self) -> int:
         """Length of a whole run."""
         return self.phase_b_start + self.phase_b_steps
 
     @property
+    def interleaved_start(self) -> int:
+        """First step after phase A alone."""
+        return self.begins_at + self.phase_a_steps
+
+    @property
     def phase_a_end(self) -> int:
         """First step after phases A and AB."""
-        return self.phase_a_steps + self.interleaved_steps
+        return self.interleaved_start + self.interleaved_steps
 
     @property
     def phase_b_start(self) -> int:
@@ -120,12 +128,18 @@ class PhaseScheduleConfig:
             return self
         return replace(self, leave_out_rounds=31 if count <= FEW_PHOTOGRAPHS else 0)
 
+    def begin_anew(self, step: int) -> None:
+        """Put the beginning of phase A at a step, with the end where it was: phase B gets shorter or longer."""
+        self.phase_b_steps = max(0, self.phase_b_steps + self.begins_at - step)
+        self.begins_at = step
+
     def at(self, step: int) -> StepPlan:
         """Plan of one step. Steps past the end are like the last one."""
-        interleaved = self.phase_a_steps <= step < self.phase_a_end
+        interleaved = self.interleaved_start <= step < self.phase_a_end
         # AB starts with an A step and takes turns from there.
-        in_phase_a = step < self.phase_a_steps or (interleaved and (step - self.phase_a_steps) % 2 == 0)
-        a_progress = min(1.0, step / max(1, self.phase_a_steps))
+        in_phase_a = step < self.interleaved_start or (interleaved and (step - self.interleaved_start) % 2 == 0)
+        age = step - self.begins_at
+        a_progress = min(1.0, age / max(1, self.phase_a_steps))
         b_step = step - self.phase_b_start
         b_progress = min(1.0, max(0.0, b_step / max(1, self.phase_b_steps)))
         growth = min(1.0, b_progress / self.growth_fraction)
@@ -141,9 +155,9 @@ class PhaseScheduleConfig:
             image_side=round(image_side),
             patch_scale=(self._smallest_patch_scale(step, image_side), 1.0),
             epsilon=geometric(self.epsilon, a_progress),
-            density_noise=self.density_noise * max(0.0, 1.0 - step / max(1, self.density_noise_steps)),
+            density_noise=self.density_noise * max(0.0, 1.0 - age / max(1, self.density_noise_steps)),
             active_levels=growth,
-            searches_all_poses=self.looks_up_poses and step == self.phase_a_steps,
+            searches_all_poses=self.looks_up_poses and step == self.interleaved_start,
             searches_misfit_poses=b_step in self.misfit_search_steps,
             leave_out_round=leave_out_round if leaves_out else None,
             ends_leave_out_round=self.phase_a_end < step <= self.phase_b_start and step_of_round == 0,
@@ -153,7 +167,7 @@ class PhaseScheduleConfig:
         """How much of what decays by the step has passed at the beginning of one."""
         if not self.two_turns_are_an_iteration:
             return step
-        return step - (min(max(0, step - self.phase_a_steps), self.interleaved_steps) + 1) // 2
+        return step - (min(max(0, step - self.interleaved_start), self.interleaved_steps) + 1) // 2
 
     def first_step_after(self, iterations: int) -> int:
         """The step at whose beginning so many of `iterations_before` have passed."""
@@ -165,13 +179,13 @@ class PhaseScheduleConfig:
         between = geometric if self.image_growth == "geometric" else linear
         if step >= self.phase_a_end:
             return between(self.phase_b_image_side, growth)
-        if step >= self.phase_a_steps and self.interleaved_image_side is not None:
-            return between(self.interleaved_image_side, (step - self.phase_a_steps) / self.interleaved_steps)
-        return between(self.phase_a_image_side, min(1.0, step / max(1, self.phase_a_steps)))
+        if step >= self.interleaved_start and self.interleaved_image_side is not None:
+            return between(self.interleaved_image_side, (step - self.interleaved_start) / self.interleaved_steps)
+        return between(self.phase_a_image_side, min(1.0, (step - self.begins_at) / max(1, self.phase_a_steps)))
 
     def _smallest_patch_scale(self, step: int, image_side: float) -> float:
         bounding_side = image_side if self.patch_scale_floor == "current" else self.phase_b_image_side[1]
-        shrinking = max(0, self.iterations_before(step) - self.patch_scale_hold)
+        shrinking = max(0, self.iterations_before(step) - self.begins_at - self.patch_scale_hold)
         return max(
             self.min_patch_scale * math.exp(-self.patch_scale_decay * shrinking),
             min(1.0, self.patch_side / bounding_side),

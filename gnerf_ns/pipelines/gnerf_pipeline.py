@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
@@ -38,6 +39,8 @@ from gnerf_ns.pipelines.checkpoint_keys import check_keys, drop_other_held_out_p
 from gnerf_ns.pipelines.evaluation import Evaluation
 from gnerf_ns.pipelines.objective import Objective, TrainingScene
 from gnerf_ns.pipelines.photometric_objective import PhotometricObjective, PhotometricObjectiveConfig
+from gnerf_ns.pipelines.pose_lookup import PoseLookup
+from gnerf_ns.pipelines.restarts import Restarts, RestartsConfig
 from gnerf_ns.pipelines.training_log import training_log_callbacks
 from gnerf_ns.pipelines.transport_objective import TransportObjective, TransportObjectiveConfig
 from gnerf_ns.pose_histograms import plot_pose_distribution
@@ -79,6 +82,8 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
     """Phase A by adversarial training."""
     photometric: PhotometricObjectiveConfig = field(default_factory=PhotometricObjectiveConfig)
     """Phase B."""
+    restarts: RestartsConfig = field(default_factory=RestartsConfig)
+    """When phase A counts as failed and begins anew."""
     pose_search: PoseSearchConfig = field(default_factory=PoseSearchConfig)
     """Global search for the poses of photographs."""
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
@@ -125,6 +130,7 @@ class GNeRFPipeline(VanillaPipeline):
         self.train_poses = PoseTable(num_train, codec, learned)
         self.eval_poses = PoseTable(len(self.datamanager.eval_dataset), codec)
         self.register_buffer("eval_poses_step", torch.tensor(-1))
+        self.restarts = Restarts(config.restarts, self.schedule, self._initialise_networks)
         self.evaluation = Evaluation(self.model, self.datamanager, self.train_poses)
         matcher = PoseMatcher(prior, radius, learned)
         self.pose_search = PoseSearch(config.pose_search, self.model, matcher, codec)
@@ -142,6 +148,7 @@ class GNeRFPipeline(VanillaPipeline):
         if config.phase_a in ("adversarial", "both"):
             self.adversarial = AdversarialObjective(config.adversarial, self.scene)
             self.objectives.append(self.adversarial)
+        self.pose_lookup = PoseLookup(self.scene, self.pose_search, self.adversarial)
         # The viewer looks for these among a pipeline's public attributes.
         self.live_view = LiveView(self.estimated_cameras, self._held_out_cameras, self.device.type == "cpu")
         self.training_status = TrainingStatus(self.schedule)
@@ -160,7 +167,7 @@ class GNeRFPipeline(VanillaPipeline):
         torch.manual_seed(self._seed + SEED_STRIDE * step)
         plan = self.schedule.at(step)
         self.model.follow(plan)
-        self._look_up_poses(plan)
+        self.pose_lookup.follow(plan)
 
         requests = [objective.request(plan) for objective in self.objectives if objective.is_active(plan)]
         outputs = self.model.render(concatenate_rays([request.ray_bundle for request in requests]))
@@ -172,23 +179,24 @@ class GNeRFPipeline(VanillaPipeline):
             first = last
         return outputs, loss_dict, self._training_metrics(plan)
 
-    def _look_up_poses(self, plan: StepPlan) -> None:
-        """Replace poses wholesale where the schedule says so."""
-        photographs = self.scene.photographs
-        everyone = torch.arange(len(photographs), device=self.device)
-        if plan.searches_all_poses:
-            if self.adversarial is not None:
-                # The inversion network has the first word; the search mends what it got wrong.
-                self.train_poses.assign(everyone, self.adversarial.regress_poses(photographs))
-                self.train_poses.assign(*self.pose_search.better_poses(photographs, self.train_poses()))
-            else:
-                self.train_poses.assign(everyone, self.pose_search.best_poses(photographs)[0])
-        if plan.ends_leave_out_round:
-            self.leave_out.look_up()
-        if plan.ends_leave_out_round or plan.leave_out_round == 0:
-            self.leave_out.take_turns(plan.leave_out_round)
-        if plan.searches_misfit_poses:
-            self.train_poses.assign(*self.pose_search.better_poses(photographs, self.train_poses()))
+    def _begin_anew_if_failed(self, optimizers: Optional[Optimizers], step: int) -> None:
+        """After a step that has shown that phase A failed, start over; optimizers have to forget, too."""
+        explained_share, self.pose_lookup.explained_share = self.pose_lookup.explained_share, None
+        if self.restarts.after(step, explained_share) and optimizers is not None:
+            for optimizer in optimizers.optimizers.values():
+                optimizer.state.clear()
+
+    def _initialise_networks(self, step: int) -> None:
+        """Give everything that phase A trains the state of a new run."""
+        torch.manual_seed(self._seed + SEED_STRIDE * step)
+        model = self.config.model.setup(
+            scene_box=self.model.scene_box, num_train_data=self.model.num_train_data, device=self.device
+        )
+        self.model.load_state_dict(model.state_dict())
+        if self.transport is not None:
+            self.transport.population.forget()
+        if self.adversarial is not None:
+            self.adversarial.load_state_dict(AdversarialObjective(self.config.adversarial, self.scene).state_dict())
 
     def _training_metrics(self, plan: StepPlan) -> Dict[str, Any]:
         metrics: Dict[str, Any] = {"phase_b": float(plan.phase == "B"), "image_side": float(plan.image_side)}
@@ -266,6 +274,7 @@ class GNeRFPipeline(VanillaPipeline):
         state = drop_other_held_out_poses(dict(loaded_state), self.state_dict())
         check_keys(state, self.state_dict())
         super().load_pipeline(state, step)
+        self.restarts.resume()
         self.model.follow(self.schedule.at(step))
         self.training_status.report(step)
         if self.test_mode != "val":
@@ -277,6 +286,7 @@ class GNeRFPipeline(VanillaPipeline):
         after_step, after_train = TrainingCallbackLocation.AFTER_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN
         return [
             *super().get_training_callbacks(attributes),
+            TrainingCallback([after_step], self._begin_anew_if_failed, args=[attributes.optimizers]),
             TrainingCallback([after_step], self._update_viewer, update_every_num_iters=STEPS_PER_VIEW),
             TrainingCallback([after_train], self._update_viewer),
             *training_log_callbacks(

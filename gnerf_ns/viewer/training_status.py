@@ -33,7 +33,7 @@ class TrainingStatus(ViewerElement[str]):
         """Say that a step, counted from 0, is done."""
         schedule = self._schedule
         plan = schedule.at(step)
-        end = {"A": schedule.phase_a_steps, "AB": schedule.phase_a_end, "B": schedule.total_steps}[plan.name]
+        end = {"A": schedule.interleaved_start, "AB": schedule.phase_a_end, "B": schedule.total_steps}[plan.name]
         self.text = (
             f"**Phase {plan.name}**: {PHASES[plan.name]}  \n"
             f"Step {step + 1}, phase ends at {end}  \n"

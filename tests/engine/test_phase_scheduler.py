@@ -1,14 +1,23 @@
 import io
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 
 from gnerf_ns.engine.phase_scheduler import PhaseSchedulerConfig
+from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
 
-CONFIG = PhaseSchedulerConfig(
-    phase_a_steps=8, phase_a_end=10, phase_b_start=10, phase_b_steps=20, first_factor=0.5, last_factor=0.05
-)
+SCHEDULE = PhaseScheduleConfig(phase_a_steps=8, interleaved_steps=2, phase_b_steps=20)
+
+
+def following(schedule: PhaseScheduleConfig, **factors: Any) -> PhaseSchedulerConfig:
+    config = PhaseSchedulerConfig(**factors)
+    config.schedule = schedule
+    return config
+
+
+CONFIG = following(SCHEDULE, first_factor=0.5, last_factor=0.05)
 
 
 def rates(config: PhaseSchedulerConfig, steps: int, lr: float = 0.02):
@@ -32,15 +41,7 @@ def test_rates_at_stated_steps():
 
 
 def test_rates_may_fall_over_the_second_half_of_phase_a():
-    config = PhaseSchedulerConfig(
-        phase_a_steps=8,
-        phase_a_end=10,
-        phase_b_start=10,
-        phase_b_steps=20,
-        phase_a_last_factor=0.25,
-        first_factor=0.5,
-        last_factor=0.05,
-    )
+    config = following(SCHEDULE, phase_a_last_factor=0.25, first_factor=0.5, last_factor=0.05)
     values, _, _ = rates(config, 12)
     assert values[:5] == [0.02] * 5
     assert values[6] == pytest.approx(0.01)
@@ -49,23 +50,34 @@ def test_rates_may_fall_over_the_second_half_of_phase_a():
 
 
 def test_without_phase_b_the_rate_stays():
-    values, _, _ = rates(
-        PhaseSchedulerConfig(
-            phase_a_steps=8, phase_a_end=5, phase_b_start=5, phase_b_steps=0, first_factor=1.0, last_factor=0.1
-        ),
-        5,
-    )
-    assert values == [0.02] * 5
+    values, _, _ = rates(following(PhaseScheduleConfig(phase_a_steps=5, phase_b_steps=0), last_factor=0.1), 6)
+    assert values == [0.02] * 6
 
 
 def test_the_rate_holds_between_the_phases():
-    config = PhaseSchedulerConfig(
-        phase_a_steps=8, phase_a_end=8, phase_b_start=12, phase_b_steps=20, first_factor=0.5, last_factor=0.05
-    )
+    schedule = PhaseScheduleConfig(phase_a_steps=8, phase_b_steps=20, leave_out_rounds=2, leave_out_steps=2)
+    config = following(schedule, first_factor=0.5, last_factor=0.05)
     values, _, _ = rates(config, 14)
     assert values[:8] == [0.02] * 8
     assert values[8:13] == pytest.approx([0.01] * 5)
     assert values[13] < 0.01
+
+
+def test_rates_begin_anew_with_the_schedule_and_end_where_they_would_have():
+    schedule = PhaseScheduleConfig(phase_a_steps=8, interleaved_steps=2, phase_b_steps=20)
+    scheduler = following(schedule, first_factor=0.5, last_factor=0.05).setup()
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=0.02)
+    values = scheduler.get_scheduler(optimizer, 0.02).lr_lambdas[0]
+    assert values(11) < 0.5
+    schedule.begin_anew(11)
+    assert [values(step) for step in (11, 20)] == [1.0, 1.0]
+    assert values(21) == pytest.approx(0.5) and values(22) < 0.5
+    assert values(29) > 0.05 and values(30) == pytest.approx(0.05)
+
+
+def test_without_a_schedule_there_are_no_rates():
+    with pytest.raises(ValueError, match="schedule"):
+        rates(PhaseSchedulerConfig(), 1)
 
 
 def test_checkpoints_hold_python_numbers_only():

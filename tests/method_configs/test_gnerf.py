@@ -76,8 +76,8 @@ def test_a_schedule_given_by_hand_reaches_length_and_learning_rates(tiny_scene: 
     trainer = build_trainer(config)
     assert trainer.config.max_num_iterations == 90
     for group in ("fields", "proposal_networks", "poses"):
-        scheduler = trainer.config.optimizers[group]["scheduler"]
-        assert (scheduler.phase_a_end, scheduler.phase_b_start, scheduler.phase_b_steps) == (34, 40, 50)
+        assert trainer.config.optimizers[group]["scheduler"].schedule is trainer.pipeline.schedule
+    assert (trainer.pipeline.schedule.phase_a_end, trainer.pipeline.schedule.phase_b_start) == (34, 40)
 
 
 @pytest.mark.parametrize("method", METHODS)
