@@ -20,6 +20,7 @@ from gnerf_ns.data.transforms_json import write_transforms_json
 from gnerf_ns.data.unposed_dataset import lengthen_focal
 from gnerf_ns.engine.phase_scheduler import PhaseSchedulerConfig
 from gnerf_ns.errors import InputError
+from gnerf_ns.localization.ambiguity import find_ambiguity
 from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline, GNeRFPipelineConfig
 from gnerf_ns.plots import save_picture
 from gnerf_ns.system_libraries import export_advice
@@ -190,6 +191,11 @@ class GNeRFTrainer(Trainer):
             if advice is not None:
                 CONSOLE.print(advice)
             CONSOLE.print(f"Estimated poses: {folder / 'transforms.json'}, a picture of them: {folder / 'cameras.png'}")
+            ambiguity = find_ambiguity(
+                pipeline.pose_search, pipeline.scene.photographs, pipeline.train_poses(), pipeline.scene.prior
+            )
+            for sentence in ambiguity.sentences:
+                CONSOLE.print(f"[yellow]{sentence}")
             errors = pipeline.evaluation.pose_errors()
             if errors is not None:
                 summary = errors.summary()

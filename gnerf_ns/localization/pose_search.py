@@ -95,6 +95,7 @@ class PoseSearch:
         chosen: Int[Tensor, "n"],
         camera_to_worlds: Float[Tensor, "n 3 4"],
         image_side: Optional[int] = None,
+        flipped: bool = False,
     ) -> Float[Tensor, "n"]:
         """Cost of chosen photographs, each at a pose of its own (`pyramid_features`' squared distance).
 
@@ -103,10 +104,13 @@ class PoseSearch:
             chosen: which ones, as often as poses are to be tried for them.
             camera_to_worlds: those poses.
             image_side: longer side of what is compared, in pixels; None for the bank's.
+            flipped: whether photographs are compared with the renderings' mirror images, left for right.
         """
         background = self.model.draw_background()
         size = self._size(photographs, image_side)
         renderings = self._render(photographs, camera_to_worlds, chosen, background, size)
+        if flipped:
+            renderings = renderings.flip(-1)
         pictures = photographs.resized(*size, background, chosen)
         return (pyramid_features(pictures) - pyramid_features(renderings)).square().sum(1)
 
@@ -118,11 +122,15 @@ class PoseSearch:
             1 where every photograph is rendered as it is; 0 where all are rendered as the mean photograph, or with
             errors as large; less where renderings are empty.
         """
+        everyone = torch.arange(len(photographs), device=camera_to_worlds.device)
+        cost = self.cost_at(photographs, everyone, camera_to_worlds)
+        return 1.0 - float(cost.mean() / self.variance(photographs).clamp_min(1e-12))
+
+    def variance(self, photographs: Photographs) -> Float[Tensor, ""]:
+        """Mean cost of photographs against the mean photograph."""
         background = self.model.draw_background()
         pictures = pyramid_features(photographs.resized(*self._size(photographs), background))
-        variance = (pictures - pictures.mean(dim=0)).square().sum(dim=1).mean()
-        cost = self.cost_at(photographs, torch.arange(len(photographs), device=pictures.device), camera_to_worlds)
-        return 1.0 - float(cost.mean() / variance.clamp_min(1e-12))
+        return (pictures - pictures.mean(dim=0)).square().sum(dim=1).mean()
 
     @torch.no_grad()
     def improve(
