@@ -1,12 +1,28 @@
 """What all tests share: pictures of the procedural scene, rendered once, and no downloads."""
 
+import os
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, List
 from urllib.error import URLError
 
 import pytest
 
 from gnerf_ns.data.procedural_scene import ProceduralSceneConfig, render_procedural_scene
+
+
+LONGEST = "test_end_to_end.py"
+
+
+def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
+    """The file that takes longest goes first, so that no worker waits for it in the end."""
+    items.sort(key=lambda item: item.path.name != LONGEST)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers run side by side and inherit this: waiting threads of one would take the core of another."""
+    if config.getoption("numprocesses", None):
+        for library in ("OMP", "MKL", "NUMBA"):
+            os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
