@@ -9,7 +9,6 @@ import pytest
 
 from gnerf_ns.data.procedural_scene import ProceduralSceneConfig, render_procedural_scene
 
-
 LONGEST = "test_end_to_end.py"
 
 
