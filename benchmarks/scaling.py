@@ -1,0 +1,100 @@
+"""How the time to a median rotation error of 1 degree grows with the pictures: more of them, and larger ones.
+
+    python benchmarks/scaling.py --output FOLDER
+
+Pictures are of our own island, so that there can be 400. Writes pictures and runs into the folder, a table to the
+terminal, and a plot beside it (`scaling.png`).
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+import matplotlib
+import tyro
+from matplotlib.axes import Axes
+from training import machine, seconds, table_head, table_row, train_and_evaluate
+
+from gnerf_ns.data.procedural_scene import ProceduralSceneConfig, render_procedural_scene
+
+matplotlib.use("Agg")
+
+COLUMNS = ["images", "px", "to 5° s", "to 1° s", "median °", "under 5°", "train s", "train CPU s", "peak GiB"]
+
+
+@dataclass
+class Arguments:
+    """What to run."""
+
+    output: Path
+    """Where pictures and runs go."""
+    counts: Tuple[int, ...] = (25, 50, 100, 400)
+    """Numbers of training images, at `side` pixels."""
+    sides: Tuple[int, ...] = (50, 100, 200)
+    """Sizes in pixels, of `count` training images."""
+    count: int = 100
+    """Training images where the size changes."""
+    side: int = 100
+    """Pixels where the number changes."""
+    seed: int = 0
+    """Of all runs."""
+
+
+def main(arguments: Arguments) -> None:
+    """Run every combination once, print a table and save the plot."""
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    print(f"{machine()}; seed {arguments.seed}\n\n{table_head(COLUMNS)}", flush=True)
+    cases = [(count, arguments.side) for count in arguments.counts]
+    cases += [(arguments.count, side) for side in arguments.sides if (arguments.count, side) not in cases]
+    to_1deg: Dict[Tuple[int, int], Optional[float]] = {}
+    for count, side in cases:
+        pictures = arguments.output / f"pictures-{count}-{side}"
+        if not pictures.exists():
+            render_procedural_scene(pictures, ProceduralSceneConfig(num_train=count, num_test=8, image_side=side))
+        sizes = ["--pipeline.datamanager.max-image-side", str(side)]
+        sizes += ["--pipeline.schedule.phase-b-image-side", "24", str(side)]
+        name = f"run-{count}-{side}"
+        training = train_and_evaluate(pictures, "gnerf-ns", arguments.seed, arguments.output, name, sizes)
+        to_1deg[count, side] = training.seconds_to(1.0)
+        row = [
+            str(count),
+            str(side),
+            seconds(training.seconds_to(5.0)),
+            seconds(to_1deg[count, side]),
+            f"{training.metrics['rotation_error_deg_median']:.2f}",
+            f"{training.metrics['rotation_under_5deg']:.0%}",
+            f"{training.cost.wall_s:.0f}",
+            f"{training.cost.cpu_s:.0f}",
+            f"{training.cost.peak_gb:.1f}",
+        ]
+        print(table_row(row), flush=True)
+    plot(arguments, to_1deg)
+
+
+def plot(arguments: Arguments, to_1deg: Dict[Tuple[int, int], Optional[float]]) -> None:
+    """Seconds to 1 degree over the number of images and over their size, with the line of linear growth."""
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.0, 3.6), layout="constrained")
+    panels: List[Tuple[Axes, List[int], List[Tuple[int, int]], str]] = [
+        (left, list(arguments.counts), [(n, arguments.side) for n in arguments.counts], "images"),
+        (right, list(arguments.sides), [(arguments.count, side) for side in arguments.sides], "pixels a side"),
+    ]
+    for axes, values, cases, label in panels:
+        times = [to_1deg[case] or float("nan") for case in cases]
+        axes.plot(values, times, "o-", label="measured")
+        axes.plot(values, [times[0] * value / values[0] for value in values], ":", label="linear")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xticks(values, [str(value) for value in values], minor=False)
+        axes.set_xlabel(label)
+        axes.set_ylabel("seconds to a median of 1°")
+        axes.legend()
+    figure.savefig(arguments.output / "scaling.png", dpi=120)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Arguments)))
