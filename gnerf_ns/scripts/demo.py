@@ -70,7 +70,7 @@ class Demo:
         config.data = config.pipeline.datamanager.data = pictures
         config.output_dir, config.experiment_name = folder / "runs", "demo"
         config.machine.seed = self.seed
-        config.max_num_iterations = self.max_num_iterations or config.pipeline.schedule.total_steps
+        config.max_num_iterations = self.max_num_iterations
         config.set_timestamp()
         with progress_display() as progress:
             task = progress.add_task("Rendering pictures", total=self.scene.num_train + self.scene.num_test)
@@ -143,8 +143,8 @@ def progress_display() -> "Progress":
 
 def step_cost(plan: StepPlan) -> float:
     """How long a training step is expected to take, in steps of phase B."""
-    search = POSE_SEARCH_COST if plan.searches_all_poses or plan.searches_misfit_poses else 0.0
-    return search + (PHASE_A_STEP_COST if plan.phase == "A" else 1.0)
+    searches = plan.searches_all_poses or plan.searches_misfit_poses or plan.ends_leave_out_round
+    return (POSE_SEARCH_COST if searches else 0.0) + (PHASE_A_STEP_COST if plan.phase == "A" else 1.0)
 
 
 def train(config: Any, progress: "Progress") -> "Trainer":
@@ -157,7 +157,7 @@ def train(config: Any, progress: "Progress") -> "Trainer":
     torch.manual_seed(config.machine.seed)
     trainer: Any = config.setup(local_rank=0, world_size=1)
     trainer.setup()
-    costs = [step_cost(config.pipeline.schedule.at(step)) for step in range(config.max_num_iterations)]
+    costs = [step_cost(trainer.pipeline.schedule.at(step)) for step in range(trainer.config.max_num_iterations)]
     task = progress.add_task("Training", total=sum(costs))
     trainer.callbacks.append(
         TrainingCallback(

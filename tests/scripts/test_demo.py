@@ -39,10 +39,17 @@ def test_configuration_is_a_copy_that_ends_by_itself():
 
 
 def test_expected_cost_follows_the_schedule():
-    schedule = PhaseScheduleConfig(phase_a_steps=3, interleaved_steps=2, phase_b_steps=4, misfit_search_steps=(2,))
+    schedule = PhaseScheduleConfig(
+        phase_a_steps=3,
+        interleaved_steps=2,
+        leave_out_rounds=1,
+        leave_out_steps=2,
+        phase_b_steps=4,
+        misfit_search_steps=(2,),
+    )
     costs = [demo.step_cost(schedule.at(step)) for step in range(schedule.total_steps)]
     a, search = demo.PHASE_A_STEP_COST, demo.POSE_SEARCH_COST
-    assert costs == [a, a, a, a + search, 1.0, 1.0, 1.0, 1.0 + search, 1.0]
+    assert costs == [a, a, a, a + search, 1.0, 1.0, 1.0, 1.0 + search, 1.0, 1.0 + search, 1.0]
 
 
 def test_report_says_what_came_out(tmp_path):
