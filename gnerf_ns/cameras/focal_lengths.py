@@ -34,6 +34,11 @@ class FocalFactors(nn.Module):
         """Whether they may change."""
         return self.mode != "fixed"
 
+    @torch.no_grad()
+    def forget(self) -> None:
+        """Back to what was assumed."""
+        self.logarithms.zero_()
+
     def forward(self, indices: Optional[Int[Tensor, "batch"]] = None) -> Float[Tensor, "images"]:
         """Factors of the images at ``indices``, or of all of them in order."""
         if self.mode == "per_image":

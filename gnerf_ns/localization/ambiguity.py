@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import List, Optional
+from typing import List
 
 import roma
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gnerf_ns.cameras.look_at import look_at
 from gnerf_ns.cameras.pose_prior import PosePrior
 from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.pose_search import PoseSearch
@@ -25,6 +24,10 @@ MAX_PHOTOGRAPHS = 32
 SAME = 0.05
 """Pictures look nearly the same if they differ by less than this share of how photographs differ from their mean."""
 
+EXPLAINED = 0.5
+"""Photographs that differ from their own rendering by more than this share are not examined: the field does not show
+them from anywhere."""
+
 NOTEWORTHY_SHARE = 0.1
 """Share of the photographs with a twin above which that is reported."""
 
@@ -34,7 +37,7 @@ class Ambiguity:
     """How many photographs could as well have been taken from elsewhere."""
 
     examined: int
-    """Photographs that were examined."""
+    """Photographs that were examined; none if the field explains none."""
     twins: int
     """Those that look nearly the same from a place turned by `turn_deg`."""
     turn_deg: int
@@ -74,31 +77,45 @@ def find_ambiguity(
         search: of the trained field.
         photographs: all of them.
         camera_to_worlds: their estimated poses.
-        prior: a mirror image that needs elevations outside of it is ruled out.
+        prior: places outside of it are ruled out.
     """
     chosen = torch.arange(0, len(photographs), math.ceil(len(photographs) / MAX_PHOTOGRAPHS))
     chosen = chosen.to(camera_to_worlds.device)
+    explained = search.cost_at(photographs, chosen, camera_to_worlds[chosen]) < EXPLAINED * search.variance(photographs)
+    chosen = chosen[explained]
     poses = camera_to_worlds[chosen]
-    # Noise is in both costs; their difference is what the place makes.
-    variance = search.variance(photographs)
-    own_cost = search.cost_at(photographs, chosen, poses)
 
-    def count_same(cost: Float[Tensor, "n"], possible: Optional[Tensor] = None) -> int:
-        same = cost - own_cost < SAME * variance
-        return int((same if possible is None else same & possible).sum())
+    def count_same(twins: Float[Tensor, "n 3 4"], flipped: bool = False) -> int:
+        candidates = _may_be_taken_from(twins, prior)
+        # Small pictures rule most out; what they leave is looked at more closely.
+        for side in (search.config.image_side, search.config.confirmation_side):
+            rows = candidates.nonzero()[:, 0]
+            # Noise is in both costs; their difference is what the place makes.
+            cost = search.cost_at(photographs, chosen[rows], twins[rows], side, flipped)
+            own_cost = search.cost_at(photographs, chosen[rows], poses[rows], side)
+            candidates[rows] = cost - own_cost < SAME * search.variance(photographs, side)
+        return int(candidates.sum())
 
     turns = torch.deg2rad(poses.new_tensor(TURNS_DEG))
     axis = poses.new_tensor([0.0, 0.0, 1.0])
-    twins = [
-        count_same(search.cost_at(photographs, chosen, rotation @ poses))
-        for rotation in roma.rotvec_to_rotmat(turns[:, None] * axis)
-    ]
+    twins = [count_same(rotation @ poses) for rotation in roma.rotvec_to_rotmat(turns[:, None] * axis)]
     most = max(range(len(twins)), key=twins.__getitem__)
+    return Ambiguity(len(chosen), twins[most], TURNS_DEG[most], count_same(_from_behind(poses), flipped=True))
 
-    positions = poses[..., 3]
+
+def _from_behind(camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n 3 4"]:
+    """Cameras on the other side of the object, upright as before, that have its outline where it was, flipped."""
+    rotations, positions = camera_to_worlds[..., :3], camera_to_worlds[..., 3]
+    backward = rotations[..., 2]
+    distances = (positions * backward).sum(dim=-1, keepdim=True)
+    turned = rotations * rotations.new_tensor([-1.0, 1.0, -1.0])
+    return torch.cat([turned, (positions - 2.0 * distances * backward)[..., None]], dim=-1)
+
+
+def _may_be_taken_from(camera_to_worlds: Float[Tensor, "n 3 4"], prior: PosePrior) -> Bool[Tensor, "n"]:
+    """Whether azimuth and elevation are within the prior's ranges."""
+    positions = camera_to_worlds[..., 3]
     elevation = torch.rad2deg(torch.asin(positions[:, 2] / torch.linalg.vector_norm(positions, dim=-1)))
-    low, high = prior.elevation_deg
-    # Close to the horizon both elevations are the same to the eye, and no mirror image is needed.
-    possible = (-elevation >= low) & (-elevation <= high)
-    flipped = search.cost_at(photographs, chosen, look_at(-positions), flipped=True)
-    return Ambiguity(len(chosen), twins[most], TURNS_DEG[most], count_same(flipped, possible))
+    azimuth = torch.rad2deg(torch.atan2(positions[:, 1], positions[:, 0]))
+    (low, high), (first, last) = prior.elevation_deg, prior.azimuth_deg
+    return (elevation >= low) & (elevation <= high) & ((azimuth - first) % 360.0 <= last - first)

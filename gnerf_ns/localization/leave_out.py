@@ -23,9 +23,12 @@ class LeaveOut(nn.Module):
 
     Attributes:
         left_out: one bool per photograph.
+        poses_then: camera_to_worlds [n, 3, 4] of when the present round began; an optimizer's momentum moves poses of
+            those left out, too.
     """
 
     left_out: Tensor
+    poses_then: Tensor
 
     def __init__(self, photographs: Photographs, poses: PoseTable, search: PoseSearch) -> None:
         """Starts with nobody left out.
@@ -39,6 +42,7 @@ class LeaveOut(nn.Module):
         self._photographs, self._search = photographs, search
         self._poses = (poses,)  # in a tuple: the table is not this module's
         self.register_buffer("left_out", torch.zeros(len(photographs), dtype=torch.bool))
+        self.register_buffer("poses_then", poses().detach().clone())
 
     @property
     def kept(self) -> Int[Tensor, "kept"]:
@@ -51,6 +55,7 @@ class LeaveOut(nn.Module):
         (poses,) = self._poses
         chosen = self.left_out.nonzero()[:, 0]
         if len(chosen) > 0:
+            poses.assign(chosen, self.poses_then[chosen])
             better, found = self._search.fitting_better(self._photographs, chosen, poses(chosen))
             poses.assign(chosen[better], found)
 
@@ -62,6 +67,8 @@ class LeaveOut(nn.Module):
         Args:
             leave_out_round: which it is, from 0; None when it is over.
         """
+        (poses,) = self._poses
+        self.poses_then.copy_(poses())
         if not leave_out_round:
             self.left_out.zero_()
         elif leave_out_round % 2 == 1:

@@ -72,7 +72,7 @@ class PoseSearch:
         self, photographs: Photographs, count: int, chosen: Optional[Int[Tensor, "n"]] = None
     ) -> Tuple[Float[Tensor, "n {count} 3 4"], Float[Tensor, "n {count}"]]:
         """The bank's `count` best poses for each photograph, or for chosen ones, best first, and their costs."""
-        background = self.model.draw_background()
+        background = self.model.evaluation_background
         size = self._size(photographs)
         described = self.matcher.matching.describe(photographs.resized(*size, background, chosen), background)
         costs, poses = [], []
@@ -106,7 +106,7 @@ class PoseSearch:
             image_side: longer side of what is compared, in pixels; None for the bank's.
             flipped: whether photographs are compared with the renderings' mirror images, left for right.
         """
-        background = self.model.draw_background()
+        background = self.model.evaluation_background
         size = self._size(photographs, image_side)
         renderings = self._render(photographs, camera_to_worlds, chosen, background, size)
         if flipped:
@@ -126,10 +126,10 @@ class PoseSearch:
         cost = self.cost_at(photographs, everyone, camera_to_worlds)
         return 1.0 - float(cost.mean() / self.variance(photographs).clamp_min(1e-12))
 
-    def variance(self, photographs: Photographs) -> Float[Tensor, ""]:
-        """Mean cost of photographs against the mean photograph."""
-        background = self.model.draw_background()
-        pictures = pyramid_features(photographs.resized(*self._size(photographs), background))
+    def variance(self, photographs: Photographs, image_side: Optional[int] = None) -> Float[Tensor, ""]:
+        """Mean cost of photographs against the mean photograph, with the longer side in pixels as in `cost_at`."""
+        size = self._size(photographs, image_side)
+        pictures = pyramid_features(photographs.resized(*size, self.model.evaluation_background))
         return (pictures - pictures.mean(dim=0)).square().sum(dim=1).mean()
 
     @torch.no_grad()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Optional, Tuple
 
 FEW_PHOTOGRAPHS = 30
 """Of up to so many, each is a large part of what the field learns from."""
+
+MIN_TO_HALVE = 4
+"""Half of fewer is no scene to look anything up in."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class PhaseScheduleConfig:
     phase_b_steps: int = 1500
     """Steps of phase B alone."""
     leave_out_rounds: Optional[int] = None
-    """Rounds, between phases A and B, in which photographs take turns in being left out of training and looked up
-    in a field that does not know them; None for 31 if there are up to 30 photographs, and none if there are more."""
+    """Rounds, between phases A and B, in which photographs take turns in being left out of training and looked up in a
+    field that does not know them; None for 31 rounds with 4 to 30 training photographs, and none with more."""
     leave_out_steps: int = 20
     """Steps of such a round."""
     two_turns_are_an_iteration: bool = False
@@ -99,8 +102,8 @@ class PhaseScheduleConfig:
     misfit_search_steps: Tuple[int, ...] = (60, 150, 300, 600, 1000)
     """Steps of phase B before which misfits are offered better poses."""
 
-    begins_at: int = 0
-    """Step at which phase A begins; later than 0 where a first attempt at it has come to nothing."""
+    begins_at: int = field(init=False, default=0)
+    """Not an option: the step at which phase A begins, later than 0 where an attempt at it has come to nothing."""
 
     @property
     def total_steps(self) -> int:
@@ -125,8 +128,8 @@ class PhaseScheduleConfig:
     def for_photographs(self, count: int) -> PhaseScheduleConfig:
         """The schedule for so many photographs: what was left open is settled."""
         if self.leave_out_rounds is not None:
-            return self
-        return replace(self, leave_out_rounds=31 if count <= FEW_PHOTOGRAPHS else 0)
+            return replace(self)
+        return replace(self, leave_out_rounds=31 if MIN_TO_HALVE <= count <= FEW_PHOTOGRAPHS else 0)
 
     def begin_anew(self, step: int) -> None:
         """Put the beginning of phase A at a step, with the end where it was: phase B gets shorter or longer."""
@@ -145,7 +148,7 @@ class PhaseScheduleConfig:
         growth = min(1.0, b_progress / self.growth_fraction)
         image_side = self._image_side(step, growth)
         leaves_out = self.phase_a_end <= step < self.phase_b_start
-        leave_out_round, step_of_round = divmod(step - self.phase_a_end, self.leave_out_steps)
+        leave_out_round, step_of_round = divmod(step - self.phase_a_end, max(1, self.leave_out_steps))
         return StepPlan(
             step=step,
             phase="A" if in_phase_a else "B",

@@ -15,6 +15,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils import writer
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -182,17 +183,20 @@ class GNeRFPipeline(VanillaPipeline):
     def _begin_anew_if_failed(self, optimizers: Optional[Optimizers], step: int) -> None:
         """After a step that has shown that phase A failed, start over; optimizers have to forget, too."""
         explained_share, self.pose_lookup.explained_share = self.pose_lookup.explained_share, None
+        if explained_share is not None:
+            writer.put_scalar("Train Poses/explained_share", explained_share, step)
         if self.restarts.after(step, explained_share) and optimizers is not None:
             for optimizer in optimizers.optimizers.values():
                 optimizer.state.clear()
 
     def _initialise_networks(self, step: int) -> None:
-        """Give everything that phase A trains the state of a new run."""
+        """Give everything that was trained the state of a new run; poses are looked up at the end of phase A."""
         torch.manual_seed(self._seed + SEED_STRIDE * step)
         model = self.config.model.setup(
             scene_box=self.model.scene_box, num_train_data=self.model.num_train_data, device=self.device
         )
         self.model.load_state_dict(model.state_dict())
+        self.focal_factors.forget()
         if self.transport is not None:
             self.transport.population.forget()
         if self.adversarial is not None:

@@ -1,7 +1,7 @@
 """Phase A that came to nothing begins anew, within the run.
 
 Renderings may collapse, to nothing or to the mean photograph; GNeRF's adversarial training does on some seeds and has
-to be started again by hand.
+to be started again by hand. It shows when all poses are looked up, so schedules without that never begin anew.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from torch import Tensor, nn
 
 from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
 
+MIN_PHASE_B_SHARE = 1 / 3
+"""At least so much of the planned phase B must be left after a restart."""
+
 
 @dataclass
 class RestartsConfig:
     """Configuration of `Restarts`."""
 
-    min_explained_share: float = 0.2
+    min_explained_share: float = 0.1
     """Phase A begins anew if renderings explain less than this of how photographs differ from their mean."""
     max_restarts: int = 2
     """How often it may."""
@@ -50,6 +53,7 @@ class Restarts(nn.Module):
         self.config = config
         self._schedule = schedule
         self._initialise = initialise
+        self._shortest_phase_b = MIN_PHASE_B_SHARE * schedule.phase_b_steps
         self.register_buffer("begin", torch.tensor(0))
         self.register_buffer("count", torch.tensor(0))
 
@@ -69,7 +73,8 @@ class Restarts(nn.Module):
         """
         if explained_share is None or explained_share >= self.config.min_explained_share:
             return False
-        if int(self.count) >= self.config.max_restarts:
+        steps_left = self._schedule.phase_b_steps - (step + 1 - self._schedule.begins_at)
+        if int(self.count) >= self.config.max_restarts or steps_left < self._shortest_phase_b:
             CONSOLE.print(
                 "[yellow]Phase A ended without telling the photographs apart, so the poses will be wrong. Train with "
                 "another --machine.seed or more --pipeline.schedule.phase-a-steps, and check that the pictures show "

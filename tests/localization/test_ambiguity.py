@@ -1,9 +1,10 @@
 import math
+from typing import Any
 
 import analytic_scene
 import pytest
 import torch
-from analytic_scene import Blobs, model_of, photographs_of
+from analytic_scene import Blobs, ConstantFog, model_of, photographs_of
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor, nn
 
@@ -38,14 +39,18 @@ class Outlines(Blobs):
         self.colours = torch.zeros(3, 3)
 
 
-def ambiguity_of(radiance: nn.Module, elevation_deg=(-60.0, 60.0), taken_from=(20.0, 60.0)) -> Ambiguity:
+def ambiguity_of(
+    radiance: nn.Module, elevation_deg=(-60.0, 60.0), shown: nn.Module | None = None, **taken: Any
+) -> Ambiguity:
+    """Of photographs of one radiance, and renderings of the same or of another one."""
     torch.manual_seed(0)
-    model = model_of(radiance)
-    prior = PosePriorConfig(elevation_deg=elevation_deg).resolve()
+    prior = PosePriorConfig(elevation_deg=elevation_deg, azimuth_deg=taken.get("azimuth_deg", (0.0, 360.0))).resolve()
     radius = object_filling_radius(math.radians(analytic_scene.FOV_DEG))
-    poses = PosePriorConfig(elevation_deg=taken_from).resolve().sample(16, radius, "cpu")
-    search = PoseSearch(PoseSearchConfig(), model, PoseMatcher(prior, radius), PoseCodec("look_at", radius))
-    return find_ambiguity(search, photographs_of(model, poses), poses, prior)
+    poses = PosePriorConfig(**{"elevation_deg": (20.0, 60.0), **taken}).resolve().sample(16, radius, "cpu")
+    photographs = photographs_of(model_of(radiance), poses, 48, 48)
+    codec = PoseCodec("look_at", radius)
+    search = PoseSearch(PoseSearchConfig(), model_of(shown or radiance), PoseMatcher(prior, radius), codec)
+    return find_ambiguity(search, photographs, poses, prior)
 
 
 def test_a_scene_that_looks_different_from_everywhere_is_not_ambiguous():
@@ -61,6 +66,15 @@ def test_an_object_that_is_the_same_from_behind():
     assert "16 of 16" in sentence and "180°" in sentence
 
 
+def test_places_outside_the_prior_are_ruled_out():
+    assert ambiguity_of(SameFromBehind(), azimuth_deg=(0.0, 150.0)).sentences == []
+
+
+def test_a_field_that_shows_nothing_says_nothing():
+    ambiguity = ambiguity_of(Blobs(), shown=ConstantFog())
+    assert ambiguity.examined < 4 and ambiguity.sentences == []
+
+
 @pytest.fixture
 def weak_perspective(monkeypatch):
     monkeypatch.setattr(analytic_scene, "FOV_DEG", 4.0)
@@ -71,6 +85,11 @@ def test_outlines_without_perspective_do_not_tell_the_mirror_image(weak_perspect
     assert ambiguity.mirror_twins == 16 and ambiguity.twins == 0
     (sentence,) = ambiguity.sentences
     assert "mirror image" in sentence
+
+
+def test_neither_do_they_where_cameras_are_rolled_and_aimed_elsewhere(weak_perspective):
+    ambiguity = ambiguity_of(Outlines(), roll_deg=(-15.0, 15.0), look_at_jitter=0.05)
+    assert ambiguity.mirror_twins == 16
 
 
 def test_the_prior_rules_the_mirror_image_out(weak_perspective):

@@ -12,6 +12,13 @@ from gnerf_ns.localization.pose_search import PoseSearch, PoseSearchConfig
 from gnerf_ns.models.gnerf import GNeRFModel
 
 
+class Nothing(Blobs):
+    """Empty space."""
+
+    def density(self, positions: Tensor) -> Tensor:
+        return 0.0 * super().density(positions)
+
+
 def angles_deg(first: Tensor, second: Tensor) -> Tensor:
     return torch.rad2deg(roma.rotmat_geodesic_distance(first[:, :, :3], second[:, :, :3]))
 
@@ -51,6 +58,17 @@ def test_a_larger_bank_finds_lower_costs(search: PoseSearch, photographs: Photog
     few = search.best_poses(photographs)[1]
     search.config.bank_size = 600
     assert search.best_poses(photographs)[1].mean() < 0.5 * few.mean()
+
+
+def test_explained_share(search: PoseSearch, photographs: Photographs):
+    truth = random_poses(12, seed=3)
+    assert search.explained_share(photographs, truth) > 0.99
+    assert search.explained_share(photographs, random_poses(12, seed=5)) < 0.5
+    shown = search.model.radiance
+    search.model.radiance = Nothing()
+    share = search.explained_share(photographs, truth)
+    search.model.radiance = shown
+    assert share < 0
 
 
 def test_only_misfits_are_moved(search: PoseSearch, photographs: Photographs):

@@ -115,7 +115,8 @@ def test_few_photographs_take_turns_in_being_left_out_before_phase_b_grows_anyth
     assert open_schedule.for_photographs(31).leave_out_rounds == 0
     assert open_schedule.for_photographs(30).leave_out_rounds == 31
     schedule = dataclasses.replace(open_schedule, leave_out_rounds=2)
-    assert schedule.for_photographs(12) == schedule
+    assert open_schedule.for_photographs(3).leave_out_rounds == 0
+    assert schedule.for_photographs(12) == schedule and schedule.for_photographs(12) is not schedule
     assert (schedule.phase_a_end, schedule.phase_b_start, schedule.total_steps) == (5, 13, 23)
     assert "".join(plan.phase for plan in plans(schedule)) == "AAA" + "AB" + "B" * 18
     assert [plan.leave_out_round for plan in plans(schedule)] == [None] * 5 + [0] * 4 + [1] * 4 + [None] * 10

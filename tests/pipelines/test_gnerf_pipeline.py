@@ -171,16 +171,19 @@ def test_poses_are_looked_up_and_mended_where_the_schedule_says_so(tiny_scene: P
     assert found == expected
 
 
-def test_a_step_is_a_function_of_parameters_and_step(tiny_scene: Path):
+@pytest.mark.parametrize("rounds, resumed_at", [(0, 6), (3, 8), (3, 9)], ids=["B", "within a round", "between rounds"])
+def test_a_step_is_a_function_of_parameters_and_step(tiny_scene: Path, rounds: int, resumed_at: int):
     """What a resumed run needs: no random state or counter from earlier steps takes part."""
-    pipeline = build_pipeline(pipeline_config(tiny_scene))
-    train_steps(pipeline, range(6))
+    schedule = PhaseScheduleConfig(**{**SCHEDULE, "leave_out_rounds": rounds, "leave_out_steps": 2})
+    config = pipeline_config(tiny_scene, schedule=schedule)
+    pipeline = build_pipeline(config)
+    train_steps(pipeline, range(resumed_at))
     state = state_of(pipeline)
-    expected = train_steps(pipeline, range(6, LAST))
-    other = build_pipeline(pipeline_config(tiny_scene))
+    expected = train_steps(pipeline, range(resumed_at, LAST))
+    other = build_pipeline(config)
     torch.rand(17)
-    other.load_pipeline(state, 5)
-    for losses, wanted in zip(train_steps(other, range(6, LAST)), expected, strict=True):
+    other.load_pipeline(state, resumed_at - 1)
+    for losses, wanted in zip(train_steps(other, range(resumed_at, LAST)), expected, strict=True):
         assert losses == wanted
     final, wanted_state = state_of(other), state_of(pipeline)
     for name, value in wanted_state.items():
