@@ -21,7 +21,7 @@ TURNS_DEG = tuple(range(30, 360, 30))
 MAX_PHOTOGRAPHS = 32
 """So many are examined; of more, a part spread over all."""
 
-SAME = 0.05
+SAME = 0.02
 """Pictures look nearly the same if they differ by less than this share of how photographs differ from their mean."""
 
 EXPLAINED = 0.5
@@ -90,6 +90,8 @@ def find_ambiguity(
         # Small pictures rule most out; what they leave is looked at more closely.
         for side in (search.config.image_side, search.config.confirmation_side):
             rows = candidates.nonzero()[:, 0]
+            if len(rows) == 0:
+                return 0
             # Noise is in both costs; their difference is what the place makes.
             cost = search.cost_at(photographs, chosen[rows], twins[rows], side, flipped)
             own_cost = search.cost_at(photographs, chosen[rows], poses[rows], side)
