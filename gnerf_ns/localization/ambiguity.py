@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import List
@@ -85,6 +86,11 @@ def find_ambiguity(
     chosen = chosen[explained]
     poses = camera_to_worlds[chosen]
 
+    @functools.cache
+    def still_the_same(side: int) -> Float[Tensor, "n"]:
+        # Noise is in both costs; their difference is what the place makes.
+        return search.cost_at(photographs, chosen, poses, side) + SAME * search.variance(photographs, side)
+
     def count_same(twins: Float[Tensor, "n 3 4"], flipped: bool = False) -> int:
         candidates = _may_be_taken_from(twins, prior)
         # Small pictures rule most out; what they leave is looked at more closely.
@@ -92,10 +98,8 @@ def find_ambiguity(
             rows = candidates.nonzero()[:, 0]
             if len(rows) == 0:
                 return 0
-            # Noise is in both costs; their difference is what the place makes.
             cost = search.cost_at(photographs, chosen[rows], twins[rows], side, flipped)
-            own_cost = search.cost_at(photographs, chosen[rows], poses[rows], side)
-            candidates[rows] = cost - own_cost < SAME * search.variance(photographs, side)
+            candidates[rows] = cost < still_the_same(side)[rows]
         return int(candidates.sum())
 
     turns = torch.deg2rad(poses.new_tensor(TURNS_DEG))

@@ -61,8 +61,9 @@ class LeaveOut(nn.Module):
 
     @torch.no_grad()
     def take_turns(self, leave_out_round: Optional[int]) -> None:
-        """Leaves out others: nobody in the first round, so that the field learns the present poses, then random halves
-        and what remains of them in turn.
+        """Leaves out others: random halves and what remains of them in turn.
+
+        Nobody is left out in the first round, 0, so that the field learns the present poses.
 
         Args:
             leave_out_round: which it is, from 0; None when it is over.

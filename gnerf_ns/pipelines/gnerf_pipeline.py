@@ -38,7 +38,7 @@ from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
 from gnerf_ns.pipelines.adversarial_objective import AdversarialObjective, AdversarialObjectiveConfig
 from gnerf_ns.pipelines.checkpoint_keys import check_keys, drop_other_held_out_poses
 from gnerf_ns.pipelines.evaluation import Evaluation
-from gnerf_ns.pipelines.objective import Objective, TrainingScene
+from gnerf_ns.pipelines.objective import Objective, TrainingScene, rows_of
 from gnerf_ns.pipelines.photometric_objective import PhotometricObjective, PhotometricObjectiveConfig
 from gnerf_ns.pipelines.pose_lookup import PoseLookup
 from gnerf_ns.pipelines.restarts import Restarts, RestartsConfig
@@ -176,7 +176,7 @@ class GNeRFPipeline(VanillaPipeline):
         first = 0
         for request in requests:
             last = first + len(request.ray_bundle)
-            loss_dict.update(request.losses(_rows(outputs, first, last)))
+            loss_dict.update(request.losses(rows_of(outputs, first, last)))
             first = last
         return outputs, loss_dict, self._training_metrics(plan)
 
@@ -339,14 +339,3 @@ class GNeRFPipeline(VanillaPipeline):
     def _prepare_evaluation(self, step: Optional[int]) -> None:
         self.estimate_held_out_poses(int(self.eval_poses_step) if step is None else step)
         self.publish_poses()
-
-
-def _rows(outputs: Dict[str, Any], first: int, last: int) -> Dict[str, Any]:
-    """The outputs of some rays of a bundle."""
-    rows: Dict[str, Any] = {}
-    for name, value in outputs.items():
-        if isinstance(value, Tensor):
-            rows[name] = value[first:last]
-        elif isinstance(value, list):
-            rows[name] = [item[first:last] for item in value]
-    return rows

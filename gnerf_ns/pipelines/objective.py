@@ -62,3 +62,14 @@ class Objective(Protocol):
     def request(self, plan: StepPlan) -> RenderRequest:
         """The rays that it needs at this step."""
         ...
+
+
+def rows_of(outputs: Dict[str, Any], first: int, last: int) -> Dict[str, Any]:
+    """The outputs of some rays of a bundle."""
+    rows: Dict[str, Any] = {}
+    for name, value in outputs.items():
+        if isinstance(value, Tensor):
+            rows[name] = value[first:last]
+        elif isinstance(value, list):
+            rows[name] = [item[first:last] for item in value]
+    return rows

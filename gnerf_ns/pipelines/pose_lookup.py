@@ -42,7 +42,6 @@ class PoseLookup:
             self.explained_share = self._search.explained_share(photographs, poses())
         if plan.ends_leave_out_round:
             leave_out.look_up()
-        if plan.ends_leave_out_round or plan.leave_out_round == 0:
             leave_out.take_turns(plan.leave_out_round)
         if plan.searches_misfit_poses:
             poses.assign(*self._search.better_poses(photographs, poses()))
