@@ -93,7 +93,7 @@ def rays_from_poses(
     directions: Float[Tensor, "batch rays 3"],
     camera_indices: Int[Tensor, "batch"],
 ) -> RayBundle:
-    """World-space rays, differentiable in the poses.
+    """World-space rays, differentiable in the poses and the directions.
 
     Args:
         camera_to_worlds: poses, in scene units.
@@ -106,6 +106,7 @@ def rays_from_poses(
     # A sum and not a matrix product, which mixed precision would round to half a pixel.
     world_directions = (camera_to_worlds[:, None, :, :3] * directions[:, :, None, :]).sum(dim=-1)
     origins = camera_to_worlds[:, None, :, 3].expand_as(world_directions)
+    origins = without_gradient_along(origins, world_directions)
     num_rays = directions.shape[1]
     return RayBundle(
         origins=origins.reshape(-1, 3),
@@ -114,6 +115,24 @@ def rays_from_poses(
         pixel_area=directions.new_zeros(origins.shape[0] * num_rays, 1),
         camera_indices=camera_indices.repeat_interleave(num_rays)[:, None],
     )
+
+
+def without_gradient_along(
+    origins: Float[Tensor, "*batch 3"], directions: Float[Tensor, "*batch 3"]
+) -> Float[Tensor, "*batch 3"]:
+    """The same origins, whose motion along their rays is not differentiated.
+
+    A ray that slides along itself is the same ray and has the same colour. Samples at fixed distances slide with it,
+    though, so that the colour's derivative along the ray is what their spacing happens to make it: noise, ten times as
+    large as the rest of a focal length's gradient, and not of mean zero, so that focal lengths grew without end.
+
+    Args:
+        origins: of rays.
+        directions: unit directions of the same rays.
+    """
+    directions = directions.detach()
+    along = ((origins - origins.detach()) * directions).sum(dim=-1, keepdim=True)
+    return origins - along * directions
 
 
 @torch.no_grad()

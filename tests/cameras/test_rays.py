@@ -1,8 +1,10 @@
 """Rays: golden directions, nerfstudio's own as reference, gradients, and the sphere against brute force."""
 
 import math
+from typing import Tuple
 
 import pytest
+import roma
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
@@ -124,13 +126,32 @@ def test_rays_of_one_camera_stand_together() -> None:
 
 
 def test_rays_are_differentiable_in_the_poses() -> None:
-    directions = torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    """As lines (Pluecker coordinates), which is what a colour depends on."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(3, 4, 3, generator=generator, dtype=torch.float64)
+    directions = torch.nn.functional.normalize(directions, dim=-1)
 
-    def ends(poses: torch.Tensor) -> torch.Tensor:
-        rays = rays_from_poses(poses, directions, torch.arange(3))
-        return rays.origins + 1.7 * rays.directions
+    def lines(rotation_vectors: torch.Tensor, positions: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        rotations = roma.rotvec_to_rotmat(rotation_vectors)
+        rays = rays_from_poses(torch.cat([rotations, positions[..., None]], dim=-1), directions, torch.arange(3))
+        return rays.directions, torch.linalg.cross(rays.origins, rays.directions)
 
-    assert torch.autograd.gradcheck(ends, (POSES.double().requires_grad_(),))
+    start = torch.randn(2, 3, 3, generator=generator, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lines, (start[0].requires_grad_(), start[1].requires_grad_()))
+
+
+def test_a_ray_that_slides_along_itself_is_the_same_ray() -> None:
+    """To differentiation, too; its samples would say otherwise."""
+    poses = decode_pose_9d(encode_pose_9d(POSES.double())).requires_grad_()
+    directions = torch.tensor([0.6, 0.0, -0.8], dtype=torch.float64).expand(3, 1, 3)
+    rays = rays_from_poses(poses, directions, torch.arange(3))
+    assert torch.equal(rays.origins, poses[:, :, 3])
+    samples = rays.origins[:, None] + torch.linspace(1.0, 3.0, 5)[:, None] * rays.directions[:, None]
+    (slope,) = torch.autograd.grad(samples.square().sum(), poses)
+    along = rays.directions.detach()
+    assert float((slope[:, :, 3] * along).sum(dim=-1).abs().max()) < 1e-12
+    across = samples - (samples * along[:, None]).sum(dim=-1, keepdim=True) * along[:, None]
+    torch.testing.assert_close(slope[:, :, 3], 2.0 * across.sum(dim=1))
 
 
 def test_sphere_golden_values() -> None:
