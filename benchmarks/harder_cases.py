@@ -1,0 +1,151 @@
+"""Wider priors, a wrong focal length, cameras off the origin, fewer and worse pictures: one table and one plot.
+
+    python benchmarks/harder_cases.py --data LEGO --output FOLDER
+
+Every case is made, trained on once and evaluated, as a user would, one after the other (7 minutes each on two CPU
+cores). A second call goes on with what the first has not finished; `--cases` chooses some by their names. Writes
+`results.json` and `harder_cases.png`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import degraded_pictures
+import matplotlib
+import tyro
+from training import machine, table_head, table_row, train_and_evaluate
+
+from gnerf_ns.cameras.pose_prior import PosePriorConfig
+from gnerf_ns.data.procedural_scene import ProceduralSceneConfig, render_procedural_scene
+
+matplotlib.use("Agg")
+
+COLUMNS = ["case", "median °", "max °", "under 5°", "mirrored", "psnr", "psnr_aligned", "train s", "train CPU s"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Pictures, and how they are trained on."""
+
+    degraded: Dict[str, Any] = field(default_factory=dict)
+    """Fields of `degraded_pictures.Arguments`; the pictures are as they are if empty."""
+    scene: Optional[ProceduralSceneConfig] = None
+    """A scene of our own instead."""
+    method: str = "gnerf-ns"
+    """Name of the method."""
+    options: Tuple[str, ...] = ()
+    """Further ones of `ns-train`."""
+
+
+def cases() -> Dict[str, Case]:
+    """All of them, by name."""
+    elevation, learn_focal = "--pipeline.pose-prior.elevation-deg", ("--pipeline.focal-length", "shared")
+    found = {f"prior{lowest}": Case(options=(elevation, str(lowest), "90")) for lowest in (-30, -60, -90)}
+    found["focal-1.2"] = Case({"focal_factor": 1.2}, options=learn_focal)
+    found["focal-0.8"] = Case({"focal_factor": 0.8}, options=learn_focal)
+    cameras = PosePriorConfig(radius=(0.85, 1.15), look_at_jitter=0.1, roll_deg=(-15.0, 15.0))
+    hundred: Dict[str, Any] = {"num_train": 100, "num_test": 25, "image_side": 100}
+    found["handheld"] = Case(scene=ProceduralSceneConfig(cameras=cameras, **hundred), method="gnerf-ns-handheld")
+    found["chair"] = Case(scene=ProceduralSceneConfig(subject="chair", **hundred))
+    found.update({f"{views}-views": Case({"views": views}) for views in (50, 25)})
+    for views in (12, 6):
+        found.update({f"{views}-views-{draw}": Case({"views": views, "seed": draw}) for draw in range(5)})
+    found.update({f"noise-{std}": Case({"noise": std}) for std in (0.1, 0.2)})
+    found["jpeg-10"] = Case({"jpeg_quality": 10})
+    found["outlines"] = Case({"silhouettes": True}, options=("--pipeline.model.background-color", "black"))
+    return found
+
+
+@dataclass
+class Arguments:
+    """What to run."""
+
+    data: Path
+    """Folder in the Blender layout."""
+    output: Path
+    """Where pictures, runs and results go."""
+    cases: Tuple[str, ...] = tuple(cases())
+    """Names of the cases to run."""
+    seed: int = 0
+    """Of all runs."""
+
+
+def main(arguments: Arguments) -> None:
+    """Run what is not in the results yet, print all of them as a markdown table, and save the plot."""
+    unknown = sorted(set(arguments.cases) - set(cases()))
+    if unknown:
+        raise SystemExit(f"There is no case {', '.join(unknown)}; there are {', '.join(cases())}.")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    results_path = arguments.output / "results.json"
+    results: Dict[str, Dict[str, float]] = json.loads(results_path.read_text()) if results_path.exists() else {}
+    print(f"{machine()}; seed {arguments.seed}\n\n{table_head(COLUMNS)}", flush=True)
+    for name in arguments.cases:
+        if name not in results:
+            results[name] = measure(arguments, name, cases()[name])
+            results_path.write_text(json.dumps(results, indent=1))
+        print(table_row(cells(name, results[name])), flush=True)
+    plot(results, arguments.output / "harder_cases.png")
+
+
+def measure(arguments: Arguments, name: str, case: Case) -> Dict[str, float]:
+    """Make the pictures and train on them: what `ns-eval` says, and the time."""
+    data = arguments.output / "pictures" / name
+    if data.exists():
+        shutil.rmtree(data)
+    if case.scene is not None:
+        render_procedural_scene(data, case.scene)
+    elif case.degraded:
+        degraded_pictures.main(degraded_pictures.Arguments(data=arguments.data, output=data, **case.degraded))
+    else:
+        data = arguments.data
+    run = arguments.output / name
+    if run.exists():
+        shutil.rmtree(run)
+    training = train_and_evaluate(data, case.method, arguments.seed, arguments.output, name, case.options)
+    return {**training.metrics, "wall_s": training.cost.wall_s, "cpu_s": training.cost.cpu_s}
+
+
+def cells(name: str, result: Dict[str, float]) -> List[str]:
+    """A row."""
+    return [
+        name,
+        f"{result['rotation_error_deg_median']:.2f}",
+        f"{result['rotation_error_deg_max']:.2f}",
+        f"{result['rotation_under_5deg']:.0%}",
+        "yes" if result["mirrored"] else "no",
+        f"{result['psnr']:.2f}",
+        f"{result['psnr_aligned']:.2f}",
+        f"{result['wall_s']:.0f}",
+        f"{result['cpu_s']:.0f}",
+    ]
+
+
+def plot(results: Dict[str, Dict[str, float]], path: Path) -> None:
+    """Median and largest rotation error of each case."""
+    from matplotlib import pyplot
+
+    names = [name for name in cases() if name in results]
+    medians = [results[name]["rotation_error_deg_median"] for name in names]
+    largest = [results[name]["rotation_error_deg_max"] for name in names]
+    figure, axes = pyplot.subplots(figsize=(7.0, 0.6 + 0.24 * len(names)), layout="constrained")
+    axes.hlines(names, medians, largest, color="0.75", linewidth=1.5)
+    axes.plot(medians, names, "o", label="median")
+    axes.plot(largest, names, "|", markersize=9, markeredgewidth=2, label="largest")
+    axes.axvline(5.0, color="0.6", linestyle=":", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xticks([0.1, 0.2, 0.5, 1, 2, 5, 20, 90], ["0.1°", "0.2°", "0.5°", "1°", "2°", "5°", "20°", "90°"])
+    axes.invert_yaxis()
+    axes.set_xlabel("rotation error of the training pictures")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Arguments)))
