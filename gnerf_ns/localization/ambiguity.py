@@ -94,7 +94,7 @@ def find_ambiguity(
     def count_same(twins: Float[Tensor, "n 3 4"], flipped: bool = False) -> int:
         candidates = _may_be_taken_from(twins, prior)
         # Small pictures rule most out; what they leave is looked at more closely.
-        for side in (search.config.image_side, search.config.confirmation_side):
+        for side in (search.config.image_side, search.config.max_confirmation_side):
             rows = candidates.nonzero()[:, 0]
             if len(rows) == 0:
                 return 0

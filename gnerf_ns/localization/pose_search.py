@@ -35,20 +35,27 @@ class PoseSearchConfig:
     aim_temperature: float = 0.002
     """Cost that a photograph aimed elsewhere may have for being e times less likely, where the prior has jitter."""
     misfit_share: float = 0.1
-    """Share of the photographs, those that fit worst, whose poses are searched again."""
+    """Largest share of the photographs, those that fit worst, whose poses are searched again."""
     min_misfits: int = 8
-    """So many of them are, however few photographs there are."""
+    """So many of them may be, however few photographs there are."""
+    misfit_cost_ratio: float = 1.5
+    """A photograph is a misfit if its cost, relative to its own contrast, is more than so many times the median's."""
     num_hypotheses: int = 8
     """The bank's best poses of each of them, which are improved before they are held against the present one."""
-    promising_cost_ratio: float = 1.5
-    """A photograph is left alone if even the best of them costs this many times more than its present pose."""
+    outlier_cost_ratio: float = 3.0
+    """The worst of them is an outlier if its relative cost is more than so many times the median's."""
+    num_outlier_hypotheses: int = 80
+    """An outlier has so many hypotheses: it may show little that tells poses apart."""
     improvement_stds: Tuple[float, ...] = (0.06, 0.04, 0.03, 0.02)
     """Standard deviations of the random changes by which hypotheses are improved round by round, as shares of the
     camera distance (and in radians for the rotation). The better half of them survives a round."""
+    improvement_sides: Tuple[int, ...] = (16, 16, 24, 32)
+    """Longer side, in pixels, of the renderings in each of those rounds."""
     changes_per_round: int = 6
     """How many changes of each hypothesis are tried in each round."""
-    confirmation_side: int = 48
-    """Longer side of the renderings by which the best hypothesis is held against the present pose, in pixels."""
+    max_confirmation_side: int = 48
+    """Longer side of the renderings by which misfits are told, and the best hypothesis is held against the present
+    pose: that of the photographs as they are trained on by then, but at most so many pixels."""
     required_cost_ratio: float = 0.85
     """A photograph that has a pose already moves only if the best hypothesis lowers its cost to this share."""
 
@@ -141,12 +148,13 @@ class PoseSearch:
         What a bank offers is some degrees off; only the best nearby can be held against a pose that was refined.
         """
         poses, changes = hypotheses, self.config.changes_per_round
-        for std in self.config.improvement_stds:
+        for std, side in zip(self.config.improvement_stds, self.config.improvement_sides, strict=True):
             n, count = poses.shape[:2]
             tried = torch.cat(
                 [poses[:, :, None], self.codec.perturb(poses[:, :, None].expand(-1, -1, changes, -1, -1), std)], dim=2
             )
-            cost = self.cost_at(photographs, chosen.repeat_interleave(count * (changes + 1)), tried.flatten(0, 2))
+            each = chosen.repeat_interleave(count * (changes + 1))
+            cost = self.cost_at(photographs, each, tried.flatten(0, 2), side)
             lowest, winner = cost.view(n, count, changes + 1).min(dim=2)
             survivors = lowest.topk(math.ceil(count / 2), dim=1, largest=False).indices
             rows = torch.arange(n, device=poses.device)[:, None]
@@ -173,32 +181,40 @@ class PoseSearch:
 
     @torch.no_grad()
     def better_poses(
-        self, photographs: Photographs, current: Float[Tensor, "n 3 4"]
+        self, photographs: Photographs, current: Float[Tensor, "n 3 4"], image_side: int
     ) -> Tuple[Int[Tensor, "moved"], Float[Tensor, "moved 3 4"]]:
         """Photographs that fit clearly better somewhere else, and their poses there.
 
         Args:
             photographs: all of them.
             current: their present poses.
+            image_side: longer side, in pixels, up to which the field has detail.
 
         Returns:
             Indices of the photographs to move, and where to.
         """
         config = self.config
-        cost = self.cost_at(photographs, torch.arange(len(photographs), device=current.device), current)
-        count = max(config.min_misfits, math.ceil(config.misfit_share * len(photographs)))
-        misfits = cost.topk(min(count, len(photographs))).indices
-        hypotheses, hypothesis_cost = self.top_poses(photographs, config.num_hypotheses, misfits)
-        promising = hypothesis_cost[:, 0] < config.promising_cost_ratio * cost[misfits]
-        misfits, hypotheses = misfits[promising], hypotheses[promising]
+        side = max(config.image_side, min(image_side, config.max_confirmation_side))
+        cost = self.cost_at(photographs, torch.arange(len(photographs), device=current.device), current, side)
+        relative = cost / self._contrast(photographs, side)
+        relative = relative / relative.median()
+        limit = max(config.min_misfits, math.ceil(config.misfit_share * len(photographs)))
+        worst = relative.topk(min(limit, len(photographs))).indices
+        misfits = worst[relative[worst] > config.misfit_cost_ratio]
         if len(misfits) == 0:
             return misfits, current[misfits]
-        poses = self.improve(photographs, misfits, hypotheses)
-        side = config.confirmation_side
-        moved = self.cost_at(photographs, misfits, poses, side) < config.required_cost_ratio * self.cost_at(
-            photographs, misfits, current[misfits], side
-        )
+        hypotheses, _ = self.top_poses(photographs, config.num_outlier_hypotheses, misfits)
+        poses = self.improve(photographs, misfits, hypotheses[:, : config.num_hypotheses])
+        if relative[misfits[0]] > config.outlier_cost_ratio:
+            poses[:1] = self.improve(photographs, misfits[:1], hypotheses[:1])
+        moved = self.cost_at(photographs, misfits, poses, side) < config.required_cost_ratio * cost[misfits]
         return misfits[moved], poses[moved]
+
+    def _contrast(self, photographs: Photographs, image_side: int) -> Float[Tensor, "n"]:
+        """Cost of each photograph against its mean colour: little in a corner of the picture has little."""
+        pictures = photographs.resized(*self._size(photographs, image_side), self.model.evaluation_background)
+        contrast = pyramid_features(pictures - pictures.mean(dim=(2, 3), keepdim=True)).square().sum(dim=1)
+        return contrast.clamp_min(1e-9)
 
     def _size(self, photographs: Photographs, image_side: Optional[int] = None) -> Tuple[int, int]:
         return photographs.size_at(image_side or self.config.image_side, multiple_of=4)

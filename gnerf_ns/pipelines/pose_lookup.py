@@ -38,15 +38,15 @@ class PoseLookup:
         """Replace whatever is due before a step."""
         photographs, poses, leave_out = self._scene.photographs, self._scene.poses, self._scene.leave_out
         if plan.searches_all_poses:
-            self._look_everybody_up()
+            self._look_everybody_up(plan.image_side)
             self.explained_share = self._search.explained_share(photographs, poses())
         if plan.ends_leave_out_round:
             leave_out.look_up()
             leave_out.take_turns(plan.leave_out_round)
         if plan.searches_misfit_poses:
-            poses.assign(*self._search.better_poses(photographs, poses()))
+            poses.assign(*self._search.better_poses(photographs, poses(), plan.image_side))
 
-    def _look_everybody_up(self) -> None:
+    def _look_everybody_up(self, image_side: int) -> None:
         photographs, poses = self._scene.photographs, self._scene.poses
         everyone = torch.arange(len(photographs), device=self._scene.model.device)
         if self._adversarial is None:
@@ -54,4 +54,4 @@ class PoseLookup:
         else:
             # The inversion network has the first word; the search mends what it got wrong.
             poses.assign(everyone, self._adversarial.regress_poses(photographs))
-            poses.assign(*self._search.better_poses(photographs, poses()))
+            poses.assign(*self._search.better_poses(photographs, poses(), image_side))

@@ -4,6 +4,7 @@ import torch
 from analytic_scene import RADIUS, Blobs, model_of, photographs_of, random_poses
 from torch import Tensor
 
+from gnerf_ns.cameras.look_at import aim_beside
 from gnerf_ns.cameras.pose_codec import PoseCodec
 from gnerf_ns.cameras.pose_prior import PosePrior, PosePriorConfig
 from gnerf_ns.localization.photographs import Photographs
@@ -75,14 +76,31 @@ def test_only_misfits_are_moved(search: PoseSearch, photographs: Photographs):
     truth = random_poses(12, seed=3)
     current = truth.clone()
     current[[2, 7]] = random_poses(2, seed=4)
-    moved, poses = search.better_poses(photographs, current)
+    moved, poses = search.better_poses(photographs, current, 32)
     assert sorted(moved.tolist()) == [2, 7]
     assert angles_deg(poses, truth[moved]).max() < 20
 
 
+def test_what_shows_little_in_a_corner_is_a_misfit_too(model: GNeRFModel):
+    """It costs less than the others where it is wrong, and few of the bank's poses come near."""
+    torch.manual_seed(0)
+    truth = random_poses(12, seed=3)
+    aside = torch.tensor([[0.33, 0.33]])
+    truth[:1] = aim_beside(truth[:1], aside)
+    photographs = photographs_of(model, truth)
+    search = search_of(model, PosePriorConfig(elevation_deg=(-60.0, 60.0), look_at_jitter=0.15).resolve())
+    current = truth.clone()
+    current[:1] = aim_beside(random_poses(1, seed=8), aside)
+    assert angles_deg(current, truth)[0] > 40
+    cost = search.cost_at(photographs, torch.arange(12), random_poses(12, seed=9))
+    assert search.cost_at(photographs, torch.tensor([0]), current[:1]) < cost.median()
+    moved, poses = search.better_poses(photographs, current, 32)
+    assert moved.tolist() == [0] and angles_deg(poses, truth[:1]).max() < 20
+
+
 def test_a_strict_ratio_moves_nothing(search: PoseSearch, photographs: Photographs):
     search.config.required_cost_ratio = 0.0
-    moved, poses = search.better_poses(photographs, random_poses(12, seed=4))
+    moved, poses = search.better_poses(photographs, random_poses(12, seed=4), 32)
     assert moved.shape == (0,) and poses.shape == (0, 3, 4)
 
 
