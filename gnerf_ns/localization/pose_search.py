@@ -46,11 +46,10 @@ class PoseSearchConfig:
     """The worst of them is an outlier if its relative cost is more than so many times the median's."""
     num_outlier_hypotheses: int = 80
     """An outlier has so many hypotheses: it may show little that tells poses apart."""
-    improvement_stds: Tuple[float, ...] = (0.06, 0.04, 0.03, 0.02)
-    """Standard deviations of the random changes by which hypotheses are improved round by round, as shares of the
-    camera distance (and in radians for the rotation). The better half of them survives a round."""
-    improvement_sides: Tuple[int, ...] = (16, 16, 24, 32)
-    """Longer side, in pixels, of the renderings in each of those rounds."""
+    improvement: Tuple[Tuple[float, int], ...] = ((0.06, 16), (0.04, 16), (0.03, 24), (0.02, 32))
+    """Rounds by which hypotheses are improved: the standard deviation of random changes, as a share of the camera
+    distance (and in radians for the rotation), and the longer side of the renderings, in pixels. The better half of
+    the hypotheses survives a round."""
     changes_per_round: int = 6
     """How many changes of each hypothesis are tried in each round."""
     max_confirmation_side: int = 48
@@ -148,7 +147,7 @@ class PoseSearch:
         What a bank offers is some degrees off; only the best nearby can be held against a pose that was refined.
         """
         poses, changes = hypotheses, self.config.changes_per_round
-        for std, side in zip(self.config.improvement_stds, self.config.improvement_sides, strict=True):
+        for std, side in self.config.improvement:
             n, count = poses.shape[:2]
             tried = torch.cat(
                 [poses[:, :, None], self.codec.perturb(poses[:, :, None].expand(-1, -1, changes, -1, -1), std)], dim=2
@@ -203,7 +202,8 @@ class PoseSearch:
         misfits = worst[relative[worst] > config.misfit_cost_ratio]
         if len(misfits) == 0:
             return misfits, current[misfits]
-        hypotheses, _ = self.top_poses(photographs, config.num_outlier_hypotheses, misfits)
+        count = min(config.num_outlier_hypotheses, config.bank_size)
+        hypotheses, _ = self.top_poses(photographs, count, misfits)
         poses = self.improve(photographs, misfits, hypotheses[:, : config.num_hypotheses])
         if relative[misfits[0]] > config.outlier_cost_ratio:
             poses[:1] = self.improve(photographs, misfits[:1], hypotheses[:1])
