@@ -2,8 +2,9 @@
 
     python benchmarks/scaling.py --output FOLDER
 
-Pictures are of our own island, so that there can be 400; the extra rounds that few of them get are left out. Writes
-pictures and runs into the folder, a table to the terminal, and a plot beside it (`scaling.png`).
+Pictures are of our own island, so that there can be 400; the extra rounds that few of them get are left out, and runs
+are stopped some time after 1 degree. Writes pictures and runs into the folder, a table to the terminal, and a plot
+beside it (`scaling.png`).
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Arguments:
     """Pixels where the number changes."""
     seed: int = 0
     """Of all runs."""
+    stop_after: int = 600
+    """Steps of each run: 1 degree is reached long before the schedule's end."""
 
 
 def main(arguments: Arguments) -> None:
@@ -56,7 +59,7 @@ def main(arguments: Arguments) -> None:
             render_procedural_scene(pictures, ProceduralSceneConfig(num_train=count, num_test=8, image_side=side))
         sizes = ["--pipeline.datamanager.max-image-side", str(side)]
         sizes += ["--pipeline.schedule.phase-b-image-side", "24", str(side)]
-        sizes += ["--pipeline.schedule.leave-out-rounds", "0"]
+        sizes += ["--pipeline.schedule.leave-out-rounds", "0", "--max-num-iterations", str(arguments.stop_after)]
         name = f"run-{count}-{side}"
         training = train_and_evaluate(pictures, "gnerf-ns", arguments.seed, arguments.output, name, sizes)
         to_1deg[count, side] = training.seconds_to(1.0)
