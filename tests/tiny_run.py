@@ -69,7 +69,12 @@ def pipeline_config(data: Path, phase_a: PhaseA = "both", **options: Any) -> GNe
             ),
             "photometric": PhotometricObjectiveConfig(rays_per_step=64),
             "pose_search": PoseSearchConfig(
-                bank_size=10, image_side=8, num_hypotheses=2, improvement=((0.05, 8),), changes_per_round=2
+                bank_size=10,
+                image_side=8,
+                num_hypotheses=2,
+                improvement=((0.05, 8),),
+                changes_per_round=2,
+                outlier_refinement=refinement,
             ),
             "held_out": HeldOutConfig(num_hypotheses=2, trial=refinement, refinement=refinement),
             **options,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Optional, Tuple
 
 import torch
@@ -11,8 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gnerf_ns.cameras.pose_codec import PoseCodec
+from gnerf_ns.cameras.pose_table import PoseTable
 from gnerf_ns.cameras.rays import rays_from_poses
 from gnerf_ns.localization.photographs import Photographs
+from gnerf_ns.localization.photometric_refinement import RefinementConfig, refine_poses
 from gnerf_ns.localization.pose_matcher import PoseMatcher
 from gnerf_ns.model_components.image_matching import pyramid_features
 from gnerf_ns.models.gnerf import GNeRFModel
@@ -46,6 +48,14 @@ class PoseSearchConfig:
     """The worst of them is an outlier if its relative cost is more than so many times the median's."""
     num_outlier_hypotheses: int = 80
     """An outlier has so many hypotheses: it may show little that tells poses apart."""
+    num_outlier_finalists: int = 8
+    """So many of the bank's best, and those that improvement leaves, are refined before one is chosen."""
+    outlier_refinement: RefinementConfig = field(
+        default_factory=lambda: RefinementConfig(
+            steps=60, rays_per_step=1024, learning_rate=1e-2, final_learning_rate=2e-3, last_image_side=48
+        )
+    )
+    """How they are: by gradient descent, all together."""
     improvement: Tuple[Tuple[float, int], ...] = ((0.06, 16), (0.04, 16), (0.03, 24), (0.02, 32))
     """Rounds by which hypotheses are improved: the standard deviation of random changes, as a share of the camera
     distance (and in radians for the rotation), and the longer side of the renderings, in pixels. The better half of
@@ -141,8 +151,8 @@ class PoseSearch:
     @torch.no_grad()
     def improve(
         self, photographs: Photographs, chosen: Int[Tensor, "n"], hypotheses: Float[Tensor, "n count 3 4"]
-    ) -> Float[Tensor, "n 3 4"]:
-        """Random local search around several poses of each chosen photograph, and the best pose met.
+    ) -> Float[Tensor, "n survivors 3 4"]:
+        """Random local search around several poses of each chosen photograph, and the best poses met, best first.
 
         What a bank offers is some degrees off; only the best nearby can be held against a pose that was refined.
         """
@@ -158,7 +168,7 @@ class PoseSearch:
             survivors = lowest.topk(math.ceil(count / 2), dim=1, largest=False).indices
             rows = torch.arange(n, device=poses.device)[:, None]
             poses = tried[rows, survivors, winner.gather(1, survivors)]
-        return poses[:, 0]
+        return poses
 
     @torch.no_grad()
     def fitting_better(
@@ -174,7 +184,7 @@ class PoseSearch:
             current: present poses of those.
         """
         hypotheses, _ = self.top_poses(photographs, self.config.num_hypotheses, chosen)
-        poses = self.improve(photographs, chosen, hypotheses)
+        poses = self.improve(photographs, chosen, hypotheses)[:, 0]
         better = self.cost_at(photographs, chosen, poses) < self.cost_at(photographs, chosen, current)
         return better, poses[better]
 
@@ -204,11 +214,25 @@ class PoseSearch:
             return misfits, current[misfits]
         count = min(config.num_outlier_hypotheses, config.bank_size)
         hypotheses, _ = self.top_poses(photographs, count, misfits)
-        poses = self.improve(photographs, misfits, hypotheses[:, : config.num_hypotheses])
+        poses = self.improve(photographs, misfits, hypotheses[:, : config.num_hypotheses])[:, 0]
         if relative[misfits[0]] > config.outlier_cost_ratio:
-            poses[:1] = self.improve(photographs, misfits[:1], hypotheses[:1])
+            poses[0] = self._best_refined(photographs, misfits[:1], hypotheses[:1], side)
         moved = self.cost_at(photographs, misfits, poses, side) < config.required_cost_ratio * cost[misfits]
         return misfits[moved], poses[moved]
+
+    def _best_refined(
+        self, photographs: Photographs, outlier: Int[Tensor, "1"], hypotheses: Float[Tensor, "1 count 3 4"], side: int
+    ) -> Float[Tensor, "3 4"]:
+        """Where gradient descent gets to from the best of what the bank and random search offer."""
+        improved = self.improve(photographs, outlier, hypotheses)
+        finalists = torch.cat([improved[0], hypotheses[0, : self.config.num_outlier_finalists]])
+        each = outlier.expand(len(finalists))
+        table = PoseTable(len(finalists), self.codec).to(finalists.device)
+        table.assign(torch.arange(len(finalists), device=finalists.device), finalists)
+        with torch.enable_grad():
+            refine_poses(self.config.outlier_refinement, self.model, photographs[each], table)
+        refined = table().detach()
+        return refined[self.cost_at(photographs, each, refined, side).argmin()]
 
     def _contrast(self, photographs: Photographs, image_side: int) -> Float[Tensor, "n"]:
         """Cost of each photograph against its mean colour: little in a corner of the picture has little."""

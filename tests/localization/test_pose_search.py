@@ -139,7 +139,7 @@ def test_what_the_bank_offers_is_improved(search: PoseSearch, photographs: Photo
     truth = random_poses(12, seed=3)
     everyone = torch.arange(12)
     hypotheses = search.top_poses(photographs, 4)[0]
-    poses = search.improve(photographs, everyone, hypotheses)
+    poses = search.improve(photographs, everyone, hypotheses)[:, 0]
     before, after = angles_deg(hypotheses[:, 0], truth), angles_deg(poses, truth)
     assert after.median() < 0.6 * before.median()
     cost = search.cost_at(photographs, everyone, poses)
@@ -156,6 +156,6 @@ def test_photographs_aimed_beside_the_object_are_found(model: GNeRFModel):
     photographs = photographs_of(model, truth)
     search = search_of(model, prior)
     assert angles_deg(search.best_poses(photographs)[0], truth).median() < 15
-    poses = search.improve(photographs, torch.arange(12), search.top_poses(photographs, 8)[0])
+    poses = search.improve(photographs, torch.arange(12), search.top_poses(photographs, 8)[0])[:, 0]
     assert angles_deg(poses, truth).median() < 8
     assert torch.linalg.vector_norm(poses[..., 3] - truth[..., 3], dim=-1).median() < 0.15 * RADIUS
