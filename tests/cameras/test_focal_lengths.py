@@ -61,7 +61,8 @@ def test_gradient_of_rays_in_focal_length_and_pose() -> None:
         del factors.logarithms, tables.codes
         factors.logarithms, tables.codes = logarithms, codes  # type: ignore[assignment]
         bundle = rays_from_poses(tables(indices), directions.at(indices, coords), indices)
-        return torch.cat([bundle.origins, bundle.directions], dim=-1)
+        # As lines (Pluecker coordinates): what a ray does along itself has no gradient.
+        return torch.cat([torch.linalg.cross(bundle.origins, bundle.directions), bundle.directions], dim=-1)
 
     start = torch.tensor([0.1, -0.2], dtype=torch.float64, requires_grad=True)
     # nerfstudio makes pixel directions in single precision.
