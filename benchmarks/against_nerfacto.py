@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
@@ -37,6 +36,7 @@ from PIL import Image
 from training import machine, table_head, table_row, train_and_evaluate
 
 from gnerf_ns.field_components.compiled_hash_encoding import CompiledHashEncoding
+from gnerf_ns.scripts.demo import trainer_config
 
 COLUMNS = ["what", "poses", "psnr", "psnr_aligned", "ssim", "median °", "max °", "train s", "train CPU s"]
 
@@ -95,8 +95,7 @@ def main(arguments: Arguments) -> None:
 
 def our_pipeline() -> Any:
     """Of gnerf-ns, as it is on this machine."""
-    (point,) = [point for point in entry_points(group="nerfstudio.method_configs") if point.name == "gnerf-ns"]
-    return point.load().config.pipeline
+    return trainer_config("gnerf-ns").pipeline
 
 
 def nerfacto(arguments: Arguments, num_rays: int, output: Path) -> Tuple[Dict[str, float], float, float]:

@@ -9,18 +9,18 @@ six looks-up of poses between them, each of which takes as long as some dozens o
 
 from __future__ import annotations
 
-import copy
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Tuple
 
 import torch
 import tyro
 from training import machine, table_head, table_row
+
+from gnerf_ns.scripts.demo import trainer_config
 
 COLUMNS = [
     "method",
@@ -70,11 +70,9 @@ def main(arguments: Arguments) -> None:
 
 def build_trainer(method: str, data: Path) -> Any:
     """What `ns-train` builds, without viewer and logs."""
-    (point,) = [point for point in entry_points(group="nerfstudio.method_configs") if point.name == method]
-    config = copy.deepcopy(point.load().config)
+    config: Any = trainer_config(method)
     config.data = config.pipeline.datamanager.data = data
-    config.output_dir, config.vis = Path(tempfile.mkdtemp(prefix="gnerf-ns-")), "tensorboard"
-    config.logging.local_writer.enable = False
+    config.output_dir = Path(tempfile.mkdtemp(prefix="gnerf-ns-"))
     torch.manual_seed(config.machine.seed)
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()

@@ -81,14 +81,23 @@ def main(arguments: Arguments) -> None:
     unknown = sorted(set(arguments.cases) - set(cases()))
     if unknown:
         raise SystemExit(f"There is no case {', '.join(unknown)}; there are {', '.join(cases())}.")
-    arguments.output.mkdir(parents=True, exist_ok=True)
     results_path = arguments.output / "results.json"
-    results: Dict[str, Dict[str, float]] = json.loads(results_path.read_text()) if results_path.exists() else {}
+    asked = {"data": str(arguments.data.resolve()), "seed": arguments.seed}
+    saved: Dict[str, Any] = {**asked, "cases": {}}
+    if results_path.exists():
+        saved = json.loads(results_path.read_text())
+    elif arguments.output.exists() and any(arguments.output.iterdir()):
+        raise SystemExit(f"{arguments.output} holds something else; give a new folder.")
+    if any(saved.get(name) != value for name, value in asked.items()):
+        raise SystemExit(f"{results_path} is of other data or another seed; give a new folder.")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    results_path.write_text(json.dumps(saved, indent=1))
+    results: Dict[str, Dict[str, float]] = saved["cases"]
     print(f"{machine()}; seed {arguments.seed}\n\n{table_head(COLUMNS)}", flush=True)
     for name in arguments.cases:
         if name not in results:
             results[name] = measure(arguments, name, cases()[name])
-            results_path.write_text(json.dumps(results, indent=1))
+            results_path.write_text(json.dumps(saved, indent=1))
         print(table_row(cells(name, results[name])), flush=True)
     plot(results, arguments.output / "harder_cases.png")
 

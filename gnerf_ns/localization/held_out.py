@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gnerf_ns.cameras.pose_table import PoseTable
 from gnerf_ns.localization.photographs import Photographs
-from gnerf_ns.localization.photometric_refinement import RefinementConfig, refine_poses
+from gnerf_ns.localization.photometric_refinement import RefinementConfig, refine_poses, refined_poses
 from gnerf_ns.localization.pose_search import PoseSearch
 from gnerf_ns.models.gnerf import GNeRFModel
 
@@ -60,12 +60,9 @@ def estimate_held_out_poses(
     everyone = torch.arange(count, device=hypotheses.device)
 
     which = everyone.repeat_interleave(per_photograph)
-    repeated = photographs[which]
-    trials = PoseTable(count * per_photograph, poses.codec).to(hypotheses.device)
-    trials.assign(torch.arange(len(repeated), device=hypotheses.device), hypotheses.flatten(0, 1))
-    refine_poses(config.trial, model, repeated, trials)
-    cost = pose_search.cost_at(photographs, which, trials().detach()).view(count, per_photograph)
-    kept = trials().detach().view(count, per_photograph, 3, 4)[everyone, cost.argmin(dim=1)]
+    trials = refined_poses(config.trial, model, photographs[which], hypotheses.flatten(0, 1), poses.codec)
+    cost = pose_search.cost_at(photographs, which, trials).view(count, per_photograph)
+    kept = trials.view(count, per_photograph, 3, 4)[everyone, cost.argmin(dim=1)]
 
     poses.assign(everyone, kept)
     refine_poses(config.refinement, model, photographs, poses)

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import Optional
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from gnerf_ns.cameras.pose_codec import PoseCodec
 from gnerf_ns.cameras.pose_table import PoseTable
 from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.pixel_rays import sample_pixel_rays
@@ -66,3 +69,18 @@ def refine_poses(config: RefinementConfig, model: GNeRFModel, photographs: Photo
         for parameter in frozen:
             parameter.requires_grad_(True)
         model.train(was_training)
+
+
+@torch.enable_grad()
+def refined_poses(
+    config: RefinementConfig,
+    model: GNeRFModel,
+    photographs: Photographs,
+    camera_to_worlds: Float[Tensor, "n 3 4"],
+    codec: PoseCodec,
+) -> Float[Tensor, "n 3 4"]:
+    """Where `refine_poses` gets to from given poses, one for each photograph, learned as the codec has them."""
+    poses = PoseTable(len(camera_to_worlds), codec).to(camera_to_worlds.device)
+    poses.assign(torch.arange(len(camera_to_worlds), device=camera_to_worlds.device), camera_to_worlds)
+    refine_poses(config, model, photographs, poses)
+    return poses().detach()

@@ -11,10 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gnerf_ns.cameras.pose_codec import PoseCodec
-from gnerf_ns.cameras.pose_table import PoseTable
 from gnerf_ns.cameras.rays import rays_from_poses
 from gnerf_ns.localization.photographs import Photographs
-from gnerf_ns.localization.photometric_refinement import RefinementConfig, refine_poses
+from gnerf_ns.localization.photometric_refinement import RefinementConfig, refined_poses
 from gnerf_ns.localization.pose_matcher import PoseMatcher
 from gnerf_ns.model_components.image_matching import pyramid_features
 from gnerf_ns.models.gnerf import GNeRFModel
@@ -227,11 +226,7 @@ class PoseSearch:
         improved = self.improve(photographs, outlier, hypotheses)
         finalists = torch.cat([improved[0], hypotheses[0, : self.config.num_outlier_finalists]])
         each = outlier.expand(len(finalists))
-        table = PoseTable(len(finalists), self.codec).to(finalists.device)
-        table.assign(torch.arange(len(finalists), device=finalists.device), finalists)
-        with torch.enable_grad():
-            refine_poses(self.config.outlier_refinement, self.model, photographs[each], table)
-        refined = table().detach()
+        refined = refined_poses(self.config.outlier_refinement, self.model, photographs[each], finalists, self.codec)
         return refined[self.cost_at(photographs, each, refined, side).argmin()]
 
     def _contrast(self, photographs: Photographs, image_side: int) -> Float[Tensor, "n"]:
