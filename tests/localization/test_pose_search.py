@@ -95,7 +95,8 @@ def test_what_shows_little_in_a_corner_is_a_misfit_too(model: GNeRFModel):
     cost = search.cost_at(photographs, torch.arange(12), random_poses(12, seed=9))
     assert search.cost_at(photographs, torch.tensor([0]), current[:1]) < cost.median()
     moved, poses = search.better_poses(photographs, current, 32)
-    assert moved.tolist() == [0] and angles_deg(poses, truth[:1]).max() < 20
+    # Random search alone leaves it eight degrees off.
+    assert moved.tolist() == [0] and angles_deg(poses, truth[:1]).max() < 3
 
 
 def test_a_strict_ratio_moves_nothing(search: PoseSearch, photographs: Photographs):
