@@ -9,6 +9,7 @@ six looks-up of poses between them, each of which takes as long as some dozens o
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import tempfile
 import time
@@ -48,24 +49,33 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Print a markdown table."""
     print(f"{machine()}\n\n{table_head(COLUMNS)}", flush=True)
-    for method, steps, warm_up in (
-        ("gnerf-ns", arguments.steps, 3),
-        ("gnerf-ns-paper", arguments.paper_steps, 0),
-    ):
-        trainer = build_trainer(method, arguments.data)
-        schedule = trainer.pipeline.schedule
-        in_ab = schedule.interleaved_steps // 2
-        # From the middle of a phase on, where nothing is looked up.
-        phases = {
-            "A": (schedule.phase_a_steps // 2, schedule.phase_a_steps + in_ab),
-            "B": (schedule.phase_b_start + schedule.phase_b_steps // 2, schedule.phase_b_steps + in_ab),
-        }
-        for phase, (first, in_all) in phases.items():
-            for step in range(first, first + warm_up):
-                trainer.train_iteration(step)
-            wall_s, cpu_s = measure(trainer, first + warm_up, steps)
-            cells = [method, phase, str(steps), f"{wall_s:.2f}", f"{cpu_s:.2f}", str(in_all)]
-            print(table_row([*cells, f"{cpu_s * in_all / 3600:.2f}"]), flush=True)
+    # A process of its own for each: how the allocator deals with freed memory is one choice for a whole process.
+    for method, steps, warm_up in (("gnerf-ns", arguments.steps, 3), ("gnerf-ns-paper", arguments.paper_steps, 0)):
+        process = multiprocessing.get_context("spawn").Process(
+            target=print_rows, args=(method, arguments.data, steps, warm_up)
+        )
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise SystemExit(f"{method} ended with exit status {process.exitcode}.")
+
+
+def print_rows(method: str, data: Path, steps: int, warm_up: int) -> None:
+    """Print one row for each phase of a method."""
+    trainer = build_trainer(method, data)
+    schedule = trainer.pipeline.schedule
+    in_ab = schedule.interleaved_steps // 2
+    # From the middle of a phase on, where nothing is looked up.
+    phases = {
+        "A": (schedule.phase_a_steps // 2, schedule.phase_a_steps + in_ab),
+        "B": (schedule.phase_b_start + schedule.phase_b_steps // 2, schedule.phase_b_steps + in_ab),
+    }
+    for phase, (first, in_all) in phases.items():
+        for step in range(first, first + warm_up):
+            trainer.train_iteration(step)
+        wall_s, cpu_s = measure(trainer, first + warm_up, steps)
+        cells = [method, phase, str(steps), f"{wall_s:.2f}", f"{cpu_s:.2f}", str(in_all)]
+        print(table_row([*cells, f"{cpu_s * in_all / 3600:.2f}"]), flush=True)
 
 
 def build_trainer(method: str, data: Path) -> Any:

@@ -89,6 +89,8 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
     """Global search for the poses of photographs."""
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
     """How poses of evaluation images are estimated."""
+    keep_freed_memory: bool = True
+    """Have glibc reuse freed memory: much faster, but fragments where chunks as large as the paper's come and go."""
 
 
 class GNeRFPipeline(VanillaPipeline):
@@ -110,7 +112,8 @@ class GNeRFPipeline(VanillaPipeline):
     """Training step at which `eval_poses` were estimated, -1 for never."""
 
     def __init__(self, config: GNeRFPipelineConfig, device: Union[str, torch.device], **kwargs: Any) -> None:
-        keep_freed_memory()
+        if config.keep_freed_memory:
+            keep_freed_memory()
         super().__init__(config, cast(str, device), **kwargs)
         self.datamanager.lay_images_over(self.model.evaluation_background)
         self._seed = torch.initial_seed()
