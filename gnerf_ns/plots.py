@@ -1,12 +1,13 @@
 """Pictures of estimated cameras."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, Tuple
+from typing import TYPE_CHECKING, Any, List, Optional, Tuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -43,6 +44,30 @@ def _draw_cameras(axes: "Axes3D", camera_to_worlds: Float[Tensor, "n 3 4"], dept
     axes.add_collection3d(faces)
 
 
+@dataclass(frozen=True)
+class CameraGroup:
+    """Cameras drawn in one colour."""
+
+    camera_to_worlds: Float[Tensor, "n 3 4"]
+    """On the CPU."""
+    color: str
+    """As matplotlib names it."""
+    label: str
+    """What they are, for the legend."""
+
+
+@dataclass(frozen=True)
+class LineGroup:
+    """Lines drawn in one colour."""
+
+    lines: List[Float[np.ndarray, "points 3"]]
+    """Corners of each."""
+    color: str
+    """As matplotlib names it."""
+    label: str
+    """What they are, for the legend."""
+
+
 def plot_cameras(
     estimated: Float[Tensor, "n 3 4"], ground_truth: Optional[Float[Tensor, "n 3 4"]] = None, title: str = ""
 ) -> UInt8[np.ndarray, "height width 3"]:
@@ -53,18 +78,59 @@ def plot_cameras(
         ground_truth: true cameras, already aligned to the estimate's frame; none are drawn if None.
         title: a line above the picture.
     """
+    estimated = estimated.detach().double().cpu()
+    groups = [CameraGroup(estimated, ESTIMATE_COLOR, f"estimated ({len(estimated)} cameras)")]
+    lines = []
+    if ground_truth is not None:
+        truth = ground_truth.detach().double().cpu()
+        groups.insert(0, CameraGroup(truth, TRUTH_COLOR, "true"))
+        errors = torch.stack([estimated[..., 3], truth[..., 3]], dim=1).numpy()
+        lines.append(LineGroup(list(errors), ERROR_COLOR, "position error"))
+    return plot_groups(groups, lines, title)
+
+
+def plot_localized(
+    training: Float[Tensor, "n 3 4"],
+    localized: Float[Tensor, "m 3 4"],
+    converged: Bool[Tensor, "m"],
+    paths: List[Float[Tensor, "steps 3 4"]],
+    title: str = "",
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Draws where new pictures were taken, among the training cameras, and how each pose was come to.
+
+    Args:
+        training: camera_to_world matrices of training pictures.
+        localized: those of new pictures.
+        converged: which of these may be believed.
+        paths: poses of each new picture from its start on.
+        title: a line above the picture.
+    """
+    localized, sure = localized.detach().double().cpu(), converged.cpu()
+    groups = [
+        CameraGroup(training.detach().double().cpu(), TRUTH_COLOR, f"trained on ({len(training)} cameras)"),
+        CameraGroup(localized[sure], ESTIMATE_COLOR, f"localised ({int(sure.sum())})"),
+        CameraGroup(localized[~sure], ERROR_COLOR, f"not converged ({int((~sure).sum())})"),
+    ]
+    ways = [path[..., 3].detach().double().cpu().numpy() for path in paths]
+    drawn = [group for group in groups if len(group.camera_to_worlds)]
+    return plot_groups(drawn, [LineGroup(ways, "#e0a52b", "the way there")], title)
+
+
+def plot_groups(
+    groups: List[CameraGroup], line_groups: List[LineGroup], title: str
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Draws cameras and lines from the side and from above."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from mpl_toolkits.mplot3d import Axes3D
     from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
-    estimated = estimated.detach().double().cpu()
-    truth = None if ground_truth is None else ground_truth.detach().double().cpu()
-    everything = estimated if truth is None else torch.cat([estimated, truth])
+    everything = torch.cat([group.camera_to_worlds for group in groups])
     # Small enough that a full hemisphere of cameras does not become one blot.
-    distance = float(torch.linalg.vector_norm(estimated[..., 3], dim=-1).median())
-    depth = max(distance, 1e-6) * min(0.15, 0.65 / len(estimated) ** 0.5)
+    distance = float(torch.linalg.vector_norm(everything[..., 3], dim=-1).median())
+    crowd = max(len(group.camera_to_worlds) for group in groups)
+    depth = max(distance, 1e-6) * min(0.15, 0.65 / crowd**0.5)
     drawn = np.concatenate([_frusta(everything, depth).reshape(-1, 3), np.zeros((1, 3))])
     low, high = drawn.min(axis=0), drawn.max(axis=0)
 
@@ -75,18 +141,15 @@ def plot_cameras(
         assert isinstance(axes, Axes3D)
         _set_up_axes(axes, (low, high), seen_from_above=elevation == 90.0)
         axes.view_init(elev=elevation, azim=azimuth)
-        if truth is not None:
-            _draw_cameras(axes, truth, depth, TRUTH_COLOR)
-            errors = torch.stack([estimated[..., 3], truth[..., 3]], dim=1).numpy()
-            axes.add_collection3d(Line3DCollection(errors, colors=ERROR_COLOR, linewidths=1.6))
-        _draw_cameras(axes, estimated, depth, ESTIMATE_COLOR)
+        for lines in line_groups:
+            axes.add_collection3d(Line3DCollection(lines.lines, colors=lines.color, linewidths=1.6))
+        for group in groups:
+            _draw_cameras(axes, group.camera_to_worlds, depth, group.color)
         figure.text(0.5 * column + 0.02, 0.875, name, color=TEXT_COLOR, fontsize=11)
 
-    handles = [Line2D([], [], color=ESTIMATE_COLOR, linewidth=2.5, label=f"estimated ({len(estimated)} cameras)")]
-    if truth is not None:
-        handles.append(Line2D([], [], color=TRUTH_COLOR, linewidth=2.5, label="true"))
-        handles.append(Line2D([], [], color=ERROR_COLOR, linewidth=2.5, label="position error"))
-    figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=11)
+    drawn_groups = [*groups, *line_groups]
+    handles = [Line2D([], [], color=group.color, linewidth=2.5, label=group.label) for group in drawn_groups]
+    figure.legend(handles=handles, loc="lower center", ncols=4, frameon=False, fontsize=11)
     figure.text(0.02, 0.94, title, fontsize=13, weight="bold", color="#222222")
     canvas.draw()
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])

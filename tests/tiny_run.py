@@ -14,6 +14,7 @@ from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig
 from gnerf_ns.engine.optimizers import QuickAdamOptimizerConfig
 from gnerf_ns.engine.phase_scheduler import PhaseSchedulerConfig
 from gnerf_ns.localization.held_out import HeldOutConfig
+from gnerf_ns.localization.localize import LocalizationConfig
 from gnerf_ns.localization.photometric_refinement import RefinementConfig
 from gnerf_ns.localization.pose_search import PoseSearchConfig
 from gnerf_ns.model_components.discriminator import DiscriminatorConfig
@@ -47,7 +48,8 @@ GROUPS = ("fields", "proposal_networks", "poses", "focal_lengths", "discriminato
 
 def pipeline_config(data: Path, phase_a: PhaseA = "both", **options: Any) -> GNeRFPipelineConfig:
     """A pipeline whose steps take milliseconds."""
-    refinement = RefinementConfig(steps=3, rays_per_step=32, first_image_side=8)
+    refinement = RefinementConfig(steps=3, rays_per_hypothesis=4, first_image_side=8)
+    localization = LocalizationConfig(survivors=1, first=refinement, second=refinement, last=refinement)
     return GNeRFPipelineConfig(
         **{
             "datamanager": UnposedDataManagerConfig(data=data, max_image_side=16),
@@ -76,7 +78,7 @@ def pipeline_config(data: Path, phase_a: PhaseA = "both", **options: Any) -> GNe
                 changes_per_round=2,
                 outlier_refinement=refinement,
             ),
-            "held_out": HeldOutConfig(num_hypotheses=2, trial=refinement, refinement=refinement),
+            "held_out": HeldOutConfig(num_hypotheses=2, localization=localization),
             **options,
         }
     )

@@ -67,6 +67,12 @@ class CameraDirections:
         focal = torch.cat([self._cameras.fx, self._cameras.fy], dim=-1)
         return float((2.0 * torch.atan(0.5 * self._sizes / focal)).amin(dim=-1).median())
 
+    def pixel_areas(self, camera_indices: Int[Tensor, "batch"], height: int, width: int) -> Float[Tensor, "batch"]:
+        """What a pixel in the middle of each picture covers at distance 1, the picture being resampled to a size."""
+        shares = self._sizes[camera_indices] / self._sizes.new_tensor([width, height])
+        focal = torch.cat([self._cameras.fx, self._cameras.fy], dim=-1)[camera_indices]
+        return (shares / focal).prod(dim=-1)
+
     def at(
         self, camera_indices: Int[Tensor, "batch"], coords: Float[Tensor, "batch rays 2"]
     ) -> Float[Tensor, "batch rays 3"]:
@@ -82,16 +88,23 @@ class CameraDirections:
         )
         if self._focal_factors is None:
             return rays.directions
-        factors = self._focal_factors(camera_indices)[:, None]
-        # All that a longer focal length does: what is seen lies closer to the axis.
-        across, along = rays.directions[..., :2] / factors[..., None], rays.directions[..., 2:]
-        return functional.normalize(torch.cat([across, along], dim=-1), dim=-1)
+        return with_longer_focal(rays.directions, self._focal_factors(camera_indices))
+
+
+def with_longer_focal(
+    directions: Float[Tensor, "batch rays 3"], factors: Float[Tensor, "batch"]
+) -> Float[Tensor, "batch rays 3"]:
+    """Unit directions through the same points of pictures, of cameras whose focal lengths are so many times longer."""
+    # All that it does: what is seen lies closer to the axis.
+    across, along = directions[..., :2] / factors[:, None, None], directions[..., 2:]
+    return functional.normalize(torch.cat([across, along], dim=-1), dim=-1)
 
 
 def rays_from_poses(
     camera_to_worlds: Float[Tensor, "batch 3 4"],
     directions: Float[Tensor, "batch rays 3"],
     camera_indices: Int[Tensor, "batch"],
+    pixel_areas: Optional[Float[Tensor, "batch"]] = None,
 ) -> RayBundle:
     """World-space rays, differentiable in the poses and the directions.
 
@@ -99,6 +112,8 @@ def rays_from_poses(
         camera_to_worlds: poses, in scene units.
         directions: unit directions in each camera's own frame.
         camera_indices: what to write into the rays' ``camera_indices``.
+        pixel_areas: what a pixel of each camera covers at distance 1, for methods that look at cones; None for
+            nothing, where samples are taken as points.
 
     Returns:
         batch * rays rays, those of one camera standing together.
@@ -108,11 +123,11 @@ def rays_from_poses(
     origins = camera_to_worlds[:, None, :, 3].expand_as(world_directions)
     origins = without_gradient_along(origins, world_directions)
     num_rays = directions.shape[1]
+    areas = directions.new_zeros(len(directions)) if pixel_areas is None else pixel_areas
     return RayBundle(
         origins=origins.reshape(-1, 3),
         directions=world_directions.reshape(-1, 3),
-        # Samples are taken as points: these rays have no footprint.
-        pixel_area=directions.new_zeros(origins.shape[0] * num_rays, 1),
+        pixel_area=areas.repeat_interleave(num_rays)[:, None],
         camera_indices=camera_indices.repeat_interleave(num_rays)[:, None],
     )
 

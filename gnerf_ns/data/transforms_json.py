@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from jaxtyping import Float
@@ -99,6 +99,7 @@ def write_transforms_json(
     image_filenames: List[Path],
     mask_filenames: Optional[List[Path]] = None,
     applies_orientation: Optional[List[bool]] = None,
+    remarks: Optional[List[Dict[str, Any]]] = None,
 ) -> None:
     """Writes estimated poses, with intrinsics and distortion of each image file, in nerfstudio's format.
 
@@ -115,6 +116,7 @@ def write_transforms_json(
         mask_filenames: their masks, if any.
         applies_orientation: for each image, whether its camera is that of the picture turned as its EXIF orientation
             says, else of the pixels as stored; None for all turned.
+        remarks: further entries of each frame; None for none.
 
     Raises:
         InputError: cameras of differing or unsupported types.
@@ -145,7 +147,7 @@ def write_transforms_json(
         frame = _frame_of(cameras, index, camera_to_worlds[index]).resized(*upright_size)
         for _ in range(turns):
             frame = frame.turned_counter_clockwise()
-        frames.append(frame.to_json(image, mask))
+        frames.append({**frame.to_json(image, mask), **({} if remarks is None else remarks[index])})
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")

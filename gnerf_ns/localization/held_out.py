@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, Optional
+from typing import Optional
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from gnerf_ns.cameras.pose_table import PoseTable
+from gnerf_ns.localization.hypotheses import learned_as
+from gnerf_ns.localization.localize import LocalizationConfig, localize_photographs
 from gnerf_ns.localization.photographs import Photographs
-from gnerf_ns.localization.photometric_refinement import RefinementConfig, refine_poses, refined_poses
+from gnerf_ns.localization.photometric_refinement import RefinementConfig
 from gnerf_ns.localization.pose_search import PoseSearch
+from gnerf_ns.localization.trained_field import TrainedField
+from gnerf_ns.localization.trained_scene import PoseRegressor
 from gnerf_ns.models.gnerf import GNeRFModel
-
-PoseRegressor = Callable[[Photographs], Float[Tensor, "n 3 4"]]
-"""An inversion network: photographs to poses in one pass."""
 
 
 @dataclass
@@ -25,14 +24,18 @@ class HeldOutConfig:
 
     num_hypotheses: int = 4
     """Poses per photograph that are tried side by side, the best of the search."""
-    trial: RefinementConfig = field(
-        default_factory=lambda: RefinementConfig(
-            steps=100, rays_per_step=4096, final_learning_rate=1e-3, last_image_side=48
+    localization: LocalizationConfig = field(
+        default_factory=lambda: LocalizationConfig(
+            survivors=1,
+            first=RefinementConfig(
+                steps=100, rays_per_hypothesis=40, final_learning_rate=1e-3, first_image_side=24, last_image_side=48
+            ),
+            second=RefinementConfig(steps=0),
+            last=RefinementConfig(),
+            comparison_side=16,
         )
     )
-    """Refinement of all hypotheses; the one that then fits best is kept."""
-    refinement: RefinementConfig = field(default_factory=RefinementConfig)
-    """Refinement of the poses that were kept."""
+    """Their refinement; with so many hypotheses from a search, one round of pruning is enough."""
 
 
 def estimate_held_out_poses(
@@ -53,16 +56,10 @@ def estimate_held_out_poses(
         pose_search: global search over the prior.
         regress: the run's inversion network, if it has one; its pose is one more hypothesis.
     """
-    hypotheses = pose_search.top_poses(photographs, config.num_hypotheses)[0]
+    starts = pose_search.top_poses(photographs, config.num_hypotheses)[0]
     if regress is not None:
-        hypotheses = torch.cat([regress(photographs)[:, None], hypotheses], dim=1)
-    count, per_photograph = hypotheses.shape[:2]
-    everyone = torch.arange(count, device=hypotheses.device)
+        starts = torch.cat([regress(photographs)[:, None], starts], dim=1)
 
-    which = everyone.repeat_interleave(per_photograph)
-    trials = refined_poses(config.trial, model, photographs[which], hypotheses.flatten(0, 1), poses.codec)
-    cost = pose_search.cost_at(photographs, which, trials).view(count, per_photograph)
-    kept = trials.view(count, per_photograph, 3, 4)[everyone, cost.argmin(dim=1)]
-
-    poses.assign(everyone, kept)
-    refine_poses(config.refinement, model, photographs, poses)
+    found = localize_photographs(config.localization, TrainedField(model), photographs, starts, learned_as(poses.codec))
+    everyone = torch.arange(len(found), device=starts.device)
+    poses.assign(everyone, torch.stack([localization.camera_to_world for localization in found]))

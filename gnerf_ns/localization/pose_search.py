@@ -12,9 +12,12 @@ from torch import Tensor
 
 from gnerf_ns.cameras.pose_codec import PoseCodec
 from gnerf_ns.cameras.rays import rays_from_poses
+from gnerf_ns.localization.hypotheses import Hypotheses, learned_as
 from gnerf_ns.localization.photographs import Photographs
-from gnerf_ns.localization.photometric_refinement import RefinementConfig, refined_poses
+from gnerf_ns.localization.photometric_refinement import RefinementConfig, refine_poses
+from gnerf_ns.localization.pixel_choice import PixelChoice
 from gnerf_ns.localization.pose_matcher import PoseMatcher
+from gnerf_ns.localization.trained_field import TrainedField
 from gnerf_ns.model_components.image_matching import pyramid_features
 from gnerf_ns.models.gnerf import GNeRFModel
 
@@ -51,7 +54,7 @@ class PoseSearchConfig:
     """So many of the bank's best, and those that improvement leaves, are refined before one is chosen."""
     outlier_refinement: RefinementConfig = field(
         default_factory=lambda: RefinementConfig(
-            steps=60, rays_per_step=1024, learning_rate=1e-2, final_learning_rate=2e-3, last_image_side=48
+            steps=60, rays_per_hypothesis=80, learning_rate=1e-2, final_learning_rate=2e-3, last_image_side=48
         )
     )
     """How they are: by gradient descent, all together."""
@@ -226,8 +229,13 @@ class PoseSearch:
         improved = self.improve(photographs, outlier, hypotheses)
         finalists = torch.cat([improved[0], hypotheses[0, : self.config.num_outlier_finalists]])
         each = outlier.expand(len(finalists))
-        refined = refined_poses(self.config.outlier_refinement, self.model, photographs[each], finalists, self.codec)
-        return refined[self.cost_at(photographs, each, refined, side).argmin()]
+        field = TrainedField(self.model)
+        refined = Hypotheses(photographs, each, finalists, learned_as(self.codec))
+        refine_poses(
+            self.config.outlier_refinement, field, PixelChoice(photographs, "random", field.background), refined
+        )
+        poses = refined.poses()
+        return poses[self.cost_at(photographs, each, poses, side).argmin()]
 
     def _contrast(self, photographs: Photographs, image_side: int) -> Float[Tensor, "n"]:
         """Cost of each photograph against its mean colour: little in a corner of the picture has little."""

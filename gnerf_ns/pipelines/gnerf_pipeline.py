@@ -33,6 +33,7 @@ from gnerf_ns.localization.leave_out import LeaveOut
 from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.pose_matcher import PoseMatcher
 from gnerf_ns.localization.pose_search import PoseSearch, PoseSearchConfig
+from gnerf_ns.localization.trained_scene import PoseRegressor
 from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig, StepPlan
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
 from gnerf_ns.pipelines.adversarial_objective import AdversarialObjective, AdversarialObjectiveConfig
@@ -228,6 +229,11 @@ class GNeRFPipeline(VanillaPipeline):
             return self.focal_factors().detach()
         return self.focal_factors.for_others(torch.arange(len(self.datamanager.eval_dataset)))
 
+    @property
+    def pose_regressor(self) -> Optional[PoseRegressor]:
+        """The inversion network, where phase A trains one."""
+        return None if self.adversarial is None else self.adversarial.regress_poses
+
     def plot_pose_distribution(self) -> UInt8[np.ndarray, "height width 3"]:
         """A picture of where the training images were taken from, against the prior."""
         return plot_pose_distribution(self.train_poses().detach(), self.scene.prior, self.scene.matcher.radius)
@@ -243,11 +249,15 @@ class GNeRFPipeline(VanillaPipeline):
             self.datamanager.eval_dataset.given_cameras.to(self.device), self.focal_factors.for_others
         )
         photographs = Photographs(self.datamanager.eval_images, directions)
-        regress = self.adversarial.regress_poses if self.adversarial is not None else None
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(self._seed + SEED_STRIDE * step + 1)
             estimate_held_out_poses(
-                self.config.held_out, self.model, photographs, self.eval_poses, self.pose_search, regress
+                self.config.held_out,
+                self.model,
+                photographs,
+                self.eval_poses,
+                self.pose_search,
+                self.pose_regressor,
             )
         self.eval_poses_step.fill_(step)
 

@@ -5,7 +5,6 @@ import math
 import random
 import shlex
 import time
-import warnings
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,6 +17,7 @@ import tyro
 from gnerf_ns.data.procedural_scene import ProceduralSceneConfig, render_procedural_scene
 from gnerf_ns.errors import InputError
 from gnerf_ns.model_components.phase_schedule import StepPlan
+from gnerf_ns.scripts.progress import progress_display
 from gnerf_ns.system_libraries import export_advice
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig
-
-SPEED_WINDOW_SECONDS = 60.0
-"""The remaining time is told from the speed in a window this long."""
 
 PHASE_A_STEP_COST = 4.5
 POSE_SEARCH_COST = 60.0
@@ -61,8 +58,6 @@ class Demo:
         """Runs all of it."""
         from nerfstudio.utils.rich_utils import CONSOLE
 
-        # nerfstudio and torch warn of their own deprecations, which tear the progress display.
-        warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\b")
         began = time.monotonic()
         config = trainer_config(self.method)
         folder = self.output_dir.resolve()
@@ -115,30 +110,6 @@ def trainer_config(method: str) -> "GNeRFTrainerConfig":
     config.vis = "tensorboard"
     config.logging.local_writer.enable = False
     return config
-
-
-def progress_display() -> "Progress":
-    """One line a stage: what, how far, how long so far, how long to go."""
-    from nerfstudio.utils.rich_utils import CONSOLE
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description:<24}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=CONSOLE,
-        speed_estimate_period=SPEED_WINDOW_SECONDS,
-    )
 
 
 def step_cost(plan: StepPlan) -> float:

@@ -31,7 +31,7 @@ class Frame:
 
 
 def read_frames(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Frame]]:
-    """Training and held-out frames of a folder (or of one transforms.json).
+    """Training and held-out frames of a folder (or of one transforms.json, or one picture).
 
     ``transforms_train.json`` goes with ``transforms_test.json``, else ``transforms_val.json``, as the held-out
     frames. In a single ``transforms.json``, ``train_filenames`` and ``test_filenames`` (else ``val_filenames``)
@@ -54,6 +54,8 @@ def _split(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Frame]]:
         return _split_by_lists(folder, eval_interval)
     if not folder.exists():
         raise InputError(f"There is no folder {folder}; give --data the folder that holds the images.")
+    if is_picture(folder):
+        return [Frame(folder)], []
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give --data the folder that holds the images.")
     if not any(folder.iterdir()):

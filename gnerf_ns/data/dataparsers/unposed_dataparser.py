@@ -56,7 +56,7 @@ class UnposedDataParserConfig(DataParserConfig):
 
 
 class UnposedDataParser(DataParser):
-    """Parses a folder of unposed pictures. The splits "val" and "test" are the same held-out pictures."""
+    """Parses a folder of unposed pictures. The splits "val" and "test" are the same held-out pictures; "all" is all."""
 
     config: UnposedDataParserConfig
 
@@ -85,7 +85,7 @@ class UnposedDataParser(DataParser):
                 f"{self.config.data} has {count} images ({len(train)} to train on), but at least "
                 f"{self.config.min_images} are needed; add more, or lower --min-images (behind the word unposed-data)."
             )
-        frames = train if split == "train" else held_out
+        frames = {"train": train, "all": train + held_out}.get(split, held_out)
         intrinsics, origin, has_calibration = self._intrinsics(frames, train + held_out)
         if split == "train":
             CONSOLE.print(

@@ -1,0 +1,110 @@
+"""A trained model of any nerfstudio method, as colours along rays."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Iterator, Optional
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.models.base_model import Model
+from torch import Tensor
+
+from gnerf_ns.errors import InputError
+from gnerf_ns.models.gnerf import GNeRFModel
+
+RGB_OUTPUTS = ("rgb", "rgb_fine")
+"""What nerfstudio's models call the colours that they are trained to show."""
+
+
+class TrainedField:
+    """Differentiable colours along rays.
+
+    Attributes:
+        model: in evaluation mode wherever it is used here, and left as it was.
+    """
+
+    def __init__(self, model: Model, painted: Optional[Float[Tensor, "3"]] = None) -> None:
+        """
+        Args:
+            model: of any method that renders single rays.
+            painted: what training images were laid over before the model saw them; None for nothing.
+        """
+        self.model = model
+        self._painted = painted
+
+    @property
+    def device(self) -> torch.device:
+        """Where rays have to be."""
+        return torch.device(self.model.device)
+
+    @property
+    def background(self) -> Optional[Float[Tensor, "3"]]:
+        """What renderings show where there is nothing; None where that is the field's own affair."""
+        if isinstance(self.model, GNeRFModel):
+            return None if self.model.config.background_color == "last_sample" else self.model.evaluation_background
+        if self._painted is not None:
+            return self._painted.to(self.device)
+        colour = getattr(getattr(self.model, "renderer_rgb", None), "background_color", "last_sample")
+        if isinstance(colour, Tensor):
+            return colour.to(self.device)
+        if colour in ("white", "black", "random"):  # outside training, nothing is added to random
+            return torch.full((3,), float(colour == "white"), device=self.device)
+        return None
+
+    @property
+    def background_or_black(self) -> Float[Tensor, "3"]:
+        """What photographs are laid over to be looked at as a whole."""
+        return torch.zeros(3, device=self.device) if self.background is None else self.background
+
+    def colours(self, ray_bundle: RayBundle) -> Float[Tensor, "rays 3"]:
+        """Colours in [0, 1] of a flat bundle of rays with unit directions."""
+        # Ours would compute normals as well.
+        outputs = self.model.render(ray_bundle) if isinstance(self.model, GNeRFModel) else self.model(ray_bundle)
+        return next(outputs[name] for name in RGB_OUTPUTS if name in outputs)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """While this lasts, the model is in evaluation mode and gathers no gradients of its own."""
+        was_training = self.model.training
+        self.model.eval()
+        learnable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        for parameter in learnable:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in learnable:
+                parameter.requires_grad_(True)
+            self.model.train(was_training)
+
+    def check_gradients(self, ray_bundle: RayBundle) -> None:
+        """Find out whether colours tell how to move a camera.
+
+        Args:
+            ray_bundle: rays that meet something.
+
+        Raises:
+            InputError: the model renders no single rays, or its colours have no gradient in them.
+        """
+        name = type(self.model).__name__
+        origins = ray_bundle.origins.detach().requires_grad_()
+        ray_bundle = ray_bundle[...]
+        ray_bundle.origins = origins
+        with self.frozen(), torch.enable_grad():
+            try:
+                colours = self.colours(ray_bundle)
+            except (StopIteration, TypeError, AttributeError, AssertionError, RuntimeError) as error:
+                raise InputError(
+                    f"{name} renders no single rays on {self.device} ({type(error).__name__}: {error}), so that no "
+                    "pose can be found in it; use gnerf-ns, nerfacto, vanilla-nerf or mipnerf."
+                ) from error
+            gradient = None
+            if colours.requires_grad:
+                (gradient,) = torch.autograd.grad(colours.square().sum(), origins, allow_unused=True)
+        if gradient is None or not bool(gradient.abs().max() > 0):
+            raise InputError(
+                f"The colours of {name} do not change with the camera as far as automatic differentiation can tell, "
+                "so that no pose can be refined in it; use gnerf-ns, nerfacto, vanilla-nerf or mipnerf."
+            )

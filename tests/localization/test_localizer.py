@@ -1,0 +1,125 @@
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, List, Optional
+
+import pytest
+import roma
+import torch
+from analytic_scene import RADIUS, Blobs, cameras, model_of, photographs_of, random_poses
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.pipelines.base_pipeline import Pipeline
+from torch import Tensor, nn
+
+import gnerf_ns.localization.localizer as localizer
+from gnerf_ns.errors import InputError
+from gnerf_ns.localization.localize import LocalizationConfig
+from gnerf_ns.localization.localizer import LocalizerConfig, localize, localize_in_scene, reference_error
+from gnerf_ns.localization.photographs import Photographs
+from gnerf_ns.localization.photometric_refinement import RefinementConfig
+from gnerf_ns.localization.starting_poses import Surroundings, disturbed
+from gnerf_ns.localization.trained_field import TrainedField
+from gnerf_ns.localization.trained_scene import TrainedScene
+
+COUNT = 3
+TRUTH = random_poses(COUNT, seed=11)
+QUICK = LocalizerConfig(
+    num_hypotheses=6,
+    num_candidates=48,
+    bank_size=200,
+    refinement=LocalizationConfig(
+        survivors=2,
+        first=RefinementConfig(steps=30, rays_per_hypothesis=32, learning_rate=2e-2, first_image_side=16),
+        second=RefinementConfig(steps=30, rays_per_hypothesis=64, learning_rate=1e-2),
+        last=RefinementConfig(steps=60, rays_per_hypothesis=128, learning_rate=5e-3),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def scene() -> TrainedScene:
+    """Blobs, and sixty pictures of them."""
+    torch.manual_seed(0)
+    model = model_of(Blobs(num_samples=16))
+    poses = random_poses(60, seed=10)
+    return TrainedScene(
+        field=TrainedField(model),
+        training=photographs_of(model, poses),
+        camera_to_worlds=poses,
+        surroundings=Surroundings.of(poses),
+        fov_deg=40.0,
+        image_side=32,
+        dataparser_outputs=DataparserOutputs([], cameras(1)),
+        regress_poses=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def photographs(scene: TrainedScene) -> Photographs:
+    return photographs_of(scene.field.model, TRUTH)  # type: ignore[arg-type]
+
+
+def errors_deg(poses: Tensor) -> Tensor:
+    return torch.rad2deg(roma.rotmat_geodesic_distance(poses[..., :3], TRUTH[..., :3]))
+
+
+@pytest.mark.parametrize("init", ["retrieval", "prior", "given", "inversion"])
+def test_pictures_are_found(scene: TrainedScene, photographs: Photographs, init: Any):
+    torch.manual_seed(1)
+    given: Optional[Tensor] = None
+    if init == "given":
+        given = disturbed(TRUTH, torch.zeros(3), 2, 25.0, 0.05)[:, 1]
+        assert errors_deg(given).max() > 10
+    elif init == "inversion":
+        scene = replace(scene, regress_poses=lambda photographs: disturbed(TRUTH, torch.zeros(3), 2, 10.0, 0.05)[:, 1])
+    done: List[int] = []
+    found = localize_in_scene(scene, photographs, replace(QUICK, init=init), given, done.append)
+    assert sum(done) == COUNT and len(found) == COUNT
+    poses = torch.stack([localization.camera_to_world for localization in found])
+    assert errors_deg(poses).max() < 1.0
+    assert (poses[..., 3] - TRUTH[..., 3]).norm(dim=-1).max() < 0.05 * RADIUS
+    for localization in found:
+        assert localization.converged and localization.explained_share > 0.9 and localization.error < 0.1
+        assert localization.num_hypotheses == 6 and 0 <= localization.num_agreeing <= 6
+        assert torch.equal(localization.path[-1], localization.camera_to_world) and localization.seconds > 0
+        assert localization.num_rays >= 30 * 6 * 32 + 30 * 2 * 64 + 60 * 128
+
+
+def test_a_picture_of_something_else_is_not_believed(scene: TrainedScene, photographs: Photographs):
+    torch.manual_seed(1)
+    noise = replace(photographs, images=type(photographs.images)(torch.randint(256, (COUNT, 32, 32, 3)).byte()))
+    assert not any(localization.converged for localization in localize_in_scene(scene, noise, QUICK))
+
+
+def test_doubtful_pictures_are_looked_up_again_from_all_around(scene: TrainedScene, photographs: Photographs):
+    torch.manual_seed(1)
+    elsewhere = torch.stack([random_poses(1, seed=5)[0]] * COUNT)
+    alone = replace(QUICK, init="given", given_spread_deg=1.0, retry_error_ratio=None)
+    lost = localize_in_scene(scene, photographs, alone, elsewhere)
+    assert any(not localization.converged for localization in lost)
+    found = localize_in_scene(scene, photographs, replace(alone, retry_error_ratio=1.5), elsewhere)
+    poses = torch.stack([localization.camera_to_world for localization in found])
+    assert errors_deg(poses).max() < 1.0
+    assert max(each.num_rays for each in found) == 2 * max(each.num_rays for each in lost)
+
+
+def test_the_reference_is_the_training_pictures_own_error(scene: TrainedScene):
+    assert reference_error(scene, 32) < 1e-4
+    elsewhere = replace(scene, camera_to_worlds=scene.camera_to_worlds.roll(1, dims=0))
+    assert reference_error(elsewhere, 32) > 1e-2
+
+
+@pytest.mark.parametrize("init, words", [("inversion", "no inversion network"), ("given", "No poses came with")])
+def test_what_is_not_there_cannot_be_begun_from(scene: TrainedScene, photographs: Photographs, init: Any, words: str):
+    with pytest.raises(InputError, match=words):
+        localize_in_scene(scene, photographs, replace(QUICK, init=init))
+
+
+def test_the_function_for_a_pipeline(scene: TrainedScene, photographs: Photographs, monkeypatch):
+    class Loaded(Pipeline):
+        def __init__(self) -> None:
+            nn.Module.__init__(self)
+
+    monkeypatch.setattr(localizer, "TrainedScene", SimpleNamespace(of=lambda pipeline: scene))
+    torch.manual_seed(1)
+    found = localize(Loaded(), photographs.images.pixels, cameras(COUNT), replace(QUICK, init="prior"))
+    assert errors_deg(torch.stack([localization.camera_to_world for localization in found])).max() < 1.0

@@ -1,0 +1,90 @@
+import pytest
+import torch
+from analytic_scene import cameras
+
+from gnerf_ns.cameras.rays import CameraDirections
+from gnerf_ns.data.image_stack import ImageStack
+from gnerf_ns.localization.photographs import Photographs
+from gnerf_ns.localization.pixel_choice import PixelChoice, how_much_it_changes, near_keypoints
+
+SIDE = 64
+WHITE = torch.ones(3)
+
+
+def photographs(pixels: torch.Tensor) -> Photographs:
+    return Photographs(ImageStack(pixels), CameraDirections(cameras(len(pixels), SIDE, SIDE)))
+
+
+def a_dot(x: int, y: int, channels: int = 3) -> torch.Tensor:
+    """Grey, with one bright blob."""
+    pixels = torch.full((1, SIDE, SIDE, channels), 100, dtype=torch.uint8)
+    pixels[0, y - 3 : y + 4, x - 3 : x + 4, :3] = 250
+    return pixels
+
+
+def drawn_xy(choice: PixelChoice, side: int = SIDE) -> torch.Tensor:
+    coords, _ = choice.draw(torch.zeros(1, dtype=torch.long), 500, side)
+    return (coords[0] + 1) / 2 * SIDE
+
+
+@pytest.mark.parametrize("selection", ["interest", "importance"])
+def test_rays_gather_where_there_is_something_to_see(selection):
+    torch.manual_seed(0)
+    xy = drawn_xy(PixelChoice(photographs(a_dot(45, 15)), selection, WHITE))
+    near = (xy - torch.tensor([45.0, 15.0])).abs().amax(dim=-1) < 12
+    share_of_picture = (24 / SIDE) ** 2
+    assert near.float().mean() > 4 * share_of_picture
+    # iNeRF draws inside of the regions only; importance leaves some for everything else.
+    assert bool(near.all()) == (selection == "interest")
+
+
+def test_random_rays_are_everywhere():
+    torch.manual_seed(0)
+    xy = drawn_xy(PixelChoice(photographs(a_dot(45, 15)), "random", WHITE))
+    assert torch.allclose(xy.mean(dim=0), torch.tensor([32.0, 32.0]), atol=3.0)
+    assert xy.amin() < 4 and xy.amax() > 60
+
+
+@pytest.mark.parametrize("selection", ["random", "interest", "importance"])
+def test_colours_are_those_of_the_pixels_drawn(selection):
+    torch.manual_seed(0)
+    choice = PixelChoice(photographs(a_dot(45, 15)), selection, WHITE)
+    coords, colours = choice.draw(torch.zeros(3, dtype=torch.long), 100, SIDE)
+    x, y = ((coords + 1) / 2 * SIDE).long().unbind(dim=-1)
+    assert torch.equal(colours, a_dot(45, 15)[0][y, x].float() / 255)
+
+
+@pytest.mark.parametrize("selection", ["random", "interest", "importance"])
+def test_transparent_pixels_are_left_out_where_what_is_behind_them_is_unknown(selection):
+    torch.manual_seed(0)
+    pixels = a_dot(45, 15, channels=4)
+    pixels[..., 3] = 255
+    pixels[:, :, :32, 3] = 0
+    assert drawn_xy(PixelChoice(photographs(pixels), selection, None))[:, 0].amin() > 32
+    xy = drawn_xy(PixelChoice(photographs(pixels), "random", WHITE))
+    assert xy[:, 0].amin() < 4
+
+
+def test_errors_leave_them_out_too():
+    pixels = a_dot(45, 15, channels=4)
+    pixels[..., 3] = 255
+    pixels[:, :, :32, 3] = 0
+    coords, colours, counts = PixelChoice(photographs(pixels), "random", None).all_at(16)
+    assert colours.shape == (1, 256, 3) and counts.sum() == pytest.approx(1.0)
+    assert bool((counts[0][coords[:, 0] < 0] == 0).all())
+
+
+def test_a_picture_of_one_colour_has_no_interest_and_all_of_it():
+    flat = torch.full((3, 20, 30), 0.4)
+    assert torch.equal(near_keypoints(flat), torch.ones(20, 30))
+    assert torch.equal(how_much_it_changes(flat), torch.ones(20, 30))
+
+
+def test_change_is_the_length_of_the_gradient():
+    picture = torch.linspace(0, 1, 11).expand(3, 5, 11)
+    change = how_much_it_changes(picture)
+    inner = change[:, 1:-1]
+    assert torch.allclose(inner, inner[0, 0].expand_as(inner))
+    # Central differences of 0.2 in each of three channels, and the floor on top.
+    assert float(inner[0, 0]) == pytest.approx(0.2 * 3**0.5, rel=0.15)
+    assert bool((change[:, 0] < inner[0, 0]).all())

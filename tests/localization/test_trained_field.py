@@ -1,0 +1,100 @@
+from typing import Any
+
+import pytest
+import torch
+from analytic_scene import Blobs, cameras, model_of, random_poses
+from nerfstudio.models.base_model import Model
+from torch import nn
+
+from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses
+from gnerf_ns.data.patch_sampling import image_coords
+from gnerf_ns.errors import InputError
+from gnerf_ns.localization.trained_field import TrainedField
+
+
+def some_rays(count: int = 1):
+    coords = image_coords(8, 8).view(1, -1, 2).expand(count, -1, -1)
+    indices = torch.arange(count)
+    return rays_from_poses(random_poses(count), CameraDirections(cameras(count)).at(indices, coords), indices)
+
+
+class Other(Model):
+    """A model of some other method."""
+
+    def __init__(self, answer, background_color="white") -> None:
+        nn.Module.__init__(self)
+        self.device_indicator_param = nn.Parameter(torch.empty(0))
+        self.answer, self.renderer_rgb = answer, nn.Module()
+        self.renderer_rgb.background_color = background_color  # type: ignore[assignment]
+
+    def forward(self, ray_bundle):
+        return self.answer(ray_bundle)
+
+    def get_outputs(self, ray_bundle):
+        raise NotImplementedError
+
+    def get_param_groups(self):
+        return {}
+
+    def get_image_metrics_and_images(self, outputs, batch):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "colour, expected",
+    [("white", 1.0), ("black", 0.0), ("random", 0.0), ("last_sample", None), (torch.tensor([0.5, 0.5, 0.5]), 0.5)],
+)
+def test_the_background_of_other_methods(colour, expected):
+    background: Any = TrainedField(Other(lambda rays: {}, colour)).background
+    assert background is None if expected is None else torch.equal(background, torch.full((3,), expected))
+
+
+def test_what_pictures_were_laid_over_is_the_background_whatever_the_renderer_does():
+    background: Any = TrainedField(Other(lambda rays: {}, "last_sample"), painted=torch.ones(3)).background
+    assert torch.equal(background, torch.ones(3))
+    assert torch.equal(TrainedField(Other(lambda rays: {}, "last_sample")).background_or_black, torch.zeros(3))
+
+
+@pytest.mark.parametrize("colour, expected", [("white", 1.0), ("black", 0.0), ("random", 0.0), ("last_sample", None)])
+def test_our_own_background(colour, expected):
+    background: Any = TrainedField(model_of(background_color=colour)).background
+    assert background is None if expected is None else torch.equal(background, torch.full((3,), expected))
+
+
+@pytest.mark.parametrize("name", ["rgb", "rgb_fine"])
+def test_colours_of_other_methods(name: str):
+    field = TrainedField(Other(lambda rays: {"rgb_coarse": None, name: rays.directions.abs()}))
+    rays = some_rays()
+    assert torch.equal(field.colours(rays), rays.directions.abs())
+
+
+def test_a_field_with_gradients_passes():
+    model = model_of(Blobs(num_samples=8))
+    TrainedField(model).check_gradients(some_rays())
+    assert all(parameter.requires_grad for parameter in model.radiance.parameters())
+
+
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        (lambda rays: {"rgb": rays.origins.detach()}, "do not change with the camera"),
+        (lambda rays: {"rgb": 0.0 * rays.origins}, "do not change with the camera"),
+        (lambda rays: {"depth": rays.origins}, "renders no single rays"),
+        (lambda rays: rays.camera_to_worlds, "renders no single rays"),
+    ],
+)
+def test_a_field_without_gets_one_sentence(answer, words: str):
+    with pytest.raises(InputError, match=words) as caught:
+        TrainedField(Other(answer)).check_gradients(some_rays())
+    assert "Other" in str(caught.value) and "use gnerf-ns" in str(caught.value)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_frozen_and_back(training: bool):
+    model = model_of()
+    model.train(training)
+    field = TrainedField(model)
+    with pytest.raises(KeyboardInterrupt), field.frozen():
+        assert not model.training and not any(p.requires_grad for p in model.radiance.parameters())
+        raise KeyboardInterrupt
+    assert model.training is training and all(p.requires_grad for p in model.radiance.parameters())

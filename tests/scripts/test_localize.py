@@ -1,0 +1,114 @@
+"""`gnerf-localize`, on a run that has learned nothing: what it reads, writes and refuses."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Dict
+
+import numpy as np
+import pytest
+import torch
+import tyro
+from PIL import Image
+from tiny_run import build_trainer, trainer_config
+
+from gnerf_ns.errors import InputError
+from gnerf_ns.localization.localize import LocalizationConfig
+from gnerf_ns.localization.localizer import LocalizerConfig
+from gnerf_ns.localization.photometric_refinement import RefinementConfig
+from gnerf_ns.scripts.localize import Localize, load_pipeline
+
+FEW = RefinementConfig(steps=2, rays_per_hypothesis=8, first_image_side=8)
+QUICK = LocalizerConfig(
+    num_hypotheses=3, num_candidates=6, bank_size=6, refinement=LocalizationConfig(first=FEW, second=FEW, last=FEW)
+)
+
+
+@pytest.fixture(scope="module")
+def config_path(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """config.yml of a run with an inversion network."""
+    config = trainer_config(tiny_scene, tmp_path_factory.mktemp("run"))
+    build_trainer(config).train()
+    return config.get_base_dir() / "config.yml"
+
+
+def localized(config_path: Path, images: Path, output: Path, **options: Any) -> Dict[str, Any]:
+    Localize(config_path, images, output, localizer=replace(QUICK, **options)).main()
+    return json.loads(output.read_text())
+
+
+@pytest.mark.parametrize("init", ["auto", "inversion", "retrieval", "prior", "given"])
+def test_cameras_figures_and_pictures_are_written(
+    config_path: Path, tiny_scene: Path, tmp_path: Path, init: Any, capsys
+):
+    meta = localized(config_path, tiny_scene / "transforms_test.json", tmp_path / "poses.json", init=init)
+    assert [Path(frame["file_path"]).stem for frame in meta["frames"]] == ["0000", "0001"]
+    for frame in meta["frames"]:
+        matrix, figures = np.array(frame["transform_matrix"]), frame["localization"]
+        assert np.linalg.det(matrix[:3, :3]) == pytest.approx(1.0, abs=1e-4) and (frame["w"], frame["h"]) == (16, 16)
+        assert figures["num_hypotheses"] == 3 and figures["num_rays"] >= 2 * 8 * (3 + 3 + 1)
+        assert isinstance(figures["converged"], bool) and figures["photometric_error"] > 0 and figures["seconds"] >= 0
+    pictures = sorted(path.name for path in (tmp_path / "poses").iterdir())
+    assert pictures == ["0000_0000.png", "0001_0001.png", "cameras.png"]
+    assert Image.open(tmp_path / "poses" / "0000_0000.png").size == (48, 16)
+    assert "of 2 pictures localised" in capsys.readouterr().out
+
+
+def test_a_single_picture_and_one_of_another_shape(config_path: Path, tmp_path: Path):
+    Image.fromarray(np.full((12, 20, 3), 90, np.uint8)).save(tmp_path / "photo.png")
+    meta = localized(config_path, tmp_path / "photo.png", tmp_path / "out" / "poses.json")
+    (frame,) = meta["frames"]
+    assert (frame["w"], frame["h"]) == (20, 12)
+    # Nothing tells its field of view, so it is that of the training pictures.
+    pipeline: Any = load_pipeline(config_path)
+    camera = pipeline.datamanager.train_dataset.cameras[0]
+    assert frame["fl_x"] / 20 == pytest.approx(float(camera.fx / camera.width), rel=1e-4)
+
+
+def test_the_same_seed_finds_the_same(config_path: Path, tiny_scene: Path, tmp_path: Path):
+    picture = tiny_scene / "held_out" / "0000.png"
+    first, second = (localized(config_path, picture, tmp_path / f"{name}.json") for name in "ab")
+    assert first["frames"][0]["transform_matrix"] == second["frames"][0]["transform_matrix"]
+
+
+def test_a_run_may_have_been_moved(config_path: Path, tmp_path: Path):
+    base = config_path.parent
+    moved = tmp_path.joinpath("elsewhere", *base.parts[-3:])
+    shutil.copytree(base, moved)
+    shutil.rmtree(moved / "estimated_poses")
+    pipeline: Any = load_pipeline(moved / "config.yml")
+    original: Any = load_pipeline(config_path)
+    assert torch.equal(pipeline.train_poses(), original.train_poses())
+
+
+def test_nothing_is_overwritten(config_path: Path, tiny_scene: Path, tmp_path: Path):
+    (tmp_path / "poses.json").write_text("precious")
+    with pytest.raises(InputError, match=r"poses\.json exists already; give another --output"):
+        localized(config_path, tiny_scene / "transforms_test.json", tmp_path / "poses.json")
+    assert (tmp_path / "poses.json").read_text() == "precious"
+    (tmp_path / "other").mkdir()
+    with pytest.raises(InputError, match="other exists already"):
+        localized(config_path, tiny_scene / "transforms_test.json", tmp_path / "other.json")
+
+
+def test_runs_that_are_not_there_get_one_sentence(config_path: Path, tmp_path: Path):
+    with pytest.raises(InputError, match=r"no file .*config\.yml; give --load-config"):
+        load_pipeline(tmp_path / "config.yml")
+    shutil.copy(config_path, tmp_path / "config.yml")
+    with pytest.raises(InputError, match="holds no checkpoint; train the run first"):
+        load_pipeline(tmp_path / "config.yml")
+
+
+def test_pictures_that_are_not_there_get_one_sentence(config_path: Path, tmp_path: Path):
+    with pytest.raises(InputError, match="There is no folder"):
+        localized(config_path, tmp_path / "nowhere", tmp_path / "poses.json")
+
+
+def test_every_choice_is_a_flag():
+    words = "--load-config c --images i --init prior --num-hypotheses 5 --refinement.ray-selection interest"
+    words += " --refinement.last.learn-exposure --output o.json --seed 3"
+    parsed = tyro.cli(Localize, args=words.split())
+    assert parsed.localizer.init == "prior" and parsed.localizer.num_hypotheses == 5 and parsed.seed == 3
+    assert parsed.localizer.refinement.ray_selection == "interest"
+    assert parsed.localizer.refinement.last.learn_exposure and not parsed.localizer.refinement.first.learn_exposure
