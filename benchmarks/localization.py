@@ -1,0 +1,152 @@
+"""New pictures localised in trained runs of any method: how many, how well, how fast.
+
+    python benchmarks/localization.py --data LEGO --load-configs RUN/config.yml OTHER/config.yml
+
+iNeRF's protocol begins with poses turned by up to 40 degrees and shifted by up to 0.2 units of the data's frame (times
+5 starts a picture); the other rows begin with no pose at all. Runs without the truth in their frame (ours) are compared
+with it after the similarity that fits their training cameras best.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Dict, List, Literal, Optional, Tuple
+
+import roma
+import torch
+import tyro
+from jaxtyping import Float
+from torch import Tensor
+from training import machine, table_head, table_row
+
+from gnerf_ns.cameras.alignment import fit_similarity
+from gnerf_ns.localization.localize import Localization
+from gnerf_ns.localization.localizer import LocalizerConfig, localize_in_scene
+from gnerf_ns.localization.new_photographs import read_new_photographs
+from gnerf_ns.localization.photographs import Photographs
+from gnerf_ns.localization.pixel_choice import RaySelection
+from gnerf_ns.localization.starting_poses import disturbed
+from gnerf_ns.localization.trained_scene import TrainedScene
+from gnerf_ns.scripts.localize import load_pipeline
+
+COLUMNS = ["method", "begun from", "pixels", "seed", "pictures", "under 5° and 5 %", "under 2°", "median °", "max °"]
+COLUMNS += ["said to converge", "s a picture", "CPU s", "rays"]
+
+PROTOCOL_DEG, PROTOCOL_SHIFT = 40.0, 0.2
+"""iNeRF's (section 4.1), in degrees and in units of the data's frame."""
+
+Init = Literal["given", "retrieval", "prior", "inversion"]
+
+
+@dataclass
+class Arguments:
+    """What to measure."""
+
+    data: Path
+    """Folder in the Blender layout; its test pictures are localised."""
+    load_configs: Tuple[Path, ...]
+    """config.yml of each run."""
+    inits: Tuple[Init, ...] = ("given", "retrieval", "prior")
+    """Where to begin from; `inversion` needs runs that have such a network."""
+    ray_selections: Tuple[RaySelection, ...] = ("random",)
+    """Which pixels are compared."""
+    seeds: Tuple[int, ...] = (0,)
+    """Of everything that is drawn."""
+    starts: int = 5
+    """Poses to begin from for each picture, under iNeRF's protocol."""
+    max_pictures: int = 25
+    """Test pictures, evenly spread over all of them."""
+    image_side: int = 100
+    """Longest side that they are brought to, in pixels."""
+    retry: bool = True
+    """Whether pictures that fit badly are looked up again, from all around."""
+
+
+def main(arguments: Arguments) -> None:
+    """Print a markdown table."""
+    warnings.filterwarnings("ignore")
+    rows: List[str] = []
+    for path in arguments.load_configs:
+        pipeline = load_pipeline(path)
+        scene = TrainedScene.of(pipeline)
+        photographs, truth = test_pictures(arguments, pipeline, scene)
+        for init in arguments.inits:
+            for selection in arguments.ray_selections:
+                for seed in arguments.seeds:
+                    rows.append(measure(arguments, path, scene, photographs, truth, init, selection, seed))
+                    print(rows[-1], flush=True)
+    print(f"\n{machine()}\n\n{table_head(COLUMNS)}")
+    print("\n".join(rows))
+
+
+def test_pictures(
+    arguments: Arguments, pipeline: Any, scene: TrainedScene
+) -> Tuple[Photographs, Float[Tensor, "n 3 4"]]:
+    """Pictures, and their true poses in the field's frame."""
+    listed = arguments.data / "transforms_test.json"
+    pictures = read_new_photographs(listed, scene.fov_deg, arguments.image_side, scene.field.device)
+    ((_, photographs),) = pictures.groups
+    assert pictures.given_poses is not None
+    true_training: Optional[Tensor] = getattr(pipeline.datamanager, "train_ground_truth", None)
+    if true_training is None:
+        truth = scene.in_field_frame(pictures.given_poses)
+    else:
+        estimated = scene.camera_to_worlds.detach().cpu()
+        truth = fit_similarity(true_training.cpu(), estimated).apply(pictures.given_poses).to(scene.field.device)
+    count = min(arguments.max_pictures, len(photographs))
+    chosen = torch.linspace(0, len(photographs) - 1, count).round().long().to(scene.field.device)
+    return photographs[chosen], truth[chosen]
+
+
+def measure(
+    arguments: Arguments,
+    path: Path,
+    scene: TrainedScene,
+    photographs: Photographs,
+    truth: Float[Tensor, "n 3 4"],
+    init: Init,
+    selection: RaySelection,
+    seed: int,
+) -> str:
+    """One row."""
+    torch.manual_seed(seed)
+    config = LocalizerConfig(init=init)
+    config.refinement = replace(config.refinement, ray_selection=selection)
+    if not arguments.retry:
+        config.retry_error_ratio = None
+    given: Optional[Tensor] = None
+    if init == "given":
+        each = torch.arange(len(truth), device=truth.device).repeat_interleave(arguments.starts)
+        photographs, truth = photographs[each], truth[each]
+        # In camera distances, of which those of the data's frame are some.
+        data_radius = float(scene.in_data_frame(truth)[..., 3].norm(dim=-1).median())
+        given = disturbed(truth, scene.surroundings.centre, 2, PROTOCOL_DEG, PROTOCOL_SHIFT / data_radius)[:, 1]
+    wall, cpu = time.monotonic(), time.process_time()
+    found = localize_in_scene(scene, photographs, config, given)
+    wall_s, cpu_s = (time.monotonic() - wall) / len(found), (time.process_time() - cpu) / len(found)
+    result = errors(scene, found, truth)
+    cells = [path.parent.parent.name, init, selection, str(seed), str(len(found))]
+    cells += [f"{result['under_5']:.1%}", f"{result['under_2']:.1%}", f"{result['median']:.2f}", f"{result['max']:.2f}"]
+    cells += [f"{sum(each.converged for each in found)}", f"{wall_s:.1f}", f"{cpu_s:.1f}"]
+    return table_row([*cells, f"{sum(each.num_rays for each in found) / len(found):.0f}"])
+
+
+def errors(scene: TrainedScene, found: List[Localization], truth: Float[Tensor, "n 3 4"]) -> Dict[str, float]:
+    """Shares within bounds, and rotation errors in degrees."""
+    poses = torch.stack([localization.camera_to_world for localization in found])
+    turns = torch.rad2deg(roma.rotmat_geodesic_distance(poses[..., :3], truth[..., :3]))
+    shifts = (poses[..., 3] - truth[..., 3]).norm(dim=-1) / scene.surroundings.radius
+    return {
+        "under_5": float(((turns < 5.0) & (shifts < 0.05)).float().mean()),
+        "under_2": float((turns < 2.0).float().mean()),
+        "median": float(turns.median()),
+        "max": float(turns.max()),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Arguments)))
