@@ -54,8 +54,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     pipeline.pose_search.bank_size, pipeline.pose_search.image_side = 300, 12
     pipeline.pose_search.num_hypotheses = 3
     pipeline.held_out.num_hypotheses = 2
-    pipeline.held_out.trial.steps, pipeline.held_out.trial.rays_per_step = 30, 512
-    pipeline.held_out.refinement.steps, pipeline.held_out.refinement.rays_per_step = 40, 512
+    first, last = pipeline.held_out.localization.first, pipeline.held_out.localization.last
+    first.steps, first.rays_per_hypothesis = 30, 64
+    last.steps, last.rays_per_hypothesis = 40, 128
     config.max_num_iterations = pipeline.schedule.total_steps
     trainer = build_trainer(config)
     table = trainer.pipeline.train_poses

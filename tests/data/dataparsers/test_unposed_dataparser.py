@@ -211,9 +211,17 @@ def test_missing_folder(tmp_path: Path):
 
 
 def test_file_in_place_of_a_folder(tmp_path: Path):
-    (tmp_path / "a.png").touch()
+    (tmp_path / "a.txt").touch()
     with pytest.raises(InputError, match="is not a folder"):
+        parse(tmp_path / "a.txt")
+
+
+def test_a_picture_is_a_folder_of_one(tmp_path: Path):
+    Image.fromarray(np.zeros((12, 16, 3), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="has 1 images .* at least 6 are needed"):
         parse(tmp_path / "a.png")
+    outputs = UnposedDataParserConfig(data=tmp_path / "a.png", min_images=1).setup().get_dataparser_outputs("all")
+    assert outputs.image_filenames == [tmp_path / "a.png"]
 
 
 def test_empty_folder(tmp_path: Path):
