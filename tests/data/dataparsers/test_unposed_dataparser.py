@@ -218,7 +218,7 @@ def test_file_in_place_of_a_folder(tmp_path: Path):
 
 def test_a_picture_is_a_folder_of_one(tmp_path: Path):
     Image.fromarray(np.zeros((12, 16, 3), np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match="has 1 images .* at least 6 are needed"):
+    with pytest.raises(InputError, match=r"has 1 images .* at least 6 are needed"):
         parse(tmp_path / "a.png")
     outputs = UnposedDataParserConfig(data=tmp_path / "a.png", min_images=1).setup().get_dataparser_outputs("all")
     assert outputs.image_filenames == [tmp_path / "a.png"]
