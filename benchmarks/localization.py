@@ -24,11 +24,11 @@ from torch import Tensor
 from training import machine, table_head, table_row
 
 from gnerf_ns.cameras.alignment import fit_similarity
-from gnerf_ns.localization.localize import Localization
 from gnerf_ns.localization.localizer import LocalizerConfig, localize_in_scene
 from gnerf_ns.localization.new_photographs import read_new_photographs
 from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.pixel_choice import RaySelection
+from gnerf_ns.localization.refinement_rounds import Localization
 from gnerf_ns.localization.starting_poses import disturbed
 from gnerf_ns.localization.trained_scene import TrainedScene
 from gnerf_ns.scripts.localize import load_pipeline

@@ -14,9 +14,9 @@ from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig
 from gnerf_ns.engine.optimizers import QuickAdamOptimizerConfig
 from gnerf_ns.engine.phase_scheduler import PhaseSchedulerConfig
 from gnerf_ns.localization.held_out import HeldOutConfig
-from gnerf_ns.localization.localize import LocalizationConfig
 from gnerf_ns.localization.photometric_refinement import RefinementConfig
 from gnerf_ns.localization.pose_search import PoseSearchConfig
+from gnerf_ns.localization.refinement_rounds import LocalizationConfig
 from gnerf_ns.model_components.discriminator import DiscriminatorConfig
 from gnerf_ns.model_components.hash_radiance import HashRadianceConfig
 from gnerf_ns.model_components.inversion_network import InversionNetworkConfig

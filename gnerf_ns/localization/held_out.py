@@ -9,10 +9,10 @@ import torch
 
 from gnerf_ns.cameras.pose_table import PoseTable
 from gnerf_ns.localization.hypotheses import learned_as
-from gnerf_ns.localization.localize import LocalizationConfig, localize_photographs
 from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.photometric_refinement import RefinementConfig
 from gnerf_ns.localization.pose_search import PoseSearch
+from gnerf_ns.localization.refinement_rounds import LocalizationConfig, localize_photographs
 from gnerf_ns.localization.trained_field import TrainedField
 from gnerf_ns.localization.trained_scene import PoseRegressor
 from gnerf_ns.models.gnerf import GNeRFModel

@@ -17,9 +17,14 @@ from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses
 from gnerf_ns.data.image_stack import ImageStack
 from gnerf_ns.errors import InputError
 from gnerf_ns.localization.hypotheses import Hypotheses, increments_about
-from gnerf_ns.localization.localize import Localization, LocalizationConfig, localize_photographs, squared_errors
 from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.pixel_choice import PixelChoice
+from gnerf_ns.localization.refinement_rounds import (
+    Localization,
+    LocalizationConfig,
+    localize_photographs,
+    squared_errors,
+)
 from gnerf_ns.localization.starting_poses import best_of, best_of_bank, disturbed, poses_of_alike
 from gnerf_ns.localization.trained_scene import TrainedScene
 

@@ -14,9 +14,9 @@ from gnerf_ns.cameras.rays import rays_from_poses, with_longer_focal
 from gnerf_ns.data.patch_sampling import image_coords
 from gnerf_ns.data.transforms_json import write_transforms_json
 from gnerf_ns.data.unposed_dataset import lengthen_focal
-from gnerf_ns.localization.localize import Localization
 from gnerf_ns.localization.new_photographs import NewPhotographs
 from gnerf_ns.localization.photographs import Photographs
+from gnerf_ns.localization.refinement_rounds import Localization
 from gnerf_ns.localization.trained_field import TrainedField
 from gnerf_ns.localization.trained_scene import TrainedScene
 from gnerf_ns.plots import plot_localized, save_picture

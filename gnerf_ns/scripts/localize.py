@@ -15,7 +15,7 @@ from gnerf_ns.localization.localizer import LocalizerConfig, localize_in_scene
 if TYPE_CHECKING:
     from nerfstudio.pipelines.base_pipeline import Pipeline
 
-    from gnerf_ns.localization.localize import Localization
+    from gnerf_ns.localization.refinement_rounds import Localization
 
 MAX_IMAGE_SIDE = 400
 """Pictures are not read larger than this without being asked for, in pixels."""

@@ -7,10 +7,10 @@ from gnerf_ns.cameras.pose_codec import PoseCodec
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.cameras.pose_table import PoseTable
 from gnerf_ns.localization.held_out import HeldOutConfig, estimate_held_out_poses
-from gnerf_ns.localization.localize import LocalizationConfig
 from gnerf_ns.localization.photometric_refinement import RefinementConfig
 from gnerf_ns.localization.pose_matcher import PoseMatcher
 from gnerf_ns.localization.pose_search import PoseSearch, PoseSearchConfig
+from gnerf_ns.localization.refinement_rounds import LocalizationConfig
 
 COUNT = 5
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import gnerf_ns.localization.localizer as localizer
 from gnerf_ns.errors import InputError
-from gnerf_ns.localization.localize import LocalizationConfig
 from gnerf_ns.localization.localizer import LocalizerConfig, localize, localize_in_scene, reference_error
 from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.photometric_refinement import RefinementConfig
+from gnerf_ns.localization.refinement_rounds import LocalizationConfig
 from gnerf_ns.localization.starting_poses import Surroundings, disturbed
 from gnerf_ns.localization.trained_field import TrainedField
 from gnerf_ns.localization.trained_scene import TrainedScene

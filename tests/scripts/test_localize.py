@@ -14,9 +14,9 @@ from PIL import Image
 from tiny_run import build_trainer, trainer_config
 
 from gnerf_ns.errors import InputError
-from gnerf_ns.localization.localize import LocalizationConfig
 from gnerf_ns.localization.localizer import LocalizerConfig
 from gnerf_ns.localization.photometric_refinement import RefinementConfig
+from gnerf_ns.localization.refinement_rounds import LocalizationConfig
 from gnerf_ns.scripts.localize import Localize, load_pipeline
 
 FEW = RefinementConfig(steps=2, rays_per_hypothesis=8, first_image_side=8)
