@@ -80,7 +80,8 @@ def localize(
     """Find the poses of pictures in a trained pipeline.
 
     Args:
-        pipeline: loaded, of any method that renders single rays with gradients in them; left as it was.
+        pipeline: loaded, of any method that renders single rays with gradients in them; left as it was, but
+            for hash grids that run compiled code from now on.
         images: RGB, or RGBA with straight alpha.
         cameras: their intrinsics; the poses are not looked at.
         config: how; the defaults if None.

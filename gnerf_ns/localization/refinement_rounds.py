@@ -120,16 +120,16 @@ def localize_photographs(
     pixels = PixelChoice(photographs, config.ray_selection, field.background)
     hypotheses = Hypotheses(photographs, which, starts.flatten(0, 1), make_poses)
     paths = starts.flatten(0, 1)[:, None]
-    num_rays, all_of_them = 0, hypotheses
+    num_rays, all_of_them, errors = 0, hypotheses, starts.new_zeros(len(hypotheses))
     for refinement, survivors in ((config.first, config.survivors), (config.second, 1), (config.last, 1)):
         paths = torch.cat([paths, _refine(refinement, field, pixels, hypotheses)], dim=1)
         num_rays += refinement.steps * refinement.rays_per_hypothesis * len(hypotheses) // count
-        kept = _best(squared_errors(field, pixels, hypotheses, config.comparison_side), count, survivors)
-        hypotheses, paths = hypotheses.kept(kept), paths[kept]
+        errors = squared_errors(field, pixels, hypotheses, config.comparison_side)
+        kept = _best(errors, count, survivors)
+        hypotheses, paths, errors = hypotheses.kept(kept), paths[kept], errors[kept]
 
     poses = hypotheses.poses().detach()
     gains, factors = hypotheses.log_gains.detach().exp(), hypotheses.log_focal_factors.detach().exp()
-    errors = squared_errors(field, pixels, hypotheses, config.comparison_side)
     explained = 1.0 - errors / _variances(pixels, config.comparison_side).clamp_min(1e-9)
     turns = roma.rotmat_geodesic_distance(all_of_them.poses().detach()[..., :3], poses[which][..., :3])
     agreeing = (turns.rad2deg() < config.agreement_deg).view(count, per_photograph).sum(dim=1)

@@ -13,17 +13,12 @@ from torch import Tensor
 
 from gnerf_ns.cameras.pose_increments import PoseIncrements
 from gnerf_ns.cameras.pose_prior import PosePrior
-from gnerf_ns.cameras.rays import rays_from_poses
-from gnerf_ns.data.patch_sampling import image_coords
 from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.trained_field import TrainedField
 from gnerf_ns.model_components.image_matching import pairwise_cost, pyramid_features
 
 THUMBNAIL_SIDE = 16
 """Longer side, in pixels, of what is compared to choose where to begin."""
-
-BANK_PER_CHUNK = 32
-"""Thumbnails rendered at a time; bounds memory."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +85,8 @@ def best_of_bank(
 ) -> Float[Tensor, "n hypotheses 3 4"]:
     """Likewise of a bank that is shared by all photographs, which are taken to have the first one's intrinsics."""
     size = photographs.size_at(THUMBNAIL_SIDE, multiple_of=4)
-    coords = image_coords(*size, bank.device).view(1, -1, 2)
-    shown = []
-    with field.frozen():
-        for poses in bank.split(BANK_PER_CHUNK):
-            first = torch.zeros(len(poses), dtype=torch.long, device=bank.device)
-            directions = photographs.directions.at(first, coords.expand(len(poses), -1, -1))
-            areas = photographs.directions.pixel_areas(first, *size)
-            shown.append(field.colours(rays_from_poses(poses, directions, first, areas)))
-    renderings = torch.cat(shown).view(len(bank), *size, 3).permute(0, 3, 1, 2)
+    first = torch.zeros(len(bank), dtype=torch.long, device=bank.device)
+    renderings = field.pictures(bank, photographs.directions, first, *size)
     pictures = photographs.resized(*size, field.background_or_black)
     cost = pairwise_cost(pyramid_features(pictures), pyramid_features(renderings))
     return bank[cost.topk(min(count, len(bank)), dim=1, largest=False).indices]

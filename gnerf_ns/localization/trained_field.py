@@ -6,13 +6,18 @@ from contextlib import contextmanager
 from typing import Iterator, Optional
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.models.base_model import Model
 from torch import Tensor
 
+from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses, with_longer_focal
+from gnerf_ns.data.patch_sampling import image_coords
 from gnerf_ns.errors import InputError
 from gnerf_ns.models.gnerf import GNeRFModel
+
+RAYS_PER_CHUNK = 8192
+"""Rays of whole pictures rendered at a time; bounds memory."""
 
 RGB_OUTPUTS = ("rgb", "rgb_fine")
 """What nerfstudio's models call the colours that they are trained to show."""
@@ -63,6 +68,41 @@ class TrainedField:
         # Ours would compute normals as well.
         outputs = self.model.render(ray_bundle) if isinstance(self.model, GNeRFModel) else self.model(ray_bundle)
         return next(outputs[name] for name in RGB_OUTPUTS if name in outputs)
+
+    @torch.no_grad()
+    def pictures(
+        self,
+        camera_to_worlds: Float[Tensor, "batch 3 4"],
+        cameras: CameraDirections,
+        camera_indices: Int[Tensor, "batch"],
+        height: int,
+        width: int,
+        focal_factors: Optional[Float[Tensor, "batch"]] = None,
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Whole pictures.
+
+        Args:
+            camera_to_worlds: where each is taken from.
+            cameras: intrinsics.
+            camera_indices: which of them each picture has.
+            height: of the pictures, in pixels.
+            width: likewise.
+            focal_factors: how many times longer the focal length of each is; None for no longer.
+        """
+        coords = image_coords(height, width, self.device).view(1, -1, 2)
+        per_chunk = max(1, RAYS_PER_CHUNK // (height * width))
+        shown = []
+        with self.frozen():
+            for chunk in torch.arange(len(camera_to_worlds), device=self.device).split(per_chunk):
+                indices = camera_indices[chunk]
+                directions = cameras.at(indices, coords.expand(len(chunk), -1, -1))
+                if focal_factors is not None:
+                    directions = with_longer_focal(directions, focal_factors[chunk])
+                areas = cameras.pixel_areas(indices, height, width)
+                rays = rays_from_poses(camera_to_worlds[chunk], directions, indices, areas)
+                # A single large picture is more than a chunk.
+                shown += [self.colours(rays[some]) for some in torch.arange(len(rays)).split(RAYS_PER_CHUNK)]
+        return torch.cat(shown).view(len(camera_to_worlds), height, width, 3).permute(0, 3, 1, 2)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

@@ -10,8 +10,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from gnerf_ns.cameras.rays import rays_from_poses, with_longer_focal
-from gnerf_ns.data.patch_sampling import image_coords
 from gnerf_ns.data.transforms_json import write_transforms_json
 from gnerf_ns.data.unposed_dataset import lengthen_focal
 from gnerf_ns.localization.new_photographs import NewPhotographs
@@ -20,9 +18,6 @@ from gnerf_ns.localization.refinement_rounds import Localization
 from gnerf_ns.localization.trained_field import TrainedField
 from gnerf_ns.localization.trained_scene import TrainedScene
 from gnerf_ns.plots import plot_localized, save_picture
-
-RAYS_PER_CHUNK = 8192
-"""Rays rendered at a time; bounds memory."""
 
 
 def write_report(
@@ -96,13 +91,14 @@ def comparison(
     height, width = photographs.images.height, photographs.images.width
     one = torch.tensor([index], device=field.device)
     photograph = photographs.resized(height, width, field.background_or_black, one)[0].permute(1, 2, 0)
-    through = photographs.directions.at(one, image_coords(height, width, field.device).view(1, -1, 2))
-    directions = with_longer_focal(through, through.new_tensor([localization.focal_factor]))
-    rays = rays_from_poses(
-        localization.camera_to_world[None], directions, one, photographs.directions.pixel_areas(one, height, width)
-    )
-    with field.frozen():
-        chunks = [field.colours(rays[chunk]) for chunk in torch.arange(len(rays)).split(RAYS_PER_CHUNK)]
-    rendering = (localization.exposure_gain * torch.cat(chunks)).view(height, width, 3).clamp(0.0, 1.0)
+    shown = field.pictures(
+        localization.camera_to_world[None],
+        photographs.directions,
+        one,
+        height,
+        width,
+        torch.tensor([localization.focal_factor], device=field.device),
+    )[0].permute(1, 2, 0)
+    rendering = (localization.exposure_gain * shown).clamp(0.0, 1.0)
     beside: Float[Tensor, "height width 3"] = torch.cat([rendering, photograph, (rendering - photograph).abs()], dim=1)
     return (255.0 * beside).round().byte().cpu().numpy()

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, List, Optional
+from typing import Annotated, Any, List, Optional
 
 import torch
 import tyro
+from nerfstudio.pipelines.base_pipeline import Pipeline
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from gnerf_ns.errors import InputError
 from gnerf_ns.localization.localizer import LocalizerConfig, localize_in_scene
-
-if TYPE_CHECKING:
-    from nerfstudio.pipelines.base_pipeline import Pipeline
-
-    from gnerf_ns.localization.refinement_rounds import Localization
+from gnerf_ns.localization.new_photographs import read_new_photographs
+from gnerf_ns.localization.refinement_rounds import Localization
+from gnerf_ns.localization.trained_scene import TrainedScene
+from gnerf_ns.scripts.localization_report import write_report
+from gnerf_ns.scripts.progress import progress_display
 
 MAX_IMAGE_SIDE = 400
 """Pictures are not read larger than this without being asked for, in pixels."""
@@ -44,13 +46,8 @@ class Localize:
 
     def main(self) -> None:
         """Do it."""
-        from nerfstudio.utils.rich_utils import CONSOLE
-
-        from gnerf_ns.localization.new_photographs import read_new_photographs
-        from gnerf_ns.localization.trained_scene import TrainedScene
-        from gnerf_ns.scripts.localization_report import write_report
-        from gnerf_ns.scripts.progress import progress_display
-
+        if self.output.suffix != ".json":
+            raise InputError(f"--output {self.output} does not end in .json; give the transforms.json to write.")
         folder = self.output.with_suffix("")
         for path in (self.output, folder):
             if path.exists():
@@ -80,6 +77,7 @@ def load_pipeline(load_config: Path) -> Pipeline:
     Raises:
         InputError: the run cannot be found.
     """
+    # Imports every installed method.
     from nerfstudio.utils.eval_utils import eval_setup
 
     if not load_config.is_file():

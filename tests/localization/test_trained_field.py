@@ -98,3 +98,18 @@ def test_frozen_and_back(training: bool):
         assert not model.training and not any(p.requires_grad for p in model.radiance.parameters())
         raise KeyboardInterrupt
     assert model.training is training and all(p.requires_grad for p in model.radiance.parameters())
+
+
+@pytest.mark.parametrize("height, width", [(6, 8), (80, 120)])  # many to a chunk, and more than one
+def test_whole_pictures_are_their_rays_in_order(height: int, width: int):
+    model = model_of(Blobs(num_samples=8))
+    model.eval()
+    poses, directions = random_poses(3), CameraDirections(cameras(3, width, height))
+    which = torch.tensor([2, 0, 1])
+    shown = TrainedField(model).pictures(poses, directions, which, height, width)
+    coords = image_coords(height, width).view(1, -1, 2).expand(3, -1, -1)
+    with torch.no_grad():
+        expected = model.render(rays_from_poses(poses, directions.at(which, coords), which))["rgb"]
+    assert torch.allclose(shown.permute(0, 2, 3, 1).reshape(-1, 3), expected, atol=1e-6)
+    longer = TrainedField(model).pictures(poses, directions, which, height, width, torch.full((3,), 2.0))
+    assert not torch.allclose(longer, shown, atol=1e-2)

@@ -92,6 +92,12 @@ def test_nothing_is_overwritten(config_path: Path, tiny_scene: Path, tmp_path: P
         localized(config_path, tiny_scene / "transforms_test.json", tmp_path / "other.json")
 
 
+def test_the_output_says_by_its_ending_what_it_is(config_path: Path, tiny_scene: Path, tmp_path: Path):
+    with pytest.raises(InputError, match=r"poses does not end in \.json"):
+        localized(config_path, tiny_scene / "transforms_test.json", tmp_path / "poses")
+    assert not list(tmp_path.iterdir())
+
+
 def test_runs_that_are_not_there_get_one_sentence(config_path: Path, tmp_path: Path):
     with pytest.raises(InputError, match=r"no file .*config\.yml; give --load-config"):
         load_pipeline(tmp_path / "config.yml")
