@@ -30,8 +30,8 @@ from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.pixel_choice import RaySelection
 from gnerf_ns.localization.refinement_rounds import Localization
 from gnerf_ns.localization.starting_poses import disturbed
+from gnerf_ns.localization.trained_run import load_run
 from gnerf_ns.localization.trained_scene import TrainedScene
-from gnerf_ns.scripts.localize import load_pipeline
 
 COLUMNS = ["method", "begun from", "pixels", "seed", "pictures", "under 5° and 5 %", "under 2°", "median °", "max °"]
 COLUMNS += ["said to converge", "s a picture", "CPU s", "rays"]
@@ -71,7 +71,7 @@ def main(arguments: Arguments) -> None:
     warnings.filterwarnings("ignore")
     rows: List[str] = []
     for path in arguments.load_configs:
-        pipeline = load_pipeline(path)
+        _, pipeline = load_run(path)
         scene = TrainedScene.of(pipeline)
         photographs, truth = test_pictures(arguments, pipeline, scene)
         for init in arguments.inits:

@@ -75,7 +75,8 @@ def plot_cameras(
 
     Args:
         estimated: camera_to_world matrices.
-        ground_truth: true cameras, already aligned to the estimate's frame; none are drawn if None.
+        ground_truth: true cameras, already aligned to the estimate's frame, NaN where they are not known; none are
+            drawn if None.
         title: a line above the picture.
     """
     estimated = estimated.detach().double().cpu()
@@ -83,8 +84,9 @@ def plot_cameras(
     lines = []
     if ground_truth is not None:
         truth = ground_truth.detach().double().cpu()
-        groups.insert(0, CameraGroup(truth, TRUTH_COLOR, "true"))
-        errors = torch.stack([estimated[..., 3], truth[..., 3]], dim=1).numpy()
+        known = truth.isfinite().flatten(1).all(dim=1)
+        groups.insert(0, CameraGroup(truth[known], TRUTH_COLOR, "true"))
+        errors = torch.stack([estimated[known][..., 3], truth[known][..., 3]], dim=1).numpy()
         lines.append(LineGroup(list(errors), ERROR_COLOR, "position error"))
     return plot_groups(groups, lines, title)
 

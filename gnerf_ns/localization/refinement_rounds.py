@@ -19,6 +19,9 @@ from gnerf_ns.localization.trained_field import TrainedField
 PATH_INTERVAL = 10
 """Steps between the recorded poses of a path."""
 
+LEAST_VARIANCE = 1e-5
+"""A photograph whose colours vary less, in units of their whole range, shows nothing."""
+
 RAYS_PER_CHUNK = 32768
 """Rays rendered at a time where hypotheses are compared; bounds memory."""
 
@@ -130,7 +133,9 @@ def localize_photographs(
 
     poses = hypotheses.poses().detach()
     gains, factors = hypotheses.log_gains.detach().exp(), hypotheses.log_focal_factors.detach().exp()
-    explained = 1.0 - errors / _variances(pixels, config.comparison_side).clamp_min(1e-9)
+    # A picture of one colour tells nothing of where it is from.
+    variances = _variances(pixels, config.comparison_side)
+    explained = torch.where(variances > LEAST_VARIANCE, 1.0 - errors / variances.clamp_min(LEAST_VARIANCE), 0.0)
     turns = roma.rotmat_geodesic_distance(all_of_them.poses().detach()[..., :3], poses[which][..., :3])
     agreeing = (turns.rad2deg() < config.agreement_deg).view(count, per_photograph).sum(dim=1)
     limit = float("inf") if reference_error is None else config.max_error_ratio * reference_error

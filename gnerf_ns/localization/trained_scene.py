@@ -16,6 +16,7 @@ from nerfstudio.pipelines.base_pipeline import Pipeline
 from torch import Tensor
 
 from gnerf_ns.cameras.rays import CameraDirections
+from gnerf_ns.data.dataparsers.grown_dataparser import in_field_frame
 from gnerf_ns.data.image_stack import ImageStack
 from gnerf_ns.data.unposed_dataset import UnposedDataset
 from gnerf_ns.errors import InputError
@@ -92,10 +93,7 @@ class TrainedScene:
 
     def in_field_frame(self, camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n 3 4"]:
         """The inverse of `in_data_frame`."""
-        transform = self.dataparser_outputs.dataparser_transform.to(camera_to_worlds)
-        moved = transform[:, :3] @ camera_to_worlds
-        positions = (moved[..., 3] + transform[:, 3]) * self.dataparser_outputs.dataparser_scale
-        return torch.cat([moved[..., :3], positions[..., None]], dim=-1).to(self.field.device)
+        return in_field_frame(self.dataparser_outputs, camera_to_worlds).to(self.field.device)
 
 
 def use_compiled_hash_grids(model: Model) -> None:

@@ -24,11 +24,15 @@ class Evaluation:
         self._train_poses = train_poses
 
     def pose_errors(self) -> Optional[PoseErrors]:
-        """Errors of the training images' estimated poses; None where the truth is not known."""
+        """Errors of the training images' estimated poses; None where the truth is not known.
+
+        Images of which it is not (NaN), as it is of those localised and added later, do not count.
+        """
         truth = self._datamanager.train_ground_truth
-        if truth is None or not bool(torch.isfinite(truth).all()):
+        known = None if truth is None else truth.isfinite().flatten(1).all(dim=1).cpu()
+        if truth is None or known is None or not bool(known.any()):
             return None
-        return pose_errors(self._train_poses().detach().cpu(), truth.cpu())
+        return pose_errors(self._train_poses().detach().cpu()[known], truth.cpu()[known])
 
     def pose_metrics(self) -> Dict[str, float]:
         """`PoseErrors.summary` of the training images; empty where the truth is not known."""

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, List, Optional
+from typing import Annotated, List, Optional
 
 import torch
 import tyro
-from nerfstudio.pipelines.base_pipeline import Pipeline
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from gnerf_ns.engine.growth import Growth, GrowthConfig, grow_run
 from gnerf_ns.errors import InputError
 from gnerf_ns.localization.localizer import LocalizerConfig, localize_in_scene
 from gnerf_ns.localization.new_photographs import read_new_photographs
 from gnerf_ns.localization.refinement_rounds import Localization
+from gnerf_ns.localization.trained_run import load_run
 from gnerf_ns.localization.trained_scene import TrainedScene
 from gnerf_ns.scripts.localization_report import write_report
 from gnerf_ns.scripts.progress import progress_display
+
+NOT_ALL_LOCALISED = 3
+"""Exit status where some picture was not localised; 1 is a mistake in what was asked for, 2 in how."""
 
 MAX_IMAGE_SIDE = 400
 """Pictures are not read larger than this without being asked for, in pixels."""
@@ -44,15 +49,22 @@ class Localize:
     localizer: Annotated[LocalizerConfig, tyro.conf.arg(name="")] = field(default_factory=LocalizerConfig)
     """Where to begin, and how to go on."""
 
-    def main(self) -> None:
-        """Do it."""
+    grow: bool = False
+    """Train a copy of the run on with the localised pictures among its own, and keep it unless held-out pictures come
+    out worse. It stands beside the run, which stays as it is."""
+    growth: GrowthConfig = field(default_factory=GrowthConfig)
+    """Which pictures that takes, and for how long."""
+
+    def main(self) -> bool:
+        """Do it; whether every picture was localised."""
         if self.output.suffix != ".json":
             raise InputError(f"--output {self.output} does not end in .json; give the transforms.json to write.")
         folder = self.output.with_suffix("")
         for path in (self.output, folder):
             if path.exists():
                 raise InputError(f"{path} exists already; give another --output, or remove it.")
-        scene = TrainedScene.of(load_pipeline(self.load_config))
+        run_config, pipeline = load_run(self.load_config)
+        scene = TrainedScene.of(pipeline)
         torch.manual_seed(self.seed)
         side = self.max_image_side or min(MAX_IMAGE_SIDE, scene.image_side)
         pictures = read_new_photographs(self.images, self.fov_deg or scene.fov_deg, side, scene.field.device)
@@ -67,34 +79,28 @@ class Localize:
                 )
                 for index, result in zip(indices.tolist(), results, strict=True):
                     found[index] = result
-        lines = write_report(self.output, folder, scene, pictures, [each for each in found if each is not None])
-        CONSOLE.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+        done = [each for each in found if each is not None]
+        _say(write_report(self.output, folder, scene, pictures, done))
+        if self.grow:
+            _say(_growth_report(grow_run(run_config, self.output, self.growth)))
+        return all(each.converged for each in done)
 
 
-def load_pipeline(load_config: Path) -> Pipeline:
-    """A trained pipeline of any method, ready to render.
+def _growth_report(growth: Optional[Growth]) -> List[str]:
+    if growth is None:
+        return ["No picture is sure enough to train on; the run stays as it is."]
+    line = f"Held-out PSNR {growth.psnr_before:.2f} dB before, {growth.psnr_after:.2f} dB after training with "
+    line += f"{growth.num_added} pictures more"
+    if growth.folder is None:
+        return [f"{line}: worse, so that the run stays as it is."]
+    return [f"{line}. The new run:", f"  {growth.folder / 'config.yml'}"]
 
-    Raises:
-        InputError: the run cannot be found.
-    """
-    # Imports every installed method.
-    from nerfstudio.utils.eval_utils import eval_setup
 
-    if not load_config.is_file():
-        raise InputError(f"There is no file {load_config}; give --load-config the config.yml of a trained run.")
-    run = load_config.resolve().parent
-    if not any((run / "nerfstudio_models").glob("step-*.ckpt")):
-        raise InputError(f"{run / 'nerfstudio_models'} holds no checkpoint; train the run first.")
-
-    def where_it_lies_now(config: Any) -> Any:
-        # Saved paths of nerfstudio's own methods hold only from the folder in which training was started.
-        if run.parts[-3:] == (config.experiment_name, config.method_name, config.timestamp):
-            config.output_dir = run.parents[2]
-        return config
-
-    return eval_setup(load_config, test_mode="inference", update_config_callback=where_it_lies_now)[1]
+def _say(lines: List[str]) -> None:
+    CONSOLE.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def entrypoint() -> None:
     """Console command."""
-    tyro.cli(Localize, description=__doc__).main()
+    if not tyro.cli(Localize, description=__doc__).main():
+        sys.exit(NOT_ALL_LOCALISED)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_run import build_pipeline, pipeline_config, state_of, train_steps
 
+from gnerf_ns.cameras.alignment import pose_errors
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.errors import InputError
 
@@ -152,3 +153,16 @@ def test_evaluation_lays_photographs_over_the_background_of_the_renderings(tiny_
         image, alpha = dataset.get_image_float32(0), dataset.get_numpy_image(0)[..., 3]
         clear = image[torch.from_numpy(alpha == 0)]
         assert len(clear) and torch.equal(clear, pipeline.model.evaluation_background.expand_as(clear))
+
+
+def test_images_of_which_the_truth_is_not_known_do_not_count(tiny_scene: Path):
+    pipeline = build_pipeline(pipeline_config(tiny_scene, "transport"))
+    manager = pipeline.datamanager
+    assert manager.train_ground_truth is not None
+    torch.manual_seed(0)
+    pipeline.train_poses.codes.data += 0.3 * torch.randn_like(pipeline.train_poses.codes)
+    some = slice(0, len(manager.train_ground_truth) - 2)
+    expected = pose_errors(pipeline.train_poses().detach()[some], manager.train_ground_truth[some]).summary()
+    manager.train_ground_truth[some.stop :] = float("nan")
+    assert pipeline.evaluation.pose_metrics() == expected
+    assert bool(torch.isfinite(pipeline.evaluation.plot_poses()).all())

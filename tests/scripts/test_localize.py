@@ -17,7 +17,8 @@ from gnerf_ns.errors import InputError
 from gnerf_ns.localization.localizer import LocalizerConfig
 from gnerf_ns.localization.photometric_refinement import RefinementConfig
 from gnerf_ns.localization.refinement_rounds import LocalizationConfig
-from gnerf_ns.scripts.localize import Localize, load_pipeline
+from gnerf_ns.localization.trained_run import load_run
+from gnerf_ns.scripts.localize import Localize
 
 FEW = RefinementConfig(steps=2, rays_per_hypothesis=8, first_image_side=8)
 QUICK = LocalizerConfig(
@@ -61,7 +62,7 @@ def test_a_single_picture_and_one_of_another_shape(config_path: Path, tmp_path: 
     (frame,) = meta["frames"]
     assert (frame["w"], frame["h"]) == (20, 12)
     # Nothing tells its field of view, so it is that of the training pictures.
-    pipeline: Any = load_pipeline(config_path)
+    _, pipeline = load_run(config_path)
     camera = pipeline.datamanager.train_dataset.cameras[0]
     assert frame["fl_x"] / 20 == pytest.approx(float(camera.fx / camera.width), rel=1e-4)
 
@@ -77,8 +78,8 @@ def test_a_run_may_have_been_moved(config_path: Path, tmp_path: Path):
     moved = tmp_path.joinpath("elsewhere", *base.parts[-3:])
     shutil.copytree(base, moved)
     shutil.rmtree(moved / "estimated_poses")
-    pipeline: Any = load_pipeline(moved / "config.yml")
-    original: Any = load_pipeline(config_path)
+    _, pipeline = load_run(moved / "config.yml")
+    _, original = load_run(config_path)
     assert torch.equal(pipeline.train_poses(), original.train_poses())
 
 
@@ -100,10 +101,10 @@ def test_the_output_says_by_its_ending_what_it_is(config_path: Path, tiny_scene:
 
 def test_runs_that_are_not_there_get_one_sentence(config_path: Path, tmp_path: Path):
     with pytest.raises(InputError, match=r"no file .*config\.yml; give --load-config"):
-        load_pipeline(tmp_path / "config.yml")
+        load_run(tmp_path / "config.yml")
     shutil.copy(config_path, tmp_path / "config.yml")
     with pytest.raises(InputError, match="holds no checkpoint; train the run first"):
-        load_pipeline(tmp_path / "config.yml")
+        load_run(tmp_path / "config.yml")
 
 
 def test_pictures_that_are_not_there_get_one_sentence(config_path: Path, tmp_path: Path):

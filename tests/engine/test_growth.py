@@ -1,0 +1,172 @@
+"""Training on with localised pictures: what is added, what goes on from where it was, and what is thrown away."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+import torch
+from nerfstudio.configs.method_configs import method_configs
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from tiny_run import build_trainer, trainer_config
+
+from gnerf_ns.data.procedural_scene import ProceduralSceneConfig, render_procedural_scene
+from gnerf_ns.engine.growth import LOCALIZED_FILE, GrowthConfig, grow_run
+from gnerf_ns.errors import InputError
+from gnerf_ns.localization.trained_run import load_run, without_lpips
+
+FIGURES = {"converged": True, "photometric_error": 0.05, "num_agreeing": 3, "num_hypotheses": 4}
+
+
+@pytest.fixture(scope="module")
+def new_pictures(tmp_path_factory: pytest.TempPathFactory) -> List[Dict[str, Any]]:
+    """Frames of three pictures of the scene that no run has seen, all well localised."""
+    folder = tmp_path_factory.mktemp("new")
+    render_procedural_scene(
+        folder, ProceduralSceneConfig(num_train=3, num_test=1, image_side=16, samples_per_side=2, seed=5)
+    )
+    frames = json.loads((folder / "transforms_train.json").read_text())["frames"]
+    return [
+        {
+            "file_path": str((folder / f"{frame['file_path']}.png").resolve()),
+            "transform_matrix": frame["transform_matrix"],
+            "w": 16,
+            "h": 16,
+            "fl_x": 22.0,
+            "fl_y": 22.0,
+            "cx": 8.0,
+            "cy": 8.0,
+            "localization": dict(FIGURES),
+        }
+        for frame in frames
+    ]
+
+
+@pytest.fixture(scope="module")
+def our_run(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = trainer_config(tiny_scene, tmp_path_factory.mktemp("ours"), "transport")
+    build_trainer(config).train()
+    return config.get_base_dir() / "config.yml"
+
+
+@pytest.fixture(scope="module")
+def nerfacto_run(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config: Any = copy.deepcopy(method_configs["nerfacto"])
+    config.data, config.output_dir, config.vis = tiny_scene, tmp_path_factory.mktemp("nerfacto"), "tensorboard"
+    config.experiment_name, config.timestamp = "scene", "now"
+    config.machine.device_type, config.mixed_precision, config.max_num_iterations = "cpu", False, 6
+    config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 10**9
+    config.logging.local_writer.enable = False
+    vanilla = copy.deepcopy(method_configs["vanilla-nerf"]).pipeline.datamanager
+    config.pipeline.datamanager = vanilla
+    vanilla.dataparser, vanilla.train_num_rays_per_batch = BlenderDataParserConfig(data=tiny_scene), 64
+    model = config.pipeline.model
+    model.implementation, model.camera_optimizer.mode = "torch", "off"
+    model.num_levels, model.max_res, model.log2_hashmap_size = 2, 16, 8
+    model.num_proposal_iterations, model.num_proposal_samples_per_ray, model.num_nerf_samples_per_ray = 1, (8,), 4
+    model.proposal_net_args_list = [{"hidden_dim": 4, "log2_hashmap_size": 8, "num_levels": 2, "max_res": 16}]
+    with without_lpips():
+        build_trainer(config).train()
+    return config.get_base_dir() / "config.yml"
+
+
+def grown(run: Path, frames: List[Dict[str, Any]], folder: Path, **options: Any) -> Any:
+    poses = folder / "poses.json"
+    poses.write_text(json.dumps({"camera_model": "OPENCV", "frames": frames}))
+    return grow_run(load_run(run)[0], poses, GrowthConfig(steps=3, **options))
+
+
+def quality_is(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
+    """Have held-out pictures come out as said: few steps on few pixels may go either way."""
+    given = iter(values)
+    for path in (
+        "gnerf_ns.pipelines.gnerf_pipeline.GNeRFPipeline",
+        "nerfstudio.pipelines.base_pipeline.VanillaPipeline",
+    ):
+        monkeypatch.setattr(f"{path}.get_average_eval_image_metrics", lambda self, step: {"psnr": next(given)})
+
+
+def state_of(run: Path) -> Dict[str, torch.Tensor]:
+    (checkpoint,) = (run.parent / "nerfstudio_models").glob("*.ckpt")
+    return torch.load(checkpoint, weights_only=False)["pipeline"]
+
+
+def files_of(folder: Path) -> Dict[Path, bytes]:
+    return {
+        path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and ".tfevents" not in path.name
+    }
+
+
+def test_our_run_goes_on_with_more_pictures(our_run: Path, new_pictures: Any, tmp_path: Path, monkeypatch: Any):
+    quality_is(monkeypatch, 10.0, 11.0)
+    before = files_of(our_run.parent)
+    growth = grown(our_run, new_pictures, tmp_path)
+    assert (growth.num_added, growth.psnr_before, growth.psnr_after) == (3, 10.0, 11.0)
+    assert files_of(our_run.parent) == before
+
+    old, new = state_of(our_run), state_of(growth.folder / "config.yml")
+    assert len(old["train_poses.codes"]) == 7 and len(new["train_poses.codes"]) == 10
+    assert not torch.equal(old["train_poses.codes"], new["train_poses.codes"][:7]), "they are learned on"
+    _, pipeline = load_run(growth.folder / "config.yml")
+    given = torch.tensor([frame["transform_matrix"][:3] for frame in new_pictures])
+    found = pipeline.estimated_cameras().camera_to_worlds[-3:]
+    assert not torch.equal(found, given)
+    turns = (found[..., :3].mT @ given[..., :3]).diagonal(dim1=-2, dim2=-1).sum(-1)
+    assert bool((turns > 2.9).all()), "they began where they had been found"
+    assert len(pipeline.evaluation.pose_errors().rotation_deg) == 7, "the truth of added ones is not known"
+    frames = json.loads((growth.folder / LOCALIZED_FILE).read_text())["frames"]
+    assert [frame["localized"] for frame in frames] == [True] * 3
+
+
+def test_nerfacto_learns_the_added_poses_and_no_others(
+    nerfacto_run: Path, new_pictures: Any, tmp_path: Path, monkeypatch
+):
+    quality_is(monkeypatch, 10.0, 10.0)
+    growth = grown(nerfacto_run, new_pictures, tmp_path)
+    old, new = state_of(nerfacto_run), state_of(growth.folder / "config.yml")
+    adjustment = new["_model.camera_optimizer.pose_adjustment"]
+    assert bool((adjustment[:7] == 0).all()) and bool((adjustment[7:] != 0).all())
+    name = "_model.field.embedding_appearance.embedding.weight"
+    assert len(old[name]) == 7 and len(new[name]) == 10
+    assert float((new[name][7:] - old[name].mean(dim=0)).abs().max()) < 0.2
+    _, pipeline = load_run(growth.folder / "config.yml")
+    given = torch.tensor([frame["transform_matrix"][:3] for frame in new_pictures])
+    torch.testing.assert_close(pipeline.datamanager.train_dataset.cameras.camera_to_worlds[-3:], given)
+
+
+def test_worse_is_rolled_back(our_run: Path, new_pictures: Any, tmp_path: Path, monkeypatch: Any):
+    quality_is(monkeypatch, 10.0, 9.9)
+    beside = sorted(our_run.parent.parent.iterdir())
+    growth = grown(our_run, new_pictures, tmp_path)
+    assert growth.folder is None and (growth.psnr_before, growth.psnr_after) == (10.0, 9.9)
+    assert sorted(our_run.parent.parent.iterdir()) == beside
+
+
+def test_only_sure_pictures_are_added(our_run: Path, new_pictures: Any, tmp_path: Path):
+    unsure = [{"converged": False}, {"photometric_error": 0.2}, {"num_agreeing": 1}]
+    frames = [{**frame, "localization": {**FIGURES, **flaw}} for frame, flaw in zip(new_pictures, unsure, strict=True)]
+    assert grown(our_run, frames, tmp_path) is None
+
+
+def test_pictures_that_the_run_has_get_one_sentence(our_run: Path, tiny_scene: Path, new_pictures: Any, tmp_path: Path):
+    beside = sorted(our_run.parent.parent.iterdir())
+    for name, sentence in (
+        ("held_out/0001.png", "is held out to judge the run by"),
+        ("images/0003.png", "is a training picture of this run already"),
+    ):
+        frame = {**new_pictures[0], "file_path": str((tiny_scene / name).resolve())}
+        with pytest.raises(InputError, match=sentence):
+            grown(our_run, [frame], tmp_path)
+    assert sorted(our_run.parent.parent.iterdir()) == beside
+
+
+def test_a_run_without_held_out_pictures_gets_one_sentence(tiny_scene: Path, new_pictures: Any, tmp_path: Path):
+    pictures = tmp_path / "pictures"
+    shutil.copytree(tiny_scene / "images", pictures)
+    config = trainer_config(pictures, tmp_path / "run", "transport")
+    config.pipeline.datamanager.dataparser.eval_interval = 0  # type: ignore[attr-defined]
+    build_trainer(config).train()
+    with pytest.raises(InputError, match="holds no pictures out"):
+        grown(config.get_base_dir() / "config.yml", new_pictures, tmp_path)
