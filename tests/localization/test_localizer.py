@@ -90,6 +90,16 @@ def test_a_picture_of_something_else_is_not_believed(scene: TrainedScene, photog
     assert not any(localization.converged for localization in localize_in_scene(scene, noise, QUICK))
 
 
+@pytest.mark.parametrize("brightness", [255, 128, 0])
+def test_a_picture_of_one_colour_is_not_believed(scene: TrainedScene, photographs: Photographs, brightness: int):
+    """White is what the field shows where it is empty, and would fit to the last digit."""
+    torch.manual_seed(1)
+    blank = replace(photographs, images=type(photographs.images)(torch.full((COUNT, 32, 32, 3), brightness).byte()))
+    found = localize_in_scene(scene, blank, QUICK)
+    assert not any(localization.converged for localization in found)
+    assert all(localization.explained_share == 0.0 for localization in found)
+
+
 def test_doubtful_pictures_are_looked_up_again_from_all_around(scene: TrainedScene, photographs: Photographs):
     torch.manual_seed(1)
     elsewhere = torch.stack([random_poses(1, seed=5)[0]] * COUNT)

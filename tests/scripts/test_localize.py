@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 import tyro
+import yaml
 from PIL import Image
 from tiny_run import build_trainer, trainer_config
 
 from gnerf_ns.errors import InputError
-from gnerf_ns.localization.localizer import LocalizerConfig
+from gnerf_ns.localization.localizer import LocalizerConfig, localize_in_scene
 from gnerf_ns.localization.photometric_refinement import RefinementConfig
 from gnerf_ns.localization.refinement_rounds import LocalizationConfig
 from gnerf_ns.localization.trained_run import load_run
-from gnerf_ns.scripts.localize import Localize
+from gnerf_ns.scripts.localize import NOT_ALL_LOCALISED, Localize, entrypoint
 
 FEW = RefinementConfig(steps=2, rays_per_hypothesis=8, first_image_side=8)
 QUICK = LocalizerConfig(
@@ -81,6 +82,35 @@ def test_a_run_may_have_been_moved(config_path: Path, tmp_path: Path):
     _, pipeline = load_run(moved / "config.yml")
     _, original = load_run(config_path)
     assert torch.equal(pipeline.train_poses(), original.train_poses())
+
+
+def test_data_that_moved_gets_one_sentence(config_path: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(config_path.parent, run)
+    config = yaml.load(config_path.read_text(), Loader=yaml.Loader)
+    config.data = config.pipeline.datamanager.data = Path("/gone")
+    (run / "config.yml").write_text(yaml.dump(config))
+    with pytest.raises(InputError, match=r"/gone, on which .*config\.yml was trained, is not there any more; put"):
+        load_run(run / "config.yml")
+
+
+@pytest.mark.parametrize("converged, status", [([True, True], None), ([True, False], NOT_ALL_LOCALISED)])
+def test_the_exit_status_tells_whether_all_were_localised(
+    config_path: Path, tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, converged: Any, status: Any
+):
+    def localized_as_said(scene: Any, photographs: Any, *rest: Any) -> Any:
+        some = localize_in_scene(scene, photographs, QUICK)
+        return [replace(each, converged=is_so) for each, is_so in zip(some, converged, strict=True)]
+
+    monkeypatch.setattr("gnerf_ns.scripts.localize.localize_in_scene", localized_as_said)
+    words = ["--load-config", str(config_path), "--images", str(tiny_scene / "transforms_test.json")]
+    monkeypatch.setattr("sys.argv", ["gnerf-localize", *words, "--output", str(tmp_path / "poses.json")])
+    if status is None:
+        entrypoint()
+        return
+    with pytest.raises(SystemExit) as exit_:
+        entrypoint()
+    assert exit_.value.code == status
 
 
 def test_nothing_is_overwritten(config_path: Path, tiny_scene: Path, tmp_path: Path):

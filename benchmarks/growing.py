@@ -1,0 +1,97 @@
+"""Does a run get better by what is localised in it? Train on half of the pictures, localise the others, train on.
+
+    python benchmarks/growing.py --data LEGO --output FOLDER --methods nerfacto gnerf-ns
+
+Every second training picture is trained on, nerfacto at its true pose and ours at none; those between are localised
+from nothing. `psnr` is of the test pictures. A run that is in the folder already is grown, not trained again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Tuple
+
+import torch
+import tyro
+from training import machine, run, table_head, table_row
+from true_poses import nerfacto_config, train
+
+from gnerf_ns.engine.growth import GrowthConfig, grow_run
+from gnerf_ns.localization.trained_run import load_run
+from gnerf_ns.scripts.localize import Localize
+
+COLUMNS = ["method", "trained on", "localised", "added", "psnr before", "psnr after", "localising s", "growing s"]
+
+
+@dataclass
+class Arguments:
+    """What to grow."""
+
+    data: Path
+    """Folder in the Blender layout."""
+    output: Path
+    """Where runs go."""
+    methods: Tuple[str, ...] = ("nerfacto", "gnerf-ns")
+    """nerfacto, and methods of ours."""
+    seed: int = 0
+    """Of all."""
+
+
+def main(arguments: Arguments) -> None:
+    """Print a markdown table."""
+    half, new_pictures = split(arguments.data.resolve(), arguments.output.resolve())
+    rows = []
+    for method in arguments.methods:
+        folder = arguments.output.resolve() / "half" / method / "run"
+        if not (folder / "nerfstudio_models").is_dir():
+            train_half(method, half, arguments)
+        poses = folder.parent / "poses.json"
+        began = time.monotonic()
+        torch.manual_seed(arguments.seed)
+        Localize(folder / "config.yml", new_pictures, poses).main()
+        localised = time.monotonic()
+        frames = json.loads(poses.read_text())["frames"]
+        growth = grow_run(load_run(folder / "config.yml")[0], poses, GrowthConfig())
+        assert growth is not None
+        cells = [method, "50", str(sum(frame["localization"]["converged"] for frame in frames)), str(growth.num_added)]
+        cells += [f"{growth.psnr_before:.2f}", f"{growth.psnr_after:.2f}"]
+        rows.append(table_row([*cells, f"{localised - began:.0f}", f"{time.monotonic() - localised:.0f}"]))
+        print(rows[-1], flush=True)
+    print(f"\n{machine()}; seed {arguments.seed}\n\n{table_head(COLUMNS)}")
+    print("\n".join(rows))
+
+
+def split(data: Path, output: Path) -> Tuple[Path, Path]:
+    """A folder with every second training picture and all held-out ones, and a list of the pictures between."""
+    half, new_pictures = output / "data" / "half", output / "data" / "new.json"
+    half.mkdir(parents=True, exist_ok=True)
+    for name in ("train", "test", "val"):
+        layout = json.loads((data / f"transforms_{name}.json").read_text())
+        for frame in layout["frames"]:
+            frame["file_path"] = str(data / frame["file_path"])
+        frames = layout["frames"]
+        if name == "train":
+            new_pictures.write_text(json.dumps({**layout, "frames": frames[1::2]}))
+            frames = frames[::2]
+        (half / f"transforms_{name}.json").write_text(json.dumps({**layout, "frames": frames}))
+    return half, new_pictures
+
+
+def train_half(method: str, half: Path, arguments: Arguments) -> None:
+    """As a user would, where the method is ours."""
+    if method == "nerfacto":
+        config = nerfacto_config(half)
+        config.output_dir, config.experiment_name = arguments.output.resolve(), "half"
+        train(config, arguments.seed)
+        return
+    command = ["ns-train", method, "--data", str(half), "--output-dir", str(arguments.output.resolve())]
+    command += ["--experiment-name", "half", "--timestamp", "run", "--machine.seed", str(arguments.seed)]
+    run([*command, "--vis", "tensorboard"], arguments.output / f"{method}-train.log")
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Arguments)))
