@@ -29,11 +29,11 @@ class GrowthConfig:
     """Which localised pictures are trained on, and for how long."""
 
     steps: Optional[int] = None
-    """Training steps, made with the learning rates of the run's last ones; None for a third of all it made."""
+    """Training steps, made with the learning rates of the run's last ones; None for half as many as it made."""
     max_error: float = 0.1
     """Largest root mean square colour error of a picture that is added, besides having converged."""
     min_agreeing: int = 2
-    """Fewest hypotheses of it that came to the same rotation."""
+    """Fewest of its last few hypotheses that came to the same rotation."""
 
     def accepts(self, figures: Mapping[str, Any]) -> bool:
         """Whether a picture may be trained on, by what its frame says under "localization"."""
@@ -126,7 +126,7 @@ def _train(
 ) -> Growth:
     state = torch.load(checkpoint, map_location="cpu", weights_only=False)
     total = state["step"] + 1
-    steps = min(total, growth.steps or max(1, total // 3))
+    steps = min(total, growth.steps or max(1, total // 2))
     is_ours = isinstance(config, GNeRFTrainerConfig)
     # Ours counts a run's steps, nerfstudio's trainer those after a resume.
     config.max_num_iterations = total if is_ours else steps
@@ -140,6 +140,7 @@ def _train(
     torch.save(_for_more_pictures(state, trainer, total - steps), resumed)
     config.load_checkpoint = resumed
     trainer._load_checkpoint()
+    writer.GLOBAL_BUFFER["max_iter"] = total  # or nerfstudio's estimate of the remaining time is a day
     resumed.unlink()
     config.load_checkpoint = None
     _begin_new_poses(trainer, poses, only_new_move)

@@ -61,7 +61,7 @@ class LocalizationConfig:
     min_explained_share: float = 0.5
     """And if the rendering explains at least this share of the photograph's own variance."""
     agreement_deg: float = 5.0
-    """Hypotheses agree whose rotations differ by less, in degrees, after the first refinement and at the end."""
+    """Hypotheses agree with the pose found if they differ from it by less, in degrees, after the second refinement."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Localization:
     num_hypotheses: int
     """How many there were to begin with."""
     num_agreeing: int
-    """How many of those came to the same rotation."""
+    """How many of those that survived the first refinement came to the same rotation in the second."""
     converged: bool
     """Whether this may be believed."""
     exposure_gain: float
@@ -123,8 +123,10 @@ def localize_photographs(
     pixels = PixelChoice(photographs, config.ray_selection, field.background)
     hypotheses = Hypotheses(photographs, which, starts.flatten(0, 1), make_poses)
     paths = starts.flatten(0, 1)[:, None]
-    num_rays, all_of_them, errors = 0, hypotheses, starts.new_zeros(len(hypotheses))
-    for refinement, survivors in ((config.first, config.survivors), (config.second, 1), (config.last, 1)):
+    num_rays, survived, errors = 0, hypotheses, starts.new_zeros(len(hypotheses))
+    rounds = ((config.first, config.survivors), (config.second, 1), (config.last, 1))
+    for number, (refinement, survivors) in enumerate(rounds):
+        survived = hypotheses if number == 1 else survived
         paths = torch.cat([paths, _refine(refinement, field, pixels, hypotheses)], dim=1)
         num_rays += refinement.steps * refinement.rays_per_hypothesis * len(hypotheses) // count
         errors = squared_errors(field, pixels, hypotheses, config.comparison_side)
@@ -136,8 +138,8 @@ def localize_photographs(
     # A picture of one colour tells nothing of where it is from.
     variances = _variances(pixels, config.comparison_side)
     explained = torch.where(variances > LEAST_VARIANCE, 1.0 - errors / variances.clamp_min(LEAST_VARIANCE), 0.0)
-    turns = roma.rotmat_geodesic_distance(all_of_them.poses().detach()[..., :3], poses[which][..., :3])
-    agreeing = (turns.rad2deg() < config.agreement_deg).view(count, per_photograph).sum(dim=1)
+    turns = roma.rotmat_geodesic_distance(survived.poses().detach()[..., :3], poses[survived.which][..., :3])
+    agreeing = (turns.rad2deg() < config.agreement_deg).view(count, -1).sum(dim=1)
     limit = float("inf") if reference_error is None else config.max_error_ratio * reference_error
     return [
         Localization(
