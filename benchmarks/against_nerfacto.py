@@ -18,7 +18,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import tyro
 from PIL import Image
@@ -61,14 +61,15 @@ def main(arguments: Arguments) -> None:
     options += ["--pipeline.schedule.phase-b-image-side", "24", str(arguments.side)]
     options += ["--pipeline.schedule.phase-b-steps", str(arguments.phase_b_steps)]
     training = train_and_evaluate(arguments.data, "gnerf-ns", arguments.seed, output, "pose-free", options)
-    ours, cost = training.metrics, training.cost
-    cells = ["gnerf-ns", "none", f"{ours['psnr']:.2f}", f"{ours['psnr_aligned']:.2f}", f"{ours['ssim']:.3f}"]
-    cells += [f"{ours['rotation_error_deg_median']:.2f}", f"{ours['rotation_error_deg_max']:.2f}"]
+    figures, cost = training.metrics, training.cost
+    cells = ["gnerf-ns", "none", f"{figures['psnr']:.2f}", f"{figures['psnr_aligned']:.2f}", f"{figures['ssim']:.3f}"]
+    cells += [f"{figures['rotation_error_deg_median']:.2f}", f"{figures['rotation_error_deg_max']:.2f}"]
     print(table_row([*cells, f"{cost.wall_s:.0f}", f"{cost.cpu_s:.0f}"]), flush=True)
 
     config = nerfacto_config(arguments.data, arguments.full_size)
     config.output_dir, config.experiment_name = output, "nerfacto"
-    num_rays = arguments.phase_b_steps * trainer_config("gnerf-ns").pipeline.photometric.rays_per_step
+    ours: Any = trainer_config("gnerf-ns")
+    num_rays = arguments.phase_b_steps * ours.pipeline.photometric.rays_per_step
     config.max_num_iterations = math.ceil(num_rays / config.pipeline.datamanager.train_num_rays_per_batch)
     theirs, wall_s, cpu_s = train(config, arguments.seed)
     cells = ["nerfacto", "true", f"{theirs['psnr']:.2f}", "", f"{theirs['ssim']:.3f}", "", ""]

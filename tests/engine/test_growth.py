@@ -59,8 +59,8 @@ def nerfacto_run(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     config.machine.device_type, config.mixed_precision, config.max_num_iterations = "cpu", False, 6
     config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 10**9
     config.logging.local_writer.enable = False
-    vanilla = copy.deepcopy(method_configs["vanilla-nerf"]).pipeline.datamanager
-    config.pipeline.datamanager = vanilla
+    stock: Any = copy.deepcopy(method_configs["vanilla-nerf"])
+    vanilla = config.pipeline.datamanager = stock.pipeline.datamanager
     vanilla.dataparser, vanilla.train_num_rays_per_batch = BlenderDataParserConfig(data=tiny_scene), 64
     model = config.pipeline.model
     model.implementation, model.camera_optimizer.mode = "torch", "off"
