@@ -18,6 +18,7 @@ from gnerf_ns.data.dataparsers.grown_dataparser import GrownDataParserConfig
 from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig, latest_checkpoint
 from gnerf_ns.errors import InputError
 from gnerf_ns.localization.trained_run import without_lpips
+from gnerf_ns.localization.trained_scene import use_compiled_hash_grids
 from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
 
 LOCALIZED_FILE = "localized.json"
@@ -135,6 +136,7 @@ def _train(
     with without_lpips():
         trainer = config.setup(local_rank=0, world_size=1)
         trainer.setup(test_mode="test")
+    use_compiled_hash_grids(trainer.pipeline.model)
     _check_split(trainer.pipeline.datamanager)
     resumed = folder / checkpoint.name
     torch.save(_for_more_pictures(state, trainer, total - steps), resumed)
