@@ -10,7 +10,6 @@ from typing import Any, Dict, Mapping, Optional
 
 import torch
 from jaxtyping import Float
-from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
@@ -96,10 +95,19 @@ def grow_run(run_config: Any, poses_json: Path, config: GrowthConfig) -> Optiona
 
 def _close_logs() -> None:
     """nerfstudio goes on writing into the logs of all earlier trainings of a process, gone ones too."""
+    from nerfstudio.utils import writer  # not above: it cannot be the first of nerfstudio's modules
+
     for log in writer.EVENT_WRITERS:
         if isinstance(log, writer.TensorboardWriter):
             log.tb_writer.close()
     writer.EVENT_WRITERS.clear()
+
+
+def _expect_steps(total: int) -> None:
+    """Or nerfstudio's estimate of the remaining time is a day, after a resume."""
+    from nerfstudio.utils import writer
+
+    writer.GLOBAL_BUFFER["max_iter"] = total
 
 
 def _config_beside(run_config: Any) -> Any:
@@ -142,7 +150,7 @@ def _train(
     torch.save(_for_more_pictures(state, trainer, total - steps), resumed)
     config.load_checkpoint = resumed
     trainer._load_checkpoint()
-    writer.GLOBAL_BUFFER["max_iter"] = total  # or nerfstudio's estimate of the remaining time is a day
+    _expect_steps(total)
     resumed.unlink()
     config.load_checkpoint = None
     _begin_new_poses(trainer, poses, only_new_move)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict
@@ -140,6 +142,12 @@ def test_runs_that_are_not_there_get_one_sentence(config_path: Path, tmp_path: P
 def test_pictures_that_are_not_there_get_one_sentence(config_path: Path, tmp_path: Path):
     with pytest.raises(InputError, match="There is no folder"):
         localized(config_path, tmp_path / "nowhere", tmp_path / "poses.json")
+
+
+def test_the_command_starts_in_a_process_of_its_own():
+    """Some of nerfstudio's modules cannot be the first that is imported."""
+    code = "from gnerf_ns.scripts.localize import entrypoint"
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=300).returncode == 0
 
 
 def test_every_choice_is_a_flag():
