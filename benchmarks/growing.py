@@ -57,7 +57,13 @@ def main(arguments: Arguments) -> None:
         frames = json.loads(poses.read_text())["frames"]
         growth = grow_run(load_run(folder / "config.yml")[0], poses, GrowthConfig())
         assert growth is not None
-        cells = [method, "50", str(sum(frame["localization"]["converged"] for frame in frames)), str(growth.num_added)]
+        num_half = len(json.loads((half / "transforms_train.json").read_text())["frames"])
+        cells = [
+            method,
+            str(num_half),
+            str(sum(frame["localization"]["converged"] for frame in frames)),
+            str(growth.num_added),
+        ]
         cells += [f"{growth.psnr_before:.2f}", f"{growth.psnr_after:.2f}"]
         rows.append(table_row([*cells, f"{localised - began:.0f}", f"{time.monotonic() - localised:.0f}"]))
         print(rows[-1], flush=True)

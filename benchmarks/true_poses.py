@@ -22,11 +22,9 @@ import tyro
 from nerfstudio.configs.method_configs import method_configs
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
-from nerfstudio.field_components import mlp
-from nerfstudio.fields import density_fields
 
-from gnerf_ns.field_components.compiled_hash_encoding import CompiledHashEncoding
 from gnerf_ns.localization.trained_run import without_lpips
+from gnerf_ns.localization.trained_scene import use_compiled_hash_grids
 from gnerf_ns.scripts.demo import trainer_config
 
 NEAR_AND_FAR = (2.0, 6.0)
@@ -109,7 +107,6 @@ def _as_large_as_ours(model: Any) -> None:
 def train(config: Any, seed: int) -> Tuple[Any, float, float]:
     """Train to the end of a configuration; metrics on the test pictures, wall and CPU time in seconds."""
     config.machine.seed = seed
-    mlp.HashEncoding = density_fields.HashEncoding = CompiledHashEncoding  # type: ignore[misc]
     # Rates fall within as many steps as there are.
     for optimizer in config.optimizers.values():
         if getattr(optimizer["scheduler"], "max_steps", None) is not None:
@@ -121,6 +118,7 @@ def train(config: Any, seed: int) -> Tuple[Any, float, float]:
     with without_lpips():
         trainer = config.setup(local_rank=0, world_size=1)
         trainer.setup(test_mode="test")
+    use_compiled_hash_grids(trainer.pipeline.model)
     config.save_config()
     trainer.train()
     wall_s, cpu_s = time.monotonic() - wall, time.process_time() - cpu

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
@@ -71,7 +72,8 @@ def grow_run(run_config: Any, poses_json: Path, config: GrowthConfig) -> Optiona
     meta = json.loads(poses_json.read_text())
     accepted = [{**frame, "localized": True} for frame in meta["frames"] if config.accepts(frame["localization"])]
     checkpoint = latest_checkpoint(run_config.get_checkpoint_dir())
-    if not accepted or checkpoint is None:
+    assert checkpoint is not None, "pictures were localised in it"
+    if not accepted:
         return None
     meta["frames"] = sorted(accepted, key=lambda frame: frame["file_path"])  # as dataparsers have them
     poses = torch.tensor([frame["transform_matrix"][:3] for frame in meta["frames"]])
@@ -112,11 +114,11 @@ def _expect_steps(total: int) -> None:
 
 def _config_beside(run_config: Any) -> Any:
     """The configuration of a run in a folder of its own, with the localised pictures in its data."""
-    number = 1
-    config = replace(run_config, timestamp=f"{run_config.timestamp}-grown")
+    config = copy.deepcopy(run_config)
+    number, config.timestamp = 1, f"{run_config.timestamp}-grown"
     while config.get_base_dir().exists():
         number += 1
-        config = replace(config, timestamp=f"{run_config.timestamp}-grown-{number}")
+        config.timestamp = f"{run_config.timestamp}-grown-{number}"
     datamanager = config.pipeline.datamanager
     datamanager.dataparser = GrownDataParserConfig(
         data=datamanager.data or datamanager.dataparser.data,
