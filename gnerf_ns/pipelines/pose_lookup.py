@@ -38,7 +38,7 @@ class PoseLookup:
         """Replace whatever is due before a step."""
         photographs, poses, leave_out = self._scene.photographs, self._scene.poses, self._scene.leave_out
         if plan.searches_all_poses:
-            self._look_everybody_up(plan.image_side)
+            self._look_everybody_up()
             self.explained_share = self._search.explained_share(photographs, poses())
         if plan.ends_leave_out_round:
             leave_out.look_up()
@@ -46,12 +46,13 @@ class PoseLookup:
         if plan.searches_misfit_poses:
             poses.assign(*self._search.better_poses(photographs, poses(), plan.image_side))
 
-    def _look_everybody_up(self, image_side: int) -> None:
+    def _look_everybody_up(self) -> None:
         photographs, poses = self._scene.photographs, self._scene.poses
         everyone = torch.arange(len(photographs), device=self._scene.model.device)
         if self._adversarial is None:
             poses.assign(everyone, self._search.best_poses(photographs)[0])
         else:
-            # The inversion network has the first word; the search mends what it got wrong.
+            # The inversion network has the first word, and no more: it may have learned little by now.
             poses.assign(everyone, self._adversarial.regress_poses(photographs))
-            poses.assign(*self._search.better_poses(photographs, poses(), image_side))
+            better, found = self._search.fitting_better(photographs, everyone, poses())
+            poses.assign(everyone[better], found)

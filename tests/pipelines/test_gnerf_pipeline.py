@@ -171,6 +171,23 @@ def test_poses_are_looked_up_and_mended_where_the_schedule_says_so(tiny_scene: P
     assert found == expected
 
 
+def test_whoever_the_inversion_network_gets_wrong_is_looked_up(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch):
+    """All of them if need be: it may have learned nothing."""
+    pipeline = build_pipeline(pipeline_config(tiny_scene, "adversarial"))
+    adversarial, search, photographs = pipeline.adversarial, pipeline.pose_search, pipeline.scene.photographs
+    assert adversarial is not None
+    good, _ = search.top_poses(photographs, 1)
+    nonsense = good[:1, 0].expand(len(photographs), -1, -1)
+    cost = search.cost_at(photographs, torch.arange(len(photographs)), nonsense)
+    monkeypatch.setattr(adversarial, "regress_poses", lambda photographs: nonsense)
+    pipeline.pose_lookup.follow(pipeline.schedule.at(3))
+    found = pipeline.train_poses().detach()
+    moved = (found - nonsense).abs().amax(dim=(1, 2)) > 1e-3
+    assert int(moved.sum()) > len(photographs) // 2
+    better = search.cost_at(photographs, torch.arange(len(photographs)), found)
+    assert bool((better[moved] < cost[moved]).all())
+
+
 @pytest.mark.parametrize("rounds, resumed_at", [(0, 6), (3, 8), (3, 9)], ids=["B", "within a round", "between rounds"])
 def test_a_step_is_a_function_of_parameters_and_step(tiny_scene: Path, rounds: int, resumed_at: int):
     """What a resumed run needs: no random state or counter from earlier steps takes part."""
