@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Dict, List, Literal, Optional, Tuple
 
@@ -62,8 +62,8 @@ class Arguments:
     """Test pictures, evenly spread over all of them."""
     image_side: int = 100
     """Longest side that they are brought to, in pixels."""
-    retry: bool = True
-    """Whether pictures that fit badly are looked up again, from all around."""
+    localizer: LocalizerConfig = field(default_factory=LocalizerConfig)
+    """How, but for the two above."""
 
 
 def main(arguments: Arguments) -> None:
@@ -73,11 +73,11 @@ def main(arguments: Arguments) -> None:
     for path in arguments.load_configs:
         _, pipeline = load_run(path)
         scene = TrainedScene.of(pipeline)
-        photographs, truth = test_pictures(arguments, pipeline, scene)
+        photographs, truth, unit = test_pictures(arguments, pipeline, scene)
         for init in arguments.inits:
             for selection in arguments.ray_selections:
                 for seed in arguments.seeds:
-                    rows.append(measure(arguments, path, scene, photographs, truth, init, selection, seed))
+                    rows.append(measure(arguments, path, scene, photographs, truth, unit, init, selection, seed))
                     print(rows[-1], flush=True)
     print(f"\n{machine()}\n\n{table_head(COLUMNS)}")
     print("\n".join(rows))
@@ -85,21 +85,22 @@ def main(arguments: Arguments) -> None:
 
 def test_pictures(
     arguments: Arguments, pipeline: Any, scene: TrainedScene
-) -> Tuple[Photographs, Float[Tensor, "n 3 4"]]:
-    """Pictures, and their true poses in the field's frame."""
+) -> Tuple[Photographs, Float[Tensor, "n 3 4"], float]:
+    """Pictures, their true poses in the field's frame, and a unit of the data's frame there."""
     listed = arguments.data / "transforms_test.json"
     pictures = read_new_photographs(listed, scene.fov_deg, arguments.image_side, scene.field.device)
     ((_, photographs),) = pictures.groups
     assert pictures.given_poses is not None
     true_training: Optional[Tensor] = getattr(pipeline.datamanager, "train_ground_truth", None)
     if true_training is None:
-        truth = scene.in_field_frame(pictures.given_poses)
+        truth, unit = scene.world.to_field(pictures.given_poses), scene.world.scale
     else:
-        estimated = scene.camera_to_worlds.detach().cpu()
-        truth = fit_similarity(true_training.cpu(), estimated).apply(pictures.given_poses).to(scene.field.device)
+        similarity = fit_similarity(true_training.cpu(), scene.camera_to_worlds.detach().cpu())
+        truth, unit = similarity.apply(pictures.given_poses), float(similarity.scale)
+    truth = truth.to(scene.field.device)
     count = min(arguments.max_pictures, len(photographs))
     chosen = torch.linspace(0, len(photographs) - 1, count).round().long().to(scene.field.device)
-    return photographs[chosen], truth[chosen]
+    return photographs[chosen], truth[chosen], unit
 
 
 def measure(
@@ -108,23 +109,23 @@ def measure(
     scene: TrainedScene,
     photographs: Photographs,
     truth: Float[Tensor, "n 3 4"],
+    unit: float,
     init: Init,
     selection: RaySelection,
     seed: int,
 ) -> str:
     """One row."""
     torch.manual_seed(seed)
-    config = LocalizerConfig(init=init)
-    config.refinement = replace(config.refinement, ray_selection=selection)
-    if not arguments.retry:
-        config.retry_error_ratio = None
+    refinement = replace(arguments.localizer.refinement, ray_selection=selection)
+    config = replace(arguments.localizer, init=init, refinement=refinement)
     given: Optional[Tensor] = None
     if init == "given":
         each = torch.arange(len(truth), device=truth.device).repeat_interleave(arguments.starts)
         photographs, truth = photographs[each], truth[each]
         # In camera distances, of which those of the data's frame are some.
-        data_radius = float(scene.in_data_frame(truth)[..., 3].norm(dim=-1).median())
-        given = disturbed(truth, scene.surroundings.centre, 2, PROTOCOL_DEG, PROTOCOL_SHIFT / data_radius)[:, 1]
+        centre = scene.surroundings.centre
+        distance = float((truth[..., 3] - centre).norm(dim=-1).median())
+        given = disturbed(truth, centre, 2, PROTOCOL_DEG, PROTOCOL_SHIFT * unit / distance)[:, 1]
     wall, cpu = time.monotonic(), time.process_time()
     found = localize_in_scene(scene, photographs, config, given)
     wall_s, cpu_s = (time.monotonic() - wall) / len(found), (time.process_time() - cpu) / len(found)

@@ -85,10 +85,10 @@ def localize(
         images: RGB, or RGBA with straight alpha.
         cameras: their intrinsics; the poses are not looked at.
         config: how; the defaults if None.
-        given_poses: rough poses to begin from, in the pipeline's own frame (see `TrainedScene.in_field_frame`).
+        given_poses: rough poses to begin from, in the pipeline's own frame (see `WorldFrame.to_field`).
 
     Returns:
-        One for each picture; poses are in the pipeline's frame (`TrainedScene.in_data_frame` leads out of it).
+        One for each picture; poses are in the pipeline's frame (`TrainedScene.world` leads out of it).
 
     Raises:
         InputError: the method's rays carry no gradient; or `init` asks for what is not there.

@@ -17,7 +17,7 @@ from gnerf_ns.cameras.rays import CameraDirections
 from gnerf_ns.data.dataparsers.unposed_dataparser import GROUND_TRUTH_KEY, UnposedDataParserConfig
 from gnerf_ns.data.image_stack import ImageStack
 from gnerf_ns.data.images import ImageSize
-from gnerf_ns.data.unposed_dataset import UnposedDataset
+from gnerf_ns.data.unposed_dataset import UnposedDataset, lengthen_focal
 from gnerf_ns.localization.photographs import Photographs
 
 
@@ -36,7 +36,9 @@ class NewPhotographs:
         return len(self.dataset)
 
 
-def read_new_photographs(path: Path, fov_deg: float, max_image_side: int, device: torch.device) -> NewPhotographs:
+def read_new_photographs(
+    path: Path, fov_deg: float, max_image_side: int, device: torch.device, focal_factor: float = 1.0
+) -> NewPhotographs:
     """Read pictures.
 
     Args:
@@ -45,12 +47,16 @@ def read_new_photographs(path: Path, fov_deg: float, max_image_side: int, device
             tell.
         max_image_side: longest side that they are brought to, in pixels.
         device: where they are wanted.
+        focal_factor: how many times longer their focal lengths are than any of these say, as the run has found out.
 
     Raises:
         InputError: there is no picture, or some cannot be read.
     """
     parser = UnposedDataParserConfig(data=path, fov_deg=fov_deg, eval_interval=0, min_images=1).setup()
     outputs = parser.get_dataparser_outputs("all")  # even if a transforms.json calls some held out
+    outputs = replace(
+        outputs, cameras=lengthen_focal(outputs.cameras, torch.full((len(outputs.cameras),), focal_factor))
+    )
     dataset = UnposedDataset(outputs)
     members: Dict[ImageSize, List[int]] = defaultdict(list)
     for index, size in enumerate(_sizes(dataset.file_cameras)):

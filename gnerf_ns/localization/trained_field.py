@@ -119,6 +119,20 @@ class TrainedField:
                 parameter.requires_grad_(True)
             self.model.train(was_training)
 
+    @contextmanager
+    def _fixed_nears_and_fars(self, ray_bundle: RayBundle) -> Iterator[None]:
+        """Where a ray enters a box changes with its origin even in a method that ignores how its samples move."""
+        collider = getattr(self.model, "collider", None)
+        if collider is not None:
+            collided = collider(ray_bundle)
+            assert collided.nears is not None and collided.fars is not None
+            ray_bundle.nears, ray_bundle.fars = collided.nears.detach(), collided.fars.detach()
+        self.model.collider = None
+        try:
+            yield
+        finally:
+            self.model.collider = collider
+
     def check_gradients(self, ray_bundle: RayBundle) -> None:
         """Find out whether colours tell how to move a camera.
 
@@ -134,7 +148,8 @@ class TrainedField:
         ray_bundle.origins = origins
         with self.frozen(), torch.enable_grad():
             try:
-                colours = self.colours(ray_bundle)
+                with self._fixed_nears_and_fars(ray_bundle):
+                    colours = self.colours(ray_bundle)
             except (StopIteration, TypeError, AttributeError, AssertionError, RuntimeError) as error:
                 raise InputError(
                     f"{name} renders no single rays on {self.device} ({type(error).__name__}: {error}), so that no "

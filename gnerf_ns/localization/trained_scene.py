@@ -10,17 +10,18 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from nerfstudio.field_components.encodings import HashEncoding
 from nerfstudio.models.base_model import Model
 from nerfstudio.pipelines.base_pipeline import Pipeline
 from torch import Tensor
 
+from gnerf_ns.cameras.focal_lengths import FocalFactors
 from gnerf_ns.cameras.rays import CameraDirections
-from gnerf_ns.data.dataparsers.grown_dataparser import in_field_frame
+from gnerf_ns.data.dataparsers.grown_dataparser import world_frame_of
+from gnerf_ns.data.dataparsers.world_frame import WorldFrame
 from gnerf_ns.data.image_stack import ImageStack
 from gnerf_ns.data.unposed_dataset import UnposedDataset
 from gnerf_ns.errors import InputError
-from gnerf_ns.field_components.compiled_hash_encoding import CompiledHashEncoding
+from gnerf_ns.field_components.compiled_hash_encoding import use_compiled_hash_grids
 from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.starting_poses import Surroundings
 from gnerf_ns.localization.trained_field import TrainedField
@@ -45,11 +46,13 @@ class TrainedScene:
     surroundings: Surroundings
     """How those stand around what they look at."""
     fov_deg: float
-    """Median field of view of training pictures along their longer side, in degrees."""
+    """Median field of view of training pictures along their longer side, in degrees, as it was given."""
+    focal_factor: float
+    """How many times longer focal lengths have turned out to be than was given, where the method learns that."""
     image_side: int
     """Median longer side of training pictures as the method has them, in pixels."""
-    dataparser_outputs: DataparserOutputs
-    """Of the training pictures; knows the way between the field's frame and that of the data."""
+    world: WorldFrame
+    """The way between the field's frame and that of the data."""
     regress_poses: Optional[PoseRegressor]
     """The run's inversion network, if it has one."""
 
@@ -70,37 +73,25 @@ class TrainedScene:
         model, device = pipeline.model, pipeline.model.device
         use_compiled_hash_grids(model)
         dataset, given = datamanager.train_dataset, datamanager.train_dataset.cameras
+        world = WorldFrame.same()
         if not isinstance(dataset, UnposedDataset):
             dataset = UnposedDataset(outputs, max_image_side=TRAINING_SIDE)
+            world = world_frame_of(getattr(datamanager, "dataparser", None), outputs)
         cameras = dataset.cameras.to(device)
         poses = _refined(model, cameras.camera_to_worlds)
+        factors: Optional[FocalFactors] = getattr(pipeline, "focal_factors", None)
         painted = None if outputs.alpha_color is None else torch.as_tensor(outputs.alpha_color).float()
         return cls(
             field=TrainedField(model, painted),
             training=Photographs(ImageStack.from_dataset(dataset, device), CameraDirections(cameras)),
             camera_to_worlds=poses,
             surroundings=Surroundings.of(poses),
-            fov_deg=_longer_field_of_view(cameras),
+            fov_deg=_longer_field_of_view(dataset.given_cameras),
+            focal_factor=1.0 if factors is None else float(factors.typical),
             image_side=int(torch.maximum(given.width, given.height).median()),
-            dataparser_outputs=outputs,
+            world=world,
             regress_poses=getattr(pipeline, "pose_regressor", None),
         )
-
-    def in_data_frame(self, camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n 3 4"]:
-        """Poses in the frame of the training data, the dataparser's transform and scale undone."""
-        poses = camera_to_worlds.detach().cpu()
-        return self.dataparser_outputs.transform_poses_to_original_space(poses, camera_convention="opengl")
-
-    def in_field_frame(self, camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n 3 4"]:
-        """The inverse of `in_data_frame`."""
-        return in_field_frame(self.dataparser_outputs, camera_to_worlds).to(self.field.device)
-
-
-def use_compiled_hash_grids(model: Model) -> None:
-    """Have nerfstudio's torch hash grids run our compiled code on a CPU: the same values, several times as fast."""
-    for module in model.modules():
-        if type(module) is HashEncoding and hasattr(module, "hash_table"):
-            module.__class__ = CompiledHashEncoding
 
 
 def _refined(model: Model, camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n 3 4"]:

@@ -33,7 +33,7 @@ def write_report(
         found: what came of each, in their order.
     """
     dataset = pictures.dataset
-    poses = scene.in_data_frame(torch.stack([each.camera_to_world for each in found]))
+    poses = scene.world.to_data(torch.stack([each.camera_to_world for each in found]))
     factors = torch.tensor([each.focal_factor for each in found])
     write_transforms_json(
         output,

@@ -24,6 +24,9 @@ from gnerf_ns.scripts.progress import progress_display
 NOT_ALL_LOCALISED = 3
 """Exit status where some picture was not localised; 1 is a mistake in what was asked for, 2 in how."""
 
+MIN_IMAGE_SIDE = 16
+"""What hypotheses are first compared at, in pixels."""
+
 MAX_IMAGE_SIDE = 400
 """Pictures are not read larger than this without being asked for, in pixels."""
 
@@ -60,20 +63,25 @@ class Localize:
         if self.output.suffix != ".json":
             raise InputError(f"--output {self.output} does not end in .json; give the transforms.json to write.")
         folder = self.output.with_suffix("")
+        if self.max_image_side is not None and self.max_image_side < MIN_IMAGE_SIDE:
+            raise InputError(
+                f"--max-image-side {self.max_image_side} leaves too little to see; give at least {MIN_IMAGE_SIDE}."
+            )
         for path in (self.output, folder):
             if path.exists():
                 raise InputError(f"{path} exists already; give another --output, or remove it.")
         run_config, pipeline = load_run(self.load_config)
         scene = TrainedScene.of(pipeline)
         torch.manual_seed(self.seed)
-        side = self.max_image_side or min(MAX_IMAGE_SIDE, scene.image_side)
-        pictures = read_new_photographs(self.images, self.fov_deg or scene.fov_deg, side, scene.field.device)
+        side = min(MAX_IMAGE_SIDE, scene.image_side) if self.max_image_side is None else self.max_image_side
+        fov_deg = scene.fov_deg if self.fov_deg is None else self.fov_deg
+        pictures = read_new_photographs(self.images, fov_deg, side, scene.field.device, scene.focal_factor)
         found: List[Optional[Localization]] = [None] * len(pictures)
         with progress_display() as progress:
             task = progress.add_task("Localising", total=len(pictures))
             for indices, photographs in pictures.groups:
                 given = pictures.given_poses
-                given = None if given is None else scene.in_field_frame(given[indices])
+                given = None if given is None else scene.world.to_field(given[indices]).to(scene.field.device)
                 results = localize_in_scene(
                     scene, photographs, self.localizer, given, lambda count: progress.advance(task, count)
                 )

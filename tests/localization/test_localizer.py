@@ -1,16 +1,21 @@
+import json
+import math
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional
 
 import pytest
 import roma
 import torch
 from analytic_scene import RADIUS, Blobs, cameras, model_of, photographs_of, random_poses
-from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.pipelines.base_pipeline import Pipeline
+from PIL import Image
 from torch import Tensor, nn
 
 import gnerf_ns.localization.localizer as localizer
+from gnerf_ns.data.dataparsers.world_frame import WorldFrame
 from gnerf_ns.errors import InputError
 from gnerf_ns.localization.localizer import LocalizerConfig, localize, localize_in_scene, reference_error
 from gnerf_ns.localization.photographs import Photographs
@@ -47,8 +52,9 @@ def scene() -> TrainedScene:
         camera_to_worlds=poses,
         surroundings=Surroundings.of(poses),
         fov_deg=40.0,
+        focal_factor=1.0,
         image_side=32,
-        dataparser_outputs=DataparserOutputs([], cameras(1)),
+        world=WorldFrame.same(),
         regress_poses=None,
     )
 
@@ -133,3 +139,29 @@ def test_the_function_for_a_pipeline(scene: TrainedScene, photographs: Photograp
     torch.manual_seed(1)
     found = localize(Loaded(), photographs.images.pixels, cameras(COUNT), replace(QUICK, init="prior"))
     assert errors_deg(torch.stack([localization.camera_to_world for localization in found])).max() < 1.0
+
+
+def test_a_training_picture_gets_its_own_pose_of_the_file(scene: TrainedScene, tmp_path: Path):
+    """In the frame of transforms.json: not the field's, which is half as large, and not COLMAP's, which is turned."""
+    frames = []
+    for index, pose in enumerate(scene.camera_to_worlds[:6]):
+        picture = tmp_path / f"{index}.png"
+        Image.fromarray(scene.training.images.pixels[index].numpy()).save(picture)
+        matrix = torch.eye(4)
+        matrix[:3] = pose * torch.tensor([1.0, 1.0, 1.0, 2.0])
+        frames.append({"file_path": picture.name, "transform_matrix": matrix.tolist()})
+    focal = 16 / math.tan(math.radians(20.0))
+    meta: Dict[str, Any] = {"fl_x": focal, "fl_y": focal, "cx": 16, "cy": 16, "w": 32, "h": 32, "frames": frames}
+    meta["applied_transform"] = [[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.5], [1.0, 0.0, 0.0, 0.0]]
+    (tmp_path / "transforms.json").write_text(json.dumps({**meta, "applied_scale": 3.0}))
+    as_it_is: Any = {"orientation_method": "none", "center_method": "none", "auto_scale_poses": False}
+    parser: Any = NerfstudioDataParserConfig(data=tmp_path, eval_mode="all", scale_factor=0.5, **as_it_is).setup()
+    outputs = parser.get_dataparser_outputs("train")
+    torch.testing.assert_close(outputs.cameras.camera_to_worlds, scene.camera_to_worlds[:6])  # where the field is
+
+    torch.manual_seed(1)
+    (found,) = localize_in_scene(scene, scene.training[torch.tensor([3])], replace(QUICK, init="prior"))
+    pose = WorldFrame.of(parser, outputs).to_data(found.camera_to_world[None])[0]
+    expected = torch.tensor(frames[3]["transform_matrix"])[:3]
+    assert float(roma.rotmat_geodesic_distance(pose[:, :3], expected[:, :3]).rad2deg()) < 1.0
+    assert (pose[:, 3] - expected[:, 3]).norm() < 0.05 * 2.0 * RADIUS

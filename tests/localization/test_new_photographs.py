@@ -27,6 +27,16 @@ def test_one_picture(tmp_path: Path):
     assert float(pictures.dataset.file_cameras.fx) == pytest.approx(20 / np.tan(np.radians(20.0)))
 
 
+def test_focal_lengths_are_corrected_as_the_run_has_found(tmp_path: Path):
+    write_picture(tmp_path / "a.png", 40, 30)
+    pictures = read_new_photographs(tmp_path, 40.0, 20, torch.device("cpu"), focal_factor=1.5)
+    focal = 1.5 * 20 / np.tan(np.radians(20.0))
+    assert float(pictures.dataset.file_cameras.fx) == pytest.approx(focal)
+    ((_, photographs),) = pictures.groups
+    right = photographs.directions.at(torch.tensor([0]), torch.tensor([[[1.0, 0.0]]]))[0, 0]
+    assert float(-right[0] / right[2]) == pytest.approx(20 / focal, rel=1e-3)
+
+
 def test_pictures_of_several_sizes_keep_all_of_theirs(tmp_path: Path):
     sizes = {"a.png": (40, 30), "b.png": (30, 40), "c.png": (40, 30), "d.png": (160, 120)}
     for number, (name, size) in enumerate(sizes.items()):

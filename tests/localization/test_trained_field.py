@@ -3,10 +3,12 @@ from typing import Any
 import pytest
 import torch
 from analytic_scene import Blobs, cameras, model_of, random_poses
+from nerfstudio.model_components.scene_colliders import AABBBoxCollider
 from nerfstudio.models.base_model import Model
 from torch import nn
 
 from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses
+from gnerf_ns.data.dataparsers.unposed_dataparser import unit_scene_box
 from gnerf_ns.data.patch_sampling import image_coords
 from gnerf_ns.errors import InputError
 from gnerf_ns.localization.trained_field import TrainedField
@@ -87,6 +89,20 @@ def test_a_field_without_gets_one_sentence(answer, words: str):
     with pytest.raises(InputError, match=words) as caught:
         TrainedField(Other(answer)).check_gradients(some_rays())
     assert "Other" in str(caught.value) and "use gnerf-ns" in str(caught.value)
+
+
+def test_where_rays_enter_a_box_is_no_gradient():
+    """TensoRF's samples have no gradient but through its box, so that poses would stand still in it."""
+
+    class Detached(Other):
+        def forward(self, ray_bundle):
+            return self.answer(ray_bundle if self.collider is None else self.collider(ray_bundle))
+
+    model = Detached(lambda rays: {"rgb": (rays.origins + rays.nears * rays.directions).detach() * rays.nears})
+    model.collider = AABBBoxCollider(unit_scene_box())  # type: ignore[assignment]
+    with pytest.raises(InputError, match="do not change with the camera"):
+        TrainedField(model).check_gradients(some_rays())
+    assert isinstance(model.collider, AABBBoxCollider)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,11 +15,12 @@ from nerfstudio.field_components.encodings import HashEncoding
 from nerfstudio.models.nerfacto import NerfactoModel
 from nerfstudio.models.vanilla_nerf import VanillaModelConfig
 from nerfstudio.pipelines.base_pipeline import Pipeline
+from tiny_run import build_pipeline, pipeline_config
 from torch import nn
 
 from gnerf_ns.errors import InputError
-from gnerf_ns.field_components.compiled_hash_encoding import CompiledHashEncoding
-from gnerf_ns.localization.trained_scene import TrainedScene, use_compiled_hash_grids
+from gnerf_ns.field_components.compiled_hash_encoding import CompiledHashEncoding, use_compiled_hash_grids
+from gnerf_ns.localization.trained_scene import TrainedScene
 
 
 class Loaded(Pipeline):
@@ -53,14 +55,28 @@ def test_a_scene_of_another_method(pipeline: Any):
     assert torch.equal(scene.field.background_or_black, torch.ones(3))  # blender's pictures are laid over white
 
 
-def test_there_and_back_between_the_frames(pipeline: Any):
-    scene = TrainedScene.of(pipeline)
-    poses = random_poses(5)
-    there = scene.in_data_frame(poses)
-    assert torch.allclose(scene.in_field_frame(there), poses, atol=1e-5)
-    # As nerfstudio writes its own training cameras.
-    expected = scene.dataparser_outputs.transform_poses_to_original_space(poses, "opengl")
-    assert torch.allclose(there, expected) and not torch.allclose(there, poses, atol=0.1)
+def test_the_frames_of_field_and_data(pipeline: Any):
+    outputs, poses = pipeline.datamanager.train_dataparser_outputs, random_poses(5)
+    there = TrainedScene.of(pipeline).world.to_data(poses)
+    torch.testing.assert_close(there, outputs.transform_poses_to_original_space(poses, "opengl"), atol=1e-5, rtol=0)
+    assert not torch.allclose(there, poses, atol=0.1)
+
+
+def test_a_learned_focal_length_is_no_part_of_what_was_given(tiny_scene: Path):
+    built = build_pipeline(pipeline_config(tiny_scene, focal_length="shared"))
+    count = len(built.datamanager.train_dataset)
+    built.train_poses.assign(torch.arange(count), random_poses(count))
+    built.publish_poses()
+    before = TrainedScene.of(built)
+    built.focal_factors.logarithms.data.fill_(math.log(1.2))
+    built.publish_poses()
+    after = TrainedScene.of(built)
+    assert (before.focal_factor, after.focal_factor) == (1.0, pytest.approx(1.2))
+    assert after.fov_deg == pytest.approx(before.fov_deg)
+    # Training pictures are seen through the lens as it turned out to be.
+    assert float(
+        built.datamanager.train_dataset.cameras.fx[0] / built.datamanager.train_dataset.given_cameras.fx[0]
+    ) == (pytest.approx(1.2))
 
 
 def test_corrections_of_a_camera_optimizer_count(pipeline: Any):

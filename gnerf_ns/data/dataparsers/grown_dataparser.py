@@ -13,6 +13,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from torch import Tensor
 
 from gnerf_ns.data.dataparsers.unposed_dataparser import GROUND_TRUTH_KEY, UnposedDataParserConfig
+from gnerf_ns.data.dataparsers.world_frame import WorldFrame
 from gnerf_ns.errors import InputError
 
 
@@ -40,7 +41,7 @@ class GrownDataParser(DataParser):
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
         """Raises:
-        InputError: the added pictures cannot be read, or have masks where the others have none.
+        InputError: the added pictures cannot be read, or lack what the others have: masks, depth.
         """
         base = replace(self.config.base, data=self.config.data).setup()
         outputs: DataparserOutputs = base.get_dataparser_outputs(split, **kwargs)
@@ -48,8 +49,10 @@ class GrownDataParser(DataParser):
             return outputs
         parser = UnposedDataParserConfig(data=self.config.localized, eval_interval=0, min_images=1).setup()
         added = parser.get_dataparser_outputs("all")
-        poses = in_field_frame(outputs, added.metadata[GROUND_TRUTH_KEY])
+        world = world_frame_of(base, outputs) if self.config.base_has_true_poses else WorldFrame.same()
+        poses = world.to_field(added.metadata[GROUND_TRUTH_KEY])
         metadata: Dict[str, Any] = dict(outputs.metadata)
+        self._check_metadata(metadata, len(outputs.image_filenames))
         if not self.config.base_has_true_poses:
             truth: Optional[Tensor] = metadata.get(GROUND_TRUTH_KEY, outputs.cameras.camera_to_worlds)
             if truth is not None:
@@ -62,6 +65,14 @@ class GrownDataParser(DataParser):
             metadata=metadata,
         )
 
+    def _check_metadata(self, metadata: Dict[str, Any], count: int) -> None:
+        for name, value in metadata.items():
+            if isinstance(value, (list, tuple)) and len(value) == count:
+                raise InputError(
+                    f"Every training picture comes with an entry of {name}, which those of {self.config.localized} "
+                    "have not; grow a run of a method that needs none."
+                )
+
     def _joined_masks(self, ours: Optional[List[Path]], added: Optional[List[Path]]) -> Optional[List[Path]]:
         if ours is None and added is None:
             return None
@@ -73,13 +84,12 @@ class GrownDataParser(DataParser):
         return [*ours, *added]
 
 
-def in_field_frame(outputs: DataparserOutputs, camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n 3 4"]:
-    """Poses in the frame of the data, as the dataparser's transform and scale have them; on the CPU."""
-    poses = camera_to_worlds.cpu()
-    transform = outputs.dataparser_transform.to(poses)
-    moved = transform[:, :3] @ poses
-    positions = (moved[..., 3] + transform[:, 3]) * outputs.dataparser_scale
-    return torch.cat([moved[..., :3], positions[..., None]], dim=-1)
+def world_frame_of(dataparser: Any, outputs: DataparserOutputs) -> WorldFrame:
+    """`WorldFrame.of`, for data that has grown, too: that of the data before."""
+    while isinstance(dataparser, GrownDataParser):
+        config = dataparser.config
+        dataparser = replace(config.base, data=config.data).setup()
+    return WorldFrame.of(dataparser, outputs)
 
 
 def _joined(ours: Cameras, added: Cameras, poses_of_added: Float[Tensor, "n 3 4"]) -> Cameras:

@@ -92,6 +92,8 @@ class UnposedDataParser(DataParser):
                 f"{len(train)} images to train on, {len(held_out)} held out, from {self.config.data}; "
                 f"intrinsics from {origin}"
             )
+        elif split == "all":
+            CONSOLE.print(f"{count} images from {self.config.data}; intrinsics from {origin}")
         masks = [frame.mask for frame in frames if frame.mask is not None]
         if len(masks) not in (0, len(frames)):
             raise InputError(f"Only {len(masks)} of {len(frames)} frames have a mask; give every frame one, or none.")

@@ -12,7 +12,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from PIL import Image
 
-from gnerf_ns.data.dataparsers.grown_dataparser import GrownDataParserConfig, in_field_frame
+from gnerf_ns.data.dataparsers.grown_dataparser import GrownDataParserConfig
 from gnerf_ns.data.dataparsers.unposed_dataparser import GROUND_TRUTH_KEY, UnposedDataParserConfig
 from gnerf_ns.data.transforms_json import write_transforms_json
 from gnerf_ns.errors import InputError
@@ -75,10 +75,17 @@ def test_masks_of_some_only_get_one_sentence(tiny_scene: Path, localized: Path, 
         ).setup().get_dataparser_outputs("train")
 
 
-def test_into_the_field_and_back(tiny_scene: Path):
-    outputs = BlenderDataParserConfig(data=tiny_scene).setup().get_dataparser_outputs("train")
-    outputs.dataparser_transform = torch.cat([random_poses(1)[0, :, :3], torch.tensor([[1.0], [2.0], [3.0]])], dim=-1)
-    outputs.dataparser_scale = 0.5
-    there = in_field_frame(outputs, POSES)
-    back = outputs.transform_poses_to_original_space(there, camera_convention="opengl")
-    torch.testing.assert_close(back, POSES, atol=1e-5, rtol=0)
+def test_what_each_training_picture_comes_with_and_added_ones_do_not_gets_one_sentence(
+    tiny_scene: Path, localized: Path, monkeypatch: pytest.MonkeyPatch
+):
+    base = BlenderDataParserConfig()
+    original = base._target._generate_dataparser_outputs
+
+    def with_depth(self: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = original(self, *args, **kwargs)
+        outputs.metadata["depth_filenames"] = [Path("depth.png")] * len(outputs.image_filenames)
+        return outputs
+
+    monkeypatch.setattr(base._target, "_generate_dataparser_outputs", with_depth)
+    with pytest.raises(InputError, match=r"entry of depth_filenames, which those of .*localized\.json have not"):
+        GrownDataParserConfig(data=tiny_scene, base=base, localized=localized).setup().get_dataparser_outputs("train")
