@@ -23,8 +23,8 @@ from nerfstudio.configs.method_configs import method_configs
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 
-from gnerf_ns.localization.trained_run import without_lpips
-from gnerf_ns.localization.trained_scene import use_compiled_hash_grids
+from gnerf_ns.field_components.compiled_hash_encoding import use_compiled_hash_grids
+from gnerf_ns.model_components.image_metrics import without_lpips
 from gnerf_ns.scripts.demo import trainer_config
 
 NEAR_AND_FAR = (2.0, 6.0)

@@ -17,7 +17,7 @@ from tiny_run import build_trainer
 
 from gnerf_ns.cameras.alignment import PoseErrors, pose_errors
 from gnerf_ns.data.procedural_scene import ProceduralSceneConfig, render_procedural_scene
-from gnerf_ns.localization.trained_run import without_lpips
+from gnerf_ns.model_components.image_metrics import without_lpips
 from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
 
 

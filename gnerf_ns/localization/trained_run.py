@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Tuple
-from unittest.mock import patch
+from typing import Any, Tuple
 
 import torch
 import yaml
 
+from gnerf_ns.data.dataparsers.grown_dataparser import GrownDataParserConfig
 from gnerf_ns.errors import InputError
-
-
-class _NoLPIPS(torch.nn.Module):
-    """In place of a metric that nobody asks for here."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__()
-
-    def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        return torch.full((), float("nan"))
-
-
-@contextmanager
-def without_lpips() -> Iterator[None]:
-    """Models built meanwhile do not fetch the weights of AlexNet, 230 MB, to measure LPIPS with; theirs is NaN."""
-    with patch("torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity", _NoLPIPS):
-        yield
+from gnerf_ns.model_components.hash_grid_keys import explain_other_hash_grids
+from gnerf_ns.model_components.image_metrics import without_lpips
 
 
 def load_run(load_config: Path) -> Tuple[Any, Any]:
-    """Configuration of a run, as it was saved but for `output_dir`, which is where it lies now; and its pipeline.
+    """Configuration of a run, as it was saved but for where it lies now (it may have been moved); and its pipeline.
 
     Args:
-        load_config: its config.yml; the run may have been moved since.
+        load_config: its config.yml.
 
     Raises:
-        InputError: the run cannot be found, or its data cannot.
+        InputError: the run or its data cannot be found, or its weights do not fit what is installed here.
     """
     # Imports every installed method.
     from nerfstudio.utils.eval_utils import eval_setup
@@ -45,26 +29,63 @@ def load_run(load_config: Path) -> Tuple[Any, Any]:
     if not load_config.is_file():
         raise InputError(f"There is no file {load_config}; give --load-config the config.yml of a trained run.")
     run = load_config.resolve().parent
-    if not any((run / "nerfstudio_models").glob("step-*.ckpt")):
+    checkpoints = sorted((run / "nerfstudio_models").glob("step-*.ckpt"))  # the steps have leading zeros
+    if not checkpoints:
         raise InputError(f"{run / 'nerfstudio_models'} holds no checkpoint; train the run first.")
 
     def where_it_lies_now(config: Any) -> Any:
-        # Saved paths of nerfstudio's own methods hold only from the folder in which training was started.
-        if run.parts[-3:] == (config.experiment_name, config.method_name, config.timestamp):
-            config.output_dir = run.parents[2]
+        _set_folder(config, run)
         _check_data(config, load_config)
         return config
 
-    with without_lpips():
-        _, pipeline, _, _ = eval_setup(load_config, test_mode="inference", update_config_callback=where_it_lies_now)
+    try:
+        with without_lpips():
+            _, pipeline, _, _ = eval_setup(load_config, test_mode="inference", update_config_callback=where_it_lies_now)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"The run of {load_config} cannot be loaded on this machine ({reason[0]}); splatfacto and whatever else "
+            "needs a GPU has to be loaded where there is one."
+        ) from error
     # Read again: eval_setup's own is changed for rendering only.
-    return where_it_lies_now(yaml.load(load_config.read_text(), Loader=yaml.Loader)), pipeline
+    config = where_it_lies_now(yaml.load(load_config.read_text(), Loader=yaml.Loader))
+    _check_weights(checkpoints[-1], pipeline)
+    return config, pipeline
+
+
+def _set_folder(config: Any, run: Path) -> None:
+    """Saved paths of nerfstudio's own methods hold only from the folder in which training was started."""
+    experiment, method, timestamp = ("", *run.parts)[-3:]
+    if method != config.method_name:
+        raise InputError(
+            f"{run} is a run of {config.method_name}, which nerfstudio looks for in a folder of that name; move it to "
+            f"{run.parent / config.method_name / run.name}."
+        )
+    config.output_dir, config.experiment_name, config.timestamp = run.parents[2], experiment, timestamp
+    dataparser = getattr(config.pipeline.datamanager, "dataparser", None)
+    if isinstance(dataparser, GrownDataParserConfig):
+        dataparser.localized = run / dataparser.localized.name
 
 
 def _check_data(config: Any, load_config: Path) -> None:
-    data = getattr(config.pipeline.datamanager, "data", None) or config.data
+    datamanager = config.pipeline.datamanager
+    dataparser = getattr(datamanager, "dataparser", None)
+    data = getattr(datamanager, "data", None) or config.data or getattr(dataparser, "data", None)
     if data is not None and not Path(data).exists():
         raise InputError(
             f"{data}, on which {load_config} was trained, is not there any more; put it back, or correct the paths "
             "called data in that file."
+        )
+
+
+def _check_weights(checkpoint: Path, pipeline: Any) -> None:
+    """nerfstudio takes what fits from a checkpoint, and leaves the rest as it was drawn at random."""
+    saved = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)["pipeline"]
+    names = {name.removeprefix("module.") for name in saved}
+    missing = sorted(name for name in pipeline.state_dict() if name not in names and "lpips" not in name)
+    if missing:
+        explain_other_hash_grids(missing, sorted(names - pipeline.state_dict().keys()))
+        raise InputError(
+            f"{checkpoint} holds no {missing[0]}, which the method has here; open it with the versions of nerfstudio "
+            "and its methods that it was trained with."
         )

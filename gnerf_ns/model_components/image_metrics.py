@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Dict, Optional
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, Optional
+from unittest.mock import patch
 from urllib.error import URLError
 
 import torch
@@ -48,3 +50,20 @@ class ImageMetrics:
                 self._lpips_unavailable = True
                 CONSOLE.print("LPIPS is left out: its AlexNet weights are neither on disk nor to be downloaded.")
         return self._lpips
+
+
+class _NoLPIPS(torch.nn.Module):
+    """In place of a metric that nobody asks for here."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        return torch.full((), float("nan"))
+
+
+@contextmanager
+def without_lpips() -> Iterator[None]:
+    """Models built meanwhile do not fetch the weights of AlexNet, 230 MB, to measure LPIPS with; theirs is NaN."""
+    with patch("torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity", _NoLPIPS):
+        yield

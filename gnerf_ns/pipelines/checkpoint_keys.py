@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 from torch import Tensor
 
 from gnerf_ns.errors import InputError
+from gnerf_ns.model_components.hash_grid_keys import explain_other_hash_grids
 
 HELD_OUT = ("eval_poses.codes", "eval_poses_step")
 """Entries that can be estimated again, and that depend on which images are held out."""
@@ -39,17 +40,7 @@ def check_keys(state: Dict[str, Any], own: Dict[str, Tensor]) -> None:
     missing = sorted(own.keys() - state.keys())
     unexpected = sorted(state.keys() - own.keys())
     if missing or unexpected:
-        if _is_tcnn(unexpected) and _is_torch(missing):
-            raise InputError(
-                "The checkpoint was trained with tiny-cuda-nn, which is not in use here; open it on a machine with a "
-                f"GPU and tiny-cuda-nn, or train anew with {TORCH_OPTION}."
-            )
-        if _is_torch(unexpected) and _is_tcnn(missing):
-            # The config.yml says "auto", which is tiny-cuda-nn here.
-            raise InputError(
-                "The checkpoint was trained with torch's hash grids, but here tiny-cuda-nn is in use; resume it with "
-                f"{TORCH_OPTION}, or open it after setting implementation: torch in its config.yml."
-            )
+        explain_other_hash_grids(missing, unexpected, TORCH_OPTION)
         reason = f"for example {(missing or unexpected)[0]} is {'missing' if missing else 'unknown'}"
         raise InputError(f"The checkpoint does not fit this configuration ({reason}); {advice}")
     for name, value in own.items():
@@ -58,11 +49,3 @@ def check_keys(state: Dict[str, Any], own: Dict[str, Tensor]) -> None:
                 f"The checkpoint does not fit this configuration ({name} is {tuple(state[name].shape)}, "
                 f"not {tuple(value.shape)}); {advice}"
             )
-
-
-def _is_tcnn(names: List[str]) -> bool:
-    return any("tcnn" in name for name in names)
-
-
-def _is_torch(names: List[str]) -> bool:
-    return any("hash_table" in name for name in names)

@@ -15,12 +15,14 @@ import tyro
 import yaml
 from PIL import Image
 from tiny_run import build_trainer, trainer_config
+from torch import nn
 
 from gnerf_ns.errors import InputError
 from gnerf_ns.localization.localizer import LocalizerConfig, localize_in_scene
 from gnerf_ns.localization.photometric_refinement import RefinementConfig
 from gnerf_ns.localization.refinement_rounds import LocalizationConfig
-from gnerf_ns.localization.trained_run import load_run
+from gnerf_ns.localization.trained_run import _check_weights, load_run
+from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipelineConfig
 from gnerf_ns.scripts.localize import NOT_ALL_LOCALISED, Localize, entrypoint
 
 FEW = RefinementConfig(steps=2, rays_per_hypothesis=8, first_image_side=8)
@@ -86,14 +88,57 @@ def test_a_run_may_have_been_moved(config_path: Path, tmp_path: Path):
     assert torch.equal(pipeline.train_poses(), original.train_poses())
 
 
-def test_data_that_moved_gets_one_sentence(config_path: Path, tmp_path: Path):
-    run = tmp_path / "run"
-    shutil.copytree(config_path.parent, run)
+def copied(config_path: Path, folder: Path) -> Path:
+    """The run in another place; its config.yml."""
+    moved = folder.joinpath("elsewhere", *config_path.parent.parts[-3:])
+    shutil.copytree(config_path.parent, moved)
+    return moved / "config.yml"
+
+
+def test_a_run_may_have_been_renamed_but_its_method_may_not(config_path: Path, tmp_path: Path):
+    run = copied(config_path, tmp_path).parent
+    renamed = run.rename(run.parent / "best")
+    config, _ = load_run(renamed / "config.yml")
+    assert config.get_base_dir() == renamed
+    loose = shutil.copytree(renamed, tmp_path / "method" / "best")
+    with pytest.raises(InputError, match=r"best is a run of gnerf-ns.*move it to .*method/gnerf-ns.*/best"):
+        load_run(loose / "config.yml")
+
+
+@pytest.mark.parametrize("given_to", ["method", "dataparser"])
+def test_data_that_moved_gets_one_sentence(config_path: Path, tmp_path: Path, given_to: str):
+    moved = copied(config_path, tmp_path)
     config = yaml.load(config_path.read_text(), Loader=yaml.Loader)
-    config.data = config.pipeline.datamanager.data = Path("/gone")
-    (run / "config.yml").write_text(yaml.dump(config))
+    config.data = config.pipeline.datamanager.data = Path("/gone") if given_to == "method" else None
+    config.pipeline.datamanager.dataparser.data = Path("/gone")
+    moved.write_text(yaml.dump(config))
     with pytest.raises(InputError, match=r"/gone, on which .*config\.yml was trained, is not there any more; put"):
-        load_run(run / "config.yml")
+        load_run(moved)
+
+
+def test_a_method_that_cannot_be_built_here_gets_one_sentence(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def wants_a_gpu(self: Any, **options: Any) -> None:
+        raise AssertionError("Torch not compiled with CUDA enabled")
+
+    monkeypatch.setattr(GNeRFPipelineConfig, "setup", wants_a_gpu)
+    with pytest.raises(InputError, match=r"cannot be loaded on this machine \(Torch not compiled with CUDA enabled\)"):
+        load_run(copied(config_path, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "saved_as, words", [("field.tcnn_encoding.params", "trained with tiny-cuda-nn"), ("field.other", "holds no field.")]
+)
+def test_weights_that_would_stay_random_get_one_sentence(tmp_path: Path, saved_as: str, words: str):
+    checkpoint, pipeline = tmp_path / "step-000000001.ckpt", nn.Module()
+    pipeline.field, pipeline.lpips = nn.Module(), nn.Linear(1, 1)
+    pipeline.field.hash_table = nn.Parameter(torch.zeros(2))
+    torch.save({"pipeline": {saved_as: torch.zeros(3)}}, checkpoint)
+    with pytest.raises(InputError, match=words):
+        _check_weights(checkpoint, pipeline)
+    torch.save({"pipeline": {"module.field.hash_table": torch.zeros(2)}}, checkpoint)
+    _check_weights(checkpoint, pipeline)
 
 
 @pytest.mark.parametrize("converged, status", [([True, True], None), ([True, False], NOT_ALL_LOCALISED)])
@@ -123,6 +168,14 @@ def test_nothing_is_overwritten(config_path: Path, tiny_scene: Path, tmp_path: P
     (tmp_path / "other").mkdir()
     with pytest.raises(InputError, match="other exists already"):
         localized(config_path, tiny_scene / "transforms_test.json", tmp_path / "other.json")
+
+
+@pytest.mark.parametrize("options", [{"fov_deg": 0.0}, {"max_image_side": 0}])
+def test_what_leaves_nothing_to_see_gets_one_sentence(
+    config_path: Path, tiny_scene: Path, tmp_path: Path, options: Any
+):
+    with pytest.raises(InputError, match=r"is not between 0 and 180|leaves too little to see"):
+        Localize(config_path, tiny_scene, tmp_path / "poses.json", localizer=QUICK, **options).main()
 
 
 def test_the_output_says_by_its_ending_what_it_is(config_path: Path, tiny_scene: Path, tmp_path: Path):
