@@ -3,7 +3,8 @@
     python benchmarks/growing.py --data LEGO --output FOLDER --methods nerfacto gnerf-ns
 
 Every second training picture is trained on, nerfacto at its true pose and ours at none; those between are localised
-from nothing. `psnr` is of the test pictures. A run that is in the folder already is grown, not trained again.
+from nothing. `psnr` is of the test pictures; `without them` is after as many steps more on the old pictures alone. What
+is in the folder already, a run or the poses found in it, is not made again.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 import tyro
 from training import machine, run, table_head, table_row
 from true_poses import nerfacto_config, train
 
-from gnerf_ns.engine.growth import GrowthConfig, grow_run
+from gnerf_ns.engine.growth import GrowthConfig, grow_run, train_further
 from gnerf_ns.localization.trained_run import load_run
 from gnerf_ns.scripts.localize import Localize
 
-COLUMNS = ["method", "trained on", "localised", "added", "psnr before", "psnr after", "localising s", "growing s"]
+COLUMNS = ["method", "trained on", "localised", "added", "steps"]
+COLUMNS += ["psnr before", "without them", "with them", "localising s", "growing s"]
 
 
 @dataclass
@@ -39,6 +41,8 @@ class Arguments:
     """nerfacto, and methods of ours."""
     seed: int = 0
     """Of all."""
+    steps: Optional[int] = None
+    """As in GrowthConfig."""
 
 
 def main(arguments: Arguments) -> None:
@@ -52,20 +56,21 @@ def main(arguments: Arguments) -> None:
         poses = folder.parent / "poses.json"
         began = time.monotonic()
         torch.manual_seed(arguments.seed)
-        Localize(folder / "config.yml", new_pictures, poses).main()
+        if not poses.is_file():
+            Localize(folder / "config.yml", new_pictures, poses).main()
         localised = time.monotonic()
-        frames = json.loads(poses.read_text())["frames"]
-        growth = grow_run(load_run(folder / "config.yml")[0], poses, GrowthConfig())
-        assert growth is not None
+        meta = json.loads(poses.read_text())
+        frames = [frame["localization"] for frame in meta["frames"]]
+        config, growth_config = load_run(folder / "config.yml")[0], GrowthConfig(steps=arguments.steps)
+        growth = grow_run(config, poses, growth_config)
+        assert growth is not None, "not one picture was accepted"
+        grown = time.monotonic()
+        control = train_further(config, {**meta, "frames": []}, growth_config)
         num_half = len(json.loads((half / "transforms_train.json").read_text())["frames"])
-        cells = [
-            method,
-            str(num_half),
-            str(sum(frame["localization"]["converged"] for frame in frames)),
-            str(growth.num_added),
-        ]
-        cells += [f"{growth.psnr_before:.2f}", f"{growth.psnr_after:.2f}"]
-        rows.append(table_row([*cells, f"{localised - began:.0f}", f"{time.monotonic() - localised:.0f}"]))
+        cells = [method, str(num_half), str(sum(frame["converged"] for frame in frames)), str(growth.num_added)]
+        cells += [str(growth.num_steps)]
+        cells += [f"{psnr:.2f}" for psnr in (growth.psnr_before, control.psnr_after, growth.psnr_after)]
+        rows.append(table_row([*cells, f"{localised - began:.0f}", f"{grown - localised:.0f}"]))
         print(rows[-1], flush=True)
     print(f"\n{machine()}; seed {arguments.seed}\n\n{table_head(COLUMNS)}")
     print("\n".join(rows))

@@ -49,6 +49,9 @@ def decode_pose_9d(codes: Float[Tensor, "*batch 9"]) -> Float[Tensor, "*batch 3 
     return torch.cat([rotations, (rotations * positions[..., None, :]).sum(dim=-1, keepdim=True)], dim=-1)
 
 
+PoseMode = Literal["look_at", "free"]
+
+
 @dataclass(frozen=True)
 class PoseCodec:
     """How poses of one kind are written as numbers that can be learned.
@@ -56,7 +59,7 @@ class PoseCodec:
     Positions are in units of the camera distance, so that one learning rate suits every field of view.
     """
 
-    mode: Literal["look_at", "free"]
+    mode: PoseMode
     """look_at: the position alone (3 numbers, along the world's axes); the camera looks at the origin with +z up.
     free: the 9 numbers of `encode_pose_9d`."""
     radius: float

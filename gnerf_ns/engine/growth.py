@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
+import roma
 import torch
 from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from gnerf_ns.cameras.last_cameras_optimizer import LastCamerasOptimizerConfig
+from gnerf_ns.cameras.pose_codec import PoseCodec
 from gnerf_ns.data.dataparsers.grown_dataparser import GrownDataParserConfig
 from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig, latest_checkpoint
+from gnerf_ns.engine.grown_checkpoint import for_more_pictures
 from gnerf_ns.errors import InputError
-from gnerf_ns.localization.trained_run import without_lpips
-from gnerf_ns.localization.trained_scene import use_compiled_hash_grids
-from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
+from gnerf_ns.field_components.compiled_hash_encoding import use_compiled_hash_grids
+from gnerf_ns.model_components.image_metrics import without_lpips
+from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline, GNeRFPipelineConfig
 
 LOCALIZED_FILE = "localized.json"
 """In the new run's folder: the pictures that were added, in the frame of the data."""
+
+MAX_TURN_DEG = 1.0
+"""A picture is not added if the run's pose table would have its camera turned by more, in degrees."""
 
 
 @dataclass
@@ -48,6 +56,8 @@ class Growth:
 
     num_added: int
     """Pictures that were added."""
+    num_steps: int
+    """Training steps that were made."""
     psnr_before: float
     """Mean over the run's held-out pictures, in dB."""
     psnr_after: float
@@ -59,7 +69,8 @@ class Growth:
 def grow_run(run_config: Any, poses_json: Path, config: GrowthConfig) -> Optional[Growth]:
     """Train a copy of a run on its own and on localised pictures, whose poses are learned on where the method can.
 
-    The run itself is left as it is; the new one stands beside it. None if no picture may be added.
+    The run itself is left as it is; the new one stands beside it. None if no picture may be added: none is sure, or
+    none of our own run's cameras, if these have to, looks at the origin.
 
     Args:
         run_config: the run's configuration, its `output_dir` being where it lies.
@@ -67,32 +78,75 @@ def grow_run(run_config: Any, poses_json: Path, config: GrowthConfig) -> Optiona
         config: how.
 
     Raises:
-        InputError: there are no held-out pictures to judge by, or some of these were to be trained on.
+        InputError: there are no held-out pictures to judge by, or some of these were to be trained on; or the run has
+            not got to where it trains on pictures.
     """
     meta = json.loads(poses_json.read_text())
-    accepted = [{**frame, "localized": True} for frame in meta["frames"] if config.accepts(frame["localization"])]
+    frames = [frame for frame in meta["frames"] if config.accepts(frame["localization"])]
+    if isinstance(run_config, GNeRFTrainerConfig):
+        frames = [frame for frame in frames if _can_be_held(run_config.pipeline, frame)]
+    if not frames:
+        return None
+    return train_further(run_config, {**meta, "frames": [{**frame, "localized": True} for frame in frames]}, config)
+
+
+def train_further(run_config: Any, localized: Mapping[str, Any], config: GrowthConfig) -> Growth:
+    """See `grow_run`, with the pictures to add as a transforms.json has them; without any, it is a control."""
     checkpoint = latest_checkpoint(run_config.get_checkpoint_dir())
     assert checkpoint is not None, "pictures were localised in it"
-    if not accepted:
-        return None
-    meta["frames"] = sorted(accepted, key=lambda frame: frame["file_path"])  # as dataparsers have them
-    poses = torch.tensor([frame["transform_matrix"][:3] for frame in meta["frames"]])
+    state = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    frames = sorted(localized["frames"], key=lambda frame: frame["file_path"])  # as dataparsers have them
+    frames = [_as_given(frame, state["pipeline"]) for frame in frames]
+    poses = torch.tensor([frame["transform_matrix"][:3] for frame in frames]).reshape(-1, 3, 4)
 
-    grown_config = _config_beside(run_config)
+    grown_config = _config_beside(run_config, has_more_pictures=bool(frames))
+    steps = _settle_steps(grown_config, state, config)
     folder: Path = grown_config.get_base_dir()
     folder.mkdir(parents=True)
-    (folder / LOCALIZED_FILE).write_text(json.dumps(meta, indent=2))
+    (folder / LOCALIZED_FILE).write_text(json.dumps({**localized, "frames": frames}, indent=2))
     _close_logs()
     try:
-        growth = _train(grown_config, checkpoint, folder, poses, config)
-    except InputError:
+        growth = _train(grown_config, state, folder, poses, steps)
+    except BaseException:  # KeyboardInterrupt, too: nobody has found out whether it is better
+        _close_logs()
         shutil.rmtree(folder)
         raise
-    finally:
-        _close_logs()
+    _close_logs()
     if growth.folder is None:
         shutil.rmtree(folder)
     return growth
+
+
+def _can_be_held(config: GNeRFPipelineConfig, frame: Mapping[str, Any]) -> bool:
+    """Whether the run's pose table can have a picture's pose: it may be for cameras that look at the origin alone."""
+    codec = PoseCodec(config.resolved_pose_mode, 1.0)
+    pose = torch.tensor(frame["transform_matrix"][:3])[None]
+    turn = roma.rotmat_geodesic_distance(codec.decode(codec.encode(pose))[..., :3], pose[..., :3])
+    return float(turn.rad2deg()) <= MAX_TURN_DEG
+
+
+def _as_given(frame: Dict[str, Any], state: Mapping[str, Tensor]) -> Dict[str, Any]:
+    """A picture with its focal length as it was assumed: the run's own factor will be on it again."""
+    logarithms = state.get("focal_factors.logarithms")
+    factor = 1.0 if logarithms is None else float(logarithms.median().exp())
+    return {**frame, "fl_x": frame["fl_x"] / factor, "fl_y": frame["fl_y"] / factor}
+
+
+def _settle_steps(config: Any, state: Mapping[str, Any], growth: GrowthConfig) -> int:
+    """How many of the run's last steps are made again, written into its configuration."""
+    total = state["step"] + 1
+    steps = min(total, growth.steps or max(1, total // 2))
+    if not isinstance(config, GNeRFTrainerConfig):
+        config.max_num_iterations = steps  # nerfstudio's trainer counts those after a resume
+        return steps
+    # Phases end where they did, however many photographs there are now, and what comes before B is not made again.
+    schedule = config.pipeline.schedule.for_photographs(len(state["pipeline"]["train_poses.codes"]))
+    config.pipeline.schedule, config.max_num_iterations = schedule, total
+    schedule = copy.copy(schedule)
+    schedule.begin_anew(int(state["pipeline"]["restarts.begin"]))
+    if total <= schedule.phase_b_start:
+        raise InputError("The run has not got to phase B, so that its poses are not worth going on from; train it on.")
+    return min(steps, total - schedule.phase_b_start)
 
 
 def _close_logs() -> None:
@@ -112,7 +166,7 @@ def _expect_steps(total: int) -> None:
     writer.GLOBAL_BUFFER["max_iter"] = total
 
 
-def _config_beside(run_config: Any) -> Any:
+def _config_beside(run_config: Any, has_more_pictures: bool) -> Any:
     """The configuration of a run in a folder of its own, with the localised pictures in its data."""
     config = copy.deepcopy(run_config)
     number, config.timestamp = 1, f"{run_config.timestamp}-grown"
@@ -120,62 +174,70 @@ def _config_beside(run_config: Any) -> Any:
         number += 1
         config.timestamp = f"{run_config.timestamp}-grown-{number}"
     datamanager = config.pipeline.datamanager
-    datamanager.dataparser = GrownDataParserConfig(
-        data=datamanager.data or datamanager.dataparser.data,
-        base=datamanager.dataparser,
-        localized=config.get_base_dir().absolute() / LOCALIZED_FILE,
-        base_has_true_poses=not isinstance(config, GNeRFTrainerConfig),
-    )
-    datamanager.data = datamanager.dataparser.data
+    if has_more_pictures:
+        datamanager.dataparser = GrownDataParserConfig(
+            data=datamanager.data or datamanager.dataparser.data,
+            base=datamanager.dataparser,
+            localized=config.get_base_dir().absolute() / LOCALIZED_FILE,
+            base_has_true_poses=not isinstance(config, GNeRFTrainerConfig),
+        )
+        datamanager.data = datamanager.dataparser.data
     config.load_dir = config.load_checkpoint = config.load_step = None
     config.vis = "tensorboard"
     return config
 
 
-def _train(
-    config: Any, checkpoint: Path, folder: Path, poses: Float[Tensor, "added 3 4"], growth: GrowthConfig
-) -> Growth:
-    state = torch.load(checkpoint, map_location="cpu", weights_only=False)
-    total = state["step"] + 1
-    steps = min(total, growth.steps or max(1, total // 2))
-    is_ours = isinstance(config, GNeRFTrainerConfig)
-    # Ours counts a run's steps, nerfstudio's trainer those after a resume.
-    config.max_num_iterations = total if is_ours else steps
-    only_new_move = _learn_poses(config)
+def _train(config: Any, state: Dict[str, Any], folder: Path, poses: Float[Tensor, "added 3 4"], steps: int) -> Growth:
+    _learn_poses_of_added(config, len(poses))
     config.save_config()
     with without_lpips():
         trainer = config.setup(local_rank=0, world_size=1)
         trainer.setup(test_mode="test")
     use_compiled_hash_grids(trainer.pipeline.model)
     _check_split(trainer.pipeline.datamanager)
-    resumed = folder / checkpoint.name
-    torch.save(_for_more_pictures(state, trainer, total - steps), resumed)
-    config.load_checkpoint = resumed
+    config.load_checkpoint = folder / "begin.ckpt"
+    torch.save(for_more_pictures(state, trainer), config.load_checkpoint)
     trainer._load_checkpoint()
-    _expect_steps(total)
-    resumed.unlink()
+    config.load_checkpoint.unlink()
     config.load_checkpoint = None
-    _begin_new_poses(trainer, poses, only_new_move)
-
     before = trainer.pipeline.get_average_eval_image_metrics(step=None)["psnr"]
     CONSOLE.print(f"{len(poses)} pictures more, {steps} training steps; held-out PSNR before: {before:.2f} dB")
+
+    _begin_new_poses(trainer.pipeline, poses)
+    _rewind(trainer, steps)
     trainer.train()
     after = trainer.pipeline.get_average_eval_image_metrics(step=None)["psnr"]
-    return Growth(len(poses), float(before), float(after), folder if after >= before else None)
+    return Growth(len(poses), steps, float(before), float(after), folder if after >= before else None)
 
 
-def _learn_poses(config: Any) -> bool:
-    """Have nerfacto and its like learn camera poses; whether they did not, so that known ones have to stay."""
+def _rewind(trainer: Any, steps: int) -> None:
+    """Have the last steps made again, at the learning rates of then."""
+    total = trainer._start_step
+    trainer._start_step = total - steps
+    for scheduler in trainer.optimizers.schedulers.values():
+        scheduler.load_state_dict(
+            {**scheduler.state_dict(), "last_epoch": total - steps, "_step_count": total - steps + 1}
+        )
+    _expect_steps(total)
+
+
+def _learn_poses_of_added(config: Any, num_added: int) -> None:
+    """Have nerfacto and its like learn these camera poses, if they learn none: those that they were given stay."""
     optimizer = getattr(config.pipeline.model, "camera_optimizer", None)
-    if optimizer is None or optimizer.mode != "off" or "camera_opt" not in config.optimizers:
-        return False
-    optimizer.mode = "SO3xR3"
-    return True
+    if isinstance(optimizer, LastCamerasOptimizerConfig):
+        optimizer.num_corrected += num_added
+    elif optimizer is not None and optimizer.mode == "off" and "camera_opt" in config.optimizers:
+        config.pipeline.model.camera_optimizer = LastCamerasOptimizerConfig(
+            mode="SO3xR3",
+            num_corrected=num_added,
+            trans_l2_penalty=optimizer.trans_l2_penalty,
+            rot_l2_penalty=optimizer.rot_l2_penalty,
+        )
 
 
 def _check_split(datamanager: Any) -> None:
-    held_out = {Path(path).resolve() for path in datamanager.eval_dataset.image_filenames}
-    training = [Path(path).resolve() for path in datamanager.train_dataset.image_filenames]
+    held_out = {_full_size(path) for path in datamanager.eval_dataset.image_filenames}
+    training = [_full_size(path) for path in datamanager.train_dataset.image_filenames]
     if not held_out:
         raise InputError("The run holds no pictures out, by which growth could be judged; train it with some held out.")
     both = sorted(held_out.intersection(training))
@@ -188,52 +250,16 @@ def _check_split(datamanager: Any) -> None:
         raise InputError(f"{twice} is a training picture of this run already; leave it out of --images.")
 
 
-def _for_more_pictures(state: Dict[str, Any], trainer: Any, step: int) -> Dict[str, Any]:
-    """A checkpoint as it would be at an earlier step, with rows for further pictures in whatever has one for each.
-
-    New rows are those of the new pipeline, or the mean of the others where it is a learned embedding.
-    """
-    pipeline = {name: value.detach().clone() for name, value in trainer.pipeline.state_dict().items()}
-    for name, value in state["pipeline"].items():
-        if name not in pipeline:
-            continue
-        if value.shape == pipeline[name].shape:
-            pipeline[name] = value
-        else:
-            rest = pipeline[name][len(value) :]
-            pipeline[name] = torch.cat([value, value.mean(dim=0).expand_as(rest) if "embedding" in name else rest])
-    optimizers = {}
-    for group, saved in state["optimizers"].items():
-        parameters = trainer.optimizers.parameters[group]
-        moments = {
-            index: {name: _padded(value, parameters[index]) for name, value in of_one.items()}
-            for index, of_one in saved["state"].items()
-        }
-        optimizers[group] = {**saved, "state": moments}
-    schedulers = {
-        group: {**saved, "last_epoch": step, "_step_count": step + 1} for group, saved in state["schedulers"].items()
-    }
-    return {**state, "step": step - 1, "pipeline": pipeline, "optimizers": optimizers, "schedulers": schedulers}
+def _full_size(path: Path) -> Path:
+    """The picture in `images` where this is the same one in nerfstudio's `images_2`, `images_4`..."""
+    path = path.resolve()
+    return path.parent.with_name(re.sub(r"_\d+$", "", path.parent.name)) / path.name
 
 
-def _padded(value: Any, parameter: Tensor) -> Any:
-    """An optimizer's moments with zeros for further rows."""
-    if not isinstance(value, Tensor) or value.ndim == 0 or value.shape == parameter.shape:
-        return value
-    padded = torch.zeros(parameter.shape, dtype=value.dtype)
-    padded[: len(value)] = value
-    return padded
-
-
-def _begin_new_poses(trainer: Any, poses: Float[Tensor, "added 3 4"], only_new_move: bool) -> None:
-    pipeline = trainer.pipeline
-    num_all = len(pipeline.datamanager.train_dataset)
-    added = torch.arange(num_all - len(poses), num_all, device=pipeline.device)
-    if isinstance(pipeline, GNeRFPipeline):  # nerfstudio's methods have them from the dataparser
+def _begin_new_poses(pipeline: Any, poses: Float[Tensor, "added 3 4"]) -> None:
+    """nerfstudio's own methods have them from the dataparser."""
+    if isinstance(pipeline, GNeRFPipeline):
+        num_all = len(pipeline.datamanager.train_dataset)
+        added = torch.arange(num_all - len(poses), num_all, device=pipeline.device)
         pipeline.train_poses.assign(added, poses.to(pipeline.device))
         pipeline.publish_poses()
-    elif only_new_move:
-        adjustment = pipeline.model.camera_optimizer.pose_adjustment
-        is_new = torch.zeros_like(adjustment)
-        is_new[added] = 1.0
-        adjustment.register_hook(lambda gradient: gradient * is_new)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gnerf_ns.cameras.focal_lengths import FocalFactors
-from gnerf_ns.cameras.pose_codec import PoseCodec
+from gnerf_ns.cameras.pose_codec import PoseCodec, PoseMode
 from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius
 from gnerf_ns.cameras.pose_table import PoseTable
 from gnerf_ns.cameras.rays import CameraDirections, concatenate_rays
@@ -93,6 +93,13 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
     keep_freed_memory: bool = True
     """Have glibc reuse freed memory: much faster, but fragments where chunks as large as the paper's come and go."""
 
+    @property
+    def resolved_pose_mode(self) -> PoseMode:
+        """What auto stands for."""
+        if self.pose_mode != "auto":
+            return self.pose_mode
+        return "look_at" if self.pose_prior.resolve().looks_at_origin else "free"
+
 
 class GNeRFPipeline(VanillaPipeline):
     """Learns a radiance field and the poses of its photographs together.
@@ -128,10 +135,7 @@ class GNeRFPipeline(VanillaPipeline):
         learned = self.focal_factors if self.focal_factors.is_learned else None
         directions = CameraDirections(self.datamanager.train_dataset.given_cameras.to(device), learned)
         radius = object_filling_radius(directions.smallest_field_of_view)
-        mode = config.pose_mode
-        if mode == "auto":
-            mode = "look_at" if prior.looks_at_origin else "free"
-        codec = PoseCodec(mode, radius)
+        codec = PoseCodec(config.resolved_pose_mode, radius)
         self.train_poses = PoseTable(num_train, codec, learned)
         self.eval_poses = PoseTable(len(self.datamanager.eval_dataset), codec)
         self.register_buffer("eval_poses_step", torch.tensor(-1))

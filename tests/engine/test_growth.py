@@ -7,15 +7,25 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 import pytest
+import roma
 import torch
+import yaml
 from nerfstudio.configs.method_configs import method_configs
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from tiny_run import build_trainer, trainer_config
 
 from gnerf_ns.data.procedural_scene import ProceduralSceneConfig, render_procedural_scene
-from gnerf_ns.engine.growth import LOCALIZED_FILE, GrowthConfig, grow_run
+from gnerf_ns.engine.growth import (
+    LOCALIZED_FILE,
+    GrowthConfig,
+    _full_size,
+    _learn_poses_of_added,
+    grow_run,
+    train_further,
+)
 from gnerf_ns.errors import InputError
-from gnerf_ns.localization.trained_run import load_run, without_lpips
+from gnerf_ns.localization.trained_run import load_run
+from gnerf_ns.model_components.image_metrics import without_lpips
 
 FIGURES = {"converged": True, "photometric_error": 0.05, "num_agreeing": 3, "num_hypotheses": 4}
 
@@ -72,10 +82,10 @@ def nerfacto_run(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return config.get_base_dir() / "config.yml"
 
 
-def grown(run: Path, frames: List[Dict[str, Any]], folder: Path, **options: Any) -> Any:
+def grown(run: Path, frames: List[Dict[str, Any]], folder: Path, steps: int = 3, **options: Any) -> Any:
     poses = folder / "poses.json"
     poses.write_text(json.dumps({"camera_model": "OPENCV", "frames": frames}))
-    return grow_run(load_run(run)[0], poses, GrowthConfig(steps=3, **options))
+    return grow_run(load_run(run)[0], poses, GrowthConfig(steps=steps, **options))
 
 
 def quality_is(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
@@ -120,6 +130,62 @@ def test_our_run_goes_on_with_more_pictures(our_run: Path, new_pictures: Any, tm
     assert [frame["localized"] for frame in frames] == [True] * 3
 
 
+def test_both_figures_are_of_the_whole_field(our_run: Path, new_pictures: Any, tmp_path: Path, monkeypatch: Any):
+    """And not of one with its finer levels switched off, as it was where the steps begin that are made again."""
+    seen = []
+
+    def metrics(self: Any, step: Any) -> Dict[str, float]:
+        seen.append((self.model.radiance.field.view_dependence, int(self.eval_poses_step), int(self.restarts.begin)))
+        return {"psnr": 1.0}
+
+    monkeypatch.setattr("gnerf_ns.pipelines.gnerf_pipeline.GNeRFPipeline.get_average_eval_image_metrics", metrics)
+    growth = grown(our_run, new_pictures, tmp_path, steps=6)
+    assert growth.num_steps == 6 and seen == [(1.0, 11, 0), (1.0, 11, 0)]
+
+
+def test_nothing_before_phase_b_is_made_again(our_run: Path, new_pictures: Any, tmp_path: Path, monkeypatch: Any):
+    quality_is(monkeypatch, 1.0, 1.0)
+    growth = grown(our_run, new_pictures, tmp_path, steps=12)
+    assert growth.num_steps == 7
+    saved = yaml.load((growth.folder / "config.yml").read_text(), Loader=yaml.Loader)
+    # However many photographs there are now.
+    assert saved.pipeline.schedule.leave_out_rounds == 0
+
+
+def test_a_focal_length_is_not_corrected_twice(tiny_scene: Path, new_pictures: Any, tmp_path: Path, monkeypatch: Any):
+    quality_is(monkeypatch, 1.0, 1.0)
+    config = trainer_config(tiny_scene, tmp_path / "run", "transport")
+    config.pipeline.focal_length = "shared"
+    trainer = build_trainer(config)
+    trainer.train()
+    factor = float(trainer.pipeline.focal_factors.typical)
+    growth = grown(config.get_base_dir() / "config.yml", new_pictures, tmp_path)
+    frames = json.loads((growth.folder / LOCALIZED_FILE).read_text())["frames"]
+    assert factor != 1.0 and [frame["fl_x"] for frame in frames] == [pytest.approx(22.0 / factor)] * 3
+
+
+def test_cameras_that_the_run_cannot_hold_are_not_added(our_run: Path, new_pictures: Any, tmp_path: Path, monkeypatch):
+    """Its cameras look at the origin, and these do not: their poses would be others."""
+    quality_is(monkeypatch, 1.0, 1.0)
+    aside = roma.rotvec_to_rotmat(torch.tensor([0.0, 0.1, 0.0]))
+    frames = copy.deepcopy(new_pictures)
+    matrix = torch.tensor(frames[1]["transform_matrix"])
+    matrix[:3, :3] = matrix[:3, :3] @ aside
+    frames[1]["transform_matrix"] = matrix.tolist()
+    assert grown(our_run, frames, tmp_path).num_added == 2
+
+
+def test_what_is_interrupted_leaves_nothing_behind(our_run: Path, new_pictures: Any, tmp_path: Path, monkeypatch: Any):
+    def interrupted(self: Any, step: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gnerf_ns.pipelines.gnerf_pipeline.GNeRFPipeline.get_average_eval_image_metrics", interrupted)
+    beside = sorted(our_run.parent.parent.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        grown(our_run, new_pictures, tmp_path)
+    assert sorted(our_run.parent.parent.iterdir()) == beside
+
+
 def test_nerfacto_learns_the_added_poses_and_no_others(
     nerfacto_run: Path, new_pictures: Any, tmp_path: Path, monkeypatch
 ):
@@ -135,6 +201,18 @@ def test_nerfacto_learns_the_added_poses_and_no_others(
     given = torch.tensor([frame["transform_matrix"][:3] for frame in new_pictures])
     torch.testing.assert_close(pipeline.datamanager.train_dataset.cameras.camera_to_worlds[-3:], given)
 
+    # Once more: those that were added before are learned on, too.
+    config = load_run(growth.folder / "config.yml")[0]
+    assert config.pipeline.model.camera_optimizer.num_corrected == 3
+    _learn_poses_of_added(config, 2)
+    assert config.pipeline.model.camera_optimizer.num_corrected == 5
+
+
+def test_the_same_picture_in_two_sizes_is_one():
+    """nerfstudio trains on images_2 where images are large, and a user localises those in images."""
+    assert _full_size(Path("/data/images_2/a.jpg")) == _full_size(Path("/data/images/a.jpg"))
+    assert _full_size(Path("/data/images_2/a.jpg")) != _full_size(Path("/data/images/b.jpg"))
+
 
 def test_worse_is_rolled_back(our_run: Path, new_pictures: Any, tmp_path: Path, monkeypatch: Any):
     quality_is(monkeypatch, 10.0, 9.9)
@@ -142,6 +220,15 @@ def test_worse_is_rolled_back(our_run: Path, new_pictures: Any, tmp_path: Path, 
     growth = grown(our_run, new_pictures, tmp_path)
     assert growth.folder is None and (growth.psnr_before, growth.psnr_after) == (10.0, 9.9)
     assert sorted(our_run.parent.parent.iterdir()) == beside
+
+
+def test_the_same_steps_without_more_pictures(our_run: Path, monkeypatch: Any):
+    quality_is(monkeypatch, 10.0, 10.0)
+    control = train_further(load_run(our_run)[0], {"frames": []}, GrowthConfig(steps=3))
+    assert (control.num_added, control.num_steps) == (0, 3) and control.folder is not None
+    old, new = state_of(our_run), state_of(control.folder / "config.yml")
+    assert old["train_poses.codes"].shape == new["train_poses.codes"].shape
+    assert not torch.equal(old["train_poses.codes"], new["train_poses.codes"])
 
 
 def test_only_sure_pictures_are_added(our_run: Path, new_pictures: Any, tmp_path: Path):
