@@ -126,7 +126,6 @@ def adversarial_pipeline() -> GNeRFPipelineConfig:
         schedule,
         phase_a_steps=500,
         interleaved_steps=100,
-        phase_b_steps=schedule.phase_b_steps * 3 // 5,
         phase_a_image_side=(16, 32),
         phase_b_image_side=(32, schedule.phase_b_image_side[1]),
         density_noise_steps=200,
