@@ -38,7 +38,8 @@ class GrowthConfig:
     """Which localised pictures are trained on, and for how long."""
 
     steps: Optional[int] = None
-    """Training steps, made with the learning rates of the run's last ones; None for half as many as it made."""
+    """Training steps, made with the learning rates of the run's last ones; None for as many as it made. Of ours, at most
+    those of phase B."""
     max_error: float = 0.1
     """Largest root mean square colour error of a picture that is added, besides having converged."""
     min_agreeing: int = 2
@@ -135,7 +136,7 @@ def _as_given(frame: Dict[str, Any], state: Mapping[str, Tensor]) -> Dict[str, A
 def _settle_steps(config: Any, state: Mapping[str, Any], growth: GrowthConfig) -> int:
     """How many of the run's last steps are made again, written into its configuration."""
     total = state["step"] + 1
-    steps = min(total, growth.steps or max(1, total // 2))
+    steps = min(total, growth.steps or total)
     if not isinstance(config, GNeRFTrainerConfig):
         config.max_num_iterations = steps  # nerfstudio's trainer counts those after a resume
         return steps

@@ -54,8 +54,10 @@ class LocalizationConfig:
     ray_selection: RaySelection = "random"
     """random: all pixels alike; interest: those near keypoints (iNeRF section 3.3); importance: those where the
     picture changes."""
-    comparison_side: int = 32
-    """Longer side of the renderings by which hypotheses are told apart, in pixels."""
+    comparison_side: int = 64
+    """Longer side of the renderings by which hypotheses are told apart, in pixels; smaller where a refinement has only
+    seen smaller pictures. Single rays through pixels of a sharp field are noise beside a photograph that was shrunk
+    much: at 32 pixels, a pose some degrees off may pass for right."""
     max_error_ratio: float = 4.0
     """A photograph is localised if its squared colour error is at most so many times that of training images."""
     min_explained_share: float = 0.5
@@ -129,7 +131,8 @@ def localize_photographs(
         survived = hypotheses if number == 1 else survived
         paths = torch.cat([paths, _refine(refinement, field, pixels, hypotheses)], dim=1)
         num_rays += refinement.steps * refinement.rays_per_hypothesis * len(hypotheses) // count
-        errors = squared_errors(field, pixels, hypotheses, config.comparison_side)
+        side = min(config.comparison_side, refinement.last_image_side or config.comparison_side)
+        errors = squared_errors(field, pixels, hypotheses, side)
         kept = _best(errors, count, survivors)
         hypotheses, paths, errors = hypotheses.kept(kept), paths[kept], errors[kept]
 
