@@ -38,8 +38,8 @@ class GrowthConfig:
     """Which localised pictures are trained on, and for how long."""
 
     steps: Optional[int] = None
-    """Training steps, made with the learning rates of the run's last ones; None for as many as it made. Of ours, at most
-    those of phase B."""
+    """Training steps, made with the learning rates of the run's last ones; None for as many as it made; of ours, at
+    most those of phase B."""
     max_error: float = 0.1
     """Largest root mean square colour error of a picture that is added, besides having converged."""
     min_agreeing: int = 2
