@@ -10,6 +10,7 @@ from typing import Any, Tuple
 import torch
 from jaxtyping import Float
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 from torch import Tensor
 
 APPLIED_TO_COLMAP = ((0.0, 1.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0), (0.0, 0.0, -1.0, 0.0))
@@ -44,9 +45,6 @@ class WorldFrame:
             dataparser: the one that read the data.
             outputs: its training pictures.
         """
-        # Not above: nerfstudio imports plugins while it is itself half imported.
-        from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
-
         transform, scale = outputs.dataparser_transform.cpu(), float(outputs.dataparser_scale)
         if isinstance(dataparser, Nerfstudio):
             applied, applied_scale = _applied_before(Path(dataparser.config.data))
