@@ -22,6 +22,8 @@ import tyro
 from nerfstudio.configs.method_configs import method_configs
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 
 from gnerf_ns.field_components.compiled_hash_encoding import use_compiled_hash_grids
 from gnerf_ns.model_components.image_metrics import without_lpips
@@ -76,6 +78,10 @@ def network_config(method: str, data: Path) -> Any:
     """A method whose field is one large network (vanilla-nerf, mipnerf): fewer samples and steps."""
     config = _common(method, data, rays_per_step=512, steps=1500)
     config.pipeline.model.num_coarse_samples = config.pipeline.model.num_importance_samples = 32
+    # NeRF's Adam with a falling rate: nerfstudio's RAdam takes its first thousand steps to come up to speed.
+    for optimizer in config.optimizers.values():
+        optimizer["optimizer"] = AdamOptimizerConfig(lr=1e-3)
+        optimizer["scheduler"] = ExponentialDecaySchedulerConfig(lr_final=1e-4)
     return config
 
 

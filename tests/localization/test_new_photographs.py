@@ -57,7 +57,7 @@ def test_a_transforms_json_gives_poses_and_intrinsics_of_all_that_it_lists(tmp_p
         matrix = np.eye(4)
         matrix[0, 3] = number
         frames.append({"file_path": f"{number}.png", "transform_matrix": matrix.tolist()})
-    listed = {"train_filenames": ["0.png"], "test_filenames": ["1.png", "2.png"]}
+    listed = {"train_filenames": ["0.png"], "test_filenames": ["1.png"], "val_filenames": ["2.png"]}
     content = {"fl_x": 55.0, "w": 40, "h": 30, "frames": frames, **listed}
     (tmp_path / "transforms.json").write_text(json.dumps(content))
     for path in (tmp_path, tmp_path / "transforms.json"):

@@ -45,13 +45,25 @@ def read_frames(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Fra
     """
     train, held_out = _split(folder, eval_interval)
     # Of both splits at once, since they share the folder.
-    frames = _with_masks_of_folder(train + held_out, folder.parent if folder.is_file() else folder)
+    frames = _with_masks_of_folder(train + held_out, folder)
     return frames[: len(train)], frames[len(train) :]
 
 
+def read_all_frames(folder: Path) -> List[Frame]:
+    """Frames of both splits, and whatever else a single ``transforms.json`` lists.
+
+    Raises:
+        InputError: as of ``read_frames``.
+    """
+    listing = _single_transforms_json(folder)
+    train, held_out = _split(folder, eval_interval=0) if listing is None else (frames_from_json(listing), [])
+    return _with_masks_of_folder(train + held_out, folder)
+
+
 def _split(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Frame]]:
-    if folder.suffix == ".json" and folder.is_file():
-        return _split_by_lists(folder, eval_interval)
+    listing = _single_transforms_json(folder)
+    if listing is not None:
+        return _split_by_lists(listing, eval_interval)
     if not folder.exists():
         raise InputError(f"There is no folder {folder}; give --data the folder that holds the images.")
     if is_picture(folder):
@@ -68,9 +80,15 @@ def _split(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Frame]]:
             if held_out.is_file():
                 return frames, frames_from_json(held_out)
         return hold_out_every(frames, eval_interval)
-    if (folder / "transforms.json").is_file():
-        return _split_by_lists(folder / "transforms.json", eval_interval)
     return hold_out_every(frames_from_folder(folder), eval_interval)
+
+
+def _single_transforms_json(folder: Path) -> Optional[Path]:
+    """The one file that lists all frames, where there is one."""
+    if folder.suffix == ".json" and folder.is_file():
+        return folder
+    path = folder / "transforms.json"
+    return path if path.is_file() and not (folder / "transforms_train.json").is_file() else None
 
 
 def hold_out_every(frames: List[Frame], interval: int) -> Tuple[List[Frame], List[Frame]]:
@@ -183,7 +201,8 @@ def _pictures_in(folder: Path) -> List[Path]:
 
 def _with_masks_of_folder(frames: List[Frame], folder: Path) -> List[Frame]:
     """Frames for which no mask is listed take theirs from ``masks/``."""
-    masks = masks_of_folder([frame.image for frame in frames if frame.mask is None], folder)
+    data_folder = folder.parent if folder.is_file() else folder
+    masks = masks_of_folder([frame.image for frame in frames if frame.mask is None], data_folder)
     if masks is None:
         return frames
     return [replace(frame, mask=frame.mask or masks[frame.image]) for frame in frames]

@@ -18,7 +18,7 @@ from nerfstudio.utils.colors import get_color
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from gnerf_ns.data.dataparsers.frames import Frame, read_frames
+from gnerf_ns.data.dataparsers.frames import Frame, read_all_frames, read_frames
 from gnerf_ns.data.dataparsers.intrinsics import Intrinsics, intrinsics_from_pictures, intrinsics_from_transforms
 from gnerf_ns.errors import InputError
 
@@ -78,14 +78,17 @@ class UnposedDataParser(DataParser):
             InputError: see ``read_frames`` and ``intrinsics_from_transforms``; or there are too few pictures.
         """
         del kwargs
-        train, held_out = read_frames(self.config.data, self.config.eval_interval)
+        if split == "all":
+            train, held_out = read_all_frames(self.config.data), []
+        else:
+            train, held_out = read_frames(self.config.data, self.config.eval_interval)
         count = len(train) + len(held_out)
         if count < self.config.min_images or not train:
             raise InputError(
                 f"{self.config.data} has {count} images ({len(train)} to train on), but at least "
                 f"{self.config.min_images} are needed; add more, or lower --min-images (behind the word unposed-data)."
             )
-        frames = {"train": train, "all": train + held_out}.get(split, held_out)
+        frames = train if split in ("train", "all") else held_out
         intrinsics, origin, has_calibration = self._intrinsics(frames, train + held_out)
         if split == "train":
             CONSOLE.print(
