@@ -125,6 +125,7 @@ def adversarial_pipeline() -> GNeRFPipelineConfig:
     pipeline.schedule = replace(
         schedule,
         phase_a_steps=500,
+        phase_a_attempts=1,  # one takes five minutes
         interleaved_steps=100,
         phase_a_image_side=(16, 32),
         phase_b_image_side=(32, schedule.phase_b_image_side[1]),

@@ -32,6 +32,7 @@ PhaseA = Literal["transport", "adversarial", "both"]
 SEED = 42
 SCHEDULE: Dict[str, Any] = {
     "phase_a_steps": 3,
+    "phase_a_attempts": 1,
     "interleaved_steps": 2,
     "phase_b_steps": 7,
     "phase_a_image_side": (8, 12),
@@ -92,7 +93,7 @@ def build_pipeline(config: GNeRFPipelineConfig, **options: Any) -> GNeRFPipeline
 
 def state_of(pipeline: GNeRFPipeline) -> Dict[str, Tensor]:
     """A copy of all parameters and buffers."""
-    return {name: value.clone() for name, value in pipeline.state_dict().items()}
+    return {name: value.clone() for name, value in pipeline.state_dict().items() if isinstance(value, Tensor)}
 
 
 def train_steps(pipeline: GNeRFPipeline, steps: range, between=lambda step: None) -> List[Dict[str, Tensor]]:

@@ -13,7 +13,9 @@ def for_more_pictures(state: Dict[str, Any], trainer: Any) -> Dict[str, Any]:
 
     New rows are those of the new pipeline, or the mean of the others where these are learned and not the poses.
     """
-    pipeline = {name: value.detach().clone() for name, value in trainer.pipeline.state_dict().items()}
+    own: Dict[str, Any] = trainer.pipeline.state_dict()
+    # A module's extra state is not needed by a run that has come so far.
+    pipeline = {name: value.detach().clone() for name, value in own.items() if isinstance(value, Tensor)}
     for name, value in state["pipeline"].items():
         if name not in pipeline:
             continue

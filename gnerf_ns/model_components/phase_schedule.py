@@ -62,6 +62,9 @@ class PhaseScheduleConfig:
     """Steps in which A and B take turns."""
     phase_b_steps: int = 1500
     """Steps of phase B alone."""
+    phase_a_attempts: Optional[int] = None
+    """How often phase A is made, each time with other random numbers; the attempt that explains the photographs best is
+    gone on from. None for 4 with 4 to 30 training photographs, and one with more; one where poses are not looked up."""
     leave_out_rounds: Optional[int] = None
     """Rounds, between phases A and B, in which photographs take turns in being left out of training and looked up in a
     field that does not know them; None for 31 rounds with 4 to 30 training photographs, and none with more."""
@@ -103,12 +106,15 @@ class PhaseScheduleConfig:
     """Steps of phase B before which misfits are offered better poses."""
 
     begins_at: int = field(init=False, default=0)
-    """Not an option: the step at which phase A begins, later than 0 where an attempt at it has come to nothing."""
+    """Not an option: the step at which the present attempt at phase A began."""
+    attempts_left: int = field(init=False, default=0)
+    """Not an option: how many planned ones come after it."""
 
     @property
     def total_steps(self) -> int:
         """Length of a whole run."""
-        return self.phase_b_start + self.phase_b_steps
+        # What an attempt has come to shows in the step after it.
+        return self.attempts_left * (self.phase_a_steps + 1) + self.phase_b_start + self.phase_b_steps
 
     @property
     def interleaved_start(self) -> int:
@@ -127,14 +133,21 @@ class PhaseScheduleConfig:
 
     def for_photographs(self, count: int) -> PhaseScheduleConfig:
         """The schedule for so many photographs: what was left open is settled."""
-        if self.leave_out_rounds is not None:
-            return replace(self)
-        return replace(self, leave_out_rounds=31 if MIN_TO_HALVE <= count <= FEW_PHOTOGRAPHS else 0)
+        are_few = MIN_TO_HALVE <= count <= FEW_PHOTOGRAPHS
+        rounds, attempts = self.leave_out_rounds, self.phase_a_attempts
+        if rounds is None:
+            rounds = 31 if are_few else 0
+        if attempts is None:
+            attempts = 4 if are_few else 1
+        settled = replace(self, leave_out_rounds=rounds, phase_a_attempts=attempts)
+        settled.attempts_left = attempts - 1 if self.looks_up_poses else 0
+        return settled
 
-    def begin_anew(self, step: int) -> None:
-        """Put the beginning of phase A at a step, with the end where it was: phase B gets shorter or longer."""
-        self.phase_b_steps = max(0, self.phase_b_steps + self.begins_at - step)
-        self.begins_at = step
+    def begin_anew(self, step: int, attempts_left: int = 0) -> None:
+        """Put the beginning of phase A at a step, with the end where it was: unplanned, it makes phase B shorter."""
+        end = self.total_steps
+        self.begins_at, self.attempts_left = step, attempts_left
+        self.phase_b_steps = max(0, self.phase_b_steps + end - self.total_steps)
 
     def at(self, step: int) -> StepPlan:
         """Plan of one step. Steps past the end are like the last one."""

@@ -30,6 +30,9 @@ def check_keys(state: Dict[str, Any], own: Dict[str, Tensor]) -> None:
     Raises:
         InputError: they differ; the sentence says what it probably means and what to do.
     """
+    # Modules' extra state is left out: it may be missing, and has no shape.
+    state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    own = {name: value for name, value in own.items() if isinstance(value, Tensor)}
     advice = "load it with the config.yml that stands beside it."
     poses = "train_poses.codes"
     if poses in state and state[poses].shape != own[poses].shape:

@@ -139,7 +139,9 @@ class GNeRFPipeline(VanillaPipeline):
         self.train_poses = PoseTable(num_train, codec, learned)
         self.eval_poses = PoseTable(len(self.datamanager.eval_dataset), codec)
         self.register_buffer("eval_poses_step", torch.tensor(-1))
-        self.restarts = Restarts(config.restarts, self.schedule, self._initialise_networks)
+        self.restarts = Restarts(
+            config.restarts, self.schedule, self._initialise_networks, self._trained, self._go_back_to
+        )
         self.evaluation = Evaluation(self.model, self.datamanager, self.train_poses)
         matcher = PoseMatcher(prior, radius, learned)
         self.pose_search = PoseSearch(config.pose_search, self.model, matcher, codec)
@@ -209,6 +211,14 @@ class GNeRFPipeline(VanillaPipeline):
             self.transport.population.forget()
         if self.adversarial is not None:
             self.adversarial.load_state_dict(AdversarialObjective(self.config.adversarial, self.scene).state_dict())
+
+    def _trained(self) -> Dict[str, Tensor]:
+        """A copy of everything that an attempt at phase A has trained."""
+        others = ("restarts.", "eval_poses")
+        return {name: value.clone() for name, value in self.state_dict().items() if not name.startswith(others)}
+
+    def _go_back_to(self, trained: Dict[str, Tensor]) -> None:
+        self.load_state_dict(trained, strict=False)
 
     def _training_metrics(self, plan: StepPlan) -> Dict[str, Any]:
         metrics: Dict[str, Any] = {"phase_b": float(plan.phase == "B"), "image_side": float(plan.image_side)}

@@ -1,13 +1,14 @@
-"""Phase A that came to nothing begins anew, within the run.
+"""Phase A begins anew within the run: where it has come to nothing, and where several attempts are planned.
 
 Renderings may collapse, to nothing or to the mean photograph; GNeRF's adversarial training does on some seeds and has
-to be started again by hand. It shows when all poses are looked up, so schedules without that never begin anew.
+to be started again by hand. And of few photographs, an attempt in two or three finds poses that explain some of them
+and not the others. Both shows when all poses are looked up, so schedules without that never begin anew.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Any, Callable, Dict, Optional
 
 import torch
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -18,6 +19,8 @@ from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
 MIN_PHASE_B_SHARE = 1 / 3
 """At least so much of the planned phase B must be left after a restart."""
 
+State = Dict[str, Tensor]
+
 
 @dataclass
 class RestartsConfig:
@@ -26,64 +29,109 @@ class RestartsConfig:
     min_explained_share: float = 0.1
     """Phase A begins anew if renderings explain less than this of how photographs differ from their mean."""
     max_restarts: int = 2
-    """How often it may."""
+    """How often it may, beyond the attempts that the schedule plans."""
 
 
 class Restarts(nn.Module):
-    """Decides on restarts, and keeps the schedule's beginning across checkpoints.
+    """Decides on restarts, and keeps the schedule's beginning and the best attempt across checkpoints.
 
     Attributes:
         begin: training step at which the present attempt began.
         count: how many attempts came before it.
+        best: what the best of several attempts has trained, until it is decided which to go on from.
     """
 
     begin: Tensor
     count: Tensor
 
     def __init__(
-        self, config: RestartsConfig, schedule: PhaseScheduleConfig, initialise: Callable[[int], None]
+        self,
+        config: RestartsConfig,
+        schedule: PhaseScheduleConfig,
+        initialise: Callable[[int], None],
+        trained: Callable[[], State],
+        go_back_to: Callable[[State], None],
     ) -> None:
         """
         Args:
             config: when and how often.
             schedule: begins anew in place.
             initialise: gives networks the state of a new run; takes the step, for its random numbers.
+            trained: a copy of everything that an attempt has trained.
+            go_back_to: puts such a copy in place.
         """
         super().__init__()
         self.config = config
         self._schedule = schedule
-        self._initialise = initialise
+        self._initialise, self._trained, self._go_back_to = initialise, trained, go_back_to
+        self._planned = schedule.attempts_left + 1
         self._shortest_phase_b = MIN_PHASE_B_SHARE * schedule.phase_b_steps
         self.register_buffer("begin", torch.tensor(0))
         self.register_buffer("count", torch.tensor(0))
+        self.best_share = -torch.inf
+        self.best: Optional[State] = None
+
+    def get_extra_state(self) -> Dict[str, Any]:
+        """For checkpoints: the best attempt."""
+        return {"best_share": self.best_share, "best": self.best}
+
+    def set_extra_state(self, state: Dict[str, Any]) -> None:
+        """From checkpoints."""
+        self.best_share, self.best = state["best_share"], state["best"]
 
     def resume(self) -> None:
         """Let the schedule begin where a checkpoint has it."""
-        self._schedule.begin_anew(int(self.begin))
+        self._schedule.begin_anew(int(self.begin), self._planned_after(int(self.count)))
 
     def after(self, step: int, explained_share: Optional[float]) -> bool:
-        """Start over if a step has shown that phase A failed.
+        """Start over, or go back to the best attempt, if a step has shown what the present one has come to.
 
         Args:
             step: the one that is done.
             explained_share: `PoseSearch.explained_share` if poses were looked up in it, else None.
 
         Returns:
-            Whether phase A begins anew with the next step. Optimizers have to forget then, too.
+            Whether what is trained has been replaced. Optimizers have to forget then, too.
         """
-        if explained_share is None or explained_share >= self.config.min_explained_share:
+        if explained_share is None:
             return False
-        steps_left = self._schedule.phase_b_steps - (step + 1 - self._schedule.begins_at)
-        if int(self.count) >= self.config.max_restarts or steps_left < self._shortest_phase_b:
+        is_best = explained_share > self.best_share
+        attempts = int(self.count) + 1
+        if self._planned > 1:
+            CONSOLE.print(
+                f"Attempt {attempts} at phase A explains {explained_share:.0%} of how the photographs differ."
+            )
+        if attempts < self._planned:
+            if is_best:
+                self.best_share, self.best = explained_share, self._trained()
+            self._begin_anew(step + 1)
+            return True
+        if max(explained_share, self.best_share) < self.config.min_explained_share:
+            if self._may_begin_anew(step, attempts):
+                CONSOLE.print(f"At step {step} renderings do not tell the photographs apart; phase A begins anew.")
+                self._begin_anew(step + 1)
+                return True
             CONSOLE.print(
                 "[yellow]Phase A ended without telling the photographs apart, so the poses will be wrong. Train with "
                 "another --machine.seed or more --pipeline.schedule.phase-a-steps, and check that the pictures show "
                 "one object, alone or with masks."
             )
+        best, self.best = self.best, None
+        if is_best or best is None:
             return False
-        CONSOLE.print(f"At step {step} renderings do not tell the photographs apart; phase A begins anew.")
-        self.count += 1
-        self.begin.fill_(step + 1)
-        self._schedule.begin_anew(step + 1)
-        self._initialise(step + 1)
+        self._go_back_to(best)
         return True
+
+    def _planned_after(self, attempt: int) -> int:
+        """How many planned attempts come after one, counted from 0."""
+        return max(0, self._planned - 1 - attempt)
+
+    def _may_begin_anew(self, step: int, attempts: int) -> bool:
+        steps_left = self._schedule.phase_b_steps - (step + 1 - self._schedule.begins_at)
+        return attempts < self._planned + self.config.max_restarts and steps_left >= self._shortest_phase_b
+
+    def _begin_anew(self, step: int) -> None:
+        self.count += 1
+        self.begin.fill_(step)
+        self._schedule.begin_anew(step, self._planned_after(int(self.count)))
+        self._initialise(step)

@@ -71,10 +71,15 @@ def test_a_schedule_given_by_hand_reaches_length_and_learning_rates(tiny_scene: 
     config.optimizers = config_of("gnerf-ns").optimizers
     config.max_num_iterations = None
     config.pipeline.schedule = PhaseScheduleConfig(
-        phase_a_steps=30, interleaved_steps=4, leave_out_rounds=2, leave_out_steps=3, phase_b_steps=50
+        phase_a_steps=30,
+        phase_a_attempts=2,
+        interleaved_steps=4,
+        leave_out_rounds=2,
+        leave_out_steps=3,
+        phase_b_steps=50,
     )
     trainer = build_trainer(config)
-    assert trainer.config.max_num_iterations == 90
+    assert trainer.config.max_num_iterations == 31 + 90
     for group in ("fields", "proposal_networks", "poses"):
         assert trainer.config.optimizers[group]["scheduler"].schedule is trainer.pipeline.schedule
     assert (trainer.pipeline.schedule.phase_a_end, trainer.pipeline.schedule.phase_b_start) == (34, 40)

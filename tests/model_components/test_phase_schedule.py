@@ -111,7 +111,9 @@ def test_phases_follow_each_other_and_take_turns_between():
 
 
 def test_few_photographs_take_turns_in_being_left_out_before_phase_b_grows_anything():
-    open_schedule = PhaseScheduleConfig(phase_a_steps=3, interleaved_steps=2, phase_b_steps=10, leave_out_steps=4)
+    open_schedule = PhaseScheduleConfig(
+        phase_a_steps=3, phase_a_attempts=1, interleaved_steps=2, phase_b_steps=10, leave_out_steps=4
+    )
     assert open_schedule.for_photographs(31).leave_out_rounds == 0
     assert open_schedule.for_photographs(30).leave_out_rounds == 31
     schedule = dataclasses.replace(open_schedule, leave_out_rounds=2)
@@ -124,6 +126,23 @@ def test_few_photographs_take_turns_in_being_left_out_before_phase_b_grows_anyth
     for plan in plans(schedule)[5:14]:
         assert plan.phase_b_progress == 0 and plan.active_levels == 0 and plan.image_side == 24
     assert schedule.at(14).phase_b_progress > 0
+
+
+def test_few_photographs_have_several_attempts_at_phase_a_and_a_whole_phase_b_after_them():
+    open_schedule = PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10, leave_out_rounds=0)
+    assert open_schedule.for_photographs(31).total_steps == open_schedule.for_photographs(3).total_steps == 13
+    schedule = open_schedule.for_photographs(30)
+    assert schedule.for_photographs(30) == schedule
+    assert (schedule.phase_a_attempts, schedule.attempts_left, schedule.total_steps) == (4, 3, 3 * 4 + 13)
+    for begin, left in ((4, 2), (8, 1), (12, 0)):
+        schedule.begin_anew(begin, left)
+        assert [schedule.at(begin + step).phase for step in range(4)] == ["A"] * 3 + ["B"]
+        assert schedule.at(begin + 3).searches_all_poses
+        assert (schedule.total_steps, schedule.phase_b_steps) == (25, 10)
+    schedule.begin_anew(16)  # not planned
+    assert (schedule.total_steps, schedule.phase_b_steps) == (25, 6)
+    without_look_up = dataclasses.replace(open_schedule, looks_up_poses=False, phase_a_attempts=4)
+    assert without_look_up.for_photographs(12).total_steps == 13
 
 
 @pytest.mark.parametrize("name", ["short", "adversarial"])

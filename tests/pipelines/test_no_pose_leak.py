@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
-from tiny_run import build_pipeline, pipeline_config, train_steps
+from tiny_run import build_pipeline, pipeline_config, state_of, train_steps
 
 STEPS = range(12)
 
@@ -38,13 +38,13 @@ def expected(tiny_scene: Path):
     pipeline = build_pipeline(pipeline_config(tiny_scene))
     truth = pipeline.datamanager.train_ground_truth
     assert truth is not None and torch.isfinite(truth).all()
-    return train_steps(pipeline, STEPS), pipeline.state_dict()
+    return train_steps(pipeline, STEPS), state_of(pipeline)
 
 
 def assert_same(pipeline, expected) -> None:
     losses, state = expected
     assert train_steps(pipeline, STEPS) == losses
-    for name, value in pipeline.state_dict().items():
+    for name, value in state_of(pipeline).items():
         assert torch.equal(value, state[name]), name
 
 

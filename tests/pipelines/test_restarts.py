@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Dict, List
 from unittest.mock import Mock
 
 import pytest
@@ -15,9 +15,13 @@ def schedule() -> PhaseScheduleConfig:
     return PhaseScheduleConfig(phase_a_steps=10, phase_b_steps=100)
 
 
+def restarts_of(schedule: PhaseScheduleConfig, **options: Any) -> Restarts:
+    return Restarts(RestartsConfig(**options), schedule, Mock(), Mock(), Mock())
+
+
 def test_only_a_failed_phase_a_begins_anew(schedule: PhaseScheduleConfig):
-    initialise = Mock()
-    restarts = Restarts(RestartsConfig(min_explained_share=0.2, max_restarts=1), schedule, initialise)
+    initialise, never = Mock(), Mock(side_effect=AssertionError)
+    restarts = Restarts(RestartsConfig(min_explained_share=0.2, max_restarts=1), schedule, initialise, never, never)
     assert not restarts.after(9, None) and not restarts.after(10, 0.2)
     initialise.assert_not_called()
     assert restarts.after(10, 0.19)
@@ -27,7 +31,7 @@ def test_only_a_failed_phase_a_begins_anew(schedule: PhaseScheduleConfig):
 
 
 def test_it_is_tried_so_often_and_then_said(schedule: PhaseScheduleConfig, capsys):
-    restarts = Restarts(RestartsConfig(max_restarts=1), schedule, Mock())
+    restarts = restarts_of(schedule, max_restarts=1)
     assert restarts.after(10, -0.5)
     assert "begins anew" in capsys.readouterr().out
     assert not restarts.after(21, -0.5)
@@ -38,10 +42,47 @@ def test_it_is_tried_so_often_and_then_said(schedule: PhaseScheduleConfig, capsy
 def test_enough_of_phase_b_must_be_left():
     """gnerf-ns-adversarial's lengths, for which a second restart would end the run within phase A."""
     schedule = PhaseScheduleConfig(phase_a_steps=500, interleaved_steps=100, phase_b_steps=900)
-    restarts = Restarts(RestartsConfig(max_restarts=9), schedule, Mock())
+    restarts = restarts_of(schedule, max_restarts=9)
     assert restarts.after(500, 0.0)
     assert (schedule.begins_at, schedule.phase_b_steps, schedule.total_steps) == (501, 399, 1500)
     assert not restarts.after(1001, 0.0)
+
+
+@pytest.mark.parametrize("shares, best", [((0.3, 0.7, 0.5), 1), ((0.7, 0.5, 0.3), 0), ((0.3, 0.5, 0.7), 2)])
+@pytest.mark.parametrize("resumed_after", [None, 0, 1])
+def test_the_best_of_several_attempts_is_gone_on_from(shares, best: int, resumed_after):
+    """Steps 0 to 9, 11 to 20 and 22 to 31 are A; the states are just numbered."""
+    trained: List[Dict[str, torch.Tensor]] = []
+    go_back_to = Mock()
+
+    def build() -> Restarts:
+        schedule = PhaseScheduleConfig(phase_a_steps=10, phase_b_steps=100, phase_a_attempts=3).for_photographs(100)
+        return Restarts(RestartsConfig(), schedule, Mock(), lambda: trained[-1], go_back_to)
+
+    restarts = build()
+    for attempt, step in enumerate((10, 21, 32)):
+        trained.append({"attempt": torch.tensor(attempt)})
+        assert not restarts.after(step - 1, None)
+        assert restarts.after(step, shares[attempt]) == (attempt < 2 or best < 2)
+        if attempt == resumed_after:
+            state = restarts.state_dict()
+            restarts = build()
+            restarts.load_state_dict(state)
+            restarts.resume()
+    if best == 2:
+        go_back_to.assert_not_called()
+    else:
+        go_back_to.assert_called_once_with({"attempt": torch.tensor(best)})
+    assert restarts.best is None
+    assert restarts._schedule.begins_at == 22
+    assert restarts._schedule.phase_b_steps == 100 and restarts._schedule.total_steps == 132
+
+
+def test_attempts_that_all_failed_are_followed_by_another_one(schedule: PhaseScheduleConfig):
+    schedule.phase_a_attempts = 2
+    restarts = restarts_of(schedule.for_photographs(12), max_restarts=1)
+    assert restarts.after(10, 0.05) and restarts.after(21, 0.01) and restarts._schedule.begins_at == 22
+    assert not restarts.after(32, 0.5)
 
 
 def trained(data: Path, output: Path, steps: int, **options: Any) -> Any:
@@ -70,6 +111,28 @@ def test_networks_optimizers_and_phases_begin_anew_and_a_resumed_run_knows(tiny_
     assert resumed.pipeline.schedule.begins_at == 4 and int(resumed.pipeline.restarts.count) == 1
     names: List[str] = [resumed.pipeline.schedule.at(step).name for step in range(4, 12)]
     assert names == ["A"] * 3 + ["AB"] * 2 + ["B"] * 3
+
+
+@pytest.mark.parametrize("shares, best", [((0.9, 0.3), 0), ((0.3, 0.9), 1)])
+def test_networks_and_poses_of_the_best_attempt_come_back(tiny_scene: Path, tmp_path: Path, monkeypatch, shares, best):
+    """Two attempts of three steps each; poses are looked up at steps 3 and 7."""
+    config = trainer_config(tiny_scene, tmp_path, max_num_iterations=8)
+    config.pipeline.schedule.phase_a_attempts, config.pipeline.schedule.leave_out_rounds = 2, 0
+    trainer = build_trainer(config)
+    pipeline, scores, states = trainer.pipeline, iter(shares), []
+    monkeypatch.setattr(pipeline.pose_search, "explained_share", lambda *arguments: next(scores))
+    decide = pipeline.restarts.after
+
+    def after(step: int, explained_share: Any) -> bool:
+        if explained_share is not None:
+            states.append(pipeline._trained())
+        return decide(step, explained_share)
+
+    monkeypatch.setattr(pipeline.restarts, "after", after)
+    trainer.train()
+    assert len(states) == 2 and not torch.equal(states[0]["train_poses.codes"], states[1]["train_poses.codes"])
+    for name, value in pipeline._trained().items():
+        assert torch.equal(value, states[best][name]), name
 
 
 @pytest.mark.parametrize("phase_a", ["transport", "adversarial"])
