@@ -25,6 +25,7 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 
+from gnerf_ns.engine.gnerf_trainer import latest_checkpoint
 from gnerf_ns.field_components.compiled_hash_encoding import use_compiled_hash_grids
 from gnerf_ns.model_components.image_metrics import without_lpips
 from gnerf_ns.scripts.demo import trainer_config
@@ -44,7 +45,7 @@ class Arguments:
     methods: Tuple[str, ...] = ("nerfacto", "vanilla-nerf", "mipnerf")
     """Names of nerfstudio's methods."""
     steps: Optional[int] = None
-    """Of each; by default, what gives a field to localise in."""
+    """Of each; by default, what gives a field to localise in. A run that has made fewer goes on to so many."""
     seed: int = 0
     """Of each."""
 
@@ -56,6 +57,8 @@ def main(arguments: Arguments) -> None:
         config.output_dir, config.experiment_name = arguments.output, arguments.data.name
         if arguments.steps is not None:
             config.max_num_iterations = arguments.steps
+        checkpoint = latest_checkpoint(config.get_checkpoint_dir())
+        config.load_dir = None if checkpoint is None else checkpoint.parent
         metrics, wall_s, cpu_s = train(config, arguments.seed)
         print(f"{method}: psnr {metrics['psnr']:.2f} dB, {wall_s:.0f} s, {cpu_s:.0f} CPU s", flush=True)
 
@@ -126,6 +129,7 @@ def train(config: Any, seed: int) -> Tuple[Any, float, float]:
         trainer.setup(test_mode="test")
     use_compiled_hash_grids(trainer.pipeline.model)
     config.save_config()
+    config.max_num_iterations -= trainer._start_step  # nerfstudio would make so many more
     trainer.train()
     wall_s, cpu_s = time.monotonic() - wall, time.process_time() - cpu
     return trainer.pipeline.get_average_eval_image_metrics(), wall_s, cpu_s

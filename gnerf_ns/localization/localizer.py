@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.pipelines.base_pipeline import Pipeline
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses
@@ -30,6 +31,9 @@ from gnerf_ns.localization.trained_scene import TrainedScene
 
 MAX_REFERENCES = 24
 """Training pictures by whose errors those of new ones are judged."""
+
+POOR_FIELD_ERROR = 0.1
+"""Root mean square colour error of training pictures from which on such a judgement says little: 20 dB."""
 
 
 @dataclass
@@ -108,7 +112,13 @@ def localize_in_scene(
 ) -> List[Localization]:
     """See `localize`; tells `on_progress` how many more photographs are done."""
     check_gradients(scene)
-    reference = max(reference_error(scene, config.refinement.comparison_side), config.negligible_error**2)
+    error = reference_error(scene, config.refinement.comparison_side)
+    if error > POOR_FIELD_ERROR**2:
+        CONSOLE.print(
+            f"[yellow]The run shows its own training pictures at {-10.0 * math.log10(error):.1f} dB only; poses some "
+            "degrees off will count as localised, too. Train it longer."
+        )
+    reference = max(error, config.negligible_error**2)
     found = _attempt(scene, photographs, config, given_poses, reference, on_progress)
     limit = math.inf if config.retry_error_ratio is None else config.retry_error_ratio * reference
     doubtful = [index for index, localization in enumerate(found) if localization.error**2 > limit]

@@ -82,9 +82,11 @@ def _check_weights(checkpoint: Path, pipeline: Any) -> None:
     """nerfstudio takes what fits from a checkpoint, and leaves the rest as it was drawn at random."""
     saved = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)["pipeline"]
     names = {name.removeprefix("module.") for name in saved}
-    missing = sorted(name for name in pipeline.state_dict() if name not in names and "lpips" not in name)
+    # What is no tensor is a module's extra state, and no weight.
+    own = {name for name, value in pipeline.state_dict().items() if isinstance(value, torch.Tensor)}
+    missing = sorted(name for name in own - names if "lpips" not in name)
     if missing:
-        explain_other_hash_grids(missing, sorted(names - pipeline.state_dict().keys()))
+        explain_other_hash_grids(missing, sorted(names - own))
         raise InputError(
             f"{checkpoint} holds no {missing[0]}, which the method has here; open it with the versions of nerfstudio "
             "and its methods that it was trained with."

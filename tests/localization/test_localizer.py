@@ -124,6 +124,16 @@ def test_the_reference_is_the_training_pictures_own_error(scene: TrainedScene):
     assert reference_error(elsewhere, 32) > 1e-2
 
 
+def test_a_run_that_shows_its_own_pictures_badly_is_named(scene: TrainedScene, photographs: Photographs, capsys):
+    refinement = LocalizationConfig(first=RefinementConfig(steps=1), second=RefinementConfig(steps=1), survivors=1)
+    quick = LocalizerConfig(num_hypotheses=1, bank_size=4, init="prior", refinement=refinement)
+    localize_in_scene(scene, photographs, quick)
+    assert "dB only" not in capsys.readouterr().out
+    elsewhere = replace(scene, camera_to_worlds=scene.camera_to_worlds.roll(1, dims=0))
+    localize_in_scene(elsewhere, photographs, quick)
+    assert "dB only" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("init, words", [("inversion", "no inversion network"), ("given", "No poses came with")])
 def test_what_is_not_there_cannot_be_begun_from(scene: TrainedScene, photographs: Photographs, init: Any, words: str):
     with pytest.raises(InputError, match=words):

@@ -105,6 +105,16 @@ def test_a_run_may_have_been_renamed_but_its_method_may_not(config_path: Path, t
         load_run(loose / "config.yml")
 
 
+def test_runs_from_before_attempts_at_phase_a_were_remembered_load(config_path: Path, tmp_path: Path):
+    older = copied(config_path, tmp_path)
+    (checkpoint,) = (older.parent / "nerfstudio_models").glob("*.ckpt")
+    state = torch.load(checkpoint, weights_only=False)
+    del state["pipeline"]["restarts._extra_state"]
+    torch.save(state, checkpoint)
+    _, pipeline = load_run(older)
+    assert pipeline.restarts.best is None
+
+
 @pytest.mark.parametrize("given_to", ["method", "dataparser"])
 def test_data_that_moved_gets_one_sentence(config_path: Path, tmp_path: Path, given_to: str):
     moved = copied(config_path, tmp_path)
