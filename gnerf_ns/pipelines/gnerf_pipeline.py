@@ -37,6 +37,7 @@ from gnerf_ns.localization.trained_scene import PoseRegressor
 from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig, StepPlan
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
 from gnerf_ns.pipelines.adversarial_objective import AdversarialObjective, AdversarialObjectiveConfig
+from gnerf_ns.pipelines.attempt_state import AttemptState
 from gnerf_ns.pipelines.checkpoint_keys import check_keys, drop_other_held_out_poses
 from gnerf_ns.pipelines.evaluation import Evaluation
 from gnerf_ns.pipelines.objective import Objective, TrainingScene, rows_of
@@ -139,9 +140,7 @@ class GNeRFPipeline(VanillaPipeline):
         self.train_poses = PoseTable(num_train, codec, learned)
         self.eval_poses = PoseTable(len(self.datamanager.eval_dataset), codec)
         self.register_buffer("eval_poses_step", torch.tensor(-1))
-        self.restarts = Restarts(
-            config.restarts, self.schedule, self._initialise_networks, self._trained, self._go_back_to
-        )
+        self.restarts = Restarts(config.restarts, self.schedule, AttemptState(self), self._seed_at)
         self.evaluation = Evaluation(self.model, self.datamanager, self.train_poses)
         matcher = PoseMatcher(prior, radius, learned)
         self.pose_search = PoseSearch(config.pose_search, self.model, matcher, codec)
@@ -175,7 +174,7 @@ class GNeRFPipeline(VanillaPipeline):
     def get_train_loss_dict(self, step: int) -> Tuple[Any, Dict[str, Tensor], Dict[str, Any]]:
         """Render the rays of all active objectives at once and collect their losses; the trainer does the rest."""
         # Seeded by the step, so that a resumed run draws what an undisturbed one would have drawn.
-        torch.manual_seed(self._seed + SEED_STRIDE * step)
+        torch.manual_seed(self._seed_at(step))
         plan = self.schedule.at(step)
         self.model.follow(plan)
         self.pose_lookup.follow(plan)
@@ -190,35 +189,17 @@ class GNeRFPipeline(VanillaPipeline):
             first = last
         return outputs, loss_dict, self._training_metrics(plan)
 
+    def _seed_at(self, step: int) -> int:
+        return self._seed + SEED_STRIDE * step
+
     def _begin_anew_if_failed(self, optimizers: Optional[Optimizers], step: int) -> None:
-        """After a step that has shown that phase A failed, start over; optimizers have to forget, too."""
+        """After a step that has shown what phase A has come to, start over or go back; optimizers forget, too."""
         explained_share, self.pose_lookup.explained_share = self.pose_lookup.explained_share, None
         if explained_share is not None:
             writer.put_scalar("Train Poses/explained_share", explained_share, step)
         if self.restarts.after(step, explained_share) and optimizers is not None:
             for optimizer in optimizers.optimizers.values():
                 optimizer.state.clear()
-
-    def _initialise_networks(self, step: int) -> None:
-        """Give everything that was trained the state of a new run; poses are looked up at the end of phase A."""
-        torch.manual_seed(self._seed + SEED_STRIDE * step)
-        model = self.config.model.setup(
-            scene_box=self.model.scene_box, num_train_data=self.model.num_train_data, device=self.device
-        )
-        self.model.load_state_dict(model.state_dict())
-        self.focal_factors.forget()
-        if self.transport is not None:
-            self.transport.population.forget()
-        if self.adversarial is not None:
-            self.adversarial.load_state_dict(AdversarialObjective(self.config.adversarial, self.scene).state_dict())
-
-    def _trained(self) -> Dict[str, Tensor]:
-        """A copy of everything that an attempt at phase A has trained."""
-        others = ("restarts.", "eval_poses")
-        return {name: value.clone() for name, value in self.state_dict().items() if not name.startswith(others)}
-
-    def _go_back_to(self, trained: Dict[str, Tensor]) -> None:
-        self.load_state_dict(trained, strict=False)
 
     def _training_metrics(self, plan: StepPlan) -> Dict[str, Any]:
         metrics: Dict[str, Any] = {"phase_b": float(plan.phase == "B"), "image_side": float(plan.image_side)}
@@ -264,7 +245,7 @@ class GNeRFPipeline(VanillaPipeline):
         )
         photographs = Photographs(self.datamanager.eval_images, directions)
         with torch.random.fork_rng(), torch.enable_grad():
-            torch.manual_seed(self._seed + SEED_STRIDE * step + 1)
+            torch.manual_seed(self._seed_at(step) + 1)
             estimate_held_out_poses(
                 self.config.held_out,
                 self.model,

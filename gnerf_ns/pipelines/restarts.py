@@ -15,11 +15,10 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
+from gnerf_ns.pipelines.attempt_state import AttemptState
 
 MIN_PHASE_B_SHARE = 1 / 3
 """At least so much of the planned phase B must be left after a restart."""
-
-State = Dict[str, Tensor]
 
 
 @dataclass
@@ -48,28 +47,26 @@ class Restarts(nn.Module):
         self,
         config: RestartsConfig,
         schedule: PhaseScheduleConfig,
-        initialise: Callable[[int], None],
-        trained: Callable[[], State],
-        go_back_to: Callable[[State], None],
+        attempt: AttemptState,
+        seed_at: Callable[[int], int],
     ) -> None:
         """
         Args:
             config: when and how often.
             schedule: begins anew in place.
-            initialise: gives networks the state of a new run; takes the step, for its random numbers.
-            trained: a copy of everything that an attempt has trained.
-            go_back_to: puts such a copy in place.
+            attempt: what an attempt trains.
+            seed_at: random seed of an attempt that begins at a step.
         """
         super().__init__()
         self.config = config
         self._schedule = schedule
-        self._initialise, self._trained, self._go_back_to = initialise, trained, go_back_to
+        self._attempt, self._seed_at = attempt, seed_at
         self._planned = schedule.attempts_left + 1
         self._shortest_phase_b = MIN_PHASE_B_SHARE * schedule.phase_b_steps
         self.register_buffer("begin", torch.tensor(0))
         self.register_buffer("count", torch.tensor(0))
         self.best_share = -torch.inf
-        self.best: Optional[State] = None
+        self.best: Optional[Dict[str, Tensor]] = None
 
     def get_extra_state(self) -> Dict[str, Any]:
         """For checkpoints: the best attempt."""
@@ -103,7 +100,7 @@ class Restarts(nn.Module):
             )
         if attempts < self._planned:
             if is_best:
-                self.best_share, self.best = explained_share, self._trained()
+                self.best_share, self.best = explained_share, self._attempt.copied()
             self._begin_anew(step + 1)
             return True
         if max(explained_share, self.best_share) < self.config.min_explained_share:
@@ -119,7 +116,7 @@ class Restarts(nn.Module):
         best, self.best = self.best, None
         if is_best or best is None:
             return False
-        self._go_back_to(best)
+        self._attempt.put_back(best)
         return True
 
     def _planned_after(self, attempt: int) -> int:
@@ -134,4 +131,4 @@ class Restarts(nn.Module):
         self.count += 1
         self.begin.fill_(step)
         self._schedule.begin_anew(step, self._planned_after(int(self.count)))
-        self._initialise(step)
+        self._attempt.initialise(self._seed_at(step))

@@ -7,7 +7,12 @@ import torch
 from tiny_run import build_pipeline, build_trainer, pipeline_config, train_steps, trainer_config
 
 from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
+from gnerf_ns.pipelines.attempt_state import AttemptState
 from gnerf_ns.pipelines.restarts import Restarts, RestartsConfig
+
+
+def seed_at(step: int) -> int:
+    return 100 * step
 
 
 @pytest.fixture
@@ -16,16 +21,17 @@ def schedule() -> PhaseScheduleConfig:
 
 
 def restarts_of(schedule: PhaseScheduleConfig, **options: Any) -> Restarts:
-    return Restarts(RestartsConfig(**options), schedule, Mock(), Mock(), Mock())
+    return Restarts(RestartsConfig(**options), schedule, Mock(spec=AttemptState), seed_at)
 
 
 def test_only_a_failed_phase_a_begins_anew(schedule: PhaseScheduleConfig):
-    initialise, never = Mock(), Mock(side_effect=AssertionError)
-    restarts = Restarts(RestartsConfig(min_explained_share=0.2, max_restarts=1), schedule, initialise, never, never)
+    restarts = restarts_of(schedule, min_explained_share=0.2, max_restarts=1)
+    attempt: Any = restarts._attempt
     assert not restarts.after(9, None) and not restarts.after(10, 0.2)
-    initialise.assert_not_called()
+    attempt.initialise.assert_not_called()
     assert restarts.after(10, 0.19)
-    initialise.assert_called_once_with(11)
+    attempt.initialise.assert_called_once_with(seed_at(11))
+    attempt.copied.assert_not_called()
     assert schedule.begins_at == 11 and schedule.at(11).phase == "A" and schedule.at(11).phase_a_progress == 0
     assert schedule.at(21).searches_all_poses and schedule.total_steps == 110
 
@@ -53,11 +59,12 @@ def test_enough_of_phase_b_must_be_left():
 def test_the_best_of_several_attempts_is_gone_on_from(shares, best: int, resumed_after):
     """Steps 0 to 9, 11 to 20 and 22 to 31 are A; the states are just numbered."""
     trained: List[Dict[str, torch.Tensor]] = []
-    go_back_to = Mock()
+    attempt_state = Mock(spec=AttemptState)
+    attempt_state.copied.side_effect = lambda: trained[-1]
 
     def build() -> Restarts:
         schedule = PhaseScheduleConfig(phase_a_steps=10, phase_b_steps=100, phase_a_attempts=3).for_photographs(100)
-        return Restarts(RestartsConfig(), schedule, Mock(), lambda: trained[-1], go_back_to)
+        return Restarts(RestartsConfig(), schedule, attempt_state, seed_at)
 
     restarts = build()
     for attempt, step in enumerate((10, 21, 32)):
@@ -70,9 +77,9 @@ def test_the_best_of_several_attempts_is_gone_on_from(shares, best: int, resumed
             restarts.load_state_dict(state)
             restarts.resume()
     if best == 2:
-        go_back_to.assert_not_called()
+        attempt_state.put_back.assert_not_called()
     else:
-        go_back_to.assert_called_once_with({"attempt": torch.tensor(best)})
+        attempt_state.put_back.assert_called_once_with({"attempt": torch.tensor(best)})
     assert restarts.best is None
     assert restarts._schedule.begins_at == 22
     assert restarts._schedule.phase_b_steps == 100 and restarts._schedule.total_steps == 132
@@ -125,13 +132,13 @@ def test_networks_and_poses_of_the_best_attempt_come_back(tiny_scene: Path, tmp_
 
     def after(step: int, explained_share: Any) -> bool:
         if explained_share is not None:
-            states.append(pipeline._trained())
+            states.append(AttemptState(pipeline).copied())
         return decide(step, explained_share)
 
     monkeypatch.setattr(pipeline.restarts, "after", after)
     trainer.train()
     assert len(states) == 2 and not torch.equal(states[0]["train_poses.codes"], states[1]["train_poses.codes"])
-    for name, value in pipeline._trained().items():
+    for name, value in AttemptState(pipeline).copied().items():
         assert torch.equal(value, states[best][name]), name
 
 
@@ -140,7 +147,7 @@ def test_every_network_of_phase_a_forgets(tiny_scene: Path, phase_a: Any):
     pipeline = build_pipeline(pipeline_config(tiny_scene, phase_a, focal_length="shared"))
     first_draw = {name: value.clone() for name, value in pipeline.named_parameters()}
     train_steps(pipeline, range(9))
-    pipeline._initialise_networks(9)
+    AttemptState(pipeline).initialise(9)
     for name, parameter in pipeline.named_parameters():
         if parameter.ndim > 1 and not name.startswith(("train_poses", "eval_poses")):
             assert not torch.equal(parameter, first_draw[name]), f"{name} is the draw of the first attempt"
