@@ -130,7 +130,8 @@ def train(config: Any, seed: int) -> Tuple[Any, float, float]:
     use_compiled_hash_grids(trainer.pipeline.model)
     config.save_config()
     config.max_num_iterations -= trainer._start_step  # nerfstudio would make so many more
-    trainer.train()
+    if config.max_num_iterations > 0:
+        trainer.train()
     wall_s, cpu_s = time.monotonic() - wall, time.process_time() - cpu
     return trainer.pipeline.get_average_eval_image_metrics(), wall_s, cpu_s
 

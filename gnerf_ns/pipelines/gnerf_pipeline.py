@@ -192,7 +192,7 @@ class GNeRFPipeline(VanillaPipeline):
     def _seed_at(self, step: int) -> int:
         return self._seed + SEED_STRIDE * step
 
-    def _begin_anew_if_failed(self, optimizers: Optional[Optimizers], step: int) -> None:
+    def _begin_anew_or_go_back(self, optimizers: Optional[Optimizers], step: int) -> None:
         """After a step that has shown what phase A has come to, start over or go back; optimizers forget, too."""
         explained_share, self.pose_lookup.explained_share = self.pose_lookup.explained_share, None
         if explained_share is not None:
@@ -298,7 +298,7 @@ class GNeRFPipeline(VanillaPipeline):
         after_step, after_train = TrainingCallbackLocation.AFTER_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN
         return [
             *super().get_training_callbacks(attributes),
-            TrainingCallback([after_step], self._begin_anew_if_failed, args=[attributes.optimizers]),
+            TrainingCallback([after_step], self._begin_anew_or_go_back, args=[attributes.optimizers]),
             TrainingCallback([after_step], self._update_viewer, update_every_num_iters=STEPS_PER_VIEW),
             TrainingCallback([after_train], self._update_viewer),
             *training_log_callbacks(

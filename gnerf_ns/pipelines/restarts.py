@@ -103,7 +103,8 @@ class Restarts(nn.Module):
                 self.best_share, self.best = explained_share, self._attempt.copied()
             self._begin_anew(step + 1)
             return True
-        if max(explained_share, self.best_share) < self.config.min_explained_share:
+        # In this order, a share that is no number, of a diverged attempt, counts as none.
+        if max(self.best_share, explained_share) < self.config.min_explained_share:
             if self._may_begin_anew(step, attempts):
                 CONSOLE.print(f"At step {step} renderings do not tell the photographs apart; phase A begins anew.")
                 self._begin_anew(step + 1)

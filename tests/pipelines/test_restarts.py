@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 from typing import Any, Dict, List
 from unittest.mock import Mock
@@ -34,6 +35,14 @@ def test_only_a_failed_phase_a_begins_anew(schedule: PhaseScheduleConfig):
     attempt.copied.assert_not_called()
     assert schedule.begins_at == 11 and schedule.at(11).phase == "A" and schedule.at(11).phase_a_progress == 0
     assert schedule.at(21).searches_all_poses and schedule.total_steps == 110
+
+
+def test_an_attempt_that_diverged_has_failed(schedule: PhaseScheduleConfig):
+    assert restarts_of(schedule).after(10, math.nan) and schedule.begins_at == 11
+    schedule = PhaseScheduleConfig(phase_a_steps=10, phase_b_steps=100, phase_a_attempts=2).for_photographs(12)
+    restarts = restarts_of(schedule)
+    assert restarts.after(10, 0.5) and restarts.after(21, math.nan)
+    assert schedule.begins_at == 11, "the first attempt is gone on from"
 
 
 def test_it_is_tried_so_often_and_then_said(schedule: PhaseScheduleConfig, capsys):
