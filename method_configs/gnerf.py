@@ -44,6 +44,10 @@ def field_optimizers() -> Dict[str, Any]:
             "optimizer": AdamOptimizerConfig(lr=4e-3),
             "scheduler": PhaseSchedulerConfig(first_factor=1.0, last_factor=1 / 30),
         },
+        "up_direction": {
+            "optimizer": AdamOptimizerConfig(lr=4e-3),
+            "scheduler": PhaseSchedulerConfig(first_factor=1.0, last_factor=1 / 30),
+        },
         # Slow to tell: a near side seen from nearer looks like a larger object.
         "focal_lengths": {
             "optimizer": AdamOptimizerConfig(lr=1e-2),
@@ -190,6 +194,7 @@ def paper_pipeline() -> GNeRFPipelineConfig:
         model=GNeRFModelConfig(radiance=MLPRadianceConfig(), photometric_loss_mult=50.0, eval_num_rays_per_chunk=2048),
         schedule=paper_schedule(),
         phase_a="adversarial",
+        learn_up_direction=False,
         adversarial=AdversarialObjectiveConfig(
             discriminator=DiscriminatorConfig(), inversion_render_side=64, num_regularized_photographs=12
         ),
@@ -224,6 +229,8 @@ def paper_optimizers() -> Dict[str, Any]:
         "poses": {"optimizer": adam(5e-3 / 4), "scheduler": halved_every(4_000)},
         # GNeRF knows its focal lengths.
         "focal_lengths": {"optimizer": adam(5e-3 / 4), "scheduler": halved_every(4_000)},
+        # Nor does it know what is up, if asked to learn it.
+        "up_direction": {"optimizer": adam(5e-3 / 4), "scheduler": halved_every(4_000)},
     }
 
 

@@ -44,7 +44,7 @@ SCHEDULE: Dict[str, Any] = {
 }
 """Steps 0 to 2 are A, 3 and 4 are AB, 5 to 11 are B; poses are looked up at 3 and mended at 7."""
 
-GROUPS = ("fields", "proposal_networks", "poses", "focal_lengths", "discriminator", "inversion_network")
+GROUPS = ("fields", "proposal_networks", "poses", "up_direction", "focal_lengths", "discriminator", "inversion_network")
 
 
 def pipeline_config(data: Path, phase_a: PhaseA = "both", **options: Any) -> GNeRFPipelineConfig:

@@ -1,7 +1,7 @@
 """Poses as free numbers: a position alone, or with it the 6-D rotation of Zhou et al. (CVPR 2019, section 4.2)."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, Optional
 
 import roma
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gnerf_ns.cameras.look_at import look_at
+from gnerf_ns.cameras.up_direction import UpDirection, rotate_poses
 
 DEGENERATE = 1e-4
 """A first column shorter than this, or an angle (in radians) between the columns smaller than this, decodes to
@@ -60,10 +61,12 @@ class PoseCodec:
     """
 
     mode: PoseMode
-    """look_at: the position alone (3 numbers, along the world's axes); the camera looks at the origin with +z up.
+    """look_at: the position alone (3 numbers, along the world's axes); the camera looks at the origin level.
     free: the 9 numbers of `encode_pose_9d`."""
     radius: float
     """The camera distance that counts as 1, in scene units."""
+    up: UpDirection = field(default_factory=UpDirection)
+    """What is up for cameras that look at the origin."""
 
     @property
     def dim(self) -> int:
@@ -77,10 +80,20 @@ class PoseCodec:
         codes = encode_pose_9d(camera_to_worlds)
         return torch.cat([codes[..., :3] / self.radius, codes[..., 3:]], dim=-1)
 
-    def decode(self, codes: Float[Tensor, "*batch code"]) -> Float[Tensor, "*batch 3 4"]:
-        """camera_to_world matrices of given codes."""
+    def decode(
+        self, codes: Float[Tensor, "*batch code"], upright: Optional[Float[Tensor, "3 3"]] = None
+    ) -> Float[Tensor, "*batch 3 4"]:
+        """camera_to_world matrices of given codes.
+
+        Args:
+            codes: as `encode` writes them.
+            upright: `up()`, where gradients are to reach it; None if they are not.
+        """
         if self.mode == "look_at":
-            return look_at(self.radius * codes)
+            rotation = (self.up().detach() if upright is None else upright).to(codes)
+            # The position as it would be if +z were up, by a sum: mixed precision would round a matrix product.
+            level = look_at(self.radius * (rotation * codes[..., :, None]).sum(dim=-2))
+            return rotate_poses(rotation, level)
         return decode_pose_9d(torch.cat([self.radius * codes[..., :3], codes[..., 3:]], dim=-1))
 
     def perturb(self, camera_to_worlds: Float[Tensor, "*batch 3 4"], std: float) -> Float[Tensor, "*batch 3 4"]:

@@ -22,16 +22,24 @@ class PoseTable(nn.Module):
     its size in the picture while its perspective changes, so that descent need not move both against each other.
     """
 
-    def __init__(self, num_poses: int, codec: PoseCodec, focal_factors: Optional[FocalFactors] = None) -> None:
+    def __init__(
+        self,
+        num_poses: int,
+        codec: PoseCodec,
+        focal_factors: Optional[FocalFactors] = None,
+        moves_up_direction: bool = False,
+    ) -> None:
         """Starts with all cameras at one place, looking at the origin.
 
         Args:
             num_poses: number of images.
             codec: what a pose may be, and how it is written.
             focal_factors: of the same images, where they are learned.
+            moves_up_direction: whether gradients reach what is up for the codec.
         """
         super().__init__()
         self.codec = codec
+        self._moves_up_direction = moves_up_direction
         # In a tuple: these parameters are not the table's.
         self._focal_factors = (focal_factors,)
         start = codec.radius * torch.tensor([math.cos(START_ELEVATION), 0.0, math.sin(START_ELEVATION)])
@@ -44,7 +52,8 @@ class PoseTable(nn.Module):
 
     def forward(self, indices: Optional[Int[Tensor, "batch"]] = None) -> Float[Tensor, "poses 3 4"]:
         """camera_to_world matrices of the images at ``indices``, or of all of them in order."""
-        poses = self.codec.decode(self.codes if indices is None else self.codes[indices])
+        upright = self.codec.up() if self._moves_up_direction else None
+        poses = self.codec.decode(self.codes if indices is None else self.codes[indices], upright)
         (focal_factors,) = self._focal_factors
         return poses if focal_factors is None else _multiply_distances(poses, focal_factors(indices))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import warnings
@@ -111,6 +112,8 @@ class GNeRFTrainer(Trainer):
         schedule = self.pipeline.schedule
         if self.config.max_num_iterations is None:
             self.config.max_num_iterations = schedule.total_steps
+        # The configuration of a run may be older than this parameter.
+        self.config.optimizers.setdefault("up_direction", copy.deepcopy(self.config.optimizers["poses"]))
         for optimizer in self.config.optimizers.values():
             if isinstance(optimizer["scheduler"], PhaseSchedulerConfig):
                 optimizer["scheduler"].schedule = schedule

@@ -18,13 +18,15 @@ from torch import Tensor
 
 from gnerf_ns.cameras.last_cameras_optimizer import LastCamerasOptimizerConfig
 from gnerf_ns.cameras.pose_codec import PoseCodec
+from gnerf_ns.cameras.up_direction import UpDirection
 from gnerf_ns.data.dataparsers.grown_dataparser import GrownDataParserConfig
 from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig, latest_checkpoint
 from gnerf_ns.engine.grown_checkpoint import for_more_pictures
 from gnerf_ns.errors import InputError
 from gnerf_ns.field_components.compiled_hash_encoding import use_compiled_hash_grids
 from gnerf_ns.model_components.image_metrics import without_lpips
-from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline, GNeRFPipelineConfig
+from gnerf_ns.pipelines.checkpoint_keys import UP_DIRECTION, with_up_direction
+from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
 
 LOCALIZED_FILE = "localized.json"
 """In the new run's folder: the pictures that were added, in the frame of the data."""
@@ -85,7 +87,8 @@ def grow_run(run_config: Any, poses_json: Path, config: GrowthConfig) -> Optiona
     meta = json.loads(poses_json.read_text())
     frames = [frame for frame in meta["frames"] if config.accepts(frame["localization"])]
     if isinstance(run_config, GNeRFTrainerConfig):
-        frames = [frame for frame in frames if _can_be_held(run_config.pipeline, frame)]
+        codec = _codec_of(run_config)
+        frames = [frame for frame in frames if _can_be_held(codec, frame)]
     if not frames:
         return None
     return train_further(run_config, {**meta, "frames": [{**frame, "localized": True} for frame in frames]}, config)
@@ -118,9 +121,18 @@ def train_further(run_config: Any, localized: Mapping[str, Any], config: GrowthC
     return growth
 
 
-def _can_be_held(config: GNeRFPipelineConfig, frame: Mapping[str, Any]) -> bool:
+def _codec_of(run_config: GNeRFTrainerConfig) -> PoseCodec:
+    """How the run's pose table has poses, with distances in its own units."""
+    up = UpDirection()
+    checkpoint = latest_checkpoint(run_config.get_checkpoint_dir())
+    if checkpoint is not None:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=False)["pipeline"]
+        up.tilt.copy_(with_up_direction(state)[UP_DIRECTION])
+    return PoseCodec(run_config.pipeline.resolved_pose_mode, 1.0, up)
+
+
+def _can_be_held(codec: PoseCodec, frame: Mapping[str, Any]) -> bool:
     """Whether the run's pose table can have a picture's pose: it may be for cameras that look at the origin alone."""
-    codec = PoseCodec(config.resolved_pose_mode, 1.0)
     pose = torch.tensor(frame["transform_matrix"][:3])[None]
     turn = roma.rotmat_geodesic_distance(codec.decode(codec.encode(pose))[..., :3], pose[..., :3])
     return float(turn.rad2deg()) <= MAX_TURN_DEG

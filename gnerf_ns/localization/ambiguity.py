@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gnerf_ns.cameras.pose_prior import PosePrior
+from gnerf_ns.cameras.up_direction import rotate_poses
 from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.pose_search import PoseSearch
 
@@ -92,7 +93,7 @@ def find_ambiguity(
         return search.cost_at(photographs, chosen, poses, side) + SAME * search.variance(photographs, side)
 
     def count_same(twins: Float[Tensor, "n 3 4"], flipped: bool = False) -> int:
-        candidates = _may_be_taken_from(twins, prior)
+        candidates = _may_be_taken_from(search.codec.up.level(twins), prior)
         # Small pictures rule most out; what they leave is looked at more closely.
         for side in (search.config.image_side, search.config.max_confirmation_side):
             rows = candidates.nonzero()[:, 0]
@@ -103,8 +104,8 @@ def find_ambiguity(
         return int(candidates.sum())
 
     turns = torch.deg2rad(poses.new_tensor(TURNS_DEG))
-    axis = poses.new_tensor([0.0, 0.0, 1.0])
-    twins = [count_same(rotation @ poses) for rotation in roma.rotvec_to_rotmat(turns[:, None] * axis)]
+    axis = search.codec.up()[:, 2].to(poses)
+    twins = [count_same(rotate_poses(turn, poses)) for turn in roma.rotvec_to_rotmat(turns[:, None] * axis)]
     most = max(range(len(twins)), key=twins.__getitem__)
     return Ambiguity(len(chosen), twins[most], TURNS_DEG[most], count_same(_from_behind(poses), flipped=True))
 
@@ -119,7 +120,7 @@ def _from_behind(camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n 3
 
 
 def _may_be_taken_from(camera_to_worlds: Float[Tensor, "n 3 4"], prior: PosePrior) -> Bool[Tensor, "n"]:
-    """Whether azimuth and elevation are within the prior's ranges."""
+    """Whether azimuth and elevation of level cameras are within the prior's ranges."""
     positions = camera_to_worlds[..., 3]
     elevation = torch.rad2deg(torch.asin(positions[:, 2] / torch.linalg.vector_norm(positions, dim=-1)))
     azimuth = torch.rad2deg(torch.atan2(positions[:, 1], positions[:, 0]))

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gnerf_ns.cameras.pose_codec import PoseCodec
-from gnerf_ns.cameras.rays import rays_from_poses
 from gnerf_ns.localization.hypotheses import Hypotheses, learned_as
 from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.photometric_refinement import RefinementConfig, refine_poses
@@ -20,9 +19,6 @@ from gnerf_ns.localization.pose_matcher import PoseMatcher
 from gnerf_ns.localization.trained_field import TrainedField
 from gnerf_ns.model_components.image_matching import pyramid_features
 from gnerf_ns.models.gnerf import GNeRFModel
-
-RAYS_PER_CHUNK = 32768
-"""Rays rendered at a time; bounds memory."""
 
 BANK_PER_CHUNK = 100
 """Renderings of the bank compared at a time; bounds memory."""
@@ -77,6 +73,7 @@ class PoseSearch:
     def __init__(self, config: PoseSearchConfig, model: GNeRFModel, matcher: PoseMatcher, codec: PoseCodec) -> None:
         self.config = config
         self.model = model
+        self.field = TrainedField(model)
         self.matcher = matcher
         self.codec = codec
 
@@ -95,8 +92,10 @@ class PoseSearch:
         described = self.matcher.matching.describe(photographs.resized(*size, background, chosen), background)
         costs, poses = [], []
         for start in range(0, self.config.bank_size, BANK_PER_CHUNK):
-            bank = self.matcher.sample(min(BANK_PER_CHUNK, self.config.bank_size - start), self.model.device)
-            renderings = self._render(photographs, bank, torch.zeros(len(bank), dtype=torch.long), background, size)
+            level = self.matcher.sample(min(BANK_PER_CHUNK, self.config.bank_size - start), self.model.device)
+            bank = self.codec.up.lean(level)
+            same_camera = torch.zeros(len(bank), dtype=torch.long, device=bank.device)
+            renderings = self.field.pictures(bank, photographs.directions, same_camera, *size)
             matches = self.matcher.matching.compare(
                 described, self.matcher.matching.describe(renderings, background), size, self.config.aim_temperature
             )
@@ -126,7 +125,7 @@ class PoseSearch:
         """
         background = self.model.evaluation_background
         size = self._size(photographs, image_side)
-        renderings = self._render(photographs, camera_to_worlds, chosen, background, size)
+        renderings = self.field.pictures(camera_to_worlds, photographs.directions, chosen.to(self.field.device), *size)
         if flipped:
             renderings = renderings.flip(-1)
         pictures = photographs.resized(*size, background, chosen)
@@ -229,11 +228,9 @@ class PoseSearch:
         improved = self.improve(photographs, outlier, hypotheses)
         finalists = torch.cat([improved[0], hypotheses[0, : self.config.num_outlier_finalists]])
         each = outlier.expand(len(finalists))
-        field = TrainedField(self.model)
         refined = Hypotheses(photographs, each, finalists, learned_as(self.codec))
-        refine_poses(
-            self.config.outlier_refinement, field, PixelChoice(photographs, "random", field.background), refined
-        )
+        pixels = PixelChoice(photographs, "random", self.field.background)
+        refine_poses(self.config.outlier_refinement, self.field, pixels, refined)
         poses = refined.poses()
         return poses[self.cost_at(photographs, each, poses, side).argmin()]
 
@@ -245,25 +242,3 @@ class PoseSearch:
 
     def _size(self, photographs: Photographs, image_side: Optional[int] = None) -> Tuple[int, int]:
         return photographs.size_at(image_side or self.config.image_side, multiple_of=4)
-
-    def _render(
-        self,
-        photographs: Photographs,
-        camera_to_worlds: Float[Tensor, "batch 3 4"],
-        camera_indices: Int[Tensor, "batch"],
-        background: Float[Tensor, "3"],
-        size: Tuple[int, int],
-    ) -> Float[Tensor, "batch 3 height width"]:
-        """Small renderings, with the intrinsics of the given photographs."""
-        camera_indices = camera_indices.to(camera_to_worlds.device)
-        per_chunk = max(1, RAYS_PER_CHUNK // (size[0] * size[1]))
-        was_training = self.model.training
-        self.model.eval()
-        colours = []
-        for start in range(0, len(camera_to_worlds), per_chunk):
-            chunk = slice(start, start + per_chunk)
-            directions = photographs.pixel_directions(camera_indices[chunk], *size)
-            rays = rays_from_poses(camera_to_worlds[chunk], directions, camera_indices[chunk])
-            colours.append(self.model.colours_over(self.model.render(rays), background))
-        self.model.train(was_training)
-        return torch.cat(colours).view(len(camera_to_worlds), *size, 3).permute(0, 3, 1, 2)

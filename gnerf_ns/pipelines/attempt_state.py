@@ -31,6 +31,7 @@ class AttemptState:
         )
         pipeline.model.load_state_dict(model.state_dict())
         pipeline.focal_factors.forget()
+        pipeline.up_direction.forget()
         if pipeline.transport is not None:
             pipeline.transport.population.forget()
         if pipeline.adversarial is not None:

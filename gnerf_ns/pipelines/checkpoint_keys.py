@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict
 
+import torch
 from torch import Tensor
 
 from gnerf_ns.errors import InputError
@@ -12,6 +13,8 @@ from gnerf_ns.model_components.hash_grid_keys import explain_other_hash_grids
 HELD_OUT = ("eval_poses.codes", "eval_poses_step")
 """Entries that can be estimated again, and that depend on which images are held out."""
 
+UP_DIRECTION = "up_direction.tilt"
+"""What is up."""
 
 TORCH_OPTION = "--pipeline.model.radiance.implementation torch"
 """Of ns-train: hash grids that run on any machine."""
@@ -22,6 +25,11 @@ def drop_other_held_out_poses(state: Dict[str, Any], own: Dict[str, Tensor]) -> 
     if getattr(state.get(HELD_OUT[0]), "shape", None) != own[HELD_OUT[0]].shape:
         state.update({name: own[name] for name in HELD_OUT})
     return state
+
+
+def with_up_direction(state: Dict[str, Any]) -> Dict[str, Any]:
+    """The checkpoint, with +z up where it is of before what is up was learned."""
+    return {UP_DIRECTION: torch.zeros(2), **state}
 
 
 def check_keys(state: Dict[str, Any], own: Dict[str, Tensor]) -> None:

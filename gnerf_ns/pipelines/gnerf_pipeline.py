@@ -24,6 +24,7 @@ from gnerf_ns.cameras.pose_codec import PoseCodec, PoseMode
 from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius
 from gnerf_ns.cameras.pose_table import PoseTable
 from gnerf_ns.cameras.rays import CameraDirections, concatenate_rays
+from gnerf_ns.cameras.up_direction import UpDirection
 from gnerf_ns.data.datamanagers.unposed_datamanager import UnposedDataManager, UnposedDataManagerConfig
 from gnerf_ns.data.unposed_dataset import lengthen_focal
 from gnerf_ns.errors import InputError
@@ -38,7 +39,7 @@ from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig, StepPl
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
 from gnerf_ns.pipelines.adversarial_objective import AdversarialObjective, AdversarialObjectiveConfig
 from gnerf_ns.pipelines.attempt_state import AttemptState
-from gnerf_ns.pipelines.checkpoint_keys import check_keys, drop_other_held_out_poses
+from gnerf_ns.pipelines.checkpoint_keys import check_keys, drop_other_held_out_poses, with_up_direction
 from gnerf_ns.pipelines.evaluation import Evaluation
 from gnerf_ns.pipelines.objective import Objective, TrainingScene, rows_of
 from gnerf_ns.pipelines.photometric_objective import PhotometricObjective, PhotometricObjectiveConfig
@@ -76,6 +77,8 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
     pose_mode: Literal["auto", "look_at", "free"] = "auto"
     """look_at: cameras look at the origin, only their positions are learned; free: position and rotation (9-D).
     auto takes look_at where the prior has neither jitter nor roll."""
+    learn_up_direction: bool = True
+    """Whether what is up is learned in phase B, for all cameras together, where they look at the origin."""
     focal_length: Literal["auto", "fixed", "shared", "per_image"] = "auto"
     """Whether focal lengths are learned in phase B: one factor on all of them, or one for each image. auto learns a
     shared one unless a transforms.json (or another calibrated source) gave them."""
@@ -136,8 +139,9 @@ class GNeRFPipeline(VanillaPipeline):
         learned = self.focal_factors if self.focal_factors.is_learned else None
         directions = CameraDirections(self.datamanager.train_dataset.given_cameras.to(device), learned)
         radius = object_filling_radius(directions.smallest_field_of_view)
-        codec = PoseCodec(config.resolved_pose_mode, radius)
-        self.train_poses = PoseTable(num_train, codec, learned)
+        self.up_direction = UpDirection(config.learn_up_direction and config.resolved_pose_mode == "look_at")
+        codec = PoseCodec(config.resolved_pose_mode, radius, self.up_direction)
+        self.train_poses = PoseTable(num_train, codec, learned, self.up_direction.is_learned)
         self.eval_poses = PoseTable(len(self.datamanager.eval_dataset), codec)
         self.register_buffer("eval_poses_step", torch.tensor(-1))
         self.restarts = Restarts(config.restarts, self.schedule, AttemptState(self), self._seed_at)
@@ -231,7 +235,8 @@ class GNeRFPipeline(VanillaPipeline):
 
     def plot_pose_distribution(self) -> UInt8[np.ndarray, "height width 3"]:
         """A picture of where the training images were taken from, against the prior."""
-        return plot_pose_distribution(self.train_poses().detach(), self.scene.prior, self.scene.matcher.radius)
+        poses = self.up_direction.level(self.train_poses().detach())
+        return plot_pose_distribution(poses, self.scene.prior, self.scene.matcher.radius)
 
     def _held_out_cameras(self) -> Optional[Cameras]:
         return self.estimated_cameras("eval") if int(self.eval_poses_step) >= 0 else None
@@ -247,12 +252,7 @@ class GNeRFPipeline(VanillaPipeline):
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(self._seed_at(step) + 1)
             estimate_held_out_poses(
-                self.config.held_out,
-                self.model,
-                photographs,
-                self.eval_poses,
-                self.pose_search,
-                self.pose_regressor,
+                self.config.held_out, self.model, photographs, self.eval_poses, self.pose_search, self.pose_regressor
             )
         self.eval_poses_step.fill_(step)
 
@@ -271,8 +271,8 @@ class GNeRFPipeline(VanillaPipeline):
     def get_param_groups(self) -> Dict[str, List[Parameter]]:
         """Parameters by optimizer. The held-out poses are not among them: they never meet the training losses."""
         groups = {**self.model.get_param_groups(), "poses": list(self.train_poses.parameters())}
-        if self.focal_factors.is_learned:
-            groups["focal_lengths"] = list(self.focal_factors.parameters())
+        shared = {"focal_lengths": self.focal_factors, "up_direction": self.up_direction}
+        groups.update({name: list(part.parameters()) for name, part in shared.items() if part.is_learned})
         if self.adversarial is not None:
             groups.update(self.adversarial.get_param_groups())
         return groups
@@ -283,7 +283,7 @@ class GNeRFPipeline(VanillaPipeline):
         Raises:
             InputError: the checkpoint is of another configuration or of other images.
         """
-        state = drop_other_held_out_poses(dict(loaded_state), self.state_dict())
+        state = with_up_direction(drop_other_held_out_poses(dict(loaded_state), self.state_dict()))
         check_keys(state, self.state_dict())
         super().load_pipeline(state, step)
         self.restarts.resume()

@@ -88,7 +88,7 @@ class Demo:
         fov_rad = math.radians(self.scene.fov_deg)
         frames = render_frames(
             trainer.pipeline.model,
-            orbit_poses(self.film_frames, fov_rad),
+            trainer.pipeline.up_direction.lean(orbit_poses(self.film_frames, fov_rad)),
             fov_rad,
             self.film_side,
             on_frame=lambda: progress.advance(task),

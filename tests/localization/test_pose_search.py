@@ -124,7 +124,7 @@ def test_random_backgrounds_do_not_mislead(model: GNeRFModel, photographs: Photo
 
 
 def test_chunks_make_no_difference(search: PoseSearch, photographs: Photographs, monkeypatch):
-    from gnerf_ns.localization import pose_search
+    from gnerf_ns.localization import trained_field
 
     def costs() -> Tensor:
         torch.manual_seed(1)
@@ -132,7 +132,7 @@ def test_chunks_make_no_difference(search: PoseSearch, photographs: Photographs,
 
     search.config.bank_size = 50
     whole = costs()
-    monkeypatch.setattr(pose_search, "RAYS_PER_CHUNK", 1000)
+    monkeypatch.setattr(trained_field, "RAYS_PER_CHUNK", 1000)
     torch.testing.assert_close(costs(), whole, atol=1e-6, rtol=1e-4)
 
 

@@ -132,6 +132,7 @@ def test_the_paper_s_published_values():
         "inversion_network": 1e-4,
         "poses": 5e-3 / 4,  # released for cameras 4 units from the origin
         "focal_lengths": 5e-3 / 4,  # ours: GNeRF knows them
+        "up_direction": 5e-3 / 4,  # likewise
     }
     for group in ("inversion_network", "poses"):
         optimizer = optimizers[group]["optimizer"].setup([torch.nn.Parameter(torch.zeros(1))])

@@ -38,9 +38,9 @@ TRAINED_BY = {
     "gradient_penalty": {"discriminator"},
     "inversion_loss": {"inversion_network"},
     "pose_regularization": {"poses"},
-    "photometric_loss": {"fields", "poses"},
+    "photometric_loss": {"fields", "poses", "up_direction"},
     "interlevel_loss": {"proposal_networks"},
-    "distortion_loss": {"fields", "poses"},
+    "distortion_loss": {"fields", "poses", "up_direction"},
 }
 
 
@@ -283,7 +283,13 @@ def test_the_paper_s_networks_run_through_all_phases(tiny_scene: Path):
         num_layers=2, layer_width=8, layer_width_color=8, num_coarse_samples=4, num_fine_samples=4
     )
     pipeline = build_pipeline(pipeline_config(tiny_scene, "adversarial", model=GNeRFModelConfig(radiance=radiance)))
-    assert pipeline.get_param_groups().keys() == {"fields", "poses", "discriminator", "inversion_network"}
+    assert pipeline.get_param_groups().keys() == {
+        "fields",
+        "poses",
+        "up_direction",
+        "discriminator",
+        "inversion_network",
+    }
     history = train_steps(pipeline, range(LAST))
     assert history[0].keys() == LOSSES["A"]["adversarial"] and history[-1].keys() == {"photometric_loss"}
 
