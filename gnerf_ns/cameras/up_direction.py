@@ -5,6 +5,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+UP_DIRECTION_KEY = "up_direction.tilt"
+"""Where a pipeline's checkpoint has it; older ones have none."""
+
 
 class UpDirection(nn.Module):
     """A lean of the scene away from +z, as the parameter ``tilt``: a rotation vector in the xy plane, in radians.

@@ -139,6 +139,10 @@ class GNeRFTrainer(Trainer):
         if path is not None and not zipfile.is_zipfile(path):
             raise InputError(f"{path} is not a whole checkpoint; use another one.")
         super()._load_checkpoint()
+        for scheduler in self.optimizers.schedulers.values():
+            if self._start_step > 0 and scheduler.last_epoch == 0:  # of a parameter that the checkpoint does not know
+                scheduler.last_epoch = self._start_step - 1
+                scheduler.step()
 
     def train(self) -> None:
         """Train up to `max_num_iterations` in all; nerfstudio would add that many to a resumed run."""

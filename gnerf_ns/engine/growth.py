@@ -18,14 +18,14 @@ from torch import Tensor
 
 from gnerf_ns.cameras.last_cameras_optimizer import LastCamerasOptimizerConfig
 from gnerf_ns.cameras.pose_codec import PoseCodec
-from gnerf_ns.cameras.up_direction import UpDirection
+from gnerf_ns.cameras.up_direction import UP_DIRECTION_KEY, UpDirection
 from gnerf_ns.data.dataparsers.grown_dataparser import GrownDataParserConfig
 from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig, latest_checkpoint
 from gnerf_ns.engine.grown_checkpoint import for_more_pictures
 from gnerf_ns.errors import InputError
 from gnerf_ns.field_components.compiled_hash_encoding import use_compiled_hash_grids
 from gnerf_ns.model_components.image_metrics import without_lpips
-from gnerf_ns.pipelines.checkpoint_keys import UP_DIRECTION, with_up_direction
+from gnerf_ns.pipelines.checkpoint_keys import with_up_direction
 from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
 
 LOCALIZED_FILE = "localized.json"
@@ -86,7 +86,7 @@ def grow_run(run_config: Any, poses_json: Path, config: GrowthConfig) -> Optiona
     """
     meta = json.loads(poses_json.read_text())
     frames = [frame for frame in meta["frames"] if config.accepts(frame["localization"])]
-    if isinstance(run_config, GNeRFTrainerConfig):
+    if frames and isinstance(run_config, GNeRFTrainerConfig):
         codec = _codec_of(run_config)
         frames = [frame for frame in frames if _can_be_held(codec, frame)]
     if not frames:
@@ -126,8 +126,8 @@ def _codec_of(run_config: GNeRFTrainerConfig) -> PoseCodec:
     up = UpDirection()
     checkpoint = latest_checkpoint(run_config.get_checkpoint_dir())
     if checkpoint is not None:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=False)["pipeline"]
-        up.tilt.copy_(with_up_direction(state)[UP_DIRECTION])
+        state = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)["pipeline"]
+        up.tilt.copy_(with_up_direction(state)[UP_DIRECTION_KEY])
     return PoseCodec(run_config.pipeline.resolved_pose_mode, 1.0, up)
 
 

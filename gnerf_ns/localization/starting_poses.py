@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Tuple
+from dataclasses import dataclass, field
+from typing import Optional, Tuple
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gnerf_ns.cameras.pose_increments import PoseIncrements
 from gnerf_ns.cameras.pose_prior import PosePrior
+from gnerf_ns.cameras.up_direction import UpDirection
 from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.trained_field import TrainedField
 from gnerf_ns.model_components.image_matching import pairwise_cost, pyramid_features
@@ -30,26 +31,33 @@ class Surroundings:
     radius: float
     """Their median distance from it."""
     elevation_deg: Tuple[float, float]
-    """The lowest and the highest of them above the horizontal plane through it, in degrees; nerfstudio's z is up."""
+    """The lowest and the highest of them above the horizontal plane through it, in degrees."""
+    up: UpDirection = field(default_factory=UpDirection)
+    """What is up: nerfstudio's z, unless a run has learned otherwise."""
 
     @classmethod
-    def of(cls, camera_to_worlds: Float[Tensor, "n 3 4"]) -> Surroundings:
-        """Of given training poses."""
+    def of(cls, camera_to_worlds: Float[Tensor, "n 3 4"], up: Optional[UpDirection] = None) -> Surroundings:
+        """Of given training poses, and what is up there."""
+        up = up or UpDirection()
         poses = camera_to_worlds.detach().cpu()
         bottom = torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(len(poses), 1, 4)
         middle = poses[:, :, 3].mean(dim=0)
         centre = focus_of_attention(torch.cat([poses, bottom], dim=1), middle)
         arms = poses[:, :, 3] - centre
         distances = torch.linalg.vector_norm(arms, dim=-1)
-        elevations = torch.rad2deg(torch.asin((arms[:, 2] / distances.clamp_min(1e-9)).clamp(-1.0, 1.0)))
+        heights = arms @ up()[:, 2].detach().cpu()
+        elevations = torch.rad2deg(torch.asin((heights / distances.clamp_min(1e-9)).clamp(-1.0, 1.0)))
         return cls(
-            centre.to(camera_to_worlds), float(distances.median()), (float(elevations.min()), float(elevations.max()))
+            centre.to(camera_to_worlds),
+            float(distances.median()),
+            (float(elevations.min()), float(elevations.max())),
+            up,
         )
 
     def all_around(self, count: int) -> Float[Tensor, "count 3 4"]:
         """Random poses at that distance and those elevations, looking at the centre."""
         prior = PosePrior((0.0, 360.0), self.elevation_deg, (1.0, 1.0), 0.0, (0.0, 0.0))
-        poses = prior.sample(count, self.radius, self.centre.device)
+        poses = self.up.lean(prior.sample(count, self.radius, self.centre.device))
         return torch.cat([poses[..., :3], poses[..., 3:] + self.centre[:, None]], dim=-1)
 
 

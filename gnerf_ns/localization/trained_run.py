@@ -8,6 +8,7 @@ from typing import Any, Tuple
 import torch
 import yaml
 
+from gnerf_ns.cameras.up_direction import UP_DIRECTION_KEY
 from gnerf_ns.data.dataparsers.grown_dataparser import GrownDataParserConfig
 from gnerf_ns.errors import InputError
 from gnerf_ns.model_components.hash_grid_keys import explain_other_hash_grids
@@ -84,7 +85,7 @@ def _check_weights(checkpoint: Path, pipeline: Any) -> None:
     names = {name.removeprefix("module.") for name in saved}
     # What is no tensor is a module's extra state, and no weight.
     own = {name for name, value in pipeline.state_dict().items() if isinstance(value, torch.Tensor)}
-    missing = sorted(name for name in own - names if "lpips" not in name)
+    missing = sorted(name for name in own - names - {UP_DIRECTION_KEY} if "lpips" not in name)
     if missing:
         explain_other_hash_grids(missing, sorted(names - own))
         raise InputError(

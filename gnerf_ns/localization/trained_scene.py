@@ -85,7 +85,7 @@ class TrainedScene:
             field=TrainedField(model, painted),
             training=Photographs(ImageStack.from_dataset(dataset, device), CameraDirections(cameras)),
             camera_to_worlds=poses,
-            surroundings=Surroundings.of(poses),
+            surroundings=Surroundings.of(poses, getattr(pipeline, "up_direction", None)),
             fov_deg=_longer_field_of_view(dataset.given_cameras),
             focal_factor=1.0 if factors is None else float(factors.typical),
             image_side=int(torch.maximum(given.width, given.height).median()),

@@ -93,14 +93,15 @@ class AdversarialObjective(nn.Module):
         device = scene.model.device
         patch_side = config.discriminator.patch_side
 
-        patch_poses = scene.prior.sample(config.num_patches, scene.radius, device)
+        up = scene.poses.codec.up
+        patch_poses = up.lean(scene.prior.sample(config.num_patches, scene.radius, device))
         patch_cameras = torch.randint(len(scene.photographs), (config.num_patches,), device=device)
         coords, scales = dynamic_patch_coords(config.num_patches, patch_side, plan.patch_scale, device=device)
         patch_rays = rays_from_poses(
             patch_poses, scene.photographs.directions.at(patch_cameras, coords.flatten(1, 2)), patch_cameras
         )
         height, width = scene.photographs.size_at(config.inversion_render_side)
-        image_poses = scene.prior.sample(config.num_inversion_images, scene.radius, device)
+        image_poses = up.lean(scene.prior.sample(config.num_inversion_images, scene.radius, device))
         image_cameras = torch.randint(len(scene.photographs), (config.num_inversion_images,), device=device)
         image_rays = rays_from_poses(
             image_poses, scene.photographs.pixel_directions(image_cameras, height, width), image_cameras

@@ -7,14 +7,13 @@ from typing import Any, Dict
 import torch
 from torch import Tensor
 
+from gnerf_ns.cameras.up_direction import UP_DIRECTION_KEY
 from gnerf_ns.errors import InputError
 from gnerf_ns.model_components.hash_grid_keys import explain_other_hash_grids
 
 HELD_OUT = ("eval_poses.codes", "eval_poses_step")
 """Entries that can be estimated again, and that depend on which images are held out."""
 
-UP_DIRECTION = "up_direction.tilt"
-"""What is up."""
 
 TORCH_OPTION = "--pipeline.model.radiance.implementation torch"
 """Of ns-train: hash grids that run on any machine."""
@@ -29,7 +28,7 @@ def drop_other_held_out_poses(state: Dict[str, Any], own: Dict[str, Tensor]) -> 
 
 def with_up_direction(state: Dict[str, Any]) -> Dict[str, Any]:
     """The checkpoint, with +z up where it is of before what is up was learned."""
-    return {UP_DIRECTION: torch.zeros(2), **state}
+    return {UP_DIRECTION_KEY: torch.zeros(2), **state}
 
 
 def check_keys(state: Dict[str, Any], own: Dict[str, Tensor]) -> None:

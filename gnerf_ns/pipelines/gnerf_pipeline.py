@@ -110,6 +110,7 @@ class GNeRFPipeline(VanillaPipeline):
 
     Attributes:
         train_poses: estimated poses of the training images.
+        up_direction: what is up for cameras that look at the origin.
         eval_poses: estimated poses of the held-out images, found with the field frozen.
         schedule: what happens at which step, for as many photographs as there are.
         leave_out: photographs that are left out of training for a while, where there are few.
@@ -132,10 +133,8 @@ class GNeRFPipeline(VanillaPipeline):
         prior = config.pose_prior.resolve()
         num_train = len(self.datamanager.train_dataset)
         self.schedule = config.schedule.for_photographs(num_train)
-        focal_mode = config.focal_length
-        if focal_mode == "auto":
-            focal_mode = "fixed" if self.datamanager.has_calibration else "shared"
-        self.focal_factors = FocalFactors(num_train, focal_mode)
+        likely = "fixed" if self.datamanager.has_calibration else "shared"
+        self.focal_factors = FocalFactors(num_train, likely if config.focal_length == "auto" else config.focal_length)
         learned = self.focal_factors if self.focal_factors.is_learned else None
         directions = CameraDirections(self.datamanager.train_dataset.given_cameras.to(device), learned)
         radius = object_filling_radius(directions.smallest_field_of_view)
@@ -164,7 +163,8 @@ class GNeRFPipeline(VanillaPipeline):
             self.objectives.append(self.adversarial)
         self.pose_lookup = PoseLookup(self.scene, self.pose_search, self.adversarial)
         # The viewer looks for these among a pipeline's public attributes.
-        self.live_view = LiveView(self.estimated_cameras, self._held_out_cameras, self.device.type == "cpu")
+        on_cpu = self.device.type == "cpu"
+        self.live_view = LiveView(self.estimated_cameras, self._held_out_cameras, on_cpu, self.up_direction)
         self.training_status = TrainingStatus(self.schedule)
         self.to(device)
 

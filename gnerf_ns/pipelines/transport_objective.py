@@ -73,7 +73,8 @@ class TransportObjective(nn.Module):
         scene, config = self.scene, self.config
         device = scene.model.device
         height, width = scene.photographs.size_at(plan.image_side, multiple_of=4)
-        camera_to_worlds = self._sample_poses(plan, device)
+        level = self._sample_poses(plan, device)
+        camera_to_worlds = scene.poses.codec.up.lean(level)
         camera_indices = torch.randint(len(scene.photographs), (config.num_poses,), device=device)
         directions = scene.photographs.pixel_directions(camera_indices, height, width)
         chosen = torch.randperm(len(scene.photographs), device=device)[: config.max_photographs]
@@ -96,7 +97,7 @@ class TransportObjective(nn.Module):
             )
             # Each photograph has one vote, whatever the plan makes of its neighbours.
             votes = torch.softmax(-matches.cost.detach() / plan.epsilon, dim=1).sum(dim=0)
-            self.population.remember(camera_to_worlds, votes)
+            self.population.remember(level, votes)
             best = transport_plan.argmax(dim=1)
             if not plan.interleaved:  # in AB the photometric steps have better poses
                 scene.poses.assign(chosen, scene.matcher.matched_poses(camera_to_worlds, matches, best))
@@ -110,7 +111,7 @@ class TransportObjective(nn.Module):
         return RenderRequest(rays_from_poses(camera_to_worlds, directions, camera_indices), losses)
 
     def _sample_poses(self, plan: StepPlan, device: torch.device) -> Float[Tensor, "poses 3 4"]:
-        """Poses of the step: of the prior, and more and more of them near what photographs were matched with."""
+        """Poses of the step, with +z up: of the prior, and more and more of them near what photographs matched."""
         config, matcher = self.config, self.scene.matcher
         learned = max(0.0, (plan.phase_a_progress - config.learning_start) / (1.0 - config.learning_start))
         count = round(config.learned_share * learned * config.num_poses)

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig
+    from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
 
 PHASE_A_STEP_COST = 4.5
 POSE_SEARCH_COST = 60.0
@@ -88,7 +89,7 @@ class Demo:
         fov_rad = math.radians(self.scene.fov_deg)
         frames = render_frames(
             trainer.pipeline.model,
-            trainer.pipeline.up_direction.lean(orbit_poses(self.film_frames, fov_rad)),
+            cast("GNeRFPipeline", trainer.pipeline).up_direction.lean(orbit_poses(self.film_frames, fov_rad)),
             fov_rad,
             self.film_side,
             on_frame=lambda: progress.advance(task),

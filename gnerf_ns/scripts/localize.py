@@ -96,7 +96,7 @@ class Localize:
 
 def _growth_report(growth: Optional[Growth]) -> List[str]:
     if growth is None:
-        reasons = "none is sure enough, or none of their cameras looks at the origin, as those of this run have to"
+        reasons = "none is sure enough, or none of their cameras is level and looks at the origin, as this run's do"
         return [f"No picture can be trained on ({reasons}); the run stays as it is."]
     line = f"Held-out PSNR {growth.psnr_before:.2f} dB before, {growth.psnr_after:.2f} dB after training with "
     line += f"{growth.num_added} pictures more"

@@ -15,6 +15,8 @@ from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 from nerfstudio.viewer.viewer_elements import ViewerControl
 from torch import Tensor
 
+from gnerf_ns.cameras.up_direction import UpDirection
+
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
 
@@ -35,17 +37,23 @@ class LiveView(ViewerControl):
     """
 
     def __init__(
-        self, train_cameras: Callable[[], Cameras], held_out_cameras: Callable[[], Optional[Cameras]], on_cpu: bool
+        self,
+        train_cameras: Callable[[], Cameras],
+        held_out_cameras: Callable[[], Optional[Cameras]],
+        on_cpu: bool,
+        up: UpDirection,
     ) -> None:
         """
         Args:
             train_cameras: estimated cameras of the training images.
             held_out_cameras: of the held-out images; None while there is no estimate.
             on_cpu: whether pictures are rendered without a GPU.
+            up: what is up in the scene.
         """
         self._train_cameras = train_cameras
         self._held_out_cameras = held_out_cameras
         self._on_cpu = on_cpu
+        self._up = up
         self._viewer: Optional[Viewer] = None
         self._held_out_frusta: Dict[int, viser.CameraFrustumHandle] = {}
 
@@ -64,9 +72,10 @@ class LiveView(ViewerControl):
 
     def _welcome(self, client: viser.ClientHandle) -> None:
         """Put a new visitor where there is something to see."""
-        position = first_viewpoint(self._train_cameras().camera_to_worlds)
+        up = self._up()[:, 2].detach().cpu()
+        position = first_viewpoint(self._train_cameras().camera_to_worlds, up)
         with client.atomic():
-            client.camera.up_direction = (0.0, 0.0, 1.0)
+            client.camera.up_direction = up.double().numpy()
             client.camera.position = VISER_NERFSTUDIO_SCALE_RATIO * position
             client.camera.look_at = (0.0, 0.0, 0.0)
         self._move_frusta()
@@ -111,10 +120,10 @@ def frustum_scale(camera_to_worlds: Float[Tensor, "n 3 4"]) -> float:
     return VISER_NERFSTUDIO_SCALE_RATIO * float(distance) * min(0.04, 0.45 / len(camera_to_worlds) ** 0.5)
 
 
-def first_viewpoint(camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[np.ndarray, "3"]:
+def first_viewpoint(camera_to_worlds: Float[Tensor, "n 3 4"], up: Float[Tensor, "3"]) -> Float[np.ndarray, "3"]:
     """Position, in scene units, of the camera of median height: it looks at the object from a usual side."""
     positions = camera_to_worlds[..., 3].cpu()
-    return VIEWPOINT_DISTANCE * positions[positions[:, 2].argsort()[len(positions) // 2]].double().numpy()
+    return VIEWPOINT_DISTANCE * positions[(positions @ up).argsort()[len(positions) // 2]].double().numpy()
 
 
 def viser_pose(

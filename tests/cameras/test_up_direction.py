@@ -84,6 +84,14 @@ def test_gradient_of_poses_in_the_tilt() -> None:
         assert float(jacobian[:, :, 3].abs().max()) < 1e-9
 
 
+def test_mixed_precision_leaves_leaning_poses_exact() -> None:
+    codec = PoseCodec("look_at", RADIUS, leaning(0.2, -0.1))
+    codes = positions() / RADIUS
+    poses = codec.decode(codes)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(codec.decode(codes), poses)
+
+
 def test_only_a_table_that_moves_it_has_a_gradient_in_it() -> None:
     up = leaning(0.1, 0.0, is_learned=True)
     for moves in (True, False):

@@ -14,6 +14,7 @@ from nerfstudio.configs.method_configs import method_configs
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from tiny_run import build_trainer, trainer_config
 
+from gnerf_ns.cameras.up_direction import UP_DIRECTION_KEY, UpDirection
 from gnerf_ns.data.procedural_scene import ProceduralSceneConfig, render_procedural_scene
 from gnerf_ns.engine.growth import (
     LOCALIZED_FILE,
@@ -57,6 +58,7 @@ def new_pictures(tmp_path_factory: pytest.TempPathFactory) -> List[Dict[str, Any
 @pytest.fixture(scope="module")
 def our_run(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = trainer_config(tiny_scene, tmp_path_factory.mktemp("ours"), "transport")
+    config.pipeline.learn_up_direction = False
     build_trainer(config).train()
     return config.get_base_dir() / "config.yml"
 
@@ -173,6 +175,24 @@ def test_cameras_that_the_run_cannot_hold_are_not_added(our_run: Path, new_pictu
     matrix[:3, :3] = matrix[:3, :3] @ aside
     frames[1]["transform_matrix"] = matrix.tolist()
     assert grown(our_run, frames, tmp_path).num_added == 2
+
+
+def test_cameras_have_to_be_level_where_the_run_leans(our_run: Path, new_pictures: Any, tmp_path: Path, monkeypatch):
+    quality_is(monkeypatch, 1.0, 1.0)
+    leaning = tmp_path.joinpath("leaning", *our_run.parent.parts[-3:])
+    shutil.copytree(our_run.parent, leaning)
+    (checkpoint,) = (leaning / "nerfstudio_models").glob("*.ckpt")
+    state = torch.load(checkpoint, weights_only=False)
+    state["pipeline"][UP_DIRECTION_KEY] = torch.tensor([0.1, 0.05])
+    torch.save(state, checkpoint)
+    up = UpDirection()
+    up.tilt.copy_(state["pipeline"][UP_DIRECTION_KEY])
+    frames = copy.deepcopy(new_pictures)
+    for frame in frames[:2]:
+        pose = torch.tensor(frame["transform_matrix"])
+        pose[:3] = up.lean(pose[:3])
+        frame["transform_matrix"] = pose.tolist()
+    assert grown(leaning / "config.yml", frames, tmp_path).num_added == 2
 
 
 def test_what_is_interrupted_leaves_nothing_behind(our_run: Path, new_pictures: Any, tmp_path: Path, monkeypatch: Any):

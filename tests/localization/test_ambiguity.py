@@ -1,5 +1,5 @@
 import math
-from typing import Any
+from typing import Any, Tuple
 
 import analytic_scene
 import pytest
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gnerf_ns.cameras.pose_codec import PoseCodec
 from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius
+from gnerf_ns.cameras.up_direction import UpDirection
 from gnerf_ns.localization.ambiguity import Ambiguity, find_ambiguity
 from gnerf_ns.localization.pose_matcher import PoseMatcher
 from gnerf_ns.localization.pose_search import PoseSearch, PoseSearchConfig
@@ -40,15 +41,22 @@ class Outlines(Blobs):
 
 
 def ambiguity_of(
-    radiance: nn.Module, elevation_deg=(-60.0, 60.0), shown: nn.Module | None = None, **taken: Any
+    radiance: nn.Module,
+    elevation_deg=(-60.0, 60.0),
+    shown: nn.Module | None = None,
+    tilt: Tuple[float, float] = (0.0, 0.0),
+    **taken: Any,
 ) -> Ambiguity:
     """Of photographs of one radiance, and renderings of the same or of another one."""
     torch.manual_seed(0)
     prior = PosePriorConfig(elevation_deg=elevation_deg, azimuth_deg=taken.get("azimuth_deg", (0.0, 360.0))).resolve()
     radius = object_filling_radius(math.radians(analytic_scene.FOV_DEG))
-    poses = PosePriorConfig(**{"elevation_deg": (20.0, 60.0), **taken}).resolve().sample(16, radius, "cpu")
+    up = UpDirection()
+    up.tilt.copy_(torch.tensor(tilt))
+    level = PosePriorConfig(**{"elevation_deg": (20.0, 60.0), **taken}).resolve().sample(16, radius, "cpu")
+    poses = up.lean(level)
     photographs = photographs_of(model_of(radiance), poses, 48, 48)
-    codec = PoseCodec("look_at", radius)
+    codec = PoseCodec("look_at", radius, up)
     search = PoseSearch(PoseSearchConfig(), model_of(shown or radiance), PoseMatcher(prior, radius), codec)
     return find_ambiguity(search, photographs, poses, prior)
 
@@ -64,6 +72,11 @@ def test_an_object_that_is_the_same_from_behind():
     assert (ambiguity.twins, ambiguity.turn_deg) == (16, 180)
     (sentence,) = ambiguity.sentences
     assert "16 of 16" in sentence and "180°" in sentence
+
+
+def test_the_turn_is_about_what_is_up():
+    """The object stands upright where the cameras lean: turned about their up, it is not the same."""
+    assert ambiguity_of(SameFromBehind(), tilt=(0.35, 0.0)).sentences == []
 
 
 def test_places_outside_the_prior_are_ruled_out():

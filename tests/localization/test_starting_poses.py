@@ -5,6 +5,7 @@ import roma
 import torch
 from analytic_scene import RADIUS, Blobs, model_of, photographs_of, random_poses
 
+from gnerf_ns.cameras.up_direction import UpDirection
 from gnerf_ns.localization.starting_poses import Surroundings, best_of, best_of_bank, disturbed, poses_of_alike
 from gnerf_ns.localization.trained_field import TrainedField
 
@@ -32,6 +33,20 @@ def test_poses_all_around_keep_to_them():
     assert elevations.min() > 9.5 and elevations.max() < 50.5
     # They look at the centre.
     assert torch.allclose(-poses[..., 2], -arms / arms.norm(dim=-1, keepdim=True), atol=1e-3)
+
+
+def test_what_is_up_may_lean():
+    up = UpDirection()
+    up.tilt.copy_(torch.tensor([0.4, -0.3]))
+    level = random_poses(40, 0, elevation_deg=(10.0, 50.0))
+    around = Surroundings.of(up.lean(level), up)
+    low, high = around.elevation_deg
+    assert low + 0.1 >= 10.0 and high - 0.1 <= 50.0 and high - low > 30.0
+    torch.manual_seed(0)
+    poses = up.level(around.all_around(500))
+    elevations = torch.rad2deg(torch.asin(poses[:, 2, 3] / poses[..., 3].norm(dim=-1)))
+    assert elevations.min() > 9.5 and elevations.max() < 50.5
+    assert float(poses[:, 2, 0].abs().max()) < 1e-5
 
 
 def test_disturbed_poses_stay_within_bounds():

@@ -17,6 +17,7 @@ from PIL import Image
 from tiny_run import build_trainer, trainer_config
 from torch import nn
 
+from gnerf_ns.cameras.up_direction import UP_DIRECTION_KEY
 from gnerf_ns.errors import InputError
 from gnerf_ns.localization.localizer import LocalizerConfig, localize_in_scene
 from gnerf_ns.localization.photometric_refinement import RefinementConfig
@@ -105,14 +106,15 @@ def test_a_run_may_have_been_renamed_but_its_method_may_not(config_path: Path, t
         load_run(loose / "config.yml")
 
 
-def test_runs_from_before_attempts_at_phase_a_were_remembered_load(config_path: Path, tmp_path: Path):
+def test_older_runs_load(config_path: Path, tmp_path: Path):
+    """From before attempts at phase A were remembered, and before what is up was learned."""
     older = copied(config_path, tmp_path)
     (checkpoint,) = (older.parent / "nerfstudio_models").glob("*.ckpt")
     state = torch.load(checkpoint, weights_only=False)
-    del state["pipeline"]["restarts._extra_state"]
+    del state["pipeline"]["restarts._extra_state"], state["pipeline"][UP_DIRECTION_KEY]
     torch.save(state, checkpoint)
     _, pipeline = load_run(older)
-    assert pipeline.restarts.best is None
+    assert pipeline.restarts.best is None and not pipeline.up_direction.tilt.any()
 
 
 @pytest.mark.parametrize("given_to", ["method", "dataparser"])

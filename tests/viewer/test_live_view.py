@@ -18,6 +18,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
 from torch import nn
 
 from gnerf_ns.cameras.look_at import look_at
+from gnerf_ns.cameras.up_direction import UpDirection
 from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
 from gnerf_ns.viewer.live_view import CPU_MAX_RESOLUTION, LiveView, first_viewpoint, frustum_scale, viser_pose
 from gnerf_ns.viewer.training_status import TrainingStatus
@@ -29,6 +30,9 @@ def cameras(count: int, seed: int) -> Cameras:
     return Cameras(poses, fx=100.0, fy=100.0, cx=40.0, cy=30.0, width=80, height=60)
 
 
+Z = torch.tensor([0.0, 0.0, 1.0])
+
+
 class FakePipeline(nn.Module):
     """What the viewer asks of a pipeline, and estimates that a test can change."""
 
@@ -38,7 +42,7 @@ class FakePipeline(nn.Module):
         self.held_out_cameras: Optional[Cameras] = None
         self.datamanager = SimpleNamespace(includes_time=False)
         self.model = nn.Linear(1, 1)
-        self.live_view = LiveView(lambda: self.train_cameras, lambda: self.held_out_cameras, on_cpu)
+        self.live_view = LiveView(lambda: self.train_cameras, lambda: self.held_out_cameras, on_cpu, UpDirection())
         self.training_status = TrainingStatus(PhaseScheduleConfig())
 
 
@@ -122,7 +126,7 @@ def test_no_viewer_costs_nothing():
     def fail():
         raise AssertionError("asked for cameras that nobody sees")
 
-    LiveView(fail, fail, on_cpu=True).update()
+    LiveView(fail, fail, True, UpDirection()).update()
 
 
 @pytest.mark.parametrize("on_cpu, expected", [(True, CPU_MAX_RESOLUTION), (False, 512)])
@@ -153,9 +157,14 @@ def test_a_visitor_starts_among_the_cameras_and_looks_at_the_object(viewer_of):
     assert client.camera.look_at == (0.0, 0.0, 0.0)
 
 
+def test_first_viewpoint_is_of_median_height_over_what_is_up():
+    poses = look_at(3.0 * torch.eye(3))
+    np.testing.assert_allclose(first_viewpoint(poses, torch.tensor([0.0, 0.6, 0.8])), [0.0, 2.25, 0.0], atol=1e-6)
+
+
 def test_first_viewpoint_of_a_single_camera():
     pose = look_at(torch.tensor([[0.0, 3.0, 1.0]]))
-    np.testing.assert_allclose(first_viewpoint(pose), [0.0, 2.25, 0.75], rtol=1e-6)
+    np.testing.assert_allclose(first_viewpoint(pose, Z), [0.0, 2.25, 0.75], rtol=1e-6)
 
 
 @pytest.mark.parametrize("count", [1, 10, 1000])
@@ -165,7 +174,7 @@ def test_no_frustum_reaches_the_first_viewpoint(count, fov_deg):
     # How the browser draws a square frustum: of the proportions of the view, and of the scale's cube in volume.
     half = math.tan(math.radians(fov_deg) / 2)
     depth = frustum_scale(poses) / (half * half / 3) ** (1 / 3)
-    assert np.linalg.norm(10 * first_viewpoint(poses)) < 0.98 * (10 * 2.8 - depth)
+    assert np.linalg.norm(10 * first_viewpoint(poses, Z)) < 0.98 * (10 * 2.8 - depth)
 
 
 def test_viser_axes_point_forward_and_down():
