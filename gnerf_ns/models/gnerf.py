@@ -85,6 +85,11 @@ class GNeRFModel(Model):
         """Adapt to the training schedule."""
         self.radiance.follow(plan.phase == "A", plan.phase_b_progress, plan.active_levels, plan.density_noise)
 
+    def forget(self) -> None:
+        """Draw all weights anew."""
+        new = self.config.setup(scene_box=self.scene_box, num_train_data=self.num_train_data, device=self.device)
+        self.load_state_dict(new.state_dict())
+
     @property
     def evaluation_background(self) -> Float[Tensor, "3"]:
         """The colour that lies behind renderings outside training; nothing, black, if it is random in training."""

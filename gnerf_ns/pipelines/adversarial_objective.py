@@ -81,6 +81,10 @@ class AdversarialObjective(nn.Module):
             "inversion_network": list(self.inversion_network.parameters()),
         }
 
+    def forget(self) -> None:
+        """Draw the weights of both networks anew."""
+        self.load_state_dict(AdversarialObjective(self.config, self.scene).state_dict())
+
     def is_active(self, plan: StepPlan) -> bool:
         """In A steps, and for the poses' regularisation in the B steps of AB."""
         return plan.phase == "A" or plan.interleaved

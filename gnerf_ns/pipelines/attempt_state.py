@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Dict
+from typing import Dict, Protocol, Sequence, runtime_checkable
 
 import torch
-from torch import Tensor
-
-from gnerf_ns.pipelines.adversarial_objective import AdversarialObjective
-
-if TYPE_CHECKING:
-    from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
+from torch import Tensor, nn
 
 OTHERS = ("restarts.", "eval_poses")
 """Beginnings of the names of what attempts do not train."""
 
 
+@runtime_checkable
+class Learner(Protocol):
+    """A part that attempts train."""
+
+    def forget(self) -> None:
+        """Back to the state of a new run; what is random is drawn anew."""
+        ...
+
+
 class AttemptState:
     """Of a pipeline."""
 
-    def __init__(self, pipeline: GNeRFPipeline) -> None:
-        self._pipeline = pipeline
+    def __init__(self, pipeline: nn.Module, learners: Sequence[Learner]) -> None:
+        """
+        Args:
+            pipeline: what has the parts' parameters and buffers, and the poses, in its state.
+            learners: those parts. The poses are not among them: they are looked up at the end of phase A.
+        """
+        self._pipeline, self._learners = pipeline, learners
 
     def initialise(self, seed: int) -> None:
-        """Give networks the state of a new run; poses are looked up at the end of phase A."""
+        """Give all parts the state of a new run."""
         torch.manual_seed(seed)
-        pipeline, config = self._pipeline, self._pipeline.config
-        model = config.model.setup(
-            scene_box=pipeline.model.scene_box, num_train_data=pipeline.model.num_train_data, device=pipeline.device
-        )
-        pipeline.model.load_state_dict(model.state_dict())
-        pipeline.focal_factors.forget()
-        pipeline.up_direction.forget()
-        if pipeline.transport is not None:
-            pipeline.transport.population.forget()
-        if pipeline.adversarial is not None:
-            pipeline.adversarial.load_state_dict(AdversarialObjective(config.adversarial, pipeline.scene).state_dict())
+        for learner in self._learners:
+            learner.forget()
 
     def copied(self) -> Dict[str, Tensor]:
-        """A copy of networks and poses."""
+        """A copy of all parts and of the poses."""
         state = self._pipeline.state_dict()
         return {name: value.clone() for name, value in state.items() if not name.startswith(OTHERS)}
 

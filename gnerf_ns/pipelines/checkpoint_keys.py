@@ -19,6 +19,17 @@ TORCH_OPTION = "--pipeline.model.radiance.implementation torch"
 """Of ns-train: hash grids that run on any machine."""
 
 
+def fitting_state(loaded: Dict[str, Any], own: Dict[str, Tensor]) -> Dict[str, Any]:
+    """What is to be loaded of a checkpoint into a pipeline with a state of its own.
+
+    Raises:
+        InputError: see `check_keys`.
+    """
+    state = with_up_direction(drop_other_held_out_poses(dict(loaded), own))
+    check_keys(state, own)
+    return state
+
+
 def drop_other_held_out_poses(state: Dict[str, Any], own: Dict[str, Tensor]) -> Dict[str, Any]:
     """The checkpoint, with our own held-out poses in place of those of other images."""
     if getattr(state.get(HELD_OUT[0]), "shape", None) != own[HELD_OUT[0]].shape:

@@ -39,7 +39,7 @@ from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig, StepPl
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
 from gnerf_ns.pipelines.adversarial_objective import AdversarialObjective, AdversarialObjectiveConfig
 from gnerf_ns.pipelines.attempt_state import AttemptState
-from gnerf_ns.pipelines.checkpoint_keys import check_keys, drop_other_held_out_poses, with_up_direction
+from gnerf_ns.pipelines.checkpoint_keys import fitting_state
 from gnerf_ns.pipelines.evaluation import Evaluation
 from gnerf_ns.pipelines.objective import Objective, TrainingScene, rows_of
 from gnerf_ns.pipelines.photometric_objective import PhotometricObjective, PhotometricObjectiveConfig
@@ -143,7 +143,6 @@ class GNeRFPipeline(VanillaPipeline):
         self.train_poses = PoseTable(num_train, codec, learned, self.up_direction.is_learned)
         self.eval_poses = PoseTable(len(self.datamanager.eval_dataset), codec)
         self.register_buffer("eval_poses_step", torch.tensor(-1))
-        self.restarts = Restarts(config.restarts, self.schedule, AttemptState(self), self._seed_at)
         self.evaluation = Evaluation(self.model, self.datamanager, self.train_poses)
         matcher = PoseMatcher(prior, radius, learned)
         self.pose_search = PoseSearch(config.pose_search, self.model, matcher, codec)
@@ -161,6 +160,9 @@ class GNeRFPipeline(VanillaPipeline):
         if config.phase_a in ("adversarial", "both"):
             self.adversarial = AdversarialObjective(config.adversarial, self.scene)
             self.objectives.append(self.adversarial)
+        learners = [self.model, self.focal_factors, self.up_direction, self.transport, self.adversarial]
+        attempt = AttemptState(self, [learner for learner in learners if learner is not None])
+        self.restarts = Restarts(config.restarts, self.schedule, attempt, self._seed_at)
         self.pose_lookup = PoseLookup(self.scene, self.pose_search, self.adversarial)
         # The viewer looks for these among a pipeline's public attributes.
         on_cpu = self.device.type == "cpu"
@@ -283,9 +285,7 @@ class GNeRFPipeline(VanillaPipeline):
         Raises:
             InputError: the checkpoint is of another configuration or of other images.
         """
-        state = with_up_direction(drop_other_held_out_poses(dict(loaded_state), self.state_dict()))
-        check_keys(state, self.state_dict())
-        super().load_pipeline(state, step)
+        super().load_pipeline(fitting_state(loaded_state, self.state_dict()), step)
         self.restarts.resume()
         self.model.follow(self.schedule.at(step))
         self.training_status.report(step)

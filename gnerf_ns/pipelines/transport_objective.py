@@ -64,6 +64,10 @@ class TransportObjective(nn.Module):
         """What it works on."""
         return self._scene[0]
 
+    def forget(self) -> None:
+        """Forget where photographs were taken."""
+        self.population.forget()
+
     def is_active(self, plan: StepPlan) -> bool:
         """In A steps, those of AB included."""
         return plan.phase == "A"

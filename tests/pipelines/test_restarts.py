@@ -141,13 +141,13 @@ def test_networks_and_poses_of_the_best_attempt_come_back(tiny_scene: Path, tmp_
 
     def after(step: int, explained_share: Any) -> bool:
         if explained_share is not None:
-            states.append(AttemptState(pipeline).copied())
+            states.append(AttemptState(pipeline, []).copied())
         return decide(step, explained_share)
 
     monkeypatch.setattr(pipeline.restarts, "after", after)
     trainer.train()
     assert len(states) == 2 and not torch.equal(states[0]["train_poses.codes"], states[1]["train_poses.codes"])
-    for name, value in AttemptState(pipeline).copied().items():
+    for name, value in AttemptState(pipeline, []).copied().items():
         assert torch.equal(value, states[best][name]), name
 
 
@@ -156,7 +156,7 @@ def test_every_network_of_phase_a_forgets(tiny_scene: Path, phase_a: Any):
     pipeline = build_pipeline(pipeline_config(tiny_scene, phase_a, focal_length="shared"))
     first_draw = {name: value.clone() for name, value in pipeline.named_parameters()}
     train_steps(pipeline, range(9))
-    AttemptState(pipeline).initialise(9)
+    pipeline.restarts._attempt.initialise(9)
     for name, parameter in pipeline.named_parameters():
         if parameter.ndim > 1 and not name.startswith(("train_poses", "eval_poses")):
             assert not torch.equal(parameter, first_draw[name]), f"{name} is the draw of the first attempt"
