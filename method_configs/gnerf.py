@@ -229,7 +229,7 @@ def paper_optimizers() -> Dict[str, Any]:
         "poses": {"optimizer": adam(5e-3 / 4), "scheduler": halved_every(4_000)},
         # GNeRF knows its focal lengths.
         "focal_lengths": {"optimizer": adam(5e-3 / 4), "scheduler": halved_every(4_000)},
-        # Nor does it know what is up, if asked to learn it.
+        # For it, +z is up, unless --pipeline.learn-up-direction is given.
         "up_direction": {"optimizer": adam(5e-3 / 4), "scheduler": halved_every(4_000)},
     }
 

@@ -61,7 +61,8 @@ class PoseCodec:
     """
 
     mode: PoseMode
-    """look_at: the position alone (3 numbers, along the world's axes); the camera looks at the origin level.
+    """look_at: the position alone (3 numbers, along the world's axes); the camera is level (see `up`) and looks at the
+    origin.
     free: the 9 numbers of `encode_pose_9d`."""
     radius: float
     """The camera distance that counts as 1, in scene units."""
