@@ -14,7 +14,7 @@ import time
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, List, Literal, Optional, Tuple
+from typing import Any, List, Literal, Optional, Tuple
 
 import roma
 import torch
@@ -129,24 +129,28 @@ def measure(
     wall, cpu = time.monotonic(), time.process_time()
     found = localize_in_scene(scene, photographs, config, given)
     wall_s, cpu_s = (time.monotonic() - wall) / len(found), (time.process_time() - cpu) / len(found)
-    result = errors(scene, found, truth)
+    turns, shifts = errors(scene, found, truth)
+    right = (turns < 5.0) & (shifts < 0.05)
+    for missed in (~right).nonzero().flatten().tolist():
+        one = found[missed]
+        print(
+            f"missed: picture {missed}, {turns[missed]:.1f}° and {shifts[missed]:.1%} off, colour error "
+            f"{one.error:.3f}, {one.num_agreeing} agree, {'said to converge' if one.converged else 'doubted'}"
+        )
     cells = [path.parent.parent.name, init, selection, str(seed), str(len(found))]
-    cells += [f"{result['under_5']:.1%}", f"{result['under_2']:.1%}", f"{result['median']:.2f}", f"{result['max']:.2f}"]
+    cells += [f"{right.float().mean():.1%}", f"{(turns < 2.0).float().mean():.1%}"]
+    cells += [f"{turns.median():.2f}", f"{turns.max():.2f}"]
     cells += [f"{sum(each.converged for each in found)}", f"{wall_s:.1f}", f"{cpu_s:.1f}"]
     return table_row([*cells, f"{sum(each.num_rays for each in found) / len(found):.0f}"])
 
 
-def errors(scene: TrainedScene, found: List[Localization], truth: Float[Tensor, "n 3 4"]) -> Dict[str, float]:
-    """Shares within bounds, and rotation errors in degrees."""
+def errors(
+    scene: TrainedScene, found: List[Localization], truth: Float[Tensor, "n 3 4"]
+) -> Tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """Rotation errors in degrees, and position errors as shares of the scene's radius."""
     poses = torch.stack([localization.camera_to_world for localization in found])
     turns = torch.rad2deg(roma.rotmat_geodesic_distance(poses[..., :3], truth[..., :3]))
-    shifts = (poses[..., 3] - truth[..., 3]).norm(dim=-1) / scene.surroundings.radius
-    return {
-        "under_5": float(((turns < 5.0) & (shifts < 0.05)).float().mean()),
-        "under_2": float((turns < 2.0).float().mean()),
-        "median": float(turns.median()),
-        "max": float(turns.max()),
-    }
+    return turns, (poses[..., 3] - truth[..., 3]).norm(dim=-1) / scene.surroundings.radius
 
 
 if __name__ == "__main__":
