@@ -17,6 +17,7 @@ from torch import Tensor
 from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses
 from gnerf_ns.data.image_stack import ImageStack
 from gnerf_ns.errors import InputError
+from gnerf_ns.freed_memory import keep_freed_memory
 from gnerf_ns.localization.hypotheses import Hypotheses, increments_about
 from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.pixel_choice import PixelChoice
@@ -70,6 +71,9 @@ class LocalizerConfig:
     """Root mean square colour error up to which it does not matter that training pictures have less."""
     images_per_batch: int = 8
     """Pictures refined together; bounds memory."""
+    keep_freed_memory: bool = True
+    """Have glibc reuse freed memory, for as long as the process lasts: large networks, as vanilla-nerf's and mipnerf's,
+    render 1.7 times as fast on a CPU."""
     refinement: LocalizationConfig = field(default_factory=LocalizationConfig)
     """How hypotheses are refined and pruned."""
 
@@ -111,6 +115,8 @@ def localize_in_scene(
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> List[Localization]:
     """See `localize`; tells `on_progress` how many more photographs are done."""
+    if config.keep_freed_memory:
+        keep_freed_memory()
     check_gradients(scene)
     error = reference_error(scene, config.refinement.comparison_side)
     if error > POOR_FIELD_ERROR**2:

@@ -39,6 +39,8 @@ QUICK = LocalizerConfig(
     ),
 )
 
+NO_STEPS = RefinementConfig(steps=0)
+
 
 @pytest.fixture(scope="module")
 def scene() -> TrainedScene:
@@ -122,6 +124,18 @@ def test_the_reference_is_the_training_pictures_own_error(scene: TrainedScene):
     assert reference_error(scene, 32) < 1e-4
     elsewhere = replace(scene, camera_to_worlds=scene.camera_to_worlds.roll(1, dims=0))
     assert reference_error(elsewhere, 32) > 1e-2
+
+
+@pytest.mark.parametrize("asked_for", [True, False])
+def test_freed_memory_is_kept_where_that_is_asked_for(
+    scene: TrainedScene, photographs: Photographs, monkeypatch, asked_for: bool
+):
+    kept: List[bool] = []
+    monkeypatch.setattr(localizer, "keep_freed_memory", lambda: kept.append(True))
+    no_steps = LocalizationConfig(first=NO_STEPS, second=NO_STEPS, last=NO_STEPS)
+    quick = LocalizerConfig(num_hypotheses=1, bank_size=4, init="prior", refinement=no_steps, retry_error_ratio=None)
+    localize_in_scene(scene, photographs, replace(quick, keep_freed_memory=asked_for))
+    assert bool(kept) is asked_for
 
 
 def test_a_run_that_shows_its_own_pictures_badly_is_named(scene: TrainedScene, photographs: Photographs, capsys):
