@@ -52,7 +52,7 @@ class Arguments:
     """config.yml of each run."""
     inits: Tuple[Init, ...] = ("given", "retrieval", "prior")
     """Where to begin from; `inversion` needs runs that have such a network."""
-    ray_selections: Tuple[RaySelection, ...] = ("random",)
+    ray_selections: Tuple[RaySelection, ...] = ("interest",)
     """Which pixels are compared."""
     seeds: Tuple[int, ...] = (0,)
     """Of everything that is drawn."""

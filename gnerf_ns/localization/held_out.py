@@ -32,6 +32,8 @@ class HeldOutConfig:
             ),
             second=RefinementConfig(steps=0),
             last=RefinementConfig(),
+            # Searched poses are near enough, and all pixels together say a little more.
+            ray_selection="random",
             comparison_side=16,
         )
     )
