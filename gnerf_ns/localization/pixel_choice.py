@@ -21,6 +21,11 @@ RaySelection = Literal["random", "interest", "importance"]
 DILATIONS = 3
 """How often keypoints are grown by a square of 5x5 pixels (iNeRF section 3.3)."""
 
+MIN_KEYPOINTS = 20
+"""A small or smooth photograph may have fewer, and what is near them then leaves out edges that tell poses apart: of 24
+poses of soft blobs at 32 pixels, with some ten keypoints each, three came out 1 to 4 degrees off; by all pixels, none
+did."""
+
 FLOOR = 0.1
 """Share of importance that is spread evenly, so that no part of a photograph is never looked at."""
 
@@ -38,7 +43,7 @@ class PixelChoice:
         Args:
             photographs: where pixels come from.
             selection: random: all pixels alike. interest: those near keypoints (iNeRF section 3.3), all where there
-                are none. importance: those where the picture changes, and moving the camera is seen.
+                are few. importance: those where the picture changes, and moving the camera is seen.
             background: what the field shows where there is nothing; None if that is not known.
         """
         self.photographs = photographs
@@ -113,15 +118,16 @@ def _weights(
 
 
 def near_keypoints(picture: Float[Tensor, "3 height width"]) -> Float[Tensor, "height width"]:
-    """1 near SIFT keypoints, 0 elsewhere; 1 everywhere if there are none."""
+    """1 near SIFT keypoints, 0 elsewhere; 1 everywhere if there are fewer than `MIN_KEYPOINTS`."""
     grey = (picture.clamp(0.0, 1.0) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     grey = cv2.cvtColor(np.ascontiguousarray(grey), cv2.COLOR_RGB2GRAY)
+    keypoints = cv2.SIFT.create().detect(grey, None)
+    if len(keypoints) < MIN_KEYPOINTS:
+        return torch.ones_like(picture[0])
     found = np.zeros(grey.shape, dtype=np.uint8)
-    for keypoint in cv2.SIFT.create().detect(grey, None):
+    for keypoint in keypoints:
         x, y = keypoint.pt
         found[min(int(y), grey.shape[0] - 1), min(int(x), grey.shape[1] - 1)] = 1
-    if not found.any():
-        found[:] = 1
     grown = cv2.dilate(found, np.ones((5, 5), dtype=np.uint8), iterations=DILATIONS)
     return torch.from_numpy(grown).to(picture)
 

@@ -52,8 +52,8 @@ class LocalizationConfig:
     last: RefinementConfig = field(default_factory=RefinementConfig)
     """Refinement of the best."""
     ray_selection: RaySelection = "interest"
-    """interest: pixels near keypoints (iNeRF section 3.3), whose gradients have the least noise for what they say;
-    importance: those where the picture changes; random: all alike."""
+    """interest: pixels near keypoints (iNeRF section 3.3), or all where there are few; importance: those where the
+    picture changes; random: all alike."""
     comparison_side: int = 64
     """Longer side of the renderings by which hypotheses are told apart, in pixels; smaller where a refinement has only
     seen smaller pictures. Single rays through pixels of a sharp field are noise beside a photograph that was shrunk

@@ -29,7 +29,7 @@ def test_poses_are_found_from_nothing(regressed: str):
     )
     table = PoseTable(COUNT, PoseCodec("look_at", RADIUS))
     first = RefinementConfig(steps=40, rays_per_hypothesis=64, learning_rate=1e-2, first_image_side=16)
-    last = RefinementConfig(steps=60, rays_per_hypothesis=100, learning_rate=5e-3)
+    last = RefinementConfig(steps=120, rays_per_hypothesis=100, learning_rate=5e-3)
     networks = {
         "no network": None,
         "a wrong network": lambda photographs: random_poses(COUNT, seed=7),

@@ -35,7 +35,7 @@ QUICK = LocalizerConfig(
         survivors=2,
         first=RefinementConfig(steps=30, rays_per_hypothesis=32, learning_rate=2e-2, first_image_side=16),
         second=RefinementConfig(steps=30, rays_per_hypothesis=64, learning_rate=1e-2),
-        last=RefinementConfig(steps=60, rays_per_hypothesis=128, learning_rate=5e-3),
+        last=RefinementConfig(steps=150, rays_per_hypothesis=128, learning_rate=5e-3),
     ),
 )
 

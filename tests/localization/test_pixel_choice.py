@@ -27,15 +27,37 @@ def drawn_xy(choice: PixelChoice, side: int = SIDE) -> torch.Tensor:
     return (coords[0] + 1) / 2 * SIDE
 
 
-@pytest.mark.parametrize("selection", ["interest", "importance"])
-def test_rays_gather_where_there_is_something_to_see(selection):
+def a_busy_patch(x: int, y: int) -> torch.Tensor:
+    """Grey, but for a patch of 24x24 pixels that is full of keypoints."""
+    blocks = torch.randint(0, 256, (8, 8), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    pixels = torch.full((1, SIDE, SIDE, 3), 100, dtype=torch.uint8)
+    pixels[0, y - 12 : y + 12, x - 12 : x + 12] = blocks.repeat_interleave(3, 0).repeat_interleave(3, 1)[..., None]
+    return pixels
+
+
+def test_important_rays_gather_where_the_picture_changes():
     torch.manual_seed(0)
-    xy = drawn_xy(PixelChoice(photographs(a_dot(45, 15)), selection, WHITE))
+    xy = drawn_xy(PixelChoice(photographs(a_dot(45, 15)), "importance", WHITE))
     near = (xy - torch.tensor([45.0, 15.0])).abs().amax(dim=-1) < 12
     share_of_picture = (24 / SIDE) ** 2
     assert near.float().mean() > 4 * share_of_picture
-    # iNeRF draws inside of the regions only; importance leaves some for everything else.
-    assert bool(near.all()) == (selection == "interest")
+    assert not bool(near.all()), "some are left for everything else"
+
+
+def test_interesting_rays_are_near_keypoints_and_nowhere_else():
+    torch.manual_seed(0)
+    xy = drawn_xy(PixelChoice(photographs(a_busy_patch(45, 15)), "interest", WHITE))
+    # Three dilations by 5x5 reach six pixels beyond the patch.
+    away = (xy - torch.tensor([45.0, 15.0])).abs().amax(dim=-1)
+    assert away.max() < 12 + 7
+    assert away.median() > 5, "they are not all near one of them"
+
+
+def test_where_keypoints_are_few_all_rays_are_interesting():
+    torch.manual_seed(0)
+    xy = drawn_xy(PixelChoice(photographs(a_dot(45, 15)), "interest", WHITE))
+    assert torch.allclose(xy.mean(dim=0), torch.tensor([32.0, 32.0]), atol=3.0)
+    assert xy.amin() < 4 and xy.amax() > 60
 
 
 def test_random_rays_are_everywhere():
