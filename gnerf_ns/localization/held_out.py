@@ -32,7 +32,7 @@ class HeldOutConfig:
             ),
             second=RefinementConfig(steps=0),
             last=RefinementConfig(),
-            # Searched poses are near enough, and all pixels together say a little more.
+            # The search begins near enough, and what runs are compared by was measured with all pixels alike.
             ray_selection="random",
             comparison_side=16,
         )
