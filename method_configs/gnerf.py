@@ -81,7 +81,7 @@ def trainer_config(method_name: str, pipeline: GNeRFPipelineConfig, optimizers: 
 def default_schedule() -> PhaseScheduleConfig:
     """Phase A matters little for quality and a lot for convergence; phase B is where a GPU can do more."""
     if HAS_CUDA:
-        return PhaseScheduleConfig(phase_a_steps=150, phase_b_steps=5000, phase_b_image_side=(24, 800))
+        return PhaseScheduleConfig(phase_a_steps=300, phase_b_steps=5000, phase_b_image_side=(24, 800))
     return PhaseScheduleConfig()
 
 

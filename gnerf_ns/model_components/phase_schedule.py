@@ -56,7 +56,7 @@ class StepPlan:
 class PhaseScheduleConfig:
     """Lengths of the phases, and what changes along them."""
 
-    phase_a_steps: int = 100
+    phase_a_steps: int = 200
     """Steps of phase A alone."""
     interleaved_steps: int = 0
     """Steps in which A and B take turns."""
@@ -93,7 +93,7 @@ class PhaseScheduleConfig:
     large as they will be in the end."""
     patch_side: int = 16
     """Side of the adversarial patches, in pixels; bounds how small their scale may get."""
-    epsilon: Tuple[float, float] = (0.05, 0.0075)
+    epsilon: Tuple[float, float] = (0.05, 0.003)
     """Entropic regularisation at the beginning and at the end of phase A; geometric in between."""
     density_noise: float = 1.0
     """Noise on densities at step 0."""
