@@ -15,7 +15,6 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
-from nerfstudio.utils import writer
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -35,7 +34,7 @@ from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.pose_matcher import PoseMatcher
 from gnerf_ns.localization.pose_search import PoseSearch, PoseSearchConfig
 from gnerf_ns.localization.trained_scene import PoseRegressor
-from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig, StepPlan
+from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
 from gnerf_ns.pipelines.adversarial_objective import AdversarialObjective, AdversarialObjectiveConfig
 from gnerf_ns.pipelines.attempt_state import AttemptState
@@ -45,7 +44,7 @@ from gnerf_ns.pipelines.objective import Objective, TrainingScene, rows_of
 from gnerf_ns.pipelines.photometric_objective import PhotometricObjective, PhotometricObjectiveConfig
 from gnerf_ns.pipelines.pose_lookup import PoseLookup
 from gnerf_ns.pipelines.restarts import Restarts, RestartsConfig
-from gnerf_ns.pipelines.training_log import training_log_callbacks
+from gnerf_ns.pipelines.training_log import training_log_callbacks, training_metrics
 from gnerf_ns.pipelines.transport_objective import TransportObjective, TransportObjectiveConfig
 from gnerf_ns.pose_histograms import plot_pose_distribution
 from gnerf_ns.viewer.live_view import LiveView
@@ -130,6 +129,7 @@ class GNeRFPipeline(VanillaPipeline):
         super().__init__(config, cast(str, device), **kwargs)
         self.datamanager.lay_images_over(self.model.evaluation_background)
         self._seed = torch.initial_seed()
+        self._optimizers: Optional[Optimizers] = None
         prior = config.pose_prior.resolve()
         num_train = len(self.datamanager.train_dataset)
         self.schedule = config.schedule.for_photographs(num_train)
@@ -184,6 +184,9 @@ class GNeRFPipeline(VanillaPipeline):
         plan = self.schedule.at(step)
         self.model.follow(plan)
         self.pose_lookup.follow(plan)
+        if plan.begins_field_anew:
+            self.model.forget()
+            self._forget_momentum()
 
         requests = [objective.request(plan) for objective in self.objectives if objective.is_active(plan)]
         outputs = self.model.render(concatenate_rays([request.ray_bundle for request in requests]))
@@ -193,27 +196,22 @@ class GNeRFPipeline(VanillaPipeline):
             last = first + len(request.ray_bundle)
             loss_dict.update(request.losses(rows_of(outputs, first, last)))
             first = last
-        return outputs, loss_dict, self._training_metrics(plan)
+        return outputs, loss_dict, training_metrics(plan, self.photometric, self.focal_factors)
 
     def _seed_at(self, step: int) -> int:
         return self._seed + SEED_STRIDE * step
 
-    def _begin_anew_or_go_back(self, optimizers: Optional[Optimizers], step: int) -> None:
-        """After a step that has shown what phase A has come to, start over or go back; optimizers forget, too."""
-        explained_share, self.pose_lookup.explained_share = self.pose_lookup.explained_share, None
-        if explained_share is not None:
-            writer.put_scalar("Train Poses/explained_share", explained_share, step)
-        if self.restarts.after(step, explained_share) and optimizers is not None:
-            for optimizer in optimizers.optimizers.values():
+    def _forget_momentum(self) -> None:
+        """Of what has been replaced; the optimizers are the trainer's."""
+        if self._optimizers is not None:
+            for optimizer in self._optimizers.optimizers.values():
                 optimizer.state.clear()
 
-    def _training_metrics(self, plan: StepPlan) -> Dict[str, Any]:
-        metrics: Dict[str, Any] = {"phase_b": float(plan.phase == "B"), "image_side": float(plan.image_side)}
-        if plan.phase == "B":
-            metrics["psnr"] = self.photometric.psnr
-        if self.focal_factors.is_learned:
-            metrics["focal_factor"] = self.focal_factors.typical
-        return metrics
+    def _begin_anew_or_go_back(self, step: int) -> None:
+        """After a step that has shown what phase A has come to, start over or go back."""
+        explained_share, self.pose_lookup.explained_share = self.pose_lookup.explained_share, None
+        if self.restarts.after(step, explained_share):
+            self._forget_momentum()
 
     # Estimated poses
 
@@ -295,10 +293,11 @@ class GNeRFPipeline(VanillaPipeline):
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> List[TrainingCallback]:
         """Callbacks of the parts, the live view of the poses, and the training log."""
+        self._optimizers = attributes.optimizers
         after_step, after_train = TrainingCallbackLocation.AFTER_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN
         return [
             *super().get_training_callbacks(attributes),
-            TrainingCallback([after_step], self._begin_anew_or_go_back, args=[attributes.optimizers]),
+            TrainingCallback([after_step], self._begin_anew_or_go_back),
             TrainingCallback([after_step], self._update_viewer, update_every_num_iters=STEPS_PER_VIEW),
             TrainingCallback([after_train], self._update_viewer),
             *training_log_callbacks(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional
 
 import torch
+from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
@@ -92,6 +93,7 @@ class Restarts(nn.Module):
         """
         if explained_share is None:
             return False
+        writer.put_scalar("Train Poses/explained_share", explained_share, step)
         is_best = explained_share > self.best_share
         attempts = int(self.count) + 1
         if self._planned > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Callable, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
 import numpy as np
 import torch
@@ -10,9 +10,11 @@ from jaxtyping import UInt8
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.utils import writer
 
-from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
+from gnerf_ns.cameras.focal_lengths import FocalFactors
+from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig, StepPlan
 from gnerf_ns.pipelines.evaluation import Evaluation
 from gnerf_ns.pipelines.objective import Objective
+from gnerf_ns.pipelines.photometric_objective import PhotometricObjective
 
 if TYPE_CHECKING:
     from nerfstudio.engine.trainer import Trainer, TrainerConfig
@@ -64,6 +66,16 @@ class TrainingLog:
             writer.put_image(
                 "Train Poses/distribution", torch.from_numpy(self._plot_distribution()).float() / 255, step
             )
+
+
+def training_metrics(plan: StepPlan, photometric: PhotometricObjective, focal_factors: FocalFactors) -> Dict[str, Any]:
+    """What is told of every training step besides its losses."""
+    metrics: Dict[str, Any] = {"phase_b": float(plan.phase == "B"), "image_side": float(plan.image_side)}
+    if plan.phase == "B":
+        metrics["psnr"] = photometric.psnr
+    if focal_factors.is_learned:
+        metrics["focal_factor"] = focal_factors.typical
+    return metrics
 
 
 def training_log_callbacks(
