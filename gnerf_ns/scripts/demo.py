@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig
     from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
 
-PHASE_A_STEP_COST = 4.5
+PHASE_A_STEP_COST = 2.5
 POSE_SEARCH_COST = 60.0
 """How long a step of phase A and a search for poses take, in steps of phase B; measured with gnerf-ns-tiny on a CPU.
 Elsewhere they only shape the first guess of the remaining time: the measured speed soon outweighs them."""
