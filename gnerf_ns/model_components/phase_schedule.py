@@ -67,16 +67,16 @@ class PhaseScheduleConfig:
     phase_a_attempts: Optional[int] = None
     """How often phase A is made, each time with other random numbers; the attempt that explains the photographs best is
     gone on from. None for 4 with 4 to 30 training photographs, and one with more; one where poses are not looked up."""
-    fresh_leave_out_rounds: Optional[int] = None
+    fresh_leave_out_rounds: int = 0
     """Rounds, between phases A and B, in which photographs take turns in being left out of training and looked up in a
-    field that has never known them: it begins anew with each round. None for 7 rounds with 4 to 30 training
-    photographs if leave_out_rounds is None, too; else none."""
+    field that has never known them: it begins anew with each round. They find photographs that confirm each other in a
+    wrong place, and may lose those that are alone on their side of the object."""
     fresh_leave_out_steps: int = 100
     """Steps of such a round."""
     leave_out_rounds: Optional[int] = None
-    """Rounds after those, in which the field goes on from what it was; None for 8 rounds with 4 to 30 training
+    """Rounds after those, in which the field goes on from what it was; None for 31 rounds with 4 to 30 training
     photographs, and none with more."""
-    leave_out_steps: int = 40
+    leave_out_steps: int = 20
     """Steps of such a round."""
     two_turns_are_an_iteration: bool = False
     """Whether an A and a B step of AB count as one in what decays by the step, as GNeRF does both in one iteration."""
@@ -141,19 +141,17 @@ class PhaseScheduleConfig:
 
     @property
     def _fresh_rounds_end(self) -> int:
-        return self.phase_a_end + (self.fresh_leave_out_rounds or 0) * self.fresh_leave_out_steps
+        return self.phase_a_end + self.fresh_leave_out_rounds * self.fresh_leave_out_steps
 
     def for_photographs(self, count: int) -> PhaseScheduleConfig:
         """The schedule for so many photographs: what was left open is settled."""
         are_few = MIN_TO_HALVE <= count <= FEW_PHOTOGRAPHS
-        fresh_rounds, rounds, attempts = self.fresh_leave_out_rounds, self.leave_out_rounds, self.phase_a_attempts
-        if fresh_rounds is None:
-            fresh_rounds = 7 if are_few and rounds is None else 0
+        rounds, attempts = self.leave_out_rounds, self.phase_a_attempts
         if rounds is None:
-            rounds = 8 if are_few else 0
+            rounds = 31 if are_few else 0
         if attempts is None:
             attempts = 4 if are_few else 1
-        settled = replace(self, fresh_leave_out_rounds=fresh_rounds, leave_out_rounds=rounds, phase_a_attempts=attempts)
+        settled = replace(self, leave_out_rounds=rounds, phase_a_attempts=attempts)
         settled.attempts_left = attempts - 1 if self.looks_up_poses else 0
         return settled
 
@@ -211,7 +209,7 @@ class PhaseScheduleConfig:
         if step < self._fresh_rounds_end:
             return divmod(step - self.phase_a_end, max(1, self.fresh_leave_out_steps))
         later, step_of_round = divmod(step - self._fresh_rounds_end, max(1, self.leave_out_steps))
-        return (self.fresh_leave_out_rounds or 0) + later, step_of_round
+        return self.fresh_leave_out_rounds + later, step_of_round
 
     def _image_side(self, step: int, growth: float) -> float:
         between = geometric if self.image_growth == "geometric" else linear

@@ -115,11 +115,9 @@ def test_few_photographs_take_turns_in_being_left_out_before_phase_b_grows_anyth
         phase_a_steps=3, phase_a_attempts=1, interleaved_steps=2, phase_b_steps=10, leave_out_steps=4
     )
     assert open_schedule.for_photographs(31).leave_out_rounds == 0
-    assert open_schedule.for_photographs(30).leave_out_rounds == 8
+    assert open_schedule.for_photographs(30).leave_out_rounds == 31
     schedule = dataclasses.replace(open_schedule, leave_out_rounds=2)
     assert open_schedule.for_photographs(3).leave_out_rounds == 0
-    schedule = schedule.for_photographs(12)
-    assert schedule.fresh_leave_out_rounds == 0, "rounds that were given are all"
     assert schedule.for_photographs(12) == schedule and schedule.for_photographs(12) is not schedule
     assert (schedule.phase_a_end, schedule.phase_b_start, schedule.total_steps) == (5, 13, 23)
     assert "".join(plan.phase for plan in plans(schedule)) == "AAA" + "AB" + "B" * 18
@@ -131,13 +129,14 @@ def test_few_photographs_take_turns_in_being_left_out_before_phase_b_grows_anyth
 
 
 def test_the_field_begins_anew_with_each_of_the_first_rounds():
-    open_schedule = PhaseScheduleConfig(
-        phase_a_steps=3, phase_a_attempts=1, phase_b_steps=10, fresh_leave_out_steps=3, leave_out_steps=2
+    schedule = PhaseScheduleConfig(
+        phase_a_steps=3,
+        phase_b_steps=10,
+        fresh_leave_out_rounds=2,
+        fresh_leave_out_steps=3,
+        leave_out_rounds=2,
+        leave_out_steps=2,
     )
-    assert open_schedule.for_photographs(31).fresh_leave_out_rounds == 0
-    assert open_schedule.for_photographs(30).fresh_leave_out_rounds == 7
-    assert dataclasses.replace(open_schedule, leave_out_rounds=0).for_photographs(30).total_steps == 13
-    schedule = dataclasses.replace(open_schedule, fresh_leave_out_rounds=2, leave_out_rounds=2).for_photographs(30)
     assert (schedule.phase_b_start, schedule.total_steps) == (3 + 6 + 4, 23)
     rounds = [plan.leave_out_round for plan in plans(schedule)]
     assert rounds == [None] * 3 + [0] * 3 + [1] * 3 + [2] * 2 + [3] * 2 + [None] * 10
