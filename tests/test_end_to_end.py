@@ -186,6 +186,7 @@ def test_a_stock_method_trains_on_the_estimated_poses(run: Run, tmp_path: Path):
     dealt.parent.mkdir()
     dealt.write_text(json.dumps(meta))
     found, control = nerfacto_psnr(path, tmp_path / "found"), nerfacto_psnr(dealt, tmp_path / "control")
-    if found <= control + 1.5:  # such a short training may collapse to the background, whatever the poses
-        found = nerfacto_psnr(path, tmp_path / "again", seed=43)
+    if found <= control + 1.5:  # seen once: 15.05 dB with either; then the better of two seeds counts, for both
+        found = max(found, nerfacto_psnr(path, tmp_path / "found again", seed=43))
+        control = max(control, nerfacto_psnr(dealt, tmp_path / "control again", seed=43))
     assert found > control + 1.5, f"{found:.1f} dB with the estimated poses, {control:.1f} dB with wrong ones"

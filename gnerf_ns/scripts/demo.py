@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig
     from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
 
-PHASE_A_STEP_COST = 2.5
+PHASE_A_STEP_COST = 2.25
 POSE_SEARCH_COST = 60.0
-"""How long a step of phase A and a search for poses take, in steps of phase B; measured with gnerf-ns-tiny on a CPU.
-Elsewhere they only shape the first guess of the remaining time: the measured speed soon outweighs them."""
+"""How long a step of phase A and a search for poses take, in steps of phase B, on a CPU: the first is half of what was
+measured with gnerf-ns-tiny when a step had twice as many poses, the second was measured with it. Elsewhere they only
+shape the first guess of the remaining time: the measured speed soon outweighs them."""
 
 RESULTS = ("orbit.mp4", "cameras.png", "transforms.json")
 """Files that are worth a look afterwards."""
