@@ -40,6 +40,7 @@ SCHEDULE: Dict[str, Any] = {
     "density_noise_steps": 6,
     "misfit_search_steps": (2,),
     "leave_out_rounds": 0,
+    "pose_trial_rounds": 0,
     "patch_side": 8,
 }
 """Steps 0 to 2 are A, 3 and 4 are AB, 5 to 11 are B; poses are looked up at 3 and mended at 7."""

@@ -2,8 +2,7 @@
 
 A field learns to show a photograph from wherever it is believed to have been taken, and then shows it best from there:
 with few photographs, each being a large part of what the field knows, a wrong pose confirms itself. So photographs take
-turns in being left out of training for a while, and are looked up in what the others have made of the field, or
-(`fresh_leave_out_rounds`) of a new one, which remembers nobody.
+turns in being left out of training for a while, and are looked up in what the others have made of the field.
 """
 
 from __future__ import annotations

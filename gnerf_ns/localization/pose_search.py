@@ -132,16 +132,32 @@ class PoseSearch:
         return (pyramid_features(pictures) - pyramid_features(renderings)).square().sum(1)
 
     @torch.no_grad()
-    def explained_share(self, photographs: Photographs, camera_to_worlds: Float[Tensor, "n 3 4"]) -> float:
+    def explained_share(
+        self, photographs: Photographs, camera_to_worlds: Float[Tensor, "n 3 4"], image_side: Optional[int] = None
+    ) -> float:
         """How much of what tells the photographs apart is also in renderings at their poses.
+
+        Args:
+            photographs: all of them.
+            camera_to_worlds: their poses.
+            image_side: as in `cost_at`.
 
         Returns:
             1 where every photograph is rendered as it is; 0 where all are rendered as the mean photograph, or with
             errors as large; less where renderings are empty.
         """
         everyone = torch.arange(len(photographs), device=camera_to_worlds.device)
-        cost = self.cost_at(photographs, everyone, camera_to_worlds)
-        return 1.0 - float(cost.mean() / self.variance(photographs).clamp_min(1e-12))
+        cost = self.cost_at(photographs, everyone, camera_to_worlds, image_side)
+        return 1.0 - float(cost.mean() / self.variance(photographs, image_side).clamp_min(1e-12))
+
+    @torch.no_grad()
+    def relative_cost(
+        self, photographs: Photographs, camera_to_worlds: Float[Tensor, "n 3 4"], image_side: int
+    ) -> Float[Tensor, "n"]:
+        """Cost of every photograph at its pose, as in `cost_at`, in units of the photograph's own contrast."""
+        everyone = torch.arange(len(photographs), device=camera_to_worlds.device)
+        cost = self.cost_at(photographs, everyone, camera_to_worlds, image_side)
+        return cost / self._contrast(photographs, image_side)
 
     def variance(self, photographs: Photographs, image_side: Optional[int] = None) -> Float[Tensor, ""]:
         """Mean cost of photographs against the mean photograph, with the longer side in pixels as in `cost_at`."""
@@ -205,8 +221,7 @@ class PoseSearch:
         """
         config = self.config
         side = max(config.image_side, min(image_side, config.max_confirmation_side))
-        cost = self.cost_at(photographs, torch.arange(len(photographs), device=current.device), current, side)
-        relative = cost / self._contrast(photographs, side)
+        relative = self.relative_cost(photographs, current, side)
         relative = relative / relative.median()
         limit = max(config.min_misfits, math.ceil(config.misfit_share * len(photographs)))
         worst = relative.topk(min(limit, len(photographs))).indices
@@ -218,7 +233,8 @@ class PoseSearch:
         poses = self.improve(photographs, misfits, hypotheses[:, : config.num_hypotheses])[:, 0]
         if relative[misfits[0]] > config.outlier_cost_ratio:
             poses[0] = self._best_refined(photographs, misfits[:1], hypotheses[:1], side)
-        moved = self.cost_at(photographs, misfits, poses, side) < config.required_cost_ratio * cost[misfits]
+        cost = self.cost_at(photographs, misfits, current[misfits], side)
+        moved = self.cost_at(photographs, misfits, poses, side) < config.required_cost_ratio * cost
         return misfits[moved], poses[moved]
 
     def _best_refined(

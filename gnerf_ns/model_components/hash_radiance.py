@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Dict, List, Literal, Type
 
 import torch
@@ -69,10 +70,16 @@ def resolve_implementation(requested: Literal["auto", "tcnn", "torch"]) -> Liter
     if TCNN_EXISTS and torch.cuda.is_available():
         return "tcnn"
     if torch.cuda.is_available():
-        CONSOLE.print("Using nerfstudio's torch hash grids, because tiny-cuda-nn is not installed.")
+        _say_once("Using nerfstudio's torch hash grids, because tiny-cuda-nn is not installed.")
     else:
-        CONSOLE.print("Using hash grids compiled for CPUs, because there is no GPU.")
+        _say_once("Using hash grids compiled for CPUs, because there is no GPU.")
     return "torch"
+
+
+@cache
+def _say_once(line: str) -> None:
+    """However many fields are built: some last for a second."""
+    CONSOLE.print(line)
 
 
 class HashRadiance(nn.Module):

@@ -45,8 +45,8 @@ class StepPlan:
     """Round, from 0, in which some photographs are left out of training; None where none is."""
     ends_leave_out_round: bool
     """Whether those left out until now are looked up before this step."""
-    begins_field_anew: bool
-    """Whether the field forgets everything before this step, after such a look-up."""
+    pose_trial_rounds: int
+    """Before this step, so many rounds in which each photograph is tried at other poses, in fields that begin anew."""
 
     @property
     def name(self) -> str:
@@ -67,15 +67,12 @@ class PhaseScheduleConfig:
     phase_a_attempts: Optional[int] = None
     """How often phase A is made, each time with other random numbers; the attempt that explains the photographs best is
     gone on from. None for 4 with 4 to 30 training photographs, and one with more; one where poses are not looked up."""
-    fresh_leave_out_rounds: int = 0
-    """Rounds, between phases A and B, in which photographs take turns in being left out of training and looked up in a
-    field that has never known them: it begins anew with each round. They find photographs that confirm each other in a
-    wrong place, and may lose those that are alone on their side of the object."""
-    fresh_leave_out_steps: int = 100
-    """Steps of such a round."""
+    pose_trial_rounds: Optional[int] = None
+    """Rounds, after the last attempt, in which each photograph is tried at other poses (`PoseTrials`), until one moves
+    nobody. None for 2 with 4 to 30 training photographs, and none with more; none where poses are not looked up."""
     leave_out_rounds: Optional[int] = None
-    """Rounds after those, in which the field goes on from what it was; None for 31 rounds with 4 to 30 training
-    photographs, and none with more."""
+    """Rounds, between phases A and B, in which photographs take turns in being left out of training and looked up in
+    what the others make of the field; None for 31 rounds with 4 to 30 training photographs, and none with more."""
     leave_out_steps: int = 20
     """Steps of such a round."""
     two_turns_are_an_iteration: bool = False
@@ -137,21 +134,15 @@ class PhaseScheduleConfig:
     @property
     def phase_b_start(self) -> int:
         """First step of phase B on all photographs, from which on things grow."""
-        return self._fresh_rounds_end + (self.leave_out_rounds or 0) * self.leave_out_steps
-
-    @property
-    def _fresh_rounds_end(self) -> int:
-        return self.phase_a_end + self.fresh_leave_out_rounds * self.fresh_leave_out_steps
+        return self.phase_a_end + (self.leave_out_rounds or 0) * self.leave_out_steps
 
     def for_photographs(self, count: int) -> PhaseScheduleConfig:
         """The schedule for so many photographs: what was left open is settled."""
         are_few = MIN_TO_HALVE <= count <= FEW_PHOTOGRAPHS
-        rounds, attempts = self.leave_out_rounds, self.phase_a_attempts
-        if rounds is None:
-            rounds = 31 if are_few else 0
-        if attempts is None:
-            attempts = 4 if are_few else 1
-        settled = replace(self, leave_out_rounds=rounds, phase_a_attempts=attempts)
+        likely = (31, 2, 4) if are_few else (0, 0, 1)
+        chosen = (self.leave_out_rounds, self.pose_trial_rounds, self.phase_a_attempts)
+        rounds, trials, attempts = (left if mine is None else mine for mine, left in zip(chosen, likely, strict=True))
+        settled = replace(self, leave_out_rounds=rounds, pose_trial_rounds=trials, phase_a_attempts=attempts)
         settled.attempts_left = attempts - 1 if self.looks_up_poses else 0
         return settled
 
@@ -173,7 +164,9 @@ class PhaseScheduleConfig:
         growth = min(1.0, b_progress / self.growth_fraction)
         image_side = self._image_side(step, growth)
         leaves_out = self.phase_a_end <= step < self.phase_b_start
-        leave_out_round, step_of_round = self._leave_out_round(step)
+        leave_out_round, step_of_round = divmod(step - self.phase_a_end, max(1, self.leave_out_steps))
+        # One step is made before: it shows what the attempt has come to, and the best one is gone on from.
+        tries_poses = self.looks_up_poses and step == max(self.phase_a_end, self.interleaved_start + 1)
         return StepPlan(
             step=step,
             phase="A" if in_phase_a else "B",
@@ -189,7 +182,7 @@ class PhaseScheduleConfig:
             searches_misfit_poses=b_step in self.misfit_search_steps,
             leave_out_round=leave_out_round if leaves_out else None,
             ends_leave_out_round=self.phase_a_end < step <= self.phase_b_start and step_of_round == 0,
-            begins_field_anew=self.phase_a_end <= step < self._fresh_rounds_end and step_of_round == 0,
+            pose_trial_rounds=(self.pose_trial_rounds or 0) if tries_poses else 0,
         )
 
     def iterations_before(self, step: int) -> int:
@@ -203,13 +196,6 @@ class PhaseScheduleConfig:
         if not self.two_turns_are_an_iteration:
             return iterations
         return iterations + min(max(0, iterations - self.phase_a_steps), (self.interleaved_steps + 1) // 2)
-
-    def _leave_out_round(self, step: int) -> Tuple[int, int]:
-        """Which round a step after phase A would lie in, and how far in it."""
-        if step < self._fresh_rounds_end:
-            return divmod(step - self.phase_a_end, max(1, self.fresh_leave_out_steps))
-        later, step_of_round = divmod(step - self._fresh_rounds_end, max(1, self.leave_out_steps))
-        return self.fresh_leave_out_rounds + later, step_of_round
 
     def _image_side(self, step: int, growth: float) -> float:
         between = geometric if self.image_growth == "geometric" else linear

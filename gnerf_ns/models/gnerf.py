@@ -85,10 +85,13 @@ class GNeRFModel(Model):
         """Adapt to the training schedule."""
         self.radiance.follow(plan.phase == "A", plan.phase_b_progress, plan.active_levels, plan.density_noise)
 
+    def another(self) -> GNeRFModel:
+        """One of the same kind, with new weights."""
+        return self.config.setup(scene_box=self.scene_box, num_train_data=self.num_train_data, device=self.device)
+
     def forget(self) -> None:
         """Draw all weights anew."""
-        new = self.config.setup(scene_box=self.scene_box, num_train_data=self.num_train_data, device=self.device)
-        self.load_state_dict(new.state_dict())
+        self.load_state_dict(self.another().state_dict())
 
     @property
     def evaluation_background(self) -> Float[Tensor, "3"]:

@@ -33,6 +33,7 @@ from gnerf_ns.localization.leave_out import LeaveOut
 from gnerf_ns.localization.photographs import Photographs
 from gnerf_ns.localization.pose_matcher import PoseMatcher
 from gnerf_ns.localization.pose_search import PoseSearch, PoseSearchConfig
+from gnerf_ns.localization.pose_trials import PoseTrialsConfig
 from gnerf_ns.localization.trained_scene import PoseRegressor
 from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
@@ -91,6 +92,8 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
     """When phase A counts as failed and begins anew."""
     pose_search: PoseSearchConfig = field(default_factory=PoseSearchConfig)
     """Global search for the poses of photographs."""
+    pose_trials: PoseTrialsConfig = field(default_factory=PoseTrialsConfig)
+    """How few photographs are tried at other poses."""
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
     """How poses of evaluation images are estimated."""
     keep_freed_memory: bool = True
@@ -163,7 +166,7 @@ class GNeRFPipeline(VanillaPipeline):
         learners = [self.model, self.focal_factors, self.up_direction, self.transport, self.adversarial]
         attempt = AttemptState(self, [learner for learner in learners if learner is not None])
         self.restarts = Restarts(config.restarts, self.schedule, attempt, self._seed_at)
-        self.pose_lookup = PoseLookup(self.scene, self.pose_search, self.adversarial)
+        self.pose_lookup = PoseLookup(config.pose_trials, self.scene, self.pose_search, self.adversarial)
         # The viewer looks for these among a pipeline's public attributes.
         on_cpu = self.device.type == "cpu"
         self.live_view = LiveView(self.estimated_cameras, self._held_out_cameras, on_cpu, self.up_direction)
@@ -183,9 +186,7 @@ class GNeRFPipeline(VanillaPipeline):
         torch.manual_seed(self._seed_at(step))
         plan = self.schedule.at(step)
         self.model.follow(plan)
-        self.pose_lookup.follow(plan)
-        if plan.begins_field_anew:
-            self.model.forget()
+        if self.pose_lookup.follow(plan):
             self._forget_momentum()
 
         requests = [objective.request(plan) for objective in self.objectives if objective.is_active(plan)]

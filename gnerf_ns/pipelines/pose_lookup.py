@@ -7,13 +7,14 @@ from typing import Optional
 import torch
 
 from gnerf_ns.localization.pose_search import PoseSearch
+from gnerf_ns.localization.pose_trials import PoseTrials, PoseTrialsConfig
 from gnerf_ns.model_components.phase_schedule import StepPlan
 from gnerf_ns.pipelines.adversarial_objective import AdversarialObjective
 from gnerf_ns.pipelines.objective import TrainingScene
 
 
 class PoseLookup:
-    """Looks up everybody at the end of phase A, those left out in their rounds, and misfits in phase B.
+    """Looks up everybody at the end of phase A, tries few elsewhere, and looks up those left out and misfits in B.
 
     Attributes:
         explained_share: `PoseSearch.explained_share` of everybody's poses, right after they were looked up; None
@@ -21,21 +22,31 @@ class PoseLookup:
     """
 
     def __init__(
-        self, scene: TrainingScene, pose_search: PoseSearch, adversarial: Optional[AdversarialObjective]
+        self,
+        pose_trials: PoseTrialsConfig,
+        scene: TrainingScene,
+        pose_search: PoseSearch,
+        adversarial: Optional[AdversarialObjective],
     ) -> None:
         """
         Args:
+            pose_trials: how few photographs are tried at other poses.
             scene: its poses are replaced.
             pose_search: finds poses.
             adversarial: whose inversion network is asked first, where there is one.
         """
         self._scene = scene
         self._search = pose_search
+        self._trials = PoseTrials(pose_trials, scene.model, scene.photographs, scene.poses, pose_search)
         self._adversarial = adversarial
         self.explained_share: Optional[float] = None
 
-    def follow(self, plan: StepPlan) -> None:
-        """Replace whatever is due before a step."""
+    def follow(self, plan: StepPlan) -> bool:
+        """Replace whatever is due before a step.
+
+        Returns:
+            Whether that was the field, too. Optimizers have to forget then.
+        """
         photographs, poses, leave_out = self._scene.photographs, self._scene.poses, self._scene.leave_out
         if plan.searches_all_poses:
             self._look_everybody_up()
@@ -45,6 +56,7 @@ class PoseLookup:
             leave_out.take_turns(plan.leave_out_round)
         if plan.searches_misfit_poses:
             poses.assign(*self._search.better_poses(photographs, poses(), plan.image_side))
+        return plan.pose_trial_rounds > 0 and self._trials.run(plan.pose_trial_rounds)
 
     def _look_everybody_up(self) -> None:
         photographs, poses = self._scene.photographs, self._scene.poses

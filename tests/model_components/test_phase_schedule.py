@@ -118,6 +118,7 @@ def test_few_photographs_take_turns_in_being_left_out_before_phase_b_grows_anyth
     assert open_schedule.for_photographs(30).leave_out_rounds == 31
     schedule = dataclasses.replace(open_schedule, leave_out_rounds=2)
     assert open_schedule.for_photographs(3).leave_out_rounds == 0
+    schedule = dataclasses.replace(schedule, pose_trial_rounds=0)
     assert schedule.for_photographs(12) == schedule and schedule.for_photographs(12) is not schedule
     assert (schedule.phase_a_end, schedule.phase_b_start, schedule.total_steps) == (5, 13, 23)
     assert "".join(plan.phase for plan in plans(schedule)) == "AAA" + "AB" + "B" * 18
@@ -128,22 +129,18 @@ def test_few_photographs_take_turns_in_being_left_out_before_phase_b_grows_anyth
     assert schedule.at(14).phase_b_progress > 0
 
 
-def test_the_field_begins_anew_with_each_of_the_first_rounds():
-    schedule = PhaseScheduleConfig(
-        phase_a_steps=3,
-        phase_b_steps=10,
-        fresh_leave_out_rounds=2,
-        fresh_leave_out_steps=3,
-        leave_out_rounds=2,
-        leave_out_steps=2,
-    )
-    assert (schedule.phase_b_start, schedule.total_steps) == (3 + 6 + 4, 23)
-    rounds = [plan.leave_out_round for plan in plans(schedule)]
-    assert rounds == [None] * 3 + [0] * 3 + [1] * 3 + [2] * 2 + [3] * 2 + [None] * 10
-    assert [plan.step for plan in plans(schedule) if plan.ends_leave_out_round] == [6, 9, 11, 13]
-    assert [plan.step for plan in plans(schedule) if plan.begins_field_anew] == [3, 6]
-    all_fresh = dataclasses.replace(schedule, leave_out_rounds=0)
-    assert [plan.step for plan in plans(all_fresh) if plan.ends_leave_out_round] == [6, 9]
+def test_few_photographs_are_tried_elsewhere_once_it_is_known_which_attempt_was_the_best():
+    open_schedule = PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10, leave_out_rounds=0, phase_a_attempts=2)
+    assert open_schedule.for_photographs(31).pose_trial_rounds == 0
+    assert open_schedule.for_photographs(3).pose_trial_rounds == 0
+    schedule = open_schedule.for_photographs(30)
+    assert [plan.step for plan in plans(schedule) if plan.pose_trial_rounds] == [4]
+    schedule.begin_anew(4)
+    assert [(plan.step, plan.pose_trial_rounds) for plan in plans(schedule) if plan.pose_trial_rounds] == [(8, 2)]
+    interleaved = dataclasses.replace(open_schedule, interleaved_steps=3, phase_a_attempts=1, pose_trial_rounds=1)
+    assert [plan.step for plan in plans(interleaved.for_photographs(100)) if plan.pose_trial_rounds] == [6]
+    never = dataclasses.replace(open_schedule, looks_up_poses=False).for_photographs(12)
+    assert not any(plan.pose_trial_rounds for plan in plans(never))
 
 
 def test_few_photographs_have_several_attempts_at_phase_a_and_a_whole_phase_b_after_them():
