@@ -16,7 +16,9 @@ from gnerf_ns.engine.phase_scheduler import PhaseSchedulerConfig
 from gnerf_ns.localization.held_out import HeldOutConfig
 from gnerf_ns.localization.photometric_refinement import RefinementConfig
 from gnerf_ns.localization.pose_search import PoseSearchConfig
+from gnerf_ns.localization.pose_trials import PoseTrialsConfig
 from gnerf_ns.localization.refinement_rounds import LocalizationConfig
+from gnerf_ns.localization.young_field import YoungFieldConfig
 from gnerf_ns.model_components.discriminator import DiscriminatorConfig
 from gnerf_ns.model_components.hash_radiance import HashRadianceConfig
 from gnerf_ns.model_components.inversion_network import InversionNetworkConfig
@@ -72,6 +74,13 @@ def pipeline_config(data: Path, phase_a: PhaseA = "both", **options: Any) -> GNe
                 num_regularized_photographs=4,
             ),
             "photometric": PhotometricObjectiveConfig(rays_per_step=64),
+            "pose_trials": PoseTrialsConfig(
+                num_places=1,
+                steps_without=2,
+                steps_with=2,
+                steps_of_fit=2,
+                young_field=YoungFieldConfig(image_side=8, rays_per_step=64),
+            ),
             "pose_search": PoseSearchConfig(
                 bank_size=10,
                 image_side=8,

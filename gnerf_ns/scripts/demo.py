@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 
 PHASE_A_STEP_COST = 2.25
 POSE_SEARCH_COST = 60.0
-"""How long a step of phase A and a search for poses take, in steps of phase B, on a CPU: the first is half of what was
-measured with gnerf-ns-tiny when a step had twice as many poses, the second was measured with it. Elsewhere they only
-shape the first guess of the remaining time: the measured speed soon outweighs them."""
+POSE_TRIALS_COST = 1000.0
+"""How long a step of phase A, a search for poses and a round of trying others take, in steps of phase B, on a CPU: the
+first is half of what was measured with gnerf-ns-tiny when a step had twice as many poses, the second was measured with
+it, the third with gnerf-ns and twelve photographs. Elsewhere they only shape the first guess of the remaining time: the
+measured speed soon outweighs them."""
 
 RESULTS = ("orbit.mp4", "cameras.png", "transforms.json")
 """Files that are worth a look afterwards."""
@@ -117,7 +119,8 @@ def trainer_config(method: str) -> "GNeRFTrainerConfig":
 def step_cost(plan: StepPlan) -> float:
     """How long a training step is expected to take, in steps of phase B."""
     searches = plan.searches_all_poses or plan.searches_misfit_poses or plan.ends_leave_out_round
-    return (POSE_SEARCH_COST if searches else 0.0) + (PHASE_A_STEP_COST if plan.phase == "A" else 1.0)
+    before = (POSE_SEARCH_COST if searches else 0.0) + POSE_TRIALS_COST * plan.pose_trial_rounds
+    return before + (PHASE_A_STEP_COST if plan.phase == "A" else 1.0)
 
 
 def train(config: Any, progress: "Progress") -> "Trainer":

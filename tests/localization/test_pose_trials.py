@@ -1,11 +1,14 @@
 """A photograph that was put in a wrong place is found out by a field that begins anew."""
 
+import math
+
 import pytest
 import roma
 import torch
 from analytic_scene import RADIUS, Blobs, model_of, photographs_of, random_poses
 from torch import Tensor
 
+from gnerf_ns.cameras.look_at import look_at
 from gnerf_ns.cameras.pose_codec import PoseCodec
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.cameras.pose_table import PoseTable
@@ -14,10 +17,128 @@ from gnerf_ns.localization.pose_search import PoseSearch, PoseSearchConfig
 from gnerf_ns.localization.pose_trials import PoseTrials, PoseTrialsConfig, angles_deg
 from gnerf_ns.localization.young_field import YoungField, YoungFieldConfig
 from gnerf_ns.model_components.hash_radiance import HashRadianceConfig
-from gnerf_ns.models.gnerf import GNeRFModel
+from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
 
-RADIANCE = HashRadianceConfig(num_levels=4, max_resolution=32, num_proposal_samples=24, num_nerf_samples=12)
 TRUTH = random_poses(10, seed=3)
-PAIR = [2, 6]
-"""Two that will be taken to where nobody was."""
+TRIED = (0, 4, 7)
+FIELD = YoungFieldConfig(image_side=16, rays_per_step=512)
+RADIANCE = HashRadianceConfig(num_levels=4, max_resolution=32, num_proposal_samples=24, num_nerf_samples=12)
 
+
+def search_in(model: GNeRFModel) -> PoseSearch:
+    prior = PosePriorConfig(elevation_deg=(-60.0, 60.0)).resolve()
+    return PoseSearch(PoseSearchConfig(bank_size=300), model, PoseMatcher(prior, RADIUS), PoseCodec("look_at", RADIUS))
+
+
+@pytest.fixture
+def model() -> GNeRFModel:
+    torch.manual_seed(0)
+    return model_of_hash_grid()
+
+
+def model_of_hash_grid() -> GNeRFModel:
+    config = GNeRFModelConfig(radiance=RADIANCE)
+    reference = model_of()
+    return config.setup(scene_box=reference.scene_box, num_train_data=10)
+
+
+def turned(poses: Tensor, indices: list[int]) -> Tensor:
+    """Some of them half around the vertical axis."""
+    half_turn = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
+    poses = poses.clone()
+    poses[indices] = half_turn @ poses[indices]
+    return poses
+
+
+def errors_deg(poses: Tensor) -> Tensor:
+    return torch.rad2deg(roma.rotmat_geodesic_distance(poses[:, :, :3], TRUTH[:, :, :3]))
+
+
+def test_a_young_field_explains_true_poses_best(model: GNeRFModel):
+    young = YoungField(FIELD, model, photographs_of(model_of(Blobs()), TRUTH), search_in(model))
+    shares, misfits = [], []
+    for wrong in ([], [4], [4, 7]):
+        young.begin_anew()
+        fit = young.fit(turned(TRUTH, wrong), 60)
+        shares.append(fit.explained_share)
+        misfits.append(fit.relative_cost)
+    assert shares[0] > shares[1] + 0.01 and shares[1] > shares[2] + 0.01
+    assert misfits[1].argmax() == 4 and set(misfits[2].topk(2).indices.tolist()) == {4, 7}
+
+
+def test_only_its_own_weights_and_the_poses_it_is_given_learn(model: GNeRFModel):
+    photographs = photographs_of(model_of(Blobs()), TRUTH)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    young = YoungField(FIELD, model, photographs, search_in(model))
+    begun = young.weights()
+    learned = young.learn(TRUTH, 5, chosen=torch.tensor([0, 1, 2]))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert any(not torch.equal(value, begun[name]) for name, value in young.weights().items())
+    turns = torch.rad2deg(roma.rotmat_geodesic_distance(learned[:, :, :3], TRUTH[:, :, :3]))
+    assert bool((turns[:3] > 0.05).all()) and bool((turns[3:] < 0.05).all()), "those left out stay"
+    torch.testing.assert_close(learned[:, :, 3].norm(dim=1).mean(), TRUTH[:, :, 3].norm(dim=1).mean())
+    young.put_back(begun)
+    assert all(torch.equal(value, begun[name]) for name, value in young.weights().items())
+
+
+def trials_on(model: GNeRFModel, start: Tensor) -> tuple[PoseTrials, PoseTable]:
+    search = search_in(model)
+    table = PoseTable(len(TRUTH), search.codec)
+    table.assign(torch.arange(len(TRUTH)), start)
+    config = PoseTrialsConfig(num_places=2, steps_without=40, steps_with=20, young_field=FIELD)
+    return PoseTrials(config, model, photographs_of(model_of(Blobs()), TRUTH), table, search), table
+
+
+def test_those_in_a_wrong_place_are_brought_back(model: GNeRFModel, monkeypatch: pytest.MonkeyPatch):
+    trials, table = trials_on(model, turned(TRUTH, [4, 7]))
+    look = trials._somewhere_better
+    # The other right ones would take half a minute.
+    monkeypatch.setattr(
+        trials, "_somewhere_better", lambda young, i, poses: look(young, i, poses) if i in TRIED else None
+    )
+    before = model.state_dict()["radiance.field.hash_encoding.hash_table"].clone()
+    assert trials.run(1)
+    assert errors_deg(table().detach()).max() < 20
+    after = model.state_dict()["radiance.field.hash_encoding.hash_table"]
+    assert after.abs().max() > 10 * before.abs().max(), "the field that explains these poses goes with them"
+
+
+def test_nothing_changes_where_nothing_explains_more(model: GNeRFModel, monkeypatch: pytest.MonkeyPatch):
+    trials, table = trials_on(model, TRUTH)
+    poses, weights = table().detach(), {name: value.clone() for name, value in model.state_dict().items()}
+    tried = []
+    monkeypatch.setattr(trials, "_somewhere_better", lambda young, photograph, poses: tried.append(photograph))
+    assert not trials.run(3)
+    assert sorted(tried) == list(range(10)), "once nobody moves, that was all"
+    torch.testing.assert_close(table().detach(), poses, rtol=0, atol=0)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+
+
+def test_a_round_that_made_things_worse_is_taken_back(model: GNeRFModel, monkeypatch: pytest.MonkeyPatch):
+    trials, table = trials_on(model, TRUTH)
+    poses = table().detach()
+    monkeypatch.setattr(trials, "_somewhere_better", lambda young, i, poses: turned(poses, [i]) if i < 3 else None)
+    assert not trials.run(1)
+    torch.testing.assert_close(table().detach(), poses, rtol=0, atol=0)
+
+
+def test_neighbours_are_the_nearest_few(model: GNeRFModel):
+    azimuths = torch.deg2rad(torch.tensor([0.0, 25.0, -10.0, 180.0, 20.0, -29.0, 40.0, 90.0, 200.0, 270.0]))
+    circle = look_at(RADIUS * torch.stack([azimuths.cos(), azimuths.sin(), torch.zeros(10)], dim=1))
+    trials, _ = trials_on(model, circle)
+    assert trials._neighbours(0, circle) == [2, 4, 1]
+    assert trials._neighbours(3, circle) == [8]
+    assert trials._neighbours(0, circle[:4]) == [2], "half of them have to remain"
+
+
+def test_angles_between_directions():
+    degrees = torch.tensor([0.0, 60.0, 90.0, 180.0])
+    radians = torch.deg2rad(degrees)
+    positions = torch.stack([radians.cos(), radians.sin(), torch.zeros(4)], dim=1) * torch.tensor(
+        [[1.0], [2], [3], [4]]
+    )
+    poses = torch.cat([torch.eye(3).expand(4, 3, 3), positions[:, :, None]], dim=2)
+    torch.testing.assert_close(angles_deg(poses, poses[0]), degrees, atol=math.degrees(1e-3), rtol=0)

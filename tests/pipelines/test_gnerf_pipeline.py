@@ -188,11 +188,15 @@ def test_whoever_the_inversion_network_gets_wrong_is_looked_up(tiny_scene: Path,
     assert bool((better[moved] < cost[moved]).all())
 
 
-@pytest.mark.parametrize("rounds, resumed_at", [(0, 6), (3, 8), (3, 9)], ids=["B", "within a round", "between rounds"])
-def test_a_step_is_a_function_of_parameters_and_step(tiny_scene: Path, rounds: int, resumed_at: int):
+@pytest.mark.parametrize(
+    "rounds, trials, resumed_at",
+    [(0, 0, 6), (3, 0, 8), (3, 0, 9), (0, 2, 5)],
+    ids=["B", "within a round", "between rounds", "before trials"],
+)
+def test_a_step_is_a_function_of_parameters_and_step(tiny_scene: Path, rounds: int, trials: int, resumed_at: int):
     """What a resumed run needs: no random state or counter from earlier steps takes part."""
-    schedule = PhaseScheduleConfig(**{**SCHEDULE, "leave_out_rounds": rounds, "leave_out_steps": 2})
-    config = pipeline_config(tiny_scene, schedule=schedule)
+    lengths = {"leave_out_rounds": rounds, "leave_out_steps": 2, "pose_trial_rounds": trials}
+    config = pipeline_config(tiny_scene, schedule=PhaseScheduleConfig(**{**SCHEDULE, **lengths}))
     pipeline = build_pipeline(config)
     train_steps(pipeline, range(resumed_at))
     state = state_of(pipeline)

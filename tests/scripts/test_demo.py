@@ -46,10 +46,11 @@ def test_expected_cost_follows_the_schedule():
         leave_out_steps=2,
         phase_b_steps=4,
         misfit_search_steps=(2,),
+        pose_trial_rounds=2,
     )
     costs = [demo.step_cost(schedule.at(step)) for step in range(schedule.total_steps)]
-    a, search = demo.PHASE_A_STEP_COST, demo.POSE_SEARCH_COST
-    assert costs == [a, a, a, a + search, 1.0, 1.0, 1.0, 1.0 + search, 1.0, 1.0 + search, 1.0]
+    a, search, trials = demo.PHASE_A_STEP_COST, demo.POSE_SEARCH_COST, 2 * demo.POSE_TRIALS_COST
+    assert costs == [a, a, a, a + search, 1.0, 1.0 + trials, 1.0, 1.0 + search, 1.0, 1.0 + search, 1.0]
 
 
 def test_report_says_what_came_out(tmp_path):

@@ -1,0 +1,40 @@
+"""Few photographs are tried at other poses between phases A and B."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_run import SCHEDULE, build_pipeline, build_trainer, pipeline_config, trainer_config
+
+from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
+
+
+def test_optimizers_forget_where_trials_replaced_the_field(tiny_scene: Path, tmp_path: Path, monkeypatch: Any):
+    config = trainer_config(tiny_scene, tmp_path, max_num_iterations=7)
+    config.pipeline.schedule = PhaseScheduleConfig(**{**SCHEDULE, "pose_trial_rounds": 2})
+    trainer = build_trainer(config)
+    pipeline = trainer.pipeline
+    trials, render, asked, momenta = pipeline.pose_lookup._trials, pipeline.model.render, [], []
+
+    def replaced(rounds: int) -> bool:
+        asked.append(rounds)
+        return True
+
+    def rendering(rays: Any) -> Any:
+        if len(momenta) < len(asked):
+            momenta.append(sum(len(optimizer.state) for optimizer in trainer.optimizers.optimizers.values()))
+        return render(rays)
+
+    monkeypatch.setattr(trials, "run", replaced)
+    monkeypatch.setattr(pipeline.model, "render", rendering)
+    trainer.train()
+    assert asked == [2], "once, where phase B begins"
+    assert momenta == [0]
+
+
+def test_trials_leave_no_gradients(tiny_scene: Path):
+    """Their rays depend on the run's focal lengths, which the step after them would move."""
+    pipeline = build_pipeline(pipeline_config(tiny_scene, focal_length="shared"))
+    pipeline.pose_lookup._trials.run(1)
+    assert all(parameter.grad is None for parameter in pipeline.parameters())
+    assert torch.isfinite(pipeline.train_poses()).all()
