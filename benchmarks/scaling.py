@@ -59,6 +59,7 @@ def main(arguments: Arguments) -> None:
             render_procedural_scene(pictures, ProceduralSceneConfig(num_train=count, num_test=8, image_side=side))
         sizes = ["--pipeline.datamanager.max-image-side", str(side)]
         sizes += ["--pipeline.schedule.phase-b-image-side", "24", str(side)]
+        sizes += ["--pipeline.schedule.phase-a-attempts", "1", "--pipeline.schedule.pose-trial-rounds", "0"]
         sizes += ["--pipeline.schedule.leave-out-rounds", "0", "--max-num-iterations", str(arguments.stop_after)]
         name = f"run-{count}-{side}"
         training = train_and_evaluate(pictures, "gnerf-ns", arguments.seed, arguments.output, name, sizes)

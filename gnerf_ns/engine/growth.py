@@ -154,6 +154,7 @@ def _settle_steps(config: Any, state: Mapping[str, Any], growth: GrowthConfig) -
         return steps
     # Phases end where they did, however many photographs there are now, and what comes before B is not made again.
     schedule = config.pipeline.schedule.for_photographs(len(state["pipeline"]["train_poses.codes"]))
+    schedule.pose_trial_rounds = 0
     config.pipeline.schedule, config.max_num_iterations = schedule, total
     schedule = copy.copy(schedule)
     schedule.begin_anew(int(state["pipeline"]["restarts.begin"]))

@@ -85,31 +85,38 @@ class PoseTrials:
             Whether poses and field were replaced: only if a field from nothing explains more in the end.
         """
         young = YoungField(self.config.young_field, self._model, self._photographs, self._search)
-        first = best = present = self._fit(young, self._poses().detach())
+        seed = draw_seed()
+        first = best = self._fit(young, self._poses().detach(), seed)
+        weights = young.weights()
         for number in range(rounds):
-            poses, num_moved = present.camera_to_worlds, 0
-            worst_first = present.relative_cost.argsort(descending=True).tolist()
+            poses, num_moved = best.camera_to_worlds, 0
+            worst_first = best.relative_cost.argsort(descending=True).tolist()
             label = f"Trying other poses, round {number + 1} of at most {rounds}"
-            for photograph in track(worst_first, label, console=CONSOLE, transient=True):
+            quiet = not CONSOLE.is_terminal
+            for photograph in track(worst_first, label, console=CONSOLE, transient=True, disable=quiet):
                 better = self._somewhere_better(young, photograph, poses)
                 if better is not None:
                     poses, num_moved = better, num_moved + 1
             if num_moved == 0:
                 break
-            present = self._fit(young, poses)
+            present = self._fit(young, poses, seed)
+            is_better = present.explained_share > best.explained_share
             CONSOLE.print(
                 f"Round {number + 1} of trying other poses moved {num_moved} of {len(poses)} photographs: a new field "
-                f"explains {present.explained_share:.0%} of how they differ ({first.explained_share:.0%} before)."
+                f"explains {present.explained_share:.0%} of how they differ ({best.explained_share:.0%} before)"
+                f"{'.' if is_better else ', so they were moved back.'}"
             )
-            if present.explained_share > best.explained_share:
-                best = present
+            if not is_better:
+                break
+            best, weights = present, young.weights()
         if best is first:
             return False
         self._poses.assign(torch.arange(len(self._photographs), device=self._model.device), best.camera_to_worlds)
-        self._model.load_state_dict(best.weights)
+        self._model.load_state_dict(weights)
         return True
 
-    def _fit(self, young: YoungField, camera_to_worlds: Float[Tensor, "n 3 4"]) -> Fit:
+    def _fit(self, young: YoungField, camera_to_worlds: Float[Tensor, "n 3 4"], seed: int) -> Fit:
+        torch.manual_seed(seed)
         young.begin_anew()
         return young.fit(camera_to_worlds, self.config.steps_of_fit)
 
@@ -122,13 +129,14 @@ class PoseTrials:
         left_out[[photograph, *neighbours]] = True
         young.begin_anew()
         young.learn(camera_to_worlds, self.config.steps_without, (~left_out).nonzero()[:, 0])
-        without = young.weights()
+        without, seed = young.weights(), draw_seed()
         fits: List[Fit] = []
         for moves in [{}, *self._moves(young, photograph, neighbours, camera_to_worlds[photograph])]:
             young.put_back(without)
             tried = camera_to_worlds.clone()
             for moved, pose in moves.items():
                 tried[moved] = pose
+            torch.manual_seed(seed)  # or the best of several would be the luckiest
             fits.append(young.fit(tried, self.config.steps_with))
         best = max(fits, key=lambda fit: fit.explained_share)
         return None if best is fits[0] else best.camera_to_worlds
@@ -166,6 +174,11 @@ class PoseTrials:
                     together[neighbour] = near[0]
             tries += [alone] if len(together) == 1 else [alone, together]
         return tries
+
+
+def draw_seed() -> int:
+    """A random number to draw the same random numbers from, as often as wanted."""
+    return int(torch.randint(2**31, ()))
 
 
 def angles_deg(camera_to_worlds: Float[Tensor, "n 3 4"], to: Float[Tensor, "3 4"]) -> Float[Tensor, "n"]:

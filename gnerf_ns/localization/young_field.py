@@ -19,6 +19,9 @@ from gnerf_ns.localization.pixel_rays import sample_pixel_rays
 from gnerf_ns.localization.pose_search import PoseSearch
 from gnerf_ns.models.gnerf import GNeRFModel
 
+GRADIENT_SCALE = 1024.0
+"""Adam does not mind how large gradients are; tiny-cuda-nn's have half precision, in which small ones vanish."""
+
 
 @dataclass
 class YoungFieldConfig:
@@ -44,8 +47,6 @@ class Fit:
     """`PoseSearch.explained_share` of all photographs there."""
     relative_cost: Float[Tensor, "n"]
     """Cost of each, in units of its own contrast."""
-    weights: Dict[str, Tensor]
-    """The field's state."""
 
 
 class YoungField:
@@ -67,7 +68,7 @@ class YoungField:
         """
         self.config = config
         self._photographs = photographs
-        self._model = model.another().to(model.device)
+        self._model = model.another()
         self._model.radiance.follow(phase_a=False, phase_b_progress=0.0, active_levels=0.0, density_noise=0.0)
         self.search = PoseSearch(pose_search.config, self._model, pose_search.matcher, pose_search.codec)
 
@@ -103,7 +104,6 @@ class YoungField:
         adam = torch.optim.Adam(field, lr=self.config.learning_rate, eps=1e-15, betas=(0.9, 0.99), fused=True)
         adam.add_param_group({"params": poses, "lr": self.config.pose_learning_rate, "eps": 1e-8})
         side, num_rays = self.config.image_side, self.config.rays_per_step
-        # The trainer's mixed precision comes with a scaling of gradients, which there is not here.
         with torch.enable_grad(), torch.autocast(camera_to_worlds.device.type, enabled=False):
             for _ in range(steps):
                 rays, colours = sample_pixel_rays(self._photographs, table(), num_rays, side, chosen)
@@ -112,7 +112,7 @@ class YoungField:
                 loss = loss + sum(self._model.get_regularization_losses(outputs).values())
                 adam.zero_grad()
                 # Focal lengths, which the rays depend on as well, are not learned here.
-                loss.backward(inputs=field + poses)
+                (GRADIENT_SCALE * loss).backward(inputs=field + poses)
                 adam.step()
         learned = table().detach()
         far, was_far = (poses[:, :, 3].norm(dim=1).mean() for poses in (learned, camera_to_worlds))
@@ -122,4 +122,4 @@ class YoungField:
         """Learn from all photographs for a while, and see what that has come to."""
         learned, photographs, side = self.learn(camera_to_worlds, steps), self._photographs, self.config.image_side
         explained_share = self.search.explained_share(photographs, learned, side)
-        return Fit(learned, explained_share, self.search.relative_cost(photographs, learned, side), self.weights())
+        return Fit(learned, explained_share, self.search.relative_cost(photographs, learned, side))

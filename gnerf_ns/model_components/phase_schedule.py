@@ -142,6 +142,8 @@ class PhaseScheduleConfig:
         likely = (31, 2, 4) if are_few else (0, 0, 1)
         chosen = (self.leave_out_rounds, self.pose_trial_rounds, self.phase_a_attempts)
         rounds, trials, attempts = (left if mine is None else mine for mine, left in zip(chosen, likely, strict=True))
+        if count < MIN_TO_HALVE:
+            trials = 0
         settled = replace(self, leave_out_rounds=rounds, pose_trial_rounds=trials, phase_a_attempts=attempts)
         settled.attempts_left = attempts - 1 if self.looks_up_poses else 0
         return settled

@@ -86,8 +86,9 @@ class GNeRFModel(Model):
         self.radiance.follow(plan.phase == "A", plan.phase_b_progress, plan.active_levels, plan.density_noise)
 
     def another(self) -> GNeRFModel:
-        """One of the same kind, with new weights."""
-        return self.config.setup(scene_box=self.scene_box, num_train_data=self.num_train_data, device=self.device)
+        """One of the same kind, on the same device, with new weights."""
+        new = self.config.setup(scene_box=self.scene_box, num_train_data=self.num_train_data, device=self.device)
+        return new.to(self.device)
 
     def forget(self) -> None:
         """Draw all weights anew."""

@@ -166,7 +166,8 @@ class GNeRFPipeline(VanillaPipeline):
         learners = [self.model, self.focal_factors, self.up_direction, self.transport, self.adversarial]
         attempt = AttemptState(self, [learner for learner in learners if learner is not None])
         self.restarts = Restarts(config.restarts, self.schedule, attempt, self._seed_at)
-        self.pose_lookup = PoseLookup(config.pose_trials, self.scene, self.pose_search, self.adversarial)
+        trials = getattr(config, "pose_trials", PoseTrialsConfig())  # the configuration of a run may be older
+        self.pose_lookup = PoseLookup(trials, self.scene, self.pose_search, self.adversarial)
         # The viewer looks for these among a pipeline's public attributes.
         on_cpu = self.device.type == "cpu"
         self.live_view = LiveView(self.estimated_cameras, self._held_out_cameras, on_cpu, self.up_direction)

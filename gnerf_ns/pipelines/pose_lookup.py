@@ -51,12 +51,13 @@ class PoseLookup:
         if plan.searches_all_poses:
             self._look_everybody_up()
             self.explained_share = self._search.explained_share(photographs, poses())
+        replaced = plan.pose_trial_rounds > 0 and self._trials.run(plan.pose_trial_rounds)
         if plan.ends_leave_out_round:
             leave_out.look_up()
             leave_out.take_turns(plan.leave_out_round)
         if plan.searches_misfit_poses:
             poses.assign(*self._search.better_poses(photographs, poses(), plan.image_side))
-        return plan.pose_trial_rounds > 0 and self._trials.run(plan.pose_trial_rounds)
+        return replaced
 
     def _look_everybody_up(self) -> None:
         photographs, poses = self._scene.photographs, self._scene.poses

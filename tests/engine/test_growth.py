@@ -151,7 +151,7 @@ def test_nothing_before_phase_b_is_made_again(our_run: Path, new_pictures: Any, 
     assert growth.num_steps == 7
     saved = yaml.load((growth.folder / "config.yml").read_text(), Loader=yaml.Loader)
     # However many photographs there are now.
-    assert saved.pipeline.schedule.leave_out_rounds == 0
+    assert saved.pipeline.schedule.leave_out_rounds == saved.pipeline.schedule.pose_trial_rounds == 0
 
 
 def test_a_focal_length_is_not_corrected_twice(tiny_scene: Path, new_pictures: Any, tmp_path: Path, monkeypatch: Any):

@@ -1,6 +1,7 @@
 from collections import Counter
 from pathlib import Path
 from typing import Any, List
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -200,7 +201,9 @@ def test_a_step_is_a_function_of_parameters_and_step(tiny_scene: Path, rounds: i
     pipeline = build_pipeline(config)
     train_steps(pipeline, range(resumed_at))
     state = state_of(pipeline)
+    pipeline.pose_lookup._trials.run = Mock(side_effect=pipeline.pose_lookup._trials.run)
     expected = train_steps(pipeline, range(resumed_at, LAST))
+    assert pipeline.pose_lookup._trials.run.called == (trials > 0)
     other = build_pipeline(config)
     torch.rand(17)
     other.load_pipeline(state, resumed_at - 1)
