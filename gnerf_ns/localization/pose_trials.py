@@ -4,7 +4,7 @@ Two of a dozen photographs can confirm each other in a wrong place: taken from b
 pass for pictures from in front, and whatever the field learns there keeps them. No comparison with that field tells.
 But the photographs as a whole then make up a scene less well, and a field that begins anew shows it within a second
 (`YoungField`). So each photograph is moved to wherever else it may belong, alone or with its neighbours, and stays
-there if such a field explains all photographs better.
+there if such a field explains all photographs better. Where that gains little in the end, nobody moves.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ class PoseTrialsConfig:
     """Steps with everybody, for each place that is tried."""
     steps_of_fit: int = 80
     """Steps from nothing by which a round is judged."""
+    min_gain: float = 0.05
+    """The first round counts only if a field from nothing then explains so much more, as a share of how photographs
+    differ. Where all are in their place, chance makes up to half of that, and phase A's poses are as good."""
     young_field: YoungFieldConfig = field(default_factory=YoungFieldConfig)
     """The field that is learned."""
 
@@ -82,7 +85,7 @@ class PoseTrials:
             rounds: how often, at most; once nobody moves, that was all.
 
         Returns:
-            Whether poses and field were replaced: only if a field from nothing explains more in the end.
+            Whether poses and field were replaced: only if a field from nothing explains clearly more in the end.
         """
         young = YoungField(self.config.young_field, self._model, self._photographs, self._search)
         seed = draw_seed()
@@ -100,11 +103,12 @@ class PoseTrials:
             if num_moved == 0:
                 break
             present = self._fit(young, poses, seed)
-            is_better = present.explained_share > best.explained_share
+            required = first.explained_share + self.config.min_gain if best is first else best.explained_share
+            is_better = present.explained_share > required
             CONSOLE.print(
                 f"Round {number + 1} of trying other poses moved {num_moved} of {len(poses)} photographs: a new field "
                 f"explains {present.explained_share:.0%} of how they differ ({best.explained_share:.0%} before)"
-                f"{'.' if is_better else ', so they were moved back.'}"
+                f"{'.' if is_better else ': too little, so they were moved back.'}"
             )
             if not is_better:
                 break

@@ -85,11 +85,11 @@ def test_only_its_own_weights_and_the_poses_it_is_given_learn(model: GNeRFModel)
     assert all(torch.equal(value, begun[name]) for name, value in young.weights().items())
 
 
-def trials_on(model: GNeRFModel, start: Tensor) -> tuple[PoseTrials, PoseTable]:
+def trials_on(model: GNeRFModel, start: Tensor, min_gain: float = 0.01) -> tuple[PoseTrials, PoseTable]:
     search = search_in(model)
     table = PoseTable(len(TRUTH), search.codec)
     table.assign(torch.arange(len(TRUTH)), start)
-    config = PoseTrialsConfig(num_places=2, steps_without=40, steps_with=20, young_field=FIELD)
+    config = PoseTrialsConfig(num_places=2, steps_without=40, steps_with=20, min_gain=min_gain, young_field=FIELD)
     return PoseTrials(config, model, photographs_of(model_of(Blobs()), TRUTH), table, search), table
 
 
@@ -125,6 +125,15 @@ def test_a_round_that_made_things_worse_is_taken_back(model: GNeRFModel, monkeyp
     monkeypatch.setattr(trials, "_somewhere_better", lambda young, i, poses: turned(poses, [i]) if i < 3 else None)
     assert not trials.run(1)
     torch.testing.assert_close(table().detach(), poses, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("min_gain", [0.0, 1.0])
+def test_little_gain_is_chance(model: GNeRFModel, monkeypatch: pytest.MonkeyPatch, min_gain: float):
+    wrong = turned(TRUTH, [4, 7])
+    trials, table = trials_on(model, wrong, min_gain)
+    monkeypatch.setattr(trials, "_somewhere_better", lambda young, i, poses: TRUTH.clone())
+    assert trials.run(1) == (min_gain == 0.0)
+    assert (errors_deg(table().detach()).max() < 20) == (min_gain == 0.0)
 
 
 def test_neighbours_are_the_nearest_few(model: GNeRFModel):
