@@ -16,6 +16,7 @@ from nerfstudio.plugins.types import MethodSpecification
 from tiny_run import PhaseA, build_pipeline, build_trainer, pipeline_config, train_steps, trainer_config
 
 from gnerf_ns.data.dataparsers.unposed_dataparser import UnposedDataParserConfig
+from gnerf_ns.localization.pose_trials import PoseTrialsConfig
 from gnerf_ns.model_components.mlp_radiance import MLPRadianceConfig
 from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
 
@@ -190,6 +191,7 @@ def test_the_paper_s_method_runs_an_a_and_a_b_step(tiny_scene: Path):
 def test_fast_methods_take_a_step_at_their_own_sizes(method: str, tiny_scene: Path):
     config = on_tiny_pictures(config_of(method), tiny_scene)
     config.pose_search.bank_size = 20
+    config.pose_trials = PoseTrialsConfig(num_places=1, steps_without=1, steps_with=1, steps_of_fit=1)
     pipeline = build_pipeline(config)
     losses = train_steps(pipeline, range(1)) + train_steps(
         pipeline, range(config.schedule.phase_b_start, config.schedule.phase_b_start + 1)
