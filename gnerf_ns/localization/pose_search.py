@@ -221,8 +221,8 @@ class PoseSearch:
         """
         config = self.config
         side = max(config.image_side, min(image_side, config.max_confirmation_side))
-        relative = self.relative_cost(photographs, current, side)
-        relative = relative / relative.median()
+        cost = self.relative_cost(photographs, current, side)
+        relative = cost / cost.median()
         limit = max(config.min_misfits, math.ceil(config.misfit_share * len(photographs)))
         worst = relative.topk(min(limit, len(photographs))).indices
         misfits = worst[relative[worst] > config.misfit_cost_ratio]
@@ -233,8 +233,8 @@ class PoseSearch:
         poses = self.improve(photographs, misfits, hypotheses[:, : config.num_hypotheses])[:, 0]
         if relative[misfits[0]] > config.outlier_cost_ratio:
             poses[0] = self._best_refined(photographs, misfits[:1], hypotheses[:1], side)
-        cost = self.cost_at(photographs, misfits, current[misfits], side)
-        moved = self.cost_at(photographs, misfits, poses, side) < config.required_cost_ratio * cost
+        cost_there = self.cost_at(photographs, misfits, poses, side) / self._contrast(photographs, side)[misfits]
+        moved = cost_there < config.required_cost_ratio * cost[misfits]
         return misfits[moved], poses[moved]
 
     def _best_refined(

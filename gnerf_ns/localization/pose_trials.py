@@ -93,7 +93,7 @@ class PoseTrials:
         weights = young.weights()
         for number in range(rounds):
             poses, num_moved = best.camera_to_worlds, 0
-            worst_first = best.relative_cost.argsort(descending=True).tolist()
+            worst_first = young.worst_first(poses)  # it is still what was fitted to them
             label = f"Trying other poses, round {number + 1} of at most {rounds}"
             quiet = not CONSOLE.is_terminal
             for photograph in track(worst_first, label, console=CONSOLE, transient=True, disable=quiet):

@@ -7,7 +7,7 @@ has had a second to learn in, with its coarse levels alone, shows best what many
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Optional
+from typing import Dict, List, Optional
 
 import torch
 from jaxtyping import Float, Int
@@ -45,8 +45,6 @@ class Fit:
     """Poses, trained together with the field."""
     explained_share: float
     """`PoseSearch.explained_share` of all photographs there."""
-    relative_cost: Float[Tensor, "n"]
-    """Cost of each, in units of its own contrast."""
 
 
 class YoungField:
@@ -120,6 +118,10 @@ class YoungField:
 
     def fit(self, camera_to_worlds: Float[Tensor, "n 3 4"], steps: int) -> Fit:
         """Learn from all photographs for a while, and see what that has come to."""
-        learned, photographs, side = self.learn(camera_to_worlds, steps), self._photographs, self.config.image_side
-        explained_share = self.search.explained_share(photographs, learned, side)
-        return Fit(learned, explained_share, self.search.relative_cost(photographs, learned, side))
+        learned = self.learn(camera_to_worlds, steps)
+        return Fit(learned, self.search.explained_share(self._photographs, learned, self.config.image_side))
+
+    def worst_first(self, camera_to_worlds: Float[Tensor, "n 3 4"]) -> List[int]:
+        """Photographs by their cost at poses, in units of their own contrast."""
+        cost = self.search.relative_cost(self._photographs, camera_to_worlds, self.config.image_side)
+        return cost.argsort(descending=True).tolist()
