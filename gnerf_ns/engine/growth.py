@@ -152,9 +152,11 @@ def _settle_steps(config: Any, state: Mapping[str, Any], growth: GrowthConfig) -
     if not isinstance(config, GNeRFTrainerConfig):
         config.max_num_iterations = steps  # nerfstudio's trainer counts those after a resume
         return steps
-    # Phases end where they did, however many photographs there are now, and what comes before B is not made again.
+    # Phases end where they did, however many photographs there are now, and what comes before B is not made again;
+    # what few of them left open about depth is settled by now.
     schedule = config.pipeline.schedule.for_photographs(len(state["pipeline"]["train_poses.codes"]))
     schedule.pose_trial_rounds = 0
+    schedule.distortion_boost = (1.0, 1.0)
     config.pipeline.schedule, config.max_num_iterations = schedule, total
     schedule = copy.copy(schedule)
     schedule.begin_anew(int(state["pipeline"]["restarts.begin"]))

@@ -37,6 +37,8 @@ class StepPlan:
     """Standard deviation of the noise on densities before activation."""
     active_levels: float
     """Share of the finer levels of detail that is switched on, in [0, 1]."""
+    distortion_boost: float
+    """How many times the model's own weight the distortion loss has."""
     searches_all_poses: bool
     """Whether every photograph's pose is looked up before this step, from nothing."""
     searches_misfit_poses: bool
@@ -104,6 +106,10 @@ class PhaseScheduleConfig:
     """Noise on densities at step 0."""
     density_noise_steps: int = 80
     """Steps over which that noise falls to 0."""
+    distortion_boost: Optional[Tuple[float, float]] = None
+    """How many times the model's own weight the distortion loss has up to the beginning of phase B, and at its end;
+    geometric in between. Matter spread along their rays lets few photographs be explained from wrong poses. None for
+    150 and 15 with up to 30 training photographs, and 1 with more."""
     looks_up_poses: bool = True
     """Whether every pose is looked up at the end of phase A. Without, the pose table goes on with what phase A has
     left in it, as GNeRF's does: adversarial training pulls it towards the inversion network all along."""
@@ -144,7 +150,17 @@ class PhaseScheduleConfig:
         rounds, trials, attempts = (left if mine is None else mine for mine, left in zip(chosen, likely, strict=True))
         if count < MIN_TO_HALVE:
             trials = 0
-        settled = replace(self, leave_out_rounds=rounds, pose_trial_rounds=trials, phase_a_attempts=attempts)
+        if self.distortion_boost is None:
+            boost = (150.0, 15.0) if count <= FEW_PHOTOGRAPHS else (1.0, 1.0)
+        else:
+            boost = self.distortion_boost
+        settled = replace(
+            self,
+            leave_out_rounds=rounds,
+            pose_trial_rounds=trials,
+            phase_a_attempts=attempts,
+            distortion_boost=boost,
+        )
         settled.attempts_left = attempts - 1 if self.looks_up_poses else 0
         return settled
 
@@ -180,6 +196,7 @@ class PhaseScheduleConfig:
             epsilon=geometric(self.epsilon, a_progress),
             density_noise=self.density_noise * max(0.0, 1.0 - age / max(1, self.density_noise_steps)),
             active_levels=growth,
+            distortion_boost=geometric(self.distortion_boost or (1.0, 1.0), b_progress),
             searches_all_poses=self.looks_up_poses and step == self.interleaved_start,
             searches_misfit_poses=b_step in self.misfit_search_steps,
             leave_out_round=leave_out_round if leaves_out else None,

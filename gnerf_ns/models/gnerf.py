@@ -54,7 +54,7 @@ class GNeRFModelConfig(ModelConfig):
     interlevel_loss_mult: float = 1.0
     """Weight of the loss that teaches the proposal network (Mip-NeRF 360 eq. 13)."""
     distortion_loss_mult: float = 0.002
-    """Weight of the distortion loss (Mip-NeRF 360 eq. 15)."""
+    """Weight of the distortion loss (Mip-NeRF 360 eq. 15), which the schedule multiplies for few photographs."""
     enable_collider: bool = False
     """Rays are cut to the object's ball by the model itself."""
     eval_num_rays_per_chunk: int = 8192
@@ -76,6 +76,7 @@ class GNeRFModel(Model):
         self.renderer_expected_depth = DepthRenderer(method="expected")
         self.normals_shader = NormalsShader()
         self.image_metrics = ImageMetrics()
+        self._distortion_boost = 1.0
 
     def get_param_groups(self) -> Dict[str, List[Parameter]]:
         """Parameters of the radiance, by optimizer group."""
@@ -84,6 +85,7 @@ class GNeRFModel(Model):
     def follow(self, plan: StepPlan) -> None:
         """Adapt to the training schedule."""
         self.radiance.follow(plan.phase == "A", plan.phase_b_progress, plan.active_levels, plan.density_noise)
+        self._distortion_boost = plan.distortion_boost
 
     def another(self) -> GNeRFModel:
         """One of the same kind, on the same device, with new weights."""
@@ -231,9 +233,10 @@ class GNeRFModel(Model):
             return {}
         weights = [*radiance.proposal_weights, radiance.weights]
         samples = [*radiance.proposal_samples, radiance.ray_samples]
+        distortion_mult = self._distortion_boost * self.config.distortion_loss_mult
         return {
             "interlevel_loss": self.config.interlevel_loss_mult * interlevel_loss(weights, samples),
-            "distortion_loss": self.config.distortion_loss_mult * distortion_loss(weights, samples),
+            "distortion_loss": distortion_mult * distortion_loss(weights, samples),
         }
 
     def get_metrics_dict(self, outputs, batch) -> Dict[str, Tensor]:

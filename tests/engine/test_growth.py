@@ -151,13 +151,15 @@ def test_nothing_before_phase_b_is_made_again(our_run: Path, new_pictures: Any, 
     assert growth.num_steps == 7
     saved = yaml.load((growth.folder / "config.yml").read_text(), Loader=yaml.Loader)
     # However many photographs there are now.
-    assert saved.pipeline.schedule.leave_out_rounds == saved.pipeline.schedule.pose_trial_rounds == 0
+    schedule = saved.pipeline.schedule
+    assert schedule.leave_out_rounds == schedule.pose_trial_rounds == 0 and schedule.distortion_boost == (1.0, 1.0)
 
 
 def test_a_focal_length_is_not_corrected_twice(tiny_scene: Path, new_pictures: Any, tmp_path: Path, monkeypatch: Any):
     quality_is(monkeypatch, 1.0, 1.0)
     config = trainer_config(tiny_scene, tmp_path / "run", "transport")
     config.pipeline.focal_length = "shared"
+    config.pipeline.schedule.distortion_boost = (1.0, 1.0)  # or a dozen steps are too few to localise anything in
     trainer = build_trainer(config)
     trainer.train()
     factor = float(trainer.pipeline.focal_factors.typical)

@@ -118,7 +118,7 @@ def test_few_photographs_take_turns_in_being_left_out_before_phase_b_grows_anyth
     assert open_schedule.for_photographs(30).leave_out_rounds == 31
     schedule = dataclasses.replace(open_schedule, leave_out_rounds=2)
     assert open_schedule.for_photographs(3).leave_out_rounds == 0
-    schedule = dataclasses.replace(schedule, pose_trial_rounds=0)
+    schedule = dataclasses.replace(schedule, pose_trial_rounds=0, distortion_boost=(1.0, 1.0))
     assert schedule.for_photographs(12) == schedule and schedule.for_photographs(12) is not schedule
     assert (schedule.phase_a_end, schedule.phase_b_start, schedule.total_steps) == (5, 13, 23)
     assert "".join(plan.phase for plan in plans(schedule)) == "AAA" + "AB" + "B" * 18
@@ -158,6 +158,19 @@ def test_few_photographs_have_several_attempts_at_phase_a_and_a_whole_phase_b_af
     assert (schedule.total_steps, schedule.phase_b_steps) == (25, 6)
     without_look_up = dataclasses.replace(open_schedule, looks_up_poses=False, phase_a_attempts=4)
     assert without_look_up.for_photographs(12).total_steps == 13
+
+
+def test_of_few_photographs_matter_is_held_together():
+    open_schedule = PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10, leave_out_rounds=2, leave_out_steps=2)
+    assert {plan.distortion_boost for plan in plans(open_schedule.for_photographs(31))} == {1.0}
+    for count in (3, 30):
+        schedule = dataclasses.replace(open_schedule, phase_a_attempts=1).for_photographs(count)
+        boosts = [plan.distortion_boost for plan in plans(schedule)]
+        assert boosts[:8] == [150.0] * 8
+        assert boosts[8:] == pytest.approx([150 * 10 ** (-step / 10) for step in range(1, 10)])
+        assert schedule.at(99).distortion_boost == pytest.approx(15)
+    mine = dataclasses.replace(open_schedule, distortion_boost=(9.0, 2.0))
+    assert mine.for_photographs(12).distortion_boost == mine.for_photographs(100).distortion_boost == (9.0, 2.0)
 
 
 @pytest.mark.parametrize("name", ["short", "adversarial"])
@@ -203,7 +216,7 @@ def test_every_value_is_in_its_range_whatever_the_lengths():
             plan = schedule.at(step)
             assert 0 <= plan.phase_a_progress <= 1 and 0 <= plan.phase_b_progress <= 1 and 0 <= plan.active_levels <= 1
             assert 0 < plan.patch_scale[0] <= plan.patch_scale[1] == 1
-            assert plan.density_noise >= 0 and plan.image_side >= 16
+            assert plan.density_noise >= 0 and plan.image_side >= 16 and plan.distortion_boost >= 1
 
 
 def test_patches_never_see_finer_than_the_pixels():

@@ -271,6 +271,17 @@ def test_model_follows_the_schedule(hash_model: GNeRFModel):
     assert hash_model.radiance.field.hash_encoding._level_weights[-1] == pytest.approx(0.5)
 
 
+def test_the_schedule_weighs_the_distortion_loss(hash_model: GNeRFModel):
+    outputs = hash_model.render(central_rays(3))
+    plain = hash_model.get_regularization_losses(outputs)
+    schedule = PhaseScheduleConfig(phase_a_steps=10, phase_b_steps=100, distortion_boost=(16.0, 4.0))
+    for step, boost in ((10, 16.0), (60, 8.0), (110, 4.0)):
+        hash_model.follow(schedule.at(step))
+        losses = hash_model.get_regularization_losses(outputs)
+        torch.testing.assert_close(losses["distortion_loss"], boost * plain["distortion_loss"])
+        torch.testing.assert_close(losses["interlevel_loss"], plain["interlevel_loss"])
+
+
 def test_whole_image_and_its_metrics(monkeypatch):
     model = model_of(Blobs())
     monkeypatch.setattr(
