@@ -107,9 +107,9 @@ class PhaseScheduleConfig:
     density_noise_steps: int = 80
     """Steps over which that noise falls to 0."""
     distortion_boost: Optional[Tuple[float, float]] = None
-    """How many times the model's own weight the distortion loss has up to the beginning of phase B, and at its end;
-    geometric in between. Matter spread along their rays lets few photographs be explained from wrong poses. None for
-    150 and 15 with up to 30 training photographs, and 1 with more."""
+    """How many times the model's own weight the distortion loss has at the beginning and at the end of phase B;
+    geometric in between, and 1 before. Matter spread along their rays lets few photographs be explained from wrong
+    poses. None for 150 and 15 with up to 30 training photographs, and 1 with more."""
     looks_up_poses: bool = True
     """Whether every pose is looked up at the end of phase A. Without, the pose table goes on with what phase A has
     left in it, as GNeRF's does: adversarial training pulls it towards the inversion network all along."""
@@ -196,7 +196,7 @@ class PhaseScheduleConfig:
             epsilon=geometric(self.epsilon, a_progress),
             density_noise=self.density_noise * max(0.0, 1.0 - age / max(1, self.density_noise_steps)),
             active_levels=growth,
-            distortion_boost=geometric(self.distortion_boost or (1.0, 1.0), b_progress),
+            distortion_boost=1.0 if b_step < 0 else geometric(self.distortion_boost or (1.0, 1.0), b_progress),
             searches_all_poses=self.looks_up_poses and step == self.interleaved_start,
             searches_misfit_poses=b_step in self.misfit_search_steps,
             leave_out_round=leave_out_round if leaves_out else None,

@@ -166,8 +166,9 @@ def test_of_few_photographs_matter_is_held_together():
     for count in (3, 30):
         schedule = dataclasses.replace(open_schedule, phase_a_attempts=1).for_photographs(count)
         boosts = [plan.distortion_boost for plan in plans(schedule)]
-        assert boosts[:8] == [150.0] * 8
-        assert boosts[8:] == pytest.approx([150 * 10 ** (-step / 10) for step in range(1, 10)])
+        before = schedule.phase_b_start
+        assert boosts[:before] == [1.0] * before
+        assert boosts[before:] == pytest.approx([150 * 10 ** (-step / 10) for step in range(10)])
         assert schedule.at(99).distortion_boost == pytest.approx(15)
     mine = dataclasses.replace(open_schedule, distortion_boost=(9.0, 2.0))
     assert mine.for_photographs(12).distortion_boost == mine.for_photographs(100).distortion_boost == (9.0, 2.0)
