@@ -12,6 +12,10 @@ FEW_PHOTOGRAPHS = 30
 MIN_TO_HALVE = 4
 """Half of fewer is no scene to look anything up in."""
 
+A_DOZEN, ENOUGH_FOR_DEPTH = 12, 25
+"""Up to the first, photographs leave much open about depth; from the second on, holding matter together costs more
+image quality than it gives accuracy of poses."""
+
 
 @dataclass(frozen=True)
 class StepPlan:
@@ -109,7 +113,7 @@ class PhaseScheduleConfig:
     distortion_boost: Optional[Tuple[float, float]] = None
     """How many times the model's own weight the distortion loss has at the beginning and at the end of phase B;
     geometric in between, and 1 before. Matter spread along their rays lets few photographs be explained from wrong
-    poses. None for 150 and 15 with up to 30 training photographs, and 1 with more."""
+    poses. None for 150 and 15 with up to 12 training photographs, falling to 1 with 25."""
     looks_up_poses: bool = True
     """Whether every pose is looked up at the end of phase A. Without, the pose table goes on with what phase A has
     left in it, as GNeRF's does: adversarial training pulls it towards the inversion network all along."""
@@ -150,10 +154,7 @@ class PhaseScheduleConfig:
         rounds, trials, attempts = (left if mine is None else mine for mine, left in zip(chosen, likely, strict=True))
         if count < MIN_TO_HALVE:
             trials = 0
-        if self.distortion_boost is None:
-            boost = (150.0, 15.0) if count <= FEW_PHOTOGRAPHS else (1.0, 1.0)
-        else:
-            boost = self.distortion_boost
+        boost = self.distortion_boost or _likely_distortion_boost(count)
         settled = replace(
             self,
             leave_out_rounds=rounds,
@@ -231,6 +232,11 @@ class PhaseScheduleConfig:
             self.min_patch_scale * math.exp(-self.patch_scale_decay * shrinking),
             min(1.0, self.patch_side / bounding_side),
         )
+
+
+def _likely_distortion_boost(num_photographs: int) -> Tuple[float, float]:
+    share = min(1.0, max(0.0, (num_photographs - A_DOZEN) / (ENOUGH_FOR_DEPTH - A_DOZEN)))
+    return geometric((150.0, 1.0), share), geometric((15.0, 1.0), share)
 
 
 def geometric(ends: Tuple[float, float], progress: float) -> float:
