@@ -164,7 +164,7 @@ def test_of_few_photographs_matter_is_held_together():
     open_schedule = PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10, leave_out_rounds=2, leave_out_steps=2)
     for count in (25, 31, 100):
         assert {plan.distortion_boost for plan in plans(open_schedule.for_photographs(count))} == {1.0}
-    falling = [open_schedule.for_photographs(count).distortion_boost for count in range(12, 26)]
+    falling = [open_schedule.for_photographs(count).at(99).distortion_boost for count in range(12, 26)]
     assert falling == sorted(falling, reverse=True) and len(set(falling)) == 14
     for count in (3, 12):
         schedule = dataclasses.replace(open_schedule, phase_a_attempts=1).for_photographs(count)
