@@ -4,7 +4,7 @@
 
 Steps are the trainer's own, backward pass and optimizers included, on one machine in one run; ours does not count the
 six looks-up of poses between them, each of which takes as long as some dozens of steps. The published schedule has
-48,000 steps (an iteration of AB counting twice), ours 1,600.
+48,000 steps (an iteration of AB counting twice), ours 1,700.
 """
 
 from __future__ import annotations

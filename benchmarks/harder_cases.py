@@ -2,9 +2,9 @@
 
     python benchmarks/harder_cases.py --data LEGO --output FOLDER
 
-Every case is made, trained on once and evaluated, as a user would, one after the other (7 minutes each on two CPU
-cores). A second call goes on with what the first has not finished; `--cases` chooses some by their names. Writes
-`results.json` and `harder_cases.png`.
+Every case is made, trained on once and evaluated, as a user would, one after the other (4 minutes each on two CPU
+cores, up to 10 for few pictures). A second call goes on with what the first has not finished; `--cases` chooses some by
+their names. Writes `results.json` and `harder_cases.png`.
 """
 
 from __future__ import annotations

@@ -47,8 +47,12 @@ class PosePopulation(nn.Module):
 
     @torch.no_grad()
     def remember(self, poses: Float[Tensor, "batch 3 4"], weights: Float[Tensor, "batch"]) -> None:
-        """Takes in poses and how much each explained; the oldest are forgotten."""
+        """Takes in poses and how much each explained; the oldest are forgotten.
+
+        Weights that are no numbers, of an attempt at phase A that has diverged, count as 0.
+        """
         capacity = len(self.weights)
+        weights = weights.nan_to_num(nan=0.0)
         self.poses.copy_(torch.cat([poses.to(self.poses), self.poses])[:capacity])
         self.weights.copy_(torch.cat([weights.to(self.weights), self.weights])[:capacity])
 

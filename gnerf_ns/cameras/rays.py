@@ -64,8 +64,16 @@ class CameraDirections:
     @property
     def smallest_field_of_view(self) -> float:
         """The smaller of the horizontal and vertical fields of view as given, median over the cameras, in radians."""
+        return float(self._fields_of_view().median())
+
+    @property
+    def typical(self) -> Int[Tensor, ""]:
+        """Index of a camera that has the median field of view: where one has to stand for all."""
+        return self._fields_of_view().median(dim=0).indices
+
+    def _fields_of_view(self) -> Float[Tensor, "cameras"]:
         focal = torch.cat([self._cameras.fx, self._cameras.fy], dim=-1)
-        return float((2.0 * torch.atan(0.5 * self._sizes / focal)).amin(dim=-1).median())
+        return (2.0 * torch.atan(0.5 * self._sizes / focal)).amin(dim=-1)
 
     def pixel_areas(self, camera_indices: Int[Tensor, "batch"], height: int, width: int) -> Float[Tensor, "batch"]:
         """What a pixel in the middle of each picture covers at distance 1, the picture being resampled to a size."""

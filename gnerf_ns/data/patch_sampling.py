@@ -92,17 +92,3 @@ def sample_patches(
         coords: (x, y), -1 and 1 being the image's edges.
     """
     return F.grid_sample(images, coords, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-def coords_to_pixels(coords: Float[Tensor, "*batch 2"], height: int, width: int) -> Float[Tensor, "*batch 2"]:
-    """The same places in pixels of an image, pixel centres being at +0.5.
-
-    Args:
-        coords: (x, y), -1 and 1 being the image's edges.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-
-    Returns:
-        (x, y) in pixels. ``Cameras.generate_rays`` wants them the other way round, as (y, x).
-    """
-    return (coords + 1) / 2 * coords.new_tensor([width, height])

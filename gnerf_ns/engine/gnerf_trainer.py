@@ -171,17 +171,22 @@ class GNeRFTrainer(Trainer):
         name = f"step-{step:09d}.ckpt"
         os.replace(written / name, final_folder / name)
         shutil.rmtree(written)
-        self._save_poses(step)
+        self.write_poses(self.base_dir / POSES_FOLDER)
+        if step >= self._last_step:
+            self._say_what_came_out()
         if self.config.save_only_latest_checkpoint:
             for older in final_folder.glob("*.ckpt"):
                 if older.name != name:
                     older.unlink()
 
-    def _save_poses(self, step: int) -> None:
-        """Write the estimated poses as a nerfstudio transforms.json, and a picture of them."""
+    def write_poses(self, folder: Path) -> None:
+        """Write the estimated poses as a nerfstudio transforms.json, and pictures of them and of where they are from.
+
+        Args:
+            folder: which gets `transforms.json`, `cameras.png` and `distribution.png`.
+        """
         pipeline = self.pipeline
         dataset = pipeline.datamanager.train_dataset
-        folder = self.base_dir / POSES_FOLDER
         write_transforms_json(
             folder / "transforms.json",
             # The training cameras are those of images cropped and shrunk.
@@ -193,22 +198,24 @@ class GNeRFTrainer(Trainer):
         )
         save_picture(folder / "cameras.png", (pipeline.evaluation.plot_poses() * 255).round().byte().numpy())
         save_picture(folder / "distribution.png", pipeline.plot_pose_distribution())
-        if step >= self._last_step:
-            advice = export_advice()
-            if advice is not None:
-                CONSOLE.print(advice)
-            CONSOLE.print(f"Estimated poses: {folder / 'transforms.json'}, a picture of them: {folder / 'cameras.png'}")
-            ambiguity = find_ambiguity(
-                pipeline.pose_search, pipeline.scene.photographs, pipeline.train_poses(), pipeline.scene.prior
+
+    def _say_what_came_out(self) -> None:
+        advice = export_advice()
+        if advice is not None:
+            CONSOLE.print(advice)
+        folder, pipeline = self.base_dir / POSES_FOLDER, self.pipeline
+        CONSOLE.print(f"Estimated poses: {folder / 'transforms.json'}, a picture of them: {folder / 'cameras.png'}")
+        ambiguity = find_ambiguity(
+            pipeline.pose_search, pipeline.scene.photographs, pipeline.train_poses(), pipeline.scene.prior
+        )
+        for sentence in ambiguity.sentences:
+            CONSOLE.print(f"[yellow]{sentence}")
+        errors = pipeline.evaluation.pose_errors()
+        if errors is not None:
+            summary = errors.summary()
+            CONSOLE.print(
+                "Against the true poses, which training never saw: rotation error "
+                f"{summary['rotation_error_deg_median']:.2f}° in the median, "
+                f"{summary['rotation_error_deg_max']:.2f}° at most, {summary['rotation_under_5deg']:.0%} under 5°"
+                + (", and the solution is mirrored." if errors.mirrored else ".")
             )
-            for sentence in ambiguity.sentences:
-                CONSOLE.print(f"[yellow]{sentence}")
-            errors = pipeline.evaluation.pose_errors()
-            if errors is not None:
-                summary = errors.summary()
-                CONSOLE.print(
-                    "Against the true poses, which training never saw: rotation error "
-                    f"{summary['rotation_error_deg_median']:.2f}° in the median, "
-                    f"{summary['rotation_error_deg_max']:.2f}° at most, {summary['rotation_under_5deg']:.0%} under 5°"
-                    + (", and the solution is mirrored." if errors.mirrored else ".")
-                )

@@ -64,7 +64,8 @@ def refine_poses(
     full_side = max(photographs.images.height, photographs.images.width)
     last_side = min(config.last_image_side or full_side, full_side)
     sides = (min(config.first_image_side, last_side), last_side)
-    with field.frozen(), torch.enable_grad():
+    # In training on a GPU, the trainer's mixed precision would let small gradients vanish.
+    with field.frozen(), torch.enable_grad(), torch.autocast(field.device.type, enabled=False):
         for step in range(config.steps):
             progress = step / max(1, config.steps - 1)
             optimizer.param_groups[0]["lr"] = geometric((config.learning_rate, config.final_learning_rate), progress)

@@ -94,7 +94,7 @@ class PoseSearch:
         for start in range(0, self.config.bank_size, BANK_PER_CHUNK):
             level = self.matcher.sample(min(BANK_PER_CHUNK, self.config.bank_size - start), self.model.device)
             bank = self.codec.up.lean(level)
-            same_camera = torch.zeros(len(bank), dtype=torch.long, device=bank.device)
+            same_camera = photographs.directions.typical.to(bank.device).expand(len(bank))
             renderings = self.field.pictures(bank, photographs.directions, same_camera, *size)
             matches = self.matcher.matching.compare(
                 described, self.matcher.matching.describe(renderings, background), size, self.config.aim_temperature

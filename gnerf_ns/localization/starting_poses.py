@@ -91,10 +91,10 @@ def best_of(
 def best_of_bank(
     field: TrainedField, photographs: Photographs, bank: Float[Tensor, "m 3 4"], count: int
 ) -> Float[Tensor, "n hypotheses 3 4"]:
-    """Likewise of a bank that is shared by all photographs, which are taken to have the first one's intrinsics."""
+    """Likewise of a bank that is shared by all photographs, which are taken to have a typical one's intrinsics."""
     size = photographs.size_at(THUMBNAIL_SIDE, multiple_of=4)
-    first = torch.zeros(len(bank), dtype=torch.long, device=bank.device)
-    renderings = field.pictures(bank, photographs.directions, first, *size)
+    same_camera = photographs.directions.typical.to(bank.device).expand(len(bank))
+    renderings = field.pictures(bank, photographs.directions, same_camera, *size)
     pictures = photographs.resized(*size, field.background_or_black)
     cost = pairwise_cost(pyramid_features(pictures), pyramid_features(renderings))
     return bank[cost.topk(min(count, len(bank)), dim=1, largest=False).indices]

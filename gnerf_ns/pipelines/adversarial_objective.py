@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from gnerf_ns.cameras.rays import concatenate_rays, no_rays, rays_from_poses
+from gnerf_ns.cameras.rays import no_rays, rays_from_poses
 from gnerf_ns.data.patch_sampling import dynamic_patch_coords, sample_patches
 from gnerf_ns.localization.photographs import Photographs
+from gnerf_ns.localization.trained_field import TrainedField
 from gnerf_ns.model_components.adversarial_losses import (
     discriminator_loss,
     generator_loss,
@@ -68,6 +69,7 @@ class AdversarialObjective(nn.Module):
         )
         self.compared: Optional[ComparedPictures] = None
         self._scene = (scene,)  # in a tuple: the scene's modules are not this one's
+        self._field = TrainedField(scene.model)
 
     @property
     def scene(self) -> TrainingScene:
@@ -90,43 +92,39 @@ class AdversarialObjective(nn.Module):
         return plan.phase == "A" or plan.interleaved
 
     def request(self, plan: StepPlan) -> RenderRequest:
-        """Rays of dynamic patches and of whole images at poses from the prior."""
+        """Rays of dynamic patches at poses from the prior."""
         if plan.phase == "B":
             return RenderRequest(no_rays(self.scene.model.device), lambda outputs: self._pose_regularization())
         scene, config = self.scene, self.config
         device = scene.model.device
         patch_side = config.discriminator.patch_side
 
-        up = scene.poses.codec.up
-        patch_poses = up.lean(scene.prior.sample(config.num_patches, scene.radius, device))
+        patch_poses = self._sample_poses(config.num_patches)
         patch_cameras = torch.randint(len(scene.photographs), (config.num_patches,), device=device)
         coords, scales = dynamic_patch_coords(config.num_patches, patch_side, plan.patch_scale, device=device)
-        patch_rays = rays_from_poses(
+        rays = rays_from_poses(
             patch_poses, scene.photographs.directions.at(patch_cameras, coords.flatten(1, 2)), patch_cameras
         )
-        height, width = scene.photographs.size_at(config.inversion_render_side)
-        image_poses = up.lean(scene.prior.sample(config.num_inversion_images, scene.radius, device))
-        image_cameras = torch.randint(len(scene.photographs), (config.num_inversion_images,), device=device)
-        image_rays = rays_from_poses(
-            image_poses, scene.photographs.pixel_directions(image_cameras, height, width), image_cameras
-        )
+        image_poses = self._sample_poses(config.num_inversion_images)
+        images = self._render_for_inversion(image_poses)
 
         def losses(outputs: Dict[str, Any]) -> Dict[str, Tensor]:
             background = scene.model.draw_background()
             colours = scene.model.colours_over(outputs, background)
-            patch_colours, image_colours = colours.split([len(patch_rays), len(image_rays)])
-            fake = patch_colours.view(-1, patch_side, patch_side, 3).permute(0, 3, 1, 2)
-            images = image_colours.view(-1, height, width, 3).permute(0, 3, 1, 2)
+            fake = colours.view(-1, patch_side, patch_side, 3).permute(0, 3, 1, 2)
             return {
                 **self._adversarial_losses(plan, fake, scales, background),
                 "inversion_loss": config.inversion_loss_mult
-                * inversion_loss(
-                    self.inversion_network, self._for_inversion(images), scene.poses.codec.encode(image_poses)
-                ),
+                * inversion_loss(self.inversion_network, images, scene.poses.codec.encode(image_poses)),
                 **self._pose_regularization(),
             }
 
-        return RenderRequest(concatenate_rays([patch_rays, image_rays]), losses)
+        return RenderRequest(rays, losses)
+
+    def _sample_poses(self, count: int) -> Float[Tensor, "{count} 3 4"]:
+        """Poses from the prior, in the learned frame."""
+        scene = self.scene
+        return scene.poses.codec.up.lean(scene.prior.sample(count, scene.radius, scene.model.device))
 
     def _adversarial_losses(
         self,
@@ -175,13 +173,22 @@ class AdversarialObjective(nn.Module):
         ]
         return self.scene.poses.codec.decode(torch.cat(codes))
 
+    def _render_for_inversion(self, camera_to_worlds: Float[Tensor, "batch 3 4"]) -> Float[Tensor, "batch 3 side side"]:
+        """Whole pictures at some poses, with cameras drawn from the photographs'.
+
+        No gradient is kept: the field does not learn from them, and they are many more rays than the patches.
+        """
+        photographs = self.scene.photographs
+        cameras = torch.randint(len(photographs), (len(camera_to_worlds),), device=camera_to_worlds.device)
+        size = photographs.size_at(self.config.inversion_render_side)
+        return self._for_inversion(self._field.pictures(camera_to_worlds, photographs.directions, cameras, *size))
+
     def _photographs_for_inversion(
         self, photographs: Photographs, chosen: Tensor
     ) -> Float[Tensor, "batch 3 side side"]:
-        # Through the same small size as the renderings, so that both are equally blurred.
+        # Through the same small size as the renderings, so that both are equally blurred, and over the same colour.
         size = photographs.size_at(self.config.inversion_render_side)
-        background = self.scene.model.draw_background()
-        return self._for_inversion(photographs.resized(*size, background, chosen))
+        return self._for_inversion(photographs.resized(*size, self.scene.model.evaluation_background, chosen))
 
     def _for_inversion(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 side side"]:
         side = self.config.inversion_network.image_side

@@ -153,18 +153,14 @@ class GNeRFPipeline(VanillaPipeline):
         photographs = Photographs(self.datamanager.train_images, directions)
         self.leave_out = LeaveOut(photographs, self.train_poses, self.pose_search)
         self.scene = TrainingScene(self.model, photographs, self.train_poses, self.leave_out, prior, matcher, radius)
-        self.transport: Optional[TransportObjective] = None
-        self.adversarial: Optional[AdversarialObjective] = None
         self.photometric = PhotometricObjective(config.photometric, self.scene)
-        self.objectives: List[Objective] = [self.photometric]
-        if config.phase_a in ("transport", "both"):
-            self.transport = TransportObjective(config.transport, self.scene)
-            self.objectives.append(self.transport)
-        if config.phase_a in ("adversarial", "both"):
-            self.adversarial = AdversarialObjective(config.adversarial, self.scene)
-            self.objectives.append(self.adversarial)
-        learners = [self.model, self.focal_factors, self.up_direction, self.transport, self.adversarial]
-        attempt = AttemptState(self, [learner for learner in learners if learner is not None])
+        self.datamanager.report_rays_per_step(config.photometric.rays_per_step)
+        has_transport, has_adversaries = config.phase_a != "adversarial", config.phase_a != "transport"
+        self.transport = TransportObjective(config.transport, self.scene) if has_transport else None
+        self.adversarial = AdversarialObjective(config.adversarial, self.scene) if has_adversaries else None
+        of_phase_a = [part for part in (self.transport, self.adversarial) if part is not None]
+        self.objectives: List[Objective] = [self.photometric, *of_phase_a]
+        attempt = AttemptState(self, [self.model, self.focal_factors, self.up_direction, *of_phase_a])
         self.restarts = Restarts(config.restarts, self.schedule, attempt, self._seed_at)
         trials = getattr(config, "pose_trials", PoseTrialsConfig())  # the configuration of a run may be older
         self.pose_lookup = PoseLookup(trials, self.scene, self.pose_search, self.adversarial)

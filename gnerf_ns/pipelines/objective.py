@@ -50,7 +50,7 @@ class RenderRequest:
 
 @runtime_checkable
 class Objective(Protocol):
-    """A part of the training loss. All objectives of a step share one render."""
+    """A part of the training loss. All objectives of a step share one differentiated render."""
 
     compared: Optional[ComparedPictures]
     """What it last compared; None before that, or if single pixels are all it compares."""

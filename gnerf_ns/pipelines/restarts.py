@@ -38,7 +38,7 @@ class Restarts(nn.Module):
     Attributes:
         begin: training step at which the present attempt began.
         count: how many attempts came before it.
-        best: what the best of several attempts has trained, until it is decided which to go on from.
+        best: what the best of earlier attempts has trained, until it is decided which to go on from.
     """
 
     begin: Tensor
@@ -94,28 +94,28 @@ class Restarts(nn.Module):
         if explained_share is None:
             return False
         writer.put_scalar("Train Poses/explained_share", explained_share, step)
-        is_best = explained_share > self.best_share
+        is_best = explained_share >= self.best_share
         attempts = int(self.count) + 1
         if self._planned > 1:
             CONSOLE.print(
                 f"Attempt {attempts} at phase A explains {explained_share:.0%} of how the photographs differ."
             )
-        if attempts < self._planned:
+        begins_anew = attempts < self._planned
+        # In this order, a share that is no number, of a diverged attempt, counts as none.
+        if not begins_anew and max(self.best_share, explained_share) < self.config.min_explained_share:
+            begins_anew = self._may_begin_anew(step, attempts)
+            CONSOLE.print(
+                f"At step {step} renderings do not tell the photographs apart; phase A begins anew."
+                if begins_anew
+                else "[yellow]Phase A ended without telling the photographs apart, so the poses will be wrong. Train "
+                "with another --machine.seed or more --pipeline.schedule.phase-a-steps, and check that the pictures "
+                "show one object, alone or with masks."
+            )
+        if begins_anew:
             if is_best:
                 self.best_share, self.best = explained_share, self._attempt.copied()
             self._begin_anew(step + 1)
             return True
-        # In this order, a share that is no number, of a diverged attempt, counts as none.
-        if max(self.best_share, explained_share) < self.config.min_explained_share:
-            if self._may_begin_anew(step, attempts):
-                CONSOLE.print(f"At step {step} renderings do not tell the photographs apart; phase A begins anew.")
-                self._begin_anew(step + 1)
-                return True
-            CONSOLE.print(
-                "[yellow]Phase A ended without telling the photographs apart, so the poses will be wrong. Train with "
-                "another --machine.seed or more --pipeline.schedule.phase-a-steps, and check that the pictures show "
-                "one object, alone or with masks."
-            )
         best, self.best = self.best, None
         if is_best or best is None:
             return False

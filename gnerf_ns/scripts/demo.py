@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, cast
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import numpy as np
 import torch
@@ -21,11 +21,9 @@ from gnerf_ns.scripts.progress import progress_display
 from gnerf_ns.system_libraries import export_advice
 
 if TYPE_CHECKING:
-    from nerfstudio.engine.trainer import Trainer
     from rich.progress import Progress
 
-    from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig
-    from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
+    from gnerf_ns.engine.gnerf_trainer import GNeRFTrainer, GNeRFTrainerConfig
 
 PHASE_A_STEP_COST = 2.25
 POSE_SEARCH_COST = 60.0
@@ -35,7 +33,7 @@ first is half of what was measured with gnerf-ns-tiny when a step had twice as m
 it, the third with gnerf-ns and twelve photographs. Elsewhere they only shape the first guess of the remaining time: the
 measured speed soon outweighs them."""
 
-RESULTS = ("orbit.mp4", "cameras.png", "transforms.json")
+RESULTS = ("orbit.mp4", "cameras.png", "distribution.png", "transforms.json")
 """Files that are worth a look afterwards."""
 
 
@@ -77,13 +75,13 @@ class Demo:
             trainer = train(config, progress)
             figures = evaluate(trainer, progress)
             self._write_film(trainer, folder / "orbit.mp4", progress)
-        write_cameras(trainer, folder / "transforms.json", folder / "cameras.png")
+        trainer.write_poses(folder)
         seconds = time.monotonic() - began
         CONSOLE.print(
             "\n".join(report(config, figures, folder, seconds)), markup=False, highlight=False, soft_wrap=True
         )
 
-    def _write_film(self, trainer: "Trainer", path: Path, progress: "Progress") -> None:
+    def _write_film(self, trainer: "GNeRFTrainer", path: Path, progress: "Progress") -> None:
         if not self.film_frames:
             return
         from gnerf_ns.scripts.orbit import orbit_poses, render_frames, write_film
@@ -92,7 +90,7 @@ class Demo:
         fov_rad = math.radians(self.scene.fov_deg)
         frames = render_frames(
             trainer.pipeline.model,
-            cast("GNeRFPipeline", trainer.pipeline).up_direction.lean(orbit_poses(self.film_frames, fov_rad)),
+            trainer.pipeline.up_direction.lean(orbit_poses(self.film_frames, fov_rad)),
             fov_rad,
             self.film_side,
             on_frame=lambda: progress.advance(task),
@@ -123,7 +121,7 @@ def step_cost(plan: StepPlan) -> float:
     return before + (PHASE_A_STEP_COST if plan.phase == "A" else 1.0)
 
 
-def train(config: Any, progress: "Progress") -> "Trainer":
+def train(config: Any, progress: "Progress") -> "GNeRFTrainer":
     """What `ns-train` does, with a line in the progress display."""
     from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 
@@ -144,29 +142,13 @@ def train(config: Any, progress: "Progress") -> "Trainer":
     return trainer
 
 
-def evaluate(trainer: "Trainer", progress: "Progress") -> Dict[str, float]:
+def evaluate(trainer: "GNeRFTrainer", progress: "Progress") -> Dict[str, float]:
     """The figures that `ns-eval` gives."""
     task = progress.add_task("Evaluating", total=None)
     trainer.pipeline.eval()
     figures = trainer.pipeline.get_average_eval_image_metrics()
     progress.update(task, total=1, completed=1)
     return figures
-
-
-def write_cameras(trainer: "Trainer", transforms: Path, plot: Path) -> None:
-    """The training pictures' estimated poses, as a nerfstudio `transforms.json` and as a picture beside the truth."""
-    from gnerf_ns.cameras.alignment import fit_similarity
-    from gnerf_ns.data.transforms_json import write_transforms_json
-    from gnerf_ns.plots import plot_cameras, save_picture
-
-    pipeline: Any = trainer.pipeline
-    cameras = pipeline.estimated_cameras()
-    estimated = cameras.camera_to_worlds.detach().cpu()
-    write_transforms_json(transforms, cameras, estimated, pipeline.datamanager.train_dataset.image_filenames)
-    truth = pipeline.datamanager.train_ground_truth
-    if truth is not None:
-        truth = fit_similarity(truth.cpu(), estimated).apply(truth.cpu())
-    save_picture(plot, plot_cameras(estimated, truth, "Cameras estimated from the pictures alone"))
 
 
 def report(config: "GNeRFTrainerConfig", figures: Dict[str, float], folder: Path, seconds: float) -> List[str]:

@@ -54,6 +54,13 @@ def test_golden_directions() -> None:
     torch.testing.assert_close(directions, torch.tensor(expected))
 
 
+def test_the_typical_camera_has_the_median_field_of_view() -> None:
+    cameras = make_cameras()
+    order = torch.tensor([2, 0, 1])
+    assert int(CameraDirections(cameras).typical) == 1
+    assert int(CameraDirections(cameras)[order].typical) == 2
+
+
 @pytest.mark.parametrize("camera_type", [CameraType.PERSPECTIVE, CameraType.FISHEYE])
 @pytest.mark.parametrize("distorted", [False, True])
 def test_full_size_rays_equal_nerfstudios(camera_type: CameraType, distorted: bool) -> None:

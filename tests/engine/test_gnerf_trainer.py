@@ -104,8 +104,7 @@ def test_poses_of_stored_pixels_are_written_as_such(undisturbed: GNeRFTrainerCon
     written = []
     monkeypatch.setattr(gnerf_trainer, "write_transforms_json", lambda *args: written.append(args))
     monkeypatch.setattr(gnerf_trainer, "save_picture", lambda *args: None)
-    trainer._last_step = 1
-    trainer._save_poses(0)
+    trainer.write_poses(tmp_path)
     assert flags in written[0]
 
 

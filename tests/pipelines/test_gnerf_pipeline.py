@@ -121,6 +121,12 @@ def test_photographs_that_are_left_out_train_nothing(tiny_scene: Path):
     assert not pipeline.leave_out.left_out.any()
 
 
+def test_nerfstudio_is_told_how_many_rays_a_step_trains_on(tiny_scene: Path):
+    pipeline = build_pipeline(pipeline_config(tiny_scene))
+    request = pipeline.photometric.request(pipeline.schedule.at(LAST))
+    assert pipeline.datamanager.get_train_rays_per_batch() == len(request.ray_bundle) == 64
+
+
 def test_one_render_per_step(tiny_scene: Path, monkeypatch):
     # The proposal sampler gives gradients to its networks in the first call of a step only.
     pipeline = build_pipeline(pipeline_config(tiny_scene))

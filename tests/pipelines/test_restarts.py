@@ -5,7 +5,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from tiny_run import build_pipeline, build_trainer, pipeline_config, train_steps, trainer_config
+from tiny_run import build_pipeline, build_trainer, pipeline_config, state_of, train_steps, trainer_config
 
 from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
 from gnerf_ns.pipelines.attempt_state import AttemptState
@@ -32,7 +32,7 @@ def test_only_a_failed_phase_a_begins_anew(schedule: PhaseScheduleConfig):
     attempt.initialise.assert_not_called()
     assert restarts.after(10, 0.19)
     attempt.initialise.assert_called_once_with(seed_at(11))
-    attempt.copied.assert_not_called()
+    attempt.copied.assert_called_once_with()
     assert schedule.begins_at == 11 and schedule.at(11).phase == "A" and schedule.at(11).phase_a_progress == 0
     assert schedule.at(21).searches_all_poses and schedule.total_steps == 110
 
@@ -99,6 +99,30 @@ def test_attempts_that_all_failed_are_followed_by_another_one(schedule: PhaseSch
     restarts = restarts_of(schedule.for_photographs(12), max_restarts=1)
     assert restarts.after(10, 0.05) and restarts.after(21, 0.01) and restarts._schedule.begins_at == 22
     assert not restarts.after(32, 0.5)
+
+
+def test_the_best_of_attempts_that_all_failed_is_gone_on_from(schedule: PhaseScheduleConfig):
+    """Also if it was the last planned one."""
+    schedule.phase_a_attempts = 2
+    restarts = restarts_of(schedule.for_photographs(12), max_restarts=1)
+    attempt: Any = restarts._attempt
+    attempt.copied.side_effect = [{"attempt": torch.tensor(0)}, {"attempt": torch.tensor(1)}]
+    assert restarts.after(10, 0.01) and restarts.after(21, 0.05)
+    assert restarts.after(32, 0.02)
+    attempt.put_back.assert_called_once_with({"attempt": torch.tensor(1)})
+
+
+def test_a_field_that_diverged_begins_anew(tiny_scene: Path):
+    pipeline = build_pipeline(pipeline_config(tiny_scene, "transport", restarts=RestartsConfig()))
+    assert pipeline.transport is not None
+    pipeline.transport.config.learning_start = 0.0  # poses are drawn near those that were matched from step 1 on
+    with torch.no_grad():
+        for parameter in pipeline.model.parameters():
+            parameter.fill_(math.nan)
+    history = train_steps(pipeline, range(4), pipeline._begin_anew_or_go_back)
+    assert math.isnan(history[2]["transport_loss"])
+    assert pipeline.schedule.begins_at == 4
+    assert all(value.isfinite().all() for value in state_of(pipeline).values() if value.is_floating_point())
 
 
 def trained(data: Path, output: Path, steps: int, **options: Any) -> Any:

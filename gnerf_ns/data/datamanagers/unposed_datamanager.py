@@ -215,6 +215,11 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
             *(None if value is None else _copy(value) for value in (eval, train_focal_factors, eval_focal_factors)),
         )
 
+    def report_rays_per_step(self, num_rays: int) -> None:
+        """Have nerfstudio's "Train Rays / Sec" count so many rays to a training step."""
+        if self.train_pixel_sampler is not None:
+            self.train_pixel_sampler.set_num_rays_per_batch(num_rays)
+
     def lay_images_over(self, background: Float[Tensor, "3"]) -> None:
         """Choose what shows through transparent pixels wherever nerfstudio's commands want RGB.
 
