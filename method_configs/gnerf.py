@@ -188,8 +188,8 @@ def paper_pipeline() -> GNeRFPipelineConfig:
 
     Known to differ from the released code: how the prior spreads elevations (see `PRESETS`), four frequencies of the
     viewing direction in place of ten, softplus in place of ReLU on densities, the discriminator and the inversion
-    network see the fine pass only, the latter without density noise, and photometric steps take random pixels in place
-    of patches.
+    network see the fine pass only, the latter without density noise or random samples, and photometric steps take
+    random pixels in place of patches.
     """
     return GNeRFPipelineConfig(
         datamanager=UnposedDataManagerConfig(max_image_side=400),

@@ -52,7 +52,7 @@ class PosePopulation(nn.Module):
         Weights that are no numbers, of an attempt at phase A that has diverged, count as 0.
         """
         capacity = len(self.weights)
-        weights = weights.nan_to_num(nan=0.0)
+        weights = weights.nan_to_num()
         self.poses.copy_(torch.cat([poses.to(self.poses), self.poses])[:capacity])
         self.weights.copy_(torch.cat([weights.to(self.weights), self.weights])[:capacity])
 

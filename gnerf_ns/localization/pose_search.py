@@ -90,12 +90,12 @@ class PoseSearch:
         background = self.model.evaluation_background
         size = self._size(photographs)
         described = self.matcher.matching.describe(photographs.resized(*size, background, chosen), background)
+        typical = photographs.directions.typical.to(self.model.device)
         costs, poses = [], []
         for start in range(0, self.config.bank_size, BANK_PER_CHUNK):
             level = self.matcher.sample(min(BANK_PER_CHUNK, self.config.bank_size - start), self.model.device)
             bank = self.codec.up.lean(level)
-            same_camera = photographs.directions.typical.to(bank.device).expand(len(bank))
-            renderings = self.field.pictures(bank, photographs.directions, same_camera, *size)
+            renderings = self.field.pictures(bank, photographs.directions, typical.expand(len(bank)), *size)
             matches = self.matcher.matching.compare(
                 described, self.matcher.matching.describe(renderings, background), size, self.config.aim_temperature
             )

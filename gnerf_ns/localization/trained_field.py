@@ -101,7 +101,8 @@ class TrainedField:
                 areas = cameras.pixel_areas(indices, height, width)
                 rays = rays_from_poses(camera_to_worlds[chunk], directions, indices, areas)
                 # A single large picture is more than a chunk.
-                shown += [self.colours(rays[some]) for some in torch.arange(len(rays)).split(RAYS_PER_CHUNK)]
+                for first in range(0, len(rays), RAYS_PER_CHUNK):
+                    shown.append(self.colours(rays[first : first + RAYS_PER_CHUNK]))
         return torch.cat(shown).view(len(camera_to_worlds), height, width, 3).permute(0, 3, 1, 2)
 
     @contextmanager

@@ -56,6 +56,11 @@ def test_static_coords_are_nerfstudio_s_pixel_centres() -> None:
 
 def test_golden_coords() -> None:
     assert static_patch_coords(1, 2).tolist() == [[[[-0.5, -0.5], [0.5, -0.5]], [[-0.5, 0.5], [0.5, 0.5]]]]
+    assert coords_to_pixels(torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.5]]), height=40, width=10).tolist() == [
+        [0.0, 0.0],
+        [10.0, 40.0],
+        [5.0, 30.0],
+    ]
 
 
 def test_patches_and_rays_agree_on_where_a_pixel_is() -> None:
