@@ -1,9 +1,9 @@
-"""Against COLMAP, a user's first choice: how many of the same pictures get a pose, and how good it is.
+"""Against COLMAP, a user's first choice: how many of the same images get a pose, and how good it is.
 
     python benchmarks/against_colmap.py --data LEGO --sides 100 200
 
 Needs `colmap` on the path (`apt-get install colmap`). COLMAP runs with its defaults (exhaustive matching, one shared
-pinhole camera of the true focal length), on the CPU, on pictures laid over white; its largest model counts.
+pinhole camera of the true focal length), on the CPU, on images laid over white; its largest model counts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 import torch
 import tyro
-from degraded_pictures import read_rgba, shrink
+from degraded_images import read_rgba, shrink
 from jaxtyping import Float
 from nerfstudio.data.utils.colmap_parsing_utils import read_images_binary
 from PIL import Image
@@ -40,7 +40,7 @@ class Arguments:
     data: Path
     """Folder with transforms_train.json (Blender layout); its poses are used to measure errors."""
     sides: Tuple[int, ...] = (100, 200)
-    """Sizes of the pictures, in pixels."""
+    """Sizes of the images, in pixels."""
     seed: int = 0
     """Of our runs."""
     output: Optional[Path] = None
@@ -58,11 +58,11 @@ def main(arguments: Arguments) -> None:
     truth = poses_by_name(layout)
     for side in arguments.sides:
         folder = output / f"colmap-{side}"
-        pictures = folder / "images"
-        pictures.mkdir(parents=True)
+        images = folder / "images"
+        images.mkdir(parents=True)
         for frame in layout["frames"]:
             path = arguments.data / f"{frame['file_path']}.png"
-            write_over_white(read_rgba(path), side, pictures / path.name)
+            write_over_white(read_rgba(path), side, images / path.name)
         focal = 0.5 * side / math.tan(layout["camera_angle_x"] / 2.0)
         poses, cost = colmap_poses(folder, focal, side)
         print(table_row(row(side, "COLMAP", poses, truth, cost)), flush=True)
@@ -92,9 +92,9 @@ def row(side: int, what: str, poses: Dict[str, Tensor], truth: Dict[str, Tensor]
     return [*cells, f"{cost.wall_s:.0f}", f"{cost.cpu_s:.0f}"]
 
 
-def write_over_white(picture: Float[np.ndarray, "height width 4"], side: int, path: Path) -> None:
+def write_over_white(image: Float[np.ndarray, "height width 4"], side: int, path: Path) -> None:
     """Area-averaged to a square."""
-    over_white = picture[..., :3] * picture[..., 3:] + 1.0 - picture[..., 3:]
+    over_white = image[..., :3] * image[..., 3:] + 1.0 - image[..., 3:]
     resized = np.stack([shrink(channel, side) for channel in over_white.transpose(2, 0, 1)], axis=-1)
     Image.fromarray(np.round(resized.clip(0.0, 1.0) * 255.0).astype(np.uint8)).save(path)
 
@@ -115,7 +115,7 @@ def colmap_poses(folder: Path, focal: float, side: int) -> Tuple[Dict[str, Float
         "mapper": ["--image_path", str(folder / "images"), "--output_path", str(sparse)],
     }
     costs = [
-        # The mapper fails where no two pictures start a model.
+        # The mapper fails where no two images start a model.
         run(["colmap", name, "--database_path", str(database), *more], folder / f"{name}.log", name == "mapper")
         for name, more in options.items()
     ]

@@ -2,11 +2,11 @@
 
     python benchmarks/against_nerfacto.py --data LEGO --side 200
 
-Both train on the same pictures, for the same number of rays of photographs (ours needs phase A's besides), on the same
-machine. nerfacto has the options that its documentation gives for synthetic pictures, no appearance embedding (it is
+Both train on the same images, for the same number of rays of images (ours needs phase A's besides), on the same
+machine. nerfacto has the options that its documentation gives for synthetic images, no appearance embedding (it is
 blank in evaluation), and the sizes of our field, which a CPU can bear (`--full-size`: its own). Its hash grids are our
 compiled ones where there is no GPU: the same values, several times as fast. Its times are without start-up. `psnr` is
-the mean over the held-out pictures: nerfacto's at their true poses, ours at estimated ones (`psnr`) and at the true
+the mean over the held-out images: nerfacto's at their true poses, ours at estimated ones (`psnr`) and at the true
 ones moved into our frame (`psnr_aligned`).
 """
 
@@ -25,7 +25,7 @@ from PIL import Image
 from training import machine, table_head, table_row, train_and_evaluate
 from true_poses import nerfacto_config, train
 
-from gnerf_ns.scripts.demo import trainer_config
+from gnerf_ns.demo.command import trainer_config
 
 COLUMNS = ["what", "poses", "psnr", "psnr_aligned", "ssim", "median °", "max °", "train s", "train CPU s"]
 
@@ -37,7 +37,7 @@ class Arguments:
     data: Path
     """Folder in the Blender layout, all three splits."""
     side: int = 200
-    """Size of the files' pictures, in pixels."""
+    """Size of the files' images, in pixels."""
     phase_b_steps: int = 4000
     """Steps of our phase B; nerfacto gets as many rays."""
     full_size: bool = False
@@ -53,7 +53,7 @@ def main(arguments: Arguments) -> None:
     layout = json.loads((arguments.data / "transforms_train.json").read_text())
     size = Image.open(arguments.data / f"{layout['frames'][0]['file_path']}.png").size
     if size != (arguments.side, arguments.side):
-        raise SystemExit(f"The files are {size[0]}x{size[1]}; make smaller ones with degraded_pictures.py.")
+        raise SystemExit(f"The files are {size[0]}x{size[1]}; make smaller ones with degraded_images.py.")
     output = arguments.output or Path(tempfile.mkdtemp(prefix="gnerf-ns-"))
     output.mkdir(parents=True, exist_ok=True)
     print(f"{machine()}; seed {arguments.seed}; runs in {output}\n\n{table_head(COLUMNS)}", flush=True)

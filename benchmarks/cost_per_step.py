@@ -21,7 +21,7 @@ import torch
 import tyro
 from training import machine, table_head, table_row
 
-from gnerf_ns.scripts.demo import trainer_config
+from gnerf_ns.demo.command import trainer_config
 
 COLUMNS = [
     "method",

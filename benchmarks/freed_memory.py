@@ -10,8 +10,8 @@ import sys
 
 STEP = """
 import sys, time, torch
-from gnerf_ns.freed_memory import keep_freed_memory
-from gnerf_ns.field_components.coarse_to_fine_hash_encoding import CoarseToFineHashEncoding
+from gnerf_ns.utils.cpu import keep_freed_memory
+from gnerf_ns.fields.hash_encoding import CoarseToFineHashEncoding
 if sys.argv[1] == "kept":
     assert keep_freed_memory(), "this system has no glibc"
 torch.manual_seed(0)

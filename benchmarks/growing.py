@@ -1,9 +1,9 @@
-"""Does a run get better by what is localised in it? Train on half of the pictures, localise the others, train on.
+"""Does a run get better by what is localized in it? Train on half of the images, localize the others, train on.
 
     python benchmarks/growing.py --data LEGO --output FOLDER --methods nerfacto gnerf-ns
 
-Every second training picture is trained on, nerfacto at its true pose and ours at none; those between are localised
-from nothing. `psnr` is of the test pictures; `without them` is after as many steps more on the old pictures alone. What
+Every second training image is trained on, nerfacto at its true pose and ours at none; those between are localized
+from nothing. `psnr` is of the test images; `without them` is after as many steps more on the old images alone. What
 is in the folder already, a run or the poses found in it, is not made again.
 """
 
@@ -21,12 +21,12 @@ import tyro
 from training import machine, run, table_head, table_row
 from true_poses import nerfacto_config, train
 
-from gnerf_ns.engine.growth import GrowthConfig, grow_run, train_further
-from gnerf_ns.localization.trained_run import load_run
-from gnerf_ns.scripts.localize import Localize
+from gnerf_ns.localize.command import Localize
+from gnerf_ns.localize.growth import GrowthConfig, grow_run, train_further
+from gnerf_ns.localize.scene import load_run
 
-COLUMNS = ["method", "trained on", "localised", "added", "steps"]
-COLUMNS += ["psnr before", "without them", "with them", "localising s", "growing s"]
+COLUMNS = ["method", "trained on", "localized", "added", "steps"]
+COLUMNS += ["psnr before", "without them", "with them", "localizing s", "growing s"]
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Print a markdown table."""
-    half, new_pictures = split(arguments.data.resolve(), arguments.output.resolve())
+    half, new_images = split(arguments.data.resolve(), arguments.output.resolve())
     rows = []
     for method in arguments.methods:
         folder = arguments.output.resolve() / "half" / method / "run"
@@ -57,28 +57,28 @@ def main(arguments: Arguments) -> None:
         began = time.monotonic()
         torch.manual_seed(arguments.seed)
         if not poses.is_file():
-            Localize(folder / "config.yml", new_pictures, poses).main()
-        localised = time.monotonic()
+            Localize(folder / "config.yml", new_images, poses).main()
+        localized = time.monotonic()
         meta = json.loads(poses.read_text())
         frames = [frame["localization"] for frame in meta["frames"]]
         config, growth_config = load_run(folder / "config.yml")[0], GrowthConfig(steps=arguments.steps)
         growth = grow_run(config, poses, growth_config)
-        assert growth is not None, "not one picture was accepted"
+        assert growth is not None, "not one image was accepted"
         grown = time.monotonic()
         control = train_further(config, {**meta, "frames": []}, growth_config)
         num_half = len(json.loads((half / "transforms_train.json").read_text())["frames"])
         cells = [method, str(num_half), str(sum(frame["converged"] for frame in frames)), str(growth.num_added)]
         cells += [str(growth.num_steps)]
         cells += [f"{psnr:.2f}" for psnr in (growth.psnr_before, control.psnr_after, growth.psnr_after)]
-        rows.append(table_row([*cells, f"{localised - began:.0f}", f"{grown - localised:.0f}"]))
+        rows.append(table_row([*cells, f"{localized - began:.0f}", f"{grown - localized:.0f}"]))
         print(rows[-1], flush=True)
     print(f"\n{machine()}; seed {arguments.seed}\n\n{table_head(COLUMNS)}")
     print("\n".join(rows))
 
 
 def split(data: Path, output: Path) -> Tuple[Path, Path]:
-    """A folder with every second training picture and all held-out ones, and a list of the pictures between."""
-    half, new_pictures = output / "data" / "half", output / "data" / "new.json"
+    """A folder with every second training image and all held-out ones, and a list of the images between."""
+    half, new_images = output / "data" / "half", output / "data" / "new.json"
     half.mkdir(parents=True, exist_ok=True)
     for name in ("train", "test", "val"):
         layout = json.loads((data / f"transforms_{name}.json").read_text())
@@ -86,10 +86,10 @@ def split(data: Path, output: Path) -> Tuple[Path, Path]:
             frame["file_path"] = str(data / frame["file_path"])
         frames = layout["frames"]
         if name == "train":
-            new_pictures.write_text(json.dumps({**layout, "frames": frames[1::2]}))
+            new_images.write_text(json.dumps({**layout, "frames": frames[1::2]}))
             frames = frames[::2]
         (half / f"transforms_{name}.json").write_text(json.dumps({**layout, "frames": frames}))
-    return half, new_pictures
+    return half, new_images
 
 
 def train_half(method: str, half: Path, arguments: Arguments) -> None:

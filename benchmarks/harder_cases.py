@@ -1,9 +1,9 @@
-"""Wider priors, a wrong focal length, cameras off the origin, fewer and worse pictures: one table and one plot.
+"""Wider priors, a wrong focal length, cameras off the origin, fewer and worse images: one table and one plot.
 
     python benchmarks/harder_cases.py --data LEGO --output FOLDER
 
 Every case is made, trained on once and evaluated, as a user would, one after the other (4 minutes each on two CPU
-cores, up to 10 for few pictures). A second call goes on with what the first has not finished; `--cases` chooses some by
+cores, up to 10 for few images). A second call goes on with what the first has not finished; `--cases` chooses some by
 their names. Writes `results.json` and `harder_cases.png`.
 """
 
@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
-import degraded_pictures
+import degraded_images
 import matplotlib
 import tyro
 from training import machine, table_head, table_row, train_and_evaluate
 
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
-from gnerf_ns.data.procedural_scene import ProceduralSceneConfig, render_procedural_scene
+from gnerf_ns.demo.scene import ProceduralSceneConfig, render_procedural_scene
 
 matplotlib.use("Agg")
 
@@ -31,10 +31,10 @@ COLUMNS = ["case", "median °", "max °", "under 5°", "mirrored", "psnr", "psnr
 
 @dataclass(frozen=True)
 class Case:
-    """Pictures, and how they are trained on."""
+    """Images, and how they are trained on."""
 
     degraded: Dict[str, Any] = field(default_factory=dict)
-    """Fields of `degraded_pictures.Arguments`; the pictures are as they are if empty."""
+    """Fields of `degraded_images.Arguments`; the images are as they are if empty."""
     scene: Optional[ProceduralSceneConfig] = None
     """A scene of our own instead."""
     method: str = "gnerf-ns"
@@ -47,8 +47,8 @@ def cases() -> Dict[str, Case]:
     """All of them, by name."""
     elevation, learn_focal = "--pipeline.pose-prior.elevation-deg", ("--pipeline.focal-length", "shared")
     found = {f"prior{lowest}": Case(options=(elevation, str(lowest), "90")) for lowest in (-30, -60, -90)}
-    found["focal-1.2"] = Case({"focal_factor": 1.2}, options=learn_focal)
-    found["focal-0.8"] = Case({"focal_factor": 0.8}, options=learn_focal)
+    found["focal-1.2"] = Case({"focal_scale": 1.2}, options=learn_focal)
+    found["focal-0.8"] = Case({"focal_scale": 0.8}, options=learn_focal)
     cameras = PosePriorConfig(radius=(0.85, 1.15), look_at_jitter=0.1, roll_deg=(-15.0, 15.0))
     hundred: Dict[str, Any] = {"num_train": 100, "num_test": 25, "image_side": 100}
     found["handheld"] = Case(scene=ProceduralSceneConfig(cameras=cameras, **hundred), method="gnerf-ns-handheld")
@@ -69,7 +69,7 @@ class Arguments:
     data: Path
     """Folder in the Blender layout."""
     output: Path
-    """Where pictures, runs and results go."""
+    """Where images, runs and results go."""
     cases: Tuple[str, ...] = tuple(cases())
     """Names of the cases to run."""
     seed: int = 0
@@ -103,14 +103,14 @@ def main(arguments: Arguments) -> None:
 
 
 def measure(arguments: Arguments, name: str, case: Case) -> Dict[str, float]:
-    """Make the pictures and train on them: what `ns-eval` says, and the time."""
-    data = arguments.output / "pictures" / name
+    """Make the images and train on them: what `ns-eval` says, and the time."""
+    data = arguments.output / "images" / name
     if data.exists():
         shutil.rmtree(data)
     if case.scene is not None:
         render_procedural_scene(data, case.scene)
     elif case.degraded:
-        degraded_pictures.main(degraded_pictures.Arguments(data=arguments.data, output=data, **case.degraded))
+        degraded_images.main(degraded_images.Arguments(data=arguments.data, output=data, **case.degraded))
     else:
         data = arguments.data
     run = arguments.output / name
@@ -150,7 +150,7 @@ def plot(results: Dict[str, Dict[str, float]], path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xticks([0.1, 0.2, 0.5, 1, 2, 5, 20, 90], ["0.1°", "0.2°", "0.5°", "1°", "2°", "5°", "20°", "90°"])
     axes.invert_yaxis()
-    axes.set_xlabel("rotation error of the training pictures")
+    axes.set_xlabel("rotation error of the training images")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -11,8 +11,8 @@ from typing import Any, Dict, Tuple
 import torch
 from nerfstudio.field_components.encodings import HashEncoding
 
-from gnerf_ns.field_components.compiled_hash_encoding import CompiledHashEncoding
-from gnerf_ns.freed_memory import keep_freed_memory
+from gnerf_ns.fields.hash_encoding import CompiledHashEncoding
+from gnerf_ns.utils.cpu import keep_freed_memory
 
 SIZES: Dict[str, Tuple[int, Dict[str, Any]]] = {
     "phase A, 4 levels": (430_000, {"num_levels": 4, "min_res": 8, "max_res": 35, "log2_hashmap_size": 17}),

@@ -1,9 +1,9 @@
-"""New pictures localised in trained runs of any method: how many, how well, how fast.
+"""New images localized in trained runs of any method: how many, how well, how fast.
 
     python benchmarks/localization.py --data LEGO --load-configs RUN/config.yml OTHER/config.yml
 
 iNeRF's protocol begins with poses turned by up to 40 degrees and shifted by up to 0.2 units of the data's frame (times
-5 starts a picture); the other rows begin with no pose at all. Runs without the truth in their frame (ours) are compared
+5 starts an image); the other rows begin with no pose at all. Runs without the truth in their frame (ours) are compared
 with it after the similarity that fits their training cameras best.
 """
 
@@ -24,17 +24,15 @@ from torch import Tensor
 from training import machine, table_head, table_row
 
 from gnerf_ns.cameras.alignment import fit_similarity
-from gnerf_ns.localization.localizer import LocalizerConfig, localize_in_scene
-from gnerf_ns.localization.new_photographs import read_new_photographs
-from gnerf_ns.localization.photographs import Photographs
-from gnerf_ns.localization.pixel_choice import RaySelection
-from gnerf_ns.localization.refinement_rounds import Localization
-from gnerf_ns.localization.starting_poses import disturbed
-from gnerf_ns.localization.trained_run import load_run
-from gnerf_ns.localization.trained_scene import TrainedScene
+from gnerf_ns.data.image_set import ImageSet
+from gnerf_ns.localize.localizer import LocalizerConfig, localize_in_scene, perturb_poses
+from gnerf_ns.localize.new_images import read_new_images
+from gnerf_ns.localize.scene import TrainedScene, load_run
+from gnerf_ns.pose_search.pixel_sampling import RaySelection
+from gnerf_ns.pose_search.refinement import Localization
 
-COLUMNS = ["method", "begun from", "pixels", "seed", "pictures", "under 5° and 5 %", "under 2°", "median °", "max °"]
-COLUMNS += ["said to converge", "s a picture", "CPU s", "rays"]
+COLUMNS = ["method", "begun from", "pixels", "seed", "images", "under 5° and 5 %", "under 2°", "median °", "max °"]
+COLUMNS += ["said to converge", "s an image", "CPU s", "rays"]
 
 PROTOCOL_DEG, PROTOCOL_SHIFT = 40.0, 0.2
 """iNeRF's (section 4.1), in degrees and in units of the data's frame."""
@@ -47,7 +45,7 @@ class Arguments:
     """What to measure."""
 
     data: Path
-    """Folder in the Blender layout; its test pictures are localised."""
+    """Folder in the Blender layout; its test images are localized."""
     load_configs: Tuple[Path, ...]
     """config.yml of each run."""
     inits: Tuple[Init, ...] = ("given", "retrieval", "prior")
@@ -57,9 +55,9 @@ class Arguments:
     seeds: Tuple[int, ...] = (0,)
     """Of everything that is drawn."""
     starts: int = 5
-    """Poses to begin from for each picture, under iNeRF's protocol."""
-    max_pictures: int = 25
-    """Test pictures, evenly spread over all of them."""
+    """Poses to begin from for each image, under iNeRF's protocol."""
+    max_images: int = 25
+    """Test images, evenly spread over all of them."""
     image_side: int = 100
     """Longest side that they are brought to, in pixels."""
     localizer: LocalizerConfig = field(default_factory=LocalizerConfig)
@@ -73,41 +71,41 @@ def main(arguments: Arguments) -> None:
     for path in arguments.load_configs:
         _, pipeline = load_run(path)
         scene = TrainedScene.of(pipeline)
-        photographs, truth, unit = test_pictures(arguments, pipeline, scene)
+        image_set, truth, unit = test_images(arguments, pipeline, scene)
         for init in arguments.inits:
             for selection in arguments.ray_selections:
                 for seed in arguments.seeds:
-                    rows.append(measure(arguments, path, scene, photographs, truth, unit, init, selection, seed))
+                    rows.append(measure(arguments, path, scene, image_set, truth, unit, init, selection, seed))
                     print(rows[-1], flush=True)
     print(f"\n{machine()}\n\n{table_head(COLUMNS)}")
     print("\n".join(rows))
 
 
-def test_pictures(
+def test_images(
     arguments: Arguments, pipeline: Any, scene: TrainedScene
-) -> Tuple[Photographs, Float[Tensor, "n 3 4"], float]:
-    """Pictures, their true poses in the field's frame, and a unit of the data's frame there."""
+) -> Tuple[ImageSet, Float[Tensor, "n 3 4"], float]:
+    """Images, their true poses in the field's frame, and a unit of the data's frame there."""
     listed = arguments.data / "transforms_test.json"
-    pictures = read_new_photographs(listed, scene.fov_deg, arguments.image_side, scene.field.device)
-    ((_, photographs),) = pictures.groups
-    assert pictures.given_poses is not None
+    images = read_new_images(listed, scene.fov_deg, arguments.image_side, scene.field.device)
+    ((_, image_set),) = images.groups
+    assert images.given_poses is not None
     true_training: Optional[Tensor] = getattr(pipeline.datamanager, "train_ground_truth", None)
     if true_training is None:
-        truth, unit = scene.world.to_field(pictures.given_poses), scene.world.scale
+        truth, unit = scene.world.to_field(images.given_poses), scene.world.scale
     else:
         similarity = fit_similarity(true_training.cpu(), scene.camera_to_worlds.detach().cpu())
-        truth, unit = similarity.apply(pictures.given_poses), float(similarity.scale)
+        truth, unit = similarity.apply(images.given_poses), float(similarity.scale)
     truth = truth.to(scene.field.device)
-    count = min(arguments.max_pictures, len(photographs))
-    chosen = torch.linspace(0, len(photographs) - 1, count).round().long().to(scene.field.device)
-    return photographs[chosen], truth[chosen], unit
+    count = min(arguments.max_images, len(image_set))
+    chosen = torch.linspace(0, len(image_set) - 1, count).round().long().to(scene.field.device)
+    return image_set[chosen], truth[chosen], unit
 
 
 def measure(
     arguments: Arguments,
     path: Path,
     scene: TrainedScene,
-    photographs: Photographs,
+    image_set: ImageSet,
     truth: Float[Tensor, "n 3 4"],
     unit: float,
     init: Init,
@@ -121,20 +119,20 @@ def measure(
     given: Optional[Tensor] = None
     if init == "given":
         each = torch.arange(len(truth), device=truth.device).repeat_interleave(arguments.starts)
-        photographs, truth = photographs[each], truth[each]
+        image_set, truth = image_set[each], truth[each]
         # In camera distances, of which those of the data's frame are some.
-        centre = scene.surroundings.centre
-        distance = float((truth[..., 3] - centre).norm(dim=-1).median())
-        given = disturbed(truth, centre, 2, PROTOCOL_DEG, PROTOCOL_SHIFT * unit / distance)[:, 1]
+        center = scene.viewing_shell.center
+        distance = float((truth[..., 3] - center).norm(dim=-1).median())
+        given = perturb_poses(truth, center, 2, PROTOCOL_DEG, PROTOCOL_SHIFT * unit / distance)[:, 1]
     wall, cpu = time.monotonic(), time.process_time()
-    found = localize_in_scene(scene, photographs, config, given)
+    found = localize_in_scene(scene, image_set, config, given)
     wall_s, cpu_s = (time.monotonic() - wall) / len(found), (time.process_time() - cpu) / len(found)
     turns, shifts = errors(scene, found, truth)
     right = (turns < 5.0) & (shifts < 0.05)
     for missed in (~right).nonzero().flatten().tolist():
         one = found[missed]
         print(
-            f"missed: picture {missed}, {turns[missed]:.1f}° and {shifts[missed]:.1%} off, colour error "
+            f"missed: image {missed}, {turns[missed]:.1f}° and {shifts[missed]:.1%} off, color error "
             f"{one.error:.3f}, {one.num_agreeing} agree, {'said to converge' if one.converged else 'doubted'}"
         )
     cells = [path.parent.parent.name, init, selection, str(seed), str(len(found))]
@@ -150,7 +148,7 @@ def errors(
     """Rotation errors in degrees, and position errors as shares of the scene's radius."""
     poses = torch.stack([localization.camera_to_world for localization in found])
     turns = torch.rad2deg(roma.rotmat_geodesic_distance(poses[..., :3], truth[..., :3]))
-    return turns, (poses[..., 3] - truth[..., 3]).norm(dim=-1) / scene.surroundings.radius
+    return turns, (poses[..., 3] - truth[..., 3]).norm(dim=-1) / scene.viewing_shell.radius
 
 
 if __name__ == "__main__":

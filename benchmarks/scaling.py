@@ -1,9 +1,9 @@
-"""How the time to a median rotation error of 1 degree grows with the pictures: more of them, and larger ones.
+"""How the time to a median rotation error of 1 degree grows with the images: more of them, and larger ones.
 
     python benchmarks/scaling.py --output FOLDER
 
-Pictures are of our own island, so that there can be 400; the extra rounds that few of them get are left out, and runs
-are stopped some time after 1 degree. Writes pictures and runs into the folder, a table to the terminal, and a plot
+Images are of our own island, so that there can be 400; the extra rounds that few of them get are left out, and runs
+are stopped some time after 1 degree. Writes images and runs into the folder, a table to the terminal, and a plot
 beside it (`scaling.png`).
 """
 
@@ -19,7 +19,7 @@ import tyro
 from matplotlib.axes import Axes
 from training import machine, seconds, table_head, table_row, train_and_evaluate
 
-from gnerf_ns.data.procedural_scene import ProceduralSceneConfig, render_procedural_scene
+from gnerf_ns.demo.scene import ProceduralSceneConfig, render_procedural_scene
 
 matplotlib.use("Agg")
 
@@ -31,7 +31,7 @@ class Arguments:
     """What to run."""
 
     output: Path
-    """Where pictures and runs go."""
+    """Where images and runs go."""
     counts: Tuple[int, ...] = (25, 50, 100, 400)
     """Numbers of training images, at `side` pixels."""
     sides: Tuple[int, ...] = (50, 100, 200)
@@ -54,15 +54,15 @@ def main(arguments: Arguments) -> None:
     cases += [(arguments.count, side) for side in arguments.sides if (arguments.count, side) not in cases]
     to_1deg: Dict[Tuple[int, int], Optional[float]] = {}
     for count, side in cases:
-        pictures = arguments.output / f"pictures-{count}-{side}"
-        if not pictures.exists():
-            render_procedural_scene(pictures, ProceduralSceneConfig(num_train=count, num_test=8, image_side=side))
+        images = arguments.output / f"images-{count}-{side}"
+        if not images.exists():
+            render_procedural_scene(images, ProceduralSceneConfig(num_train=count, num_test=8, image_side=side))
         sizes = ["--pipeline.datamanager.max-image-side", str(side)]
         sizes += ["--pipeline.schedule.phase-b-image-side", "24", str(side)]
         sizes += ["--pipeline.schedule.phase-a-attempts", "1", "--pipeline.schedule.pose-trial-rounds", "0"]
         sizes += ["--pipeline.schedule.leave-out-rounds", "0", "--max-num-iterations", str(arguments.stop_after)]
         name = f"run-{count}-{side}"
-        training = train_and_evaluate(pictures, "gnerf-ns", arguments.seed, arguments.output, name, sizes)
+        training = train_and_evaluate(images, "gnerf-ns", arguments.seed, arguments.output, name, sizes)
         to_1deg[count, side] = training.seconds_to(1.0)
         row = [
             str(count),

@@ -1,8 +1,8 @@
-"""nerfstudio's own methods on the true poses, on a machine without a GPU: what others are measured by, or localised in.
+"""nerfstudio's own methods on the true poses, on a machine without a GPU: what others are measured by, or localized in.
 
     python benchmarks/true_poses.py --data LEGO --methods nerfacto vanilla-nerf mipnerf --output FOLDER
 
-Their settings are nerfstudio's for synthetic pictures, but for what a CPU cannot bear: nerfacto has the sizes of our
+Their settings are nerfstudio's for synthetic images, but for what a CPU cannot bear: nerfacto has the sizes of our
 field and our compiled hash grids (the same values), the others fewer samples along a ray and fewer steps.
 """
 
@@ -25,10 +25,10 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 
-from gnerf_ns.engine.gnerf_trainer import latest_checkpoint
-from gnerf_ns.field_components.compiled_hash_encoding import use_compiled_hash_grids
-from gnerf_ns.model_components.image_metrics import without_lpips
-from gnerf_ns.scripts.demo import trainer_config
+from gnerf_ns.demo.command import trainer_config
+from gnerf_ns.fields.hash_encoding import use_compiled_hash_grids
+from gnerf_ns.models.image_metrics import without_lpips
+from gnerf_ns.training.trainer import latest_checkpoint
 
 NEAR_AND_FAR = (2.0, 6.0)
 """Planes between which NeRF's synthetic scenes lie, in scene units."""
@@ -45,7 +45,7 @@ class Arguments:
     methods: Tuple[str, ...] = ("nerfacto", "vanilla-nerf", "mipnerf")
     """Names of nerfstudio's methods."""
     steps: Optional[int] = None
-    """Of each; by default, what gives a field to localise in. A run that has made fewer goes on to so many."""
+    """Of each; by default, what gives a field to localize in. A run that has made fewer goes on to so many."""
     seed: int = 0
     """Of each."""
 
@@ -64,7 +64,7 @@ def main(arguments: Arguments) -> None:
 
 
 def nerfacto_config(data: Path, full_size: bool = False) -> Any:
-    """nerfacto with what its documentation says for synthetic pictures, and no appearance embedding."""
+    """nerfacto with what its documentation says for synthetic images, and no appearance embedding."""
     config = _common("nerfacto", data, rays_per_step=4096, steps=1200)
     model = config.pipeline.model
     model.background_color, model.proposal_initial_sampler = "white", "uniform"
@@ -114,7 +114,7 @@ def _as_large_as_ours(model: Any) -> None:
 
 
 def train(config: Any, seed: int) -> Tuple[Any, float, float]:
-    """Train to the end of a configuration; metrics on the test pictures, wall and CPU time in seconds."""
+    """Train to the end of a configuration; metrics on the test images, wall and CPU time in seconds."""
     config.machine.seed = seed
     # Rates fall within as many steps as there are.
     for optimizer in config.optimizers.values():

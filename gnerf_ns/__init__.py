@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gnerf_ns.system_libraries import provide_system_libraries
+from gnerf_ns.utils.system_libraries import provide_system_libraries
 
 __version__ = "0.1.0"
 

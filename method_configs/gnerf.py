@@ -11,20 +11,18 @@ from nerfstudio.engine.optimizers import AdamOptimizerConfig, OptimizerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
-from gnerf_ns.data.datamanagers.unposed_datamanager import UnposedDataManagerConfig
-from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig
-from gnerf_ns.engine.optimizers import QuickAdamOptimizerConfig
-from gnerf_ns.engine.phase_scheduler import PhaseSchedulerConfig
-from gnerf_ns.engine.step_decay_scheduler import StepDecaySchedulerConfig
-from gnerf_ns.model_components.discriminator import DiscriminatorConfig
-from gnerf_ns.model_components.hash_radiance import HashRadianceConfig
-from gnerf_ns.model_components.inversion_network import InversionNetworkConfig
-from gnerf_ns.model_components.mlp_radiance import MLPRadianceConfig
-from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
+from gnerf_ns.data.datamanager import UnposedDataManagerConfig
+from gnerf_ns.fields.hash_radiance import HashRadianceConfig
+from gnerf_ns.fields.mlp_radiance import MLPRadianceConfig
+from gnerf_ns.models.discriminator import DiscriminatorConfig
 from gnerf_ns.models.gnerf import GNeRFModelConfig
-from gnerf_ns.pipelines.adversarial_objective import AdversarialObjectiveConfig
-from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipelineConfig
-from gnerf_ns.pipelines.photometric_objective import PhotometricObjectiveConfig
+from gnerf_ns.models.inversion_network import InversionNetworkConfig
+from gnerf_ns.training.adversarial import AdversarialObjectiveConfig
+from gnerf_ns.training.learning_rates import PhaseSchedulerConfig, QuickAdamOptimizerConfig, StepDecaySchedulerConfig
+from gnerf_ns.training.photometric import PhotometricObjectiveConfig
+from gnerf_ns.training.pipeline import GNeRFPipelineConfig
+from gnerf_ns.training.schedule import PhaseScheduleConfig
+from gnerf_ns.training.trainer import GNeRFTrainerConfig
 
 HAS_CUDA = torch.cuda.is_available()
 
@@ -136,7 +134,7 @@ def adversarial_pipeline() -> GNeRFPipelineConfig:
         density_noise_steps=200,
     )
     # Many patches and a slow discriminator: with the published 12 the field is found and lost again within 100 steps.
-    # The published inversion network takes thousands of steps to learn anything; this one is of the pictures' size.
+    # The published inversion network takes thousands of steps to learn anything; this one is of the images' size.
     pipeline.adversarial = AdversarialObjectiveConfig(
         inversion_network=InversionNetworkConfig(
             image_side=16, tokens_per_side=8, width=128, depth=4, heads=8, mlp_width=128
@@ -198,7 +196,7 @@ def paper_pipeline() -> GNeRFPipelineConfig:
         phase_a="adversarial",
         learn_up_direction=False,
         adversarial=AdversarialObjectiveConfig(
-            discriminator=DiscriminatorConfig(), inversion_render_side=64, num_regularized_photographs=12
+            discriminator=DiscriminatorConfig(), inversion_render_side=64, num_regularized_images=12
         ),
         photometric=PhotometricObjectiveConfig(rays_per_step=12 * 16 * 16),
         # With 2 images and 2 patches a step it grew to 15.5 GiB if kept, to 2.5 if not.
@@ -252,7 +250,7 @@ gnerf_ns = MethodSpecification(
 )
 gnerf_ns_handheld = MethodSpecification(
     config=trainer_config("gnerf-ns-handheld", handheld_pipeline(), field_optimizers()),
-    description="gnerf-ns for pictures not aimed at the object's middle, rolled, or taken from changing distances.",
+    description="gnerf-ns for images not aimed at the object's middle, rolled, or taken from changing distances.",
 )
 gnerf_ns_adversarial = MethodSpecification(
     config=trainer_config("gnerf-ns-adversarial", adversarial_pipeline(), adversarial_optimizers()),

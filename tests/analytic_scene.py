@@ -13,12 +13,11 @@ from torch.nn import Parameter
 
 from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius
 from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses
-from gnerf_ns.data.dataparsers.unposed_dataparser import unit_scene_box
-from gnerf_ns.data.image_stack import ImageStack
+from gnerf_ns.data.dataparser import unit_scene_box
+from gnerf_ns.data.image_set import ImageSet, ImageStack
 from gnerf_ns.data.patch_sampling import image_coords
-from gnerf_ns.localization.photographs import Photographs
-from gnerf_ns.model_components.hash_radiance import HashRadianceConfig
-from gnerf_ns.model_components.radiance import RadianceAlongRays
+from gnerf_ns.fields.hash_radiance import HashRadianceConfig
+from gnerf_ns.fields.radiance import RadianceAlongRays
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
 
 FOV_DEG = 40.0
@@ -38,18 +37,18 @@ TINY_RADIANCE: Dict[str, Any] = {
 
 
 class Blobs(nn.Module):
-    """Three soft, coloured, patterned balls of different size, which look different from everywhere."""
+    """Three soft, colored, patterned balls of different size, which look different from everywhere."""
 
     def __init__(self, num_samples: int = 32) -> None:
         super().__init__()
         self.sampler = UniformSampler(num_samples=num_samples)
         self.scale = Parameter(torch.tensor(1.0))
-        self.centres = torch.tensor([[0.45, 0.0, 0.1], [-0.3, 0.4, -0.2], [-0.1, -0.4, 0.45]])
+        self.centers = torch.tensor([[0.45, 0.0, 0.1], [-0.3, 0.4, -0.2], [-0.1, -0.4, 0.45]])
         self.radii = torch.tensor([0.3, 0.25, 0.2])
-        self.colours = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.8, 0.2], [0.1, 0.2, 0.9]])
+        self.colors = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.8, 0.2], [0.1, 0.2, 0.9]])
 
     def _balls(self, positions: Tensor) -> Tensor:
-        distance = (positions[..., None, :] - self.centres).norm(dim=-1)
+        distance = (positions[..., None, :] - self.centers).norm(dim=-1)
         return torch.sigmoid((self.radii - distance) / 0.03)
 
     def density(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
@@ -58,23 +57,23 @@ class Blobs(nn.Module):
     def get_param_groups(self) -> Dict[str, List[Parameter]]:
         return {"fields": list(self.parameters())}
 
-    def follow(self, phase_a: bool, phase_b_progress: float, active_levels: float, density_noise: float) -> None:
+    def set_schedule(self, phase_a: bool, phase_b_progress: float, active_levels: float, density_noise: float) -> None:
         pass
 
     def forward(self, ray_bundle: RayBundle) -> RadianceAlongRays:
         samples = self.sampler(ray_bundle)
         positions = samples.frustums.get_positions()
         balls = self._balls(positions) + 1e-6
-        plain = (balls @ self.colours) / balls.sum(-1, keepdim=True)
+        plain = (balls @ self.colors) / balls.sum(-1, keepdim=True)
         rgb = plain * (0.6 + 0.4 * torch.sin(9.0 * positions))
         return RadianceAlongRays(samples, rgb, samples.get_weights(self.density(positions)))
 
 
 class ConstantFog(Blobs):
-    """Density 0.8 and one colour everywhere."""
+    """Density 0.8 and one color everywhere."""
 
     DENSITY = 0.8
-    COLOUR = (0.2, 0.5, 0.7)
+    COLOR = (0.2, 0.5, 0.7)
 
     def density(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
         return self.DENSITY * self.scale + 0.0 * positions[..., :1]
@@ -82,7 +81,7 @@ class ConstantFog(Blobs):
     def forward(self, ray_bundle: RayBundle) -> RadianceAlongRays:
         samples = self.sampler(ray_bundle)
         density = self.density(samples.frustums.get_positions())
-        rgb = torch.tensor(self.COLOUR).expand(*density.shape[:-1], 3)
+        rgb = torch.tensor(self.COLOR).expand(*density.shape[:-1], 3)
         return RadianceAlongRays(samples, rgb, samples.get_weights(density))
 
 
@@ -108,8 +107,8 @@ def random_poses(count: int, seed: int = 0, elevation_deg=(-60.0, 60.0)) -> Floa
 
 
 @torch.no_grad()
-def photographs_of(model: GNeRFModel, poses: Float[Tensor, "n 3 4"], width: int = 32, height: int = 32) -> Photographs:
-    """What cameras at given poses see, as RGBA bytes like pictures from files."""
+def image_set_of(model: GNeRFModel, poses: Float[Tensor, "n 3 4"], width: int = 32, height: int = 32) -> ImageSet:
+    """What cameras at given poses see, as RGBA bytes like images from files."""
     directions = CameraDirections(cameras(len(poses), width, height))
     indices = torch.arange(len(poses))
     through = directions.at(indices, image_coords(height, width).reshape(1, -1, 2).expand(len(poses), -1, -1))
@@ -117,6 +116,6 @@ def photographs_of(model: GNeRFModel, poses: Float[Tensor, "n 3 4"], width: int 
     outputs = model.render(rays_from_poses(poses, through, indices))
     model.train()
     alpha = outputs["accumulation"].clamp(0, 1)
-    colour = ((outputs["rgb"] - (1 - alpha)) / alpha.clamp_min(1e-3)).clamp(0, 1)  # from over white
-    pixels = torch.cat([colour, alpha], dim=-1).view(len(poses), height, width, 4)
-    return Photographs(ImageStack((255 * pixels).round().byte()), directions)
+    color = ((outputs["rgb"] - (1 - alpha)) / alpha.clamp_min(1e-3)).clamp(0, 1)  # from over white
+    pixels = torch.cat([color, alpha], dim=-1).view(len(poses), height, width, 4)
+    return ImageSet(ImageStack((255 * pixels).round().byte()), directions)

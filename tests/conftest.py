@@ -1,4 +1,4 @@
-"""What all tests share: pictures of the procedural scene, rendered once, and no downloads."""
+"""What all tests share: images of the procedural scene, rendered once, and no downloads."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from urllib.error import URLError
 
 import pytest
 
-from gnerf_ns.data.procedural_scene import ProceduralSceneConfig, render_procedural_scene
+from gnerf_ns.demo.scene import ProceduralSceneConfig, render_procedural_scene
 
 LONGEST = "test_end_to_end.py"
 
@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven pictures to train on and two held-out ones, 16x16 RGBA, with true poses in Blender layout."""
+    """Seven images to train on and two held-out ones, 16x16 RGBA, with true poses in Blender layout."""
     folder = tmp_path_factory.mktemp("tiny_scene")
     render_procedural_scene(folder, ProceduralSceneConfig(num_train=7, num_test=2, image_side=16, samples_per_side=2))
     return folder

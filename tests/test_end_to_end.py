@@ -1,4 +1,4 @@
-"""A real training on pictures without poses, short but whole: everything that is built upon it shares one run."""
+"""A real training on images without poses, short but whole: everything that is built upon it shares one run."""
 
 import copy
 import json
@@ -16,31 +16,29 @@ from nerfstudio.utils.eval_utils import eval_setup
 from tiny_run import build_trainer
 
 from gnerf_ns.cameras.alignment import PoseErrors, pose_errors
-from gnerf_ns.data.procedural_scene import ProceduralSceneConfig, render_procedural_scene
-from gnerf_ns.model_components.image_metrics import without_lpips
-from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
+from gnerf_ns.demo.scene import ProceduralSceneConfig, render_procedural_scene
+from gnerf_ns.models.image_metrics import without_lpips
+from gnerf_ns.training.pipeline import GNeRFPipeline
 
 
 class Run(NamedTuple):
     """What training left behind."""
 
     config_path: Path
-    pictures: Path
+    images: Path
     pipeline: GNeRFPipeline
     errors_at_random: PoseErrors
 
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """`gnerf-ns-tiny`, shorter, on pictures of the procedural scene."""
+    """`gnerf-ns-tiny`, shorter, on images of the procedural scene."""
     folder = tmp_path_factory.mktemp("end_to_end")
-    pictures = folder / "pictures"
-    render_procedural_scene(
-        pictures, ProceduralSceneConfig(num_train=30, num_test=4, image_side=48, samples_per_side=2)
-    )
+    images = folder / "images"
+    render_procedural_scene(images, ProceduralSceneConfig(num_train=30, num_test=4, image_side=48, samples_per_side=2))
     (method,) = [point for point in entry_points(group="nerfstudio.method_configs") if point.name == "gnerf-ns-tiny"]
     config = copy.deepcopy(method.load().config)
-    config.data = config.pipeline.datamanager.data = pictures
+    config.data = config.pipeline.datamanager.data = images
     config.output_dir, config.experiment_name, config.timestamp = folder / "runs", "tiny", "now"
     config.vis, config.logging.local_writer.enable = "tensorboard", False
     config.steps_per_eval_image = 10**9
@@ -48,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     pipeline.model.radiance.num_uniform_samples = 16
     pipeline.schedule.phase_a_steps, pipeline.schedule.phase_b_steps = 80, 450
     pipeline.schedule.leave_out_rounds, pipeline.schedule.leave_out_steps = 3, 10
-    pipeline.schedule.pose_trial_rounds = 0  # minutes, of thirty pictures
+    pipeline.schedule.pose_trial_rounds = 0  # minutes, of thirty images
     pipeline.schedule.phase_a_image_side, pipeline.schedule.phase_b_image_side = (12, 12), (20, 48)
     pipeline.schedule.misfit_search_steps = (20, 50)
     pipeline.transport.num_poses = 40
@@ -66,7 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     random_poses = trainer.pipeline.scene.prior.sample(len(truth), table.codec.radius, "cpu")
     trainer.train()
     trainer.pipeline.eval()
-    return Run(config.get_base_dir() / "config.yml", pictures, trainer.pipeline, pose_errors(random_poses, truth))
+    return Run(config.get_base_dir() / "config.yml", images, trainer.pipeline, pose_errors(random_poses, truth))
 
 
 def test_poses_are_found(run: Run):
@@ -78,9 +76,9 @@ def test_poses_are_found(run: Run):
     assert found["mirrored"] == 0
 
 
-def test_held_out_pictures_are_shown(run: Run):
+def test_held_out_images_are_shown(run: Run):
     metrics = run.pipeline.get_average_eval_image_metrics(run.pipeline.config.schedule.total_steps - 1)
-    assert metrics["psnr"] > 17, "the mean picture alone gives about 13 dB"
+    assert metrics["psnr"] > 17, "the mean image alone gives about 13 dB"
     assert metrics["psnr_aligned"] > 14
 
 
@@ -105,17 +103,17 @@ def test_the_checkpoint_renders_what_training_ended_with(run: Run):
     torch.testing.assert_close(dataset.cameras.camera_to_worlds, loaded.train_poses().detach(), rtol=0, atol=0)
 
 
-def test_other_held_out_pictures_are_looked_up_on_loading(run: Run, tmp_path: Path):
-    """A checkpoint is good for other pictures of the same scene, as long as those to train on are the same."""
-    pictures = shutil.copytree(run.pictures, tmp_path / "pictures")
+def test_other_held_out_images_are_looked_up_on_loading(run: Run, tmp_path: Path):
+    """A checkpoint is good for other images of the same scene, as long as those to train on are the same."""
+    images = shutil.copytree(run.images, tmp_path / "images")
     for split in ("test", "val"):
-        path = pictures / f"transforms_{split}.json"
+        path = images / f"transforms_{split}.json"
         meta = json.loads(path.read_text())
         meta["frames"] = meta["frames"][:2]
         path.write_text(json.dumps(meta))
 
     def elsewhere(config: Any) -> Any:
-        config.pipeline.datamanager.data = pictures
+        config.pipeline.datamanager.data = images
         return config
 
     _, loaded, _, step = eval_setup(run.config_path, update_config_callback=elsewhere)
@@ -143,7 +141,7 @@ def test_the_file_beside_the_checkpoint_holds_the_estimated_poses(run: Run):
 
 
 def nerfacto_psnr(transforms: Path, output: Path, seed: int = 42) -> float:
-    """PSNR (dB) on every fourth picture, held out, of a short training of its own method on a CPU."""
+    """PSNR (dB) on every fourth image, held out, of a short training of its own method on a CPU."""
     config: Any = copy.deepcopy(method_configs["nerfacto"])
     config.machine.seed = seed
     config.data, config.output_dir, config.vis, config.timestamp = transforms, output, "tensorboard", "now"
@@ -157,7 +155,7 @@ def nerfacto_psnr(transforms: Path, output: Path, seed: int = 42) -> float:
     )
     model = config.pipeline.model
     model.implementation, model.camera_optimizer.mode, model.eval_num_rays_per_chunk = "torch", "off", 4096
-    # Nothing of a training picture's own look carries over to one held out: without it, trainings differ less by luck.
+    # Nothing of a training image's own look carries over to one held out: without it, trainings differ less by luck.
     model.use_appearance_embedding = False
     model.num_levels, model.max_res, model.log2_hashmap_size, model.hidden_dim, model.hidden_dim_color = (
         6,
@@ -175,7 +173,7 @@ def nerfacto_psnr(transforms: Path, output: Path, seed: int = 42) -> float:
 
 
 def test_a_stock_method_trains_on_the_estimated_poses(run: Run, tmp_path: Path):
-    """nerfacto sees the scene with them, and nothing with the same poses dealt to other pictures."""
+    """nerfacto sees the scene with them, and nothing with the same poses dealt to other images."""
     path = run.config_path.parent / "estimated_poses" / "transforms.json"
     meta = json.loads(path.read_text())
     for frame in meta["frames"]:

@@ -9,26 +9,23 @@ from analytic_scene import TINY_RADIANCE
 from nerfstudio.configs.base_config import MachineConfig
 from torch import Tensor
 
-from gnerf_ns.data.datamanagers.unposed_datamanager import UnposedDataManagerConfig
-from gnerf_ns.engine.gnerf_trainer import GNeRFTrainerConfig
-from gnerf_ns.engine.optimizers import QuickAdamOptimizerConfig
-from gnerf_ns.engine.phase_scheduler import PhaseSchedulerConfig
-from gnerf_ns.localization.held_out import HeldOutConfig
-from gnerf_ns.localization.photometric_refinement import RefinementConfig
-from gnerf_ns.localization.pose_search import PoseSearchConfig
-from gnerf_ns.localization.pose_trials import PoseTrialsConfig
-from gnerf_ns.localization.refinement_rounds import LocalizationConfig
-from gnerf_ns.localization.young_field import YoungFieldConfig
-from gnerf_ns.model_components.discriminator import DiscriminatorConfig
-from gnerf_ns.model_components.hash_radiance import HashRadianceConfig
-from gnerf_ns.model_components.inversion_network import InversionNetworkConfig
-from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
+from gnerf_ns.data.datamanager import UnposedDataManagerConfig
+from gnerf_ns.fields.hash_radiance import HashRadianceConfig
+from gnerf_ns.models.discriminator import DiscriminatorConfig
 from gnerf_ns.models.gnerf import GNeRFModelConfig
-from gnerf_ns.pipelines.adversarial_objective import AdversarialObjectiveConfig
-from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline, GNeRFPipelineConfig
-from gnerf_ns.pipelines.photometric_objective import PhotometricObjectiveConfig
-from gnerf_ns.pipelines.restarts import RestartsConfig
-from gnerf_ns.pipelines.transport_objective import TransportObjectiveConfig
+from gnerf_ns.models.inversion_network import InversionNetworkConfig
+from gnerf_ns.pose_search.pose_search import PoseSearchConfig
+from gnerf_ns.pose_search.refinement import LocalizationConfig, RefinementConfig
+from gnerf_ns.training.adversarial import AdversarialObjectiveConfig
+from gnerf_ns.training.evaluation import HeldOutConfig
+from gnerf_ns.training.learning_rates import PhaseSchedulerConfig, QuickAdamOptimizerConfig
+from gnerf_ns.training.photometric import PhotometricObjectiveConfig
+from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig
+from gnerf_ns.training.pose_trials import PoseTrialsConfig, ProbeFieldConfig
+from gnerf_ns.training.restarts import RestartsConfig
+from gnerf_ns.training.schedule import PhaseScheduleConfig
+from gnerf_ns.training.trainer import GNeRFTrainerConfig
+from gnerf_ns.training.transport import TransportObjectiveConfig
 
 PhaseA = Literal["transport", "adversarial", "both"]
 SEED = 42
@@ -60,7 +57,7 @@ def pipeline_config(data: Path, phase_a: PhaseA = "both", **options: Any) -> GNe
             "model": GNeRFModelConfig(radiance=HashRadianceConfig(**TINY_RADIANCE)),
             "schedule": PhaseScheduleConfig(**SCHEDULE),
             # Nothing is learned in three steps.
-            "restarts": RestartsConfig(min_explained_share=-math.inf),
+            "restarts": RestartsConfig(min_explained_variance=-math.inf),
             "phase_a": phase_a,
             "transport": TransportObjectiveConfig(num_poses=5, sinkhorn_iterations=10),
             "adversarial": AdversarialObjectiveConfig(
@@ -71,7 +68,7 @@ def pipeline_config(data: Path, phase_a: PhaseA = "both", **options: Any) -> GNe
                 num_patches=3,
                 num_inversion_images=2,
                 inversion_render_side=8,
-                num_regularized_photographs=4,
+                num_regularized_images=4,
             ),
             "photometric": PhotometricObjectiveConfig(rays_per_step=64),
             "pose_trials": PoseTrialsConfig(
@@ -79,7 +76,7 @@ def pipeline_config(data: Path, phase_a: PhaseA = "both", **options: Any) -> GNe
                 steps_without=2,
                 steps_with=2,
                 steps_of_fit=2,
-                young_field=YoungFieldConfig(image_side=8, rays_per_step=64),
+                probe_field=ProbeFieldConfig(image_side=8, rays_per_step=64),
             ),
             "pose_search": PoseSearchConfig(
                 bank_size=10,

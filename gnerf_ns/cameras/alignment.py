@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gnerf_ns.errors import InputError
+from gnerf_ns.utils.errors import InputError
 
 MAX_PROPOSALS = 512
 """Cameras that propose a rotation; enough to meet a good one, few enough for thousands of cameras."""
@@ -128,7 +128,7 @@ def _is_mirrored(
 
     Which plane reflects does not matter, the fit undoes it. A reflected camera is left-handed; flipping its right
     axis makes it proper again (azimuths swapped), and so does flipping its up axis (elevations swapped) or its forward
-    axis (depth reversed, as in a Necker cube: the pictures stay upright and unmirrored).
+    axis (depth reversed, as in a Necker cube: the images stay upright and unmirrored).
     """
     if median_error_deg < MIRROR_MIN_ERROR_DEG:
         return False

@@ -41,7 +41,7 @@ def look_at(
     is not.
 
     Args:
-        positions: camera centres, in scene units.
+        positions: camera centers, in scene units.
         targets: points looked at, in scene units; the origin if None.
         roll: turn about the camera's own +z (backward) axis, in radians, counter-clockwise as seen from behind the
             camera; none if None.
@@ -64,7 +64,7 @@ def look_at(
 def aim_beside(
     camera_to_worlds: Float[Tensor, "*batch 3 4"], offsets: Float[Tensor, "*batch 2"]
 ) -> Float[Tensor, "*batch 3 4"]:
-    """Turns cameras on the spot, the shortest way, so that what was in the middle of the picture is beside it.
+    """Turns cameras on the spot, the shortest way, so that what was in the middle of the image is beside it.
 
     Args:
         camera_to_worlds: poses with OpenGL axes.

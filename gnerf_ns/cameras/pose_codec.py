@@ -1,16 +1,69 @@
-"""Poses as free numbers: a position alone, or with it the 6-D rotation of Zhou et al. (CVPR 2019, section 4.2)."""
+"""Poses as free numbers that gradient descent can move."""
 
 from dataclasses import dataclass, field
-from typing import Literal, Optional
+from typing import Literal, Optional, Union
 
 import roma
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from nerfstudio.cameras.lie_groups import exp_map_SE3
+from torch import Tensor, nn
 from torch.nn import functional
 
 from gnerf_ns.cameras.look_at import look_at
-from gnerf_ns.cameras.up_direction import UpDirection, rotate_poses
+
+UP_DIRECTION_KEY = "up_direction.tilt"
+"""Where a pipeline's checkpoint has it; older ones have none."""
+
+
+class UpDirection(nn.Module):
+    """A lean of the scene away from +z, as the parameter ``tilt``: a rotation vector in the xy plane, in radians.
+
+    Small renderings tell phase A little of the upright, and may leave the scene leaning by some degrees. Level cameras
+    then cannot see it as the images do, unless what is level leans with it: poses settle on a compromise, and with
+    few images the field learns to explain that. Two numbers for all cameras together undo it, without allowing any
+    one of them to roll.
+    """
+
+    def __init__(self, is_learned: bool = False) -> None:
+        """Starts with +z up.
+
+        Args:
+            is_learned: whether it may change.
+        """
+        super().__init__()
+        self.is_learned = is_learned
+        self.tilt: Tensor
+        if is_learned:
+            self.tilt = nn.Parameter(torch.zeros(2))
+        else:
+            self.register_buffer("tilt", torch.zeros(2))
+
+    def forward(self) -> Float[Tensor, "3 3"]:
+        """The shortest rotation that takes +z to what is up."""
+        return roma.rotvec_to_rotmat(torch.cat([self.tilt, self.tilt.new_zeros(1)]))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """+z is up again."""
+        self.tilt.zero_()
+
+    def from_z_up(self, camera_to_worlds: Float[Tensor, "*batch 3 4"]) -> Float[Tensor, "*batch 3 4"]:
+        """Poses in the learned frame of cameras given in one where +z is up; no gradient reaches the tilt."""
+        return rotate_poses(self.forward().detach().to(camera_to_worlds), camera_to_worlds)
+
+    def to_z_up(self, camera_to_worlds: Float[Tensor, "*batch 3 4"]) -> Float[Tensor, "*batch 3 4"]:
+        """The inverse of `lean`."""
+        return rotate_poses(self.forward().detach().mT.to(camera_to_worlds), camera_to_worlds)
+
+
+def rotate_poses(
+    rotation: Float[Tensor, "3 3"], camera_to_worlds: Float[Tensor, "*batch 3 4"]
+) -> Float[Tensor, "*batch 3 4"]:
+    """Cameras turned about the origin, all alike."""
+    # A sum and not a matrix product, which mixed precision would round.
+    return (rotation[:, :, None] * camera_to_worlds[..., None, :, :]).sum(dim=-2)
+
 
 DEGENERATE = 1e-4
 """A first column shorter than this, or an angle (in radians) between the columns smaller than this, decodes to
@@ -20,8 +73,8 @@ no rotation; the column is nudged off the spot."""
 def encode_pose_9d(camera_to_worlds: Float[Tensor, "*batch 3 4"]) -> Float[Tensor, "*batch 9"]:
     """Position along the camera's own axes (3), then the rotation's first column (3) and second column (3).
 
-    In the camera's axes a position says where in the picture the world's origin is, and how far away. A step on the
-    rotation then takes the camera around the object, which stays in the picture; with the position in the world's axes
+    In the camera's axes a position says where in the image the world's origin is, and how far away. A step on the
+    rotation then takes the camera around the object, which stays in the image; with the position in the world's axes
     it turns the camera on the spot, and gradient descent has to move both against each other.
     """
     rotations, positions = camera_to_worlds[..., :3], camera_to_worlds[..., 3:]
@@ -101,3 +154,42 @@ class PoseCodec:
         """Poses near given ones: each number of the code is off by a normal deviate of this standard deviation."""
         codes = self.encode(camera_to_worlds)
         return self.decode(codes + std * torch.randn_like(codes))
+
+
+class PoseIncrements(nn.Module):
+    """exp(tangent) applied to each of some poses, as the parameter ``tangents``: zeros are the poses themselves.
+
+    Motions are about the middle of the scene, so that a rotation takes the camera around what it looks at, and
+    translations are in units of the camera's distance from there, so that one learning rate suits every scene.
+    """
+
+    initial: Tensor
+    center: Tensor
+    distances: Tensor
+
+    def __init__(self, camera_to_worlds: Float[Tensor, "n 3 4"], center: Float[Tensor, "3"]) -> None:
+        """
+        Args:
+            camera_to_worlds: where to begin.
+            center: the middle of what the cameras look at, in scene units.
+        """
+        super().__init__()
+        self.register_buffer("initial", camera_to_worlds.detach().clone())
+        self.register_buffer("center", center.detach().to(camera_to_worlds))
+        distances = torch.linalg.vector_norm(self.initial[..., 3] - self.center, dim=-1, keepdim=True)
+        self.register_buffer("distances", distances.clamp_min(torch.finfo(distances.dtype).eps))
+        self.tangents = nn.Parameter(torch.zeros(len(camera_to_worlds), 6).to(camera_to_worlds))
+
+    def __len__(self) -> int:
+        return len(self.initial)
+
+    def forward(self, indices: Optional[Int[Tensor, "batch"]] = None) -> Float[Tensor, "poses 3 4"]:
+        """camera_to_world matrices of the poses at ``indices``, or of all of them in order."""
+        chosen: Union[slice, Tensor] = slice(None) if indices is None else indices
+        tangents, initial = self.tangents[chosen], self.initial[chosen]
+        motions = exp_map_SE3(torch.cat([self.distances[chosen] * tangents[:, :3], tangents[:, 3:]], dim=-1))
+        # Sums and not matrix products, which mixed precision would round.
+        rotations = (motions[:, :, :3, None] * initial[:, None, :, :3]).sum(dim=-2)
+        arms = initial[..., 3] - self.center
+        positions = (motions[:, :, :3] * arms[:, None, :]).sum(dim=-1) + motions[:, :, 3] + self.center
+        return torch.cat([rotations, positions[..., None]], dim=-1)

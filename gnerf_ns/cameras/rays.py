@@ -9,7 +9,7 @@ from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 from torch.nn import functional
 
-from gnerf_ns.errors import InputError
+from gnerf_ns.utils.errors import InputError
 
 CENTRAL_CAMERA_TYPES = (CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.FISHEYE624, CameraType.EQUIRECTANGULAR)
 """Camera models whose rays all start at the camera's position."""
@@ -19,13 +19,13 @@ class CameraDirections:
     """Directions of rays in each camera's own frame, lens distortion undone."""
 
     def __init__(
-        self, cameras: Cameras, focal_factors: Optional[Callable[[Int[Tensor, "batch"]], Tensor]] = None
+        self, cameras: Cameras, focal_scales: Optional[Callable[[Int[Tensor, "batch"]], Tensor]] = None
     ) -> None:
         """Keeps the intrinsics; the poses are not looked at.
 
         Args:
             cameras: cameras with one batch dimension.
-            focal_factors: maps camera indices to how many times longer their focal lengths are by now (`FocalFactors`);
+            focal_scales: maps camera indices to how many times longer their focal lengths are by now (`FocalScales`);
                 None for no longer.
 
         Raises:
@@ -49,14 +49,14 @@ class CameraDirections:
             camera_type=cameras.camera_type,
         )
         self._sizes = torch.cat([cameras.width, cameras.height], dim=-1)
-        self._focal_factors = focal_factors
+        self._focal_scales = focal_scales
 
     def __len__(self) -> int:
         return len(self._cameras)
 
     def __getitem__(self, indices: Int[Tensor, "batch"]) -> "CameraDirections":
         """Those of some cameras, each as often as its index occurs."""
-        factors = self._focal_factors
+        factors = self._focal_scales
         if factors is None:
             return CameraDirections(self._cameras[indices])
         return CameraDirections(self._cameras[indices], lambda chosen: factors(indices[chosen]))
@@ -76,7 +76,7 @@ class CameraDirections:
         return (2.0 * torch.atan(0.5 * self._sizes / focal)).amin(dim=-1)
 
     def pixel_areas(self, camera_indices: Int[Tensor, "batch"], height: int, width: int) -> Float[Tensor, "batch"]:
-        """What a pixel in the middle of each picture covers at distance 1, the picture being resampled to a size."""
+        """What a pixel in the middle of each image covers at distance 1, the image being resampled to a size."""
         shares = self._sizes[camera_indices] / self._sizes.new_tensor([width, height])
         focal = torch.cat([self._cameras.fx, self._cameras.fy], dim=-1)[camera_indices]
         return (shares / focal).prod(dim=-1)
@@ -94,15 +94,15 @@ class CameraDirections:
         rays = self._cameras.generate_rays(
             camera_indices=camera_indices[:, None, None].expand(*coords.shape[:2], 1), coords=pixels.flip(-1)
         )
-        if self._focal_factors is None:
+        if self._focal_scales is None:
             return rays.directions
-        return with_longer_focal(rays.directions, self._focal_factors(camera_indices))
+        return with_longer_focal(rays.directions, self._focal_scales(camera_indices))
 
 
 def with_longer_focal(
     directions: Float[Tensor, "batch rays 3"], factors: Float[Tensor, "batch"]
 ) -> Float[Tensor, "batch rays 3"]:
-    """Unit directions through the same points of pictures, of cameras whose focal lengths are so many times longer."""
+    """Unit directions through the same points of images, of cameras whose focal lengths are so many times longer."""
     # All that it does: what is seen lies closer to the axis.
     across, along = directions[..., :2] / factors[:, None, None], directions[..., 2:]
     return functional.normalize(torch.cat([across, along], dim=-1), dim=-1)
@@ -145,8 +145,8 @@ def without_gradient_along(
 ) -> Float[Tensor, "*batch 3"]:
     """The same origins, whose motion along their rays is not differentiated.
 
-    A ray that slides along itself is the same ray and has the same colour. Samples at fixed distances slide with it,
-    though, so that the colour's derivative along the ray is what their spacing happens to make it: noise, ten times as
+    A ray that slides along itself is the same ray and has the same color. Samples at fixed distances slide with it,
+    though, so that the color's derivative along the ray is what their spacing happens to make it: noise, ten times as
     large as the rest of a focal length's gradient, and not of mean zero, so that focal lengths grew without end.
 
     Args:
@@ -170,7 +170,7 @@ def intersect_sphere(
 
     Returns:
         nears, fars and hits. Nears are never negative (0 for a ray that starts inside). A ray that misses the ball
-        gets the interval of a ray from the same origin through the centre, which lies outside the ball but is finite
+        gets the interval of a ray from the same origin through the center, which lies outside the ball but is finite
         and of positive length.
     """
     origins, directions = ray_bundle.origins, ray_bundle.directions

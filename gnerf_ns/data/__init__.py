@@ -1,1 +1,1 @@
-"""Reading images without poses."""
+"""Files to images, masks, lenses and nerfstudio's data; never true poses to training."""

@@ -1,7 +1,7 @@
 """Patches of images: where their pixels lie, and what the images show there (GNeRF, arXiv 2103.15606).
 
 Coordinates are those of ``torch.nn.functional.grid_sample`` with ``align_corners=False``: (x, y), -1 and 1 being the
-outer edges of an image, not its outermost pixel centres. nerfstudio's pixel centres, at +0.5, are then
+outer edges of an image, not its outermost pixel centers. nerfstudio's pixel centers, at +0.5, are then
 ``(grid + 1) / 2 * (width, height)``, and a patch keeps its meaning when the image is resampled.
 """
 
@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from gnerf_ns.errors import InputError
+from gnerf_ns.utils.errors import InputError
 
 
 def image_coords(height: int, width: int, device: torch.device | str = "cpu") -> Float[Tensor, "{height} {width} 2"]:
-    """Coordinates (x, y) of the pixel centres of an image resampled to a size.
+    """Coordinates (x, y) of the pixel centers of an image resampled to a size.
 
     Args:
         height: of the resampled image, in pixels.
@@ -40,7 +40,7 @@ def static_patch_coords(
         device: where the coordinates go.
 
     Returns:
-        (x, y) of the centres of ``patch_side`` x ``patch_side`` equal cells of the image.
+        (x, y) of the centers of ``patch_side`` x ``patch_side`` equal cells of the image.
     """
     return image_coords(patch_side, patch_side, device).expand(batch, -1, -1, -1)
 
@@ -58,7 +58,7 @@ def dynamic_patch_coords(
         batch: number of patches.
         patch_side: pixels along a patch's side.
         scale_range: smallest and largest scale, uniform between them. A scale is the share of the image's width (and
-            height) that the patch spans; at ``patch_side / image_width`` neighbouring samples are one pixel apart.
+            height) that the patch spans; at ``patch_side / image_width`` neighboring samples are one pixel apart.
         generator: source of randomness, on ``device``; torch's own if None.
         device: where the coordinates go.
 
@@ -83,9 +83,9 @@ def dynamic_patch_coords(
 def sample_patches(
     images: Float[Tensor, "batch channels height width"], coords: Float[Tensor, "batch rows columns 2"]
 ) -> Float[Tensor, "batch channels rows columns"]:
-    """What the images show at a patch's coordinates, interpolated bilinearly between pixel centres.
+    """What the images show at a patch's coordinates, interpolated bilinearly between pixel centers.
 
-    Beyond the outermost pixel centres the image goes on as its border pixels are. Differentiable in both arguments.
+    Beyond the outermost pixel centers the image goes on as its border pixels are. Differentiable in both arguments.
 
     Args:
         images: one image for each patch.

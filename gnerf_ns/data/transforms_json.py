@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from gnerf_ns.data.images import read_exif
-from gnerf_ns.errors import InputError
+from gnerf_ns.utils.errors import InputError
 
 CAMERA_MODELS = {
     CameraType.PERSPECTIVE: "OPENCV",
@@ -24,7 +24,7 @@ CAMERA_MODELS = {
 """Camera types that the file format can hold with six distortion numbers."""
 
 QUARTER_TURNS_OF_ORIENTATION = {1: 0, 6: 1, 3: 2, 8: 3}
-"""How often the upright picture is turned a quarter counter-clockwise to give the stored one, by EXIF orientation.
+"""How often the upright image is turned a quarter counter-clockwise to give the stored one, by EXIF orientation.
 The other four orientations are mirror images, which no camera takes."""
 
 
@@ -52,7 +52,7 @@ class _Frame:
         )
 
     def turned_counter_clockwise(self) -> "_Frame":
-        """The camera of the picture turned a quarter counter-clockwise: x' = y, y' = width - x."""
+        """The camera of the image turned a quarter counter-clockwise: x' = y, y' = width - x."""
         *radial, p1, p2 = self.distortion
         right, upward, backward, position = self.camera_to_world.unbind(dim=-1)
         return replace(
@@ -87,9 +87,9 @@ class _Frame:
 
 def _stored(path: Path, applies_orientation: bool) -> Tuple[int, int, int]:
     """Width and height of the pixels as stored, and the EXIF orientation (1 where its camera ignores that)."""
-    with Image.open(path) as picture:
-        orientation = read_exif(picture).get(ExifTags.Base.Orientation, 1) if applies_orientation else 1
-        return picture.width, picture.height, orientation
+    with Image.open(path) as image:
+        orientation = read_exif(image).get(ExifTags.Base.Orientation, 1) if applies_orientation else 1
+        return image.width, image.height, orientation
 
 
 def write_transforms_json(
@@ -112,9 +112,9 @@ def write_transforms_json(
         path: the file to write; its folder is made if need be.
         cameras: intrinsics of the upright images (see ``applies_orientation``); their poses are not used.
         camera_to_worlds: poses of the same images.
-        image_filenames: the pictures, one per camera.
+        image_filenames: the images, one per camera.
         mask_filenames: their masks, if any.
-        applies_orientation: for each image, whether its camera is that of the picture turned as its EXIF orientation
+        applies_orientation: for each image, whether its camera is that of the image turned as its EXIF orientation
             says, else of the pixels as stored; None for all turned.
         remarks: further entries of each frame; None for none.
 

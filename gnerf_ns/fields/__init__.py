@@ -1,1 +1,1 @@
-"""Radiance and density fields."""
+"""The scene as a function of space: encodings, fields, and how rays sample them."""

@@ -1,1 +1,1 @@
-"""Models: compose the parts, one render, losses."""
+"""Models: compose the parts, one render, losses, networks."""

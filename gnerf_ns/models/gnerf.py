@@ -20,12 +20,11 @@ from torch.nn import Parameter
 from torch.nn import functional as F
 
 from gnerf_ns.cameras.rays import intersect_sphere
-from gnerf_ns.data.image_stack import composite
-from gnerf_ns.model_components.hash_radiance import HashRadianceConfig
-from gnerf_ns.model_components.image_metrics import ImageMetrics
-from gnerf_ns.model_components.mlp_radiance import MLPRadianceConfig
-from gnerf_ns.model_components.phase_schedule import StepPlan
-from gnerf_ns.model_components.radiance import RadianceAlongRays
+from gnerf_ns.data.image_set import composite
+from gnerf_ns.fields.hash_radiance import HashRadianceConfig
+from gnerf_ns.fields.mlp_radiance import MLPRadianceConfig
+from gnerf_ns.fields.radiance import RadianceAlongRays
+from gnerf_ns.models.image_metrics import ImageMetrics
 
 SCENE_RADIUS = 1.0
 """The object fills the ball of this radius around the origin, in scene units."""
@@ -47,14 +46,14 @@ class GNeRFModelConfig(ModelConfig):
     )
     """How the scene is represented and sampled along rays."""
     background_color: Literal["white", "black", "random", "last_sample"] = "white"
-    """What lies behind the object, and behind transparent pixels of the photographs. random: another colour at every
-    step (needs alpha or masks); last_sample: each ray's last colour, for photographs with their background."""
+    """What lies behind the object, and behind transparent pixels of the images. random: another color at every
+    step (needs alpha or masks); last_sample: each ray's last color, for images with their background."""
     photometric_loss_mult: float = 1.0
-    """Weight of the squared colour error."""
+    """Weight of the squared color error."""
     interlevel_loss_mult: float = 1.0
     """Weight of the loss that teaches the proposal network (Mip-NeRF 360 eq. 13)."""
     distortion_loss_mult: float = 0.002
-    """Weight of the distortion loss (Mip-NeRF 360 eq. 15), which the schedule multiplies for few photographs."""
+    """Weight of the distortion loss (Mip-NeRF 360 eq. 15), which the schedule multiplies for few images."""
     enable_collider: bool = False
     """Rays are cut to the object's ball by the model itself."""
     eval_num_rays_per_chunk: int = 8192
@@ -82,35 +81,42 @@ class GNeRFModel(Model):
         """Parameters of the radiance, by optimizer group."""
         return self.radiance.get_param_groups()
 
-    def follow(self, plan: StepPlan) -> None:
-        """Adapt to the training schedule."""
-        self.radiance.follow(plan.phase == "A", plan.phase_b_progress, plan.active_levels, plan.density_noise)
-        self._distortion_boost = plan.distortion_boost
+    def set_schedule(
+        self,
+        phase_a: bool,
+        phase_b_progress: float,
+        active_levels: float,
+        density_noise: float,
+        distortion_boost: float = 1.0,
+    ) -> None:
+        """See `Radiance.set_schedule`; `distortion_boost` multiplies the distortion loss's own weight."""
+        self.radiance.set_schedule(phase_a, phase_b_progress, active_levels, density_noise)
+        self._distortion_boost = distortion_boost
 
-    def another(self) -> GNeRFModel:
+    def new_like(self) -> GNeRFModel:
         """One of the same kind, on the same device, with new weights."""
         new = self.config.setup(scene_box=self.scene_box, num_train_data=self.num_train_data, device=self.device)
         return new.to(self.device)
 
-    def forget(self) -> None:
+    def reset_parameters(self) -> None:
         """Draw all weights anew."""
-        self.load_state_dict(self.another().state_dict())
+        self.load_state_dict(self.new_like().state_dict())
 
     @property
     def evaluation_background(self) -> Float[Tensor, "3"]:
-        """The colour that lies behind renderings outside training; nothing, black, if it is random in training."""
+        """The color that lies behind renderings outside training; nothing, black, if it is random in training."""
         is_black = self.config.background_color in ("black", "random")
         return torch.full((3,), 0.0 if is_black else 1.0, device=self.device)
 
     def draw_background(self) -> Float[Tensor, "3"]:
-        """The colour to lay photographs over at this step; another one each time if the background is random."""
+        """The color to lay images over at this step; another one each time if the background is random."""
         if self.config.background_color == "random":
             return torch.rand(3, device=self.device)
         value = 0.0 if self.config.background_color == "black" else 1.0
         return torch.full((3,), value, device=self.device)
 
-    def colours_over(self, outputs: Dict[str, Any], background: Float[Tensor, "3"]) -> Float[Tensor, "rays 3"]:
-        """Rendered colours in front of a background from `draw_background`."""
+    def colors_over(self, outputs: Dict[str, Any], background: Float[Tensor, "3"]) -> Float[Tensor, "rays 3"]:
+        """Rendered colors in front of a background from `draw_background`."""
         if self.config.background_color != "random":
             return outputs["rgb"]  # already composited by the renderer
         return outputs["rgb"] + (1.0 - outputs["accumulation"]) * background
@@ -131,7 +137,7 @@ class GNeRFModel(Model):
     def render(self, ray_bundle: RayBundle) -> Dict[str, Any]:
         """Render a flat bundle of rays; differentiable in the rays, too.
 
-        Rays that have nears and fars are cut to them, too: the viewer's crop, or a surface that ns-export colours.
+        Rays that have nears and fars are cut to them, too: the viewer's crop, or a surface that ns-export colors.
 
         Returns:
             rgb [rays, 3]; accumulation, depth and expected_depth [rays, 1] (scene units along the ray); rgb of the
@@ -185,7 +191,7 @@ class GNeRFModel(Model):
         }
 
     def _background_of_misses(self) -> Float[Tensor, "3"]:
-        """Colour of rays without samples: what the renderer would composite, which for random is nothing."""
+        """Color of rays without samples: what the renderer would composite, which for random is nothing."""
         if renderers.BACKGROUND_COLOR_OVERRIDE is not None:  # that of a crop
             return renderers.BACKGROUND_COLOR_OVERRIDE.to(self.device)
         return torch.full((3,), 1.0 if self.config.background_color == "white" else 0.0, device=self.device)
@@ -203,31 +209,31 @@ class GNeRFModel(Model):
         return self.normals_shader(normals, outputs["accumulation"])
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> Dict[str, Tensor]:
-        """Photometric loss and, when training, regularisers; see the methods that compute them."""
+        """Photometric loss and, when training, regularizers; see the methods that compute them."""
         loss_dict = {"photometric_loss": self.get_photometric_loss(outputs, batch["image"])}
         if self.training:
             loss_dict.update(self.get_regularization_losses(outputs))
         return loss_dict
 
     def get_photometric_loss(
-        self, outputs: Dict[str, Any], photographs: Float[Tensor, "rays channels"]
+        self, outputs: Dict[str, Any], image_set: Float[Tensor, "rays channels"]
     ) -> Float[Tensor, ""]:
-        """Weighted squared colour error, of the coarser networks too where there are any (NeRF eq. 6).
+        """Weighted squared color error, of the coarser networks too where there are any (NeRF eq. 6).
 
         Args:
             outputs: of `render`.
-            photographs: premultiplied RGB or RGBA in [0, 1] at the same rays.
+            image_set: premultiplied RGB or RGBA in [0, 1] at the same rays.
         """
         background = self.draw_background()
-        target = composite(photographs, background, channel_dim=-1)
-        loss = F.mse_loss(self.colours_over(outputs, background), target)
+        target = composite(image_set, background, channel_dim=-1)
+        loss = F.mse_loss(self.colors_over(outputs, background), target)
         for rgb, accumulation in zip(outputs["earlier_rgb"], outputs["earlier_accumulation"], strict=True):
-            earlier = self.colours_over({"rgb": rgb, "accumulation": accumulation}, background)
+            earlier = self.colors_over({"rgb": rgb, "accumulation": accumulation}, background)
             loss = loss + F.mse_loss(earlier, target)
         return self.config.photometric_loss_mult * loss
 
     def get_regularization_losses(self, outputs: Dict[str, Any]) -> Dict[str, Tensor]:
-        """Losses that need no photograph. Empty where the representation has no proposal network."""
+        """Losses that need no image. Empty where the representation has no proposal network."""
         radiance: RadianceAlongRays = outputs["radiance"]
         if not radiance.proposal_weights:
             return {}
@@ -243,17 +249,17 @@ class GNeRFModel(Model):
         """PSNR (dB) of rendered rays."""
         background = self.draw_background()
         target = composite(batch["image"], background, channel_dim=-1)
-        return {"psnr": -10.0 * torch.log10(F.mse_loss(self.colours_over(outputs, background), target))}
+        return {"psnr": -10.0 * torch.log10(F.mse_loss(self.colors_over(outputs, background), target))}
 
     def get_rgba_image(self, outputs: Dict[str, Tensor], output_name: str = "rgb") -> Float[Tensor, "*pixels 4"]:
-        """Colour and opacity, so that exported point clouds hold the object and not its background."""
+        """Color and opacity, so that exported point clouds hold the object and not its background."""
         rgb, accumulation = outputs[output_name], outputs["accumulation"]
         if self.config.background_color in ("white", "black"):
             rgb = rgb - (1.0 - accumulation) * self._background_of_misses()
         return torch.cat([(rgb / accumulation.clamp_min(1e-6)).clamp(0.0, 1.0), accumulation], dim=-1)
 
     def get_image_metrics_and_images(self, outputs, batch) -> Tuple[Dict[str, float], Dict[str, Tensor]]:
-        """PSNR, SSIM (and LPIPS where its weights are at hand) of one image, and pictures to look at."""
+        """PSNR, SSIM (and LPIPS where its weights are at hand) of one image, and images to look at."""
         truth = batch["image"].to(outputs["rgb"].device)
         if truth.shape[-1] == 4:
             truth = torch.cat([truth[..., :3] * truth[..., 3:], truth[..., 3:]], dim=-1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from gnerf_ns.cameras.alignment import Similarity, fit_similarity, pose_errors
 from gnerf_ns.cameras.look_at import look_at
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
-from gnerf_ns.errors import InputError
+from gnerf_ns.utils.errors import InputError
 
 RADIUS = 2.8
 

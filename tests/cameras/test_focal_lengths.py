@@ -6,10 +6,9 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
 
-from gnerf_ns.cameras.focal_lengths import FocalFactors
+from gnerf_ns.cameras.learned_cameras import FocalScales, PoseTable
 from gnerf_ns.cameras.look_at import look_at
 from gnerf_ns.cameras.pose_codec import PoseCodec
-from gnerf_ns.cameras.pose_table import PoseTable
 from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses
 
 RADIUS = 2.75
@@ -22,7 +21,7 @@ def cameras_of(focal: torch.Tensor) -> Cameras:
 
 @pytest.mark.parametrize(("mode", "count"), [("fixed", 0), ("shared", 1), ("per_image", 4)])
 def test_parameters_by_mode(mode, count: int) -> None:
-    factors = FocalFactors(4, mode)
+    factors = FocalScales(4, mode)
     assert sum(parameter.numel() for parameter in factors.parameters()) == count
     assert factors.is_learned is (count > 0)
     torch.testing.assert_close(factors(), torch.ones(4))
@@ -30,7 +29,7 @@ def test_parameters_by_mode(mode, count: int) -> None:
 
 
 def test_images_of_their_own_get_their_own_factor_and_others_the_median() -> None:
-    factors = FocalFactors(3, "per_image")
+    factors = FocalScales(3, "per_image")
     with torch.no_grad():
         factors.logarithms.copy_(torch.tensor([1.1, 0.9, 1.3]).log())
     torch.testing.assert_close(factors(torch.tensor([2, 1])), torch.tensor([1.3, 0.9]))
@@ -38,7 +37,7 @@ def test_images_of_their_own_get_their_own_factor_and_others_the_median() -> Non
 
 
 def test_directions_are_those_of_cameras_with_longer_focal_lengths() -> None:
-    factors = FocalFactors(2, "per_image")
+    factors = FocalScales(2, "per_image")
     with torch.no_grad():
         factors.logarithms.copy_(torch.tensor([1.25, 0.8]).log())
     focal = torch.tensor([[20.0], [30.0]])
@@ -51,7 +50,7 @@ def test_directions_are_those_of_cameras_with_longer_focal_lengths() -> None:
 
 
 def test_gradient_of_rays_in_focal_length_and_pose() -> None:
-    factors = FocalFactors(2, "per_image").double()
+    factors = FocalScales(2, "per_image").double()
     directions = CameraDirections(cameras_of(torch.tensor([[20.0], [30.0]])), factors)
     indices, coords = torch.tensor([0, 1]), (1.8 * torch.rand(2, 3, 2) - 0.9).double()
     codes = torch.tensor([[0.6, 0.5, 0.7], [-0.3, 0.8, 0.2]], dtype=torch.float64, requires_grad=True)
@@ -70,8 +69,8 @@ def test_gradient_of_rays_in_focal_length_and_pose() -> None:
 
 
 @pytest.mark.parametrize("mode", ["look_at", "free"])
-def test_a_longer_lens_takes_the_camera_back_and_leaves_the_picture_its_size(mode) -> None:
-    factors = FocalFactors(2, "shared")
+def test_a_longer_lens_takes_the_camera_back_and_leaves_the_image_its_size(mode) -> None:
+    factors = FocalScales(2, "shared")
     table = PoseTable(2, PoseCodec(mode, RADIUS), factors)
     before = table().detach()
     with torch.no_grad():

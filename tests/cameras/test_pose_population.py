@@ -6,8 +6,7 @@ import torch
 from torch.nn import functional
 
 from gnerf_ns.cameras.look_at import look_at
-from gnerf_ns.cameras.pose_population import PosePopulation, roll_of
-from gnerf_ns.cameras.pose_prior import PosePriorConfig
+from gnerf_ns.cameras.pose_prior import PosePopulation, PosePriorConfig, roll_of
 
 RADIUS = 2.75
 PRIOR = PosePriorConfig(radius=(0.8, 1.2), roll_deg=(-20.0, 20.0)).resolve()
@@ -36,7 +35,7 @@ def test_poses_are_drawn_by_weight() -> None:
     population = PosePopulation(3)
     axes = RADIUS * torch.eye(3)
     population.remember(look_at(axes), torch.tensor([1.0, 3.0, 0.0]))
-    drawn = population.sample(4000, PRIOR.centred, RADIUS, spread=0.01)
+    drawn = population.sample(4000, PRIOR.centerd, RADIUS, spread=0.01)
     nearest = torch.cdist(drawn[..., 3], axes).argmin(dim=1)
     shares = torch.bincount(nearest, minlength=3) / 4000
     torch.testing.assert_close(shares, torch.tensor([0.25, 0.75, 0.0]), atol=0.03, rtol=0.0)
@@ -58,14 +57,14 @@ def test_children_differ_from_their_parent_as_much_as_asked_and_stay_within_the_
 
 
 def test_a_wide_prior_narrows() -> None:
-    """Photographs from the upper half alone, a prior all around: after some rounds most draws are in the upper half."""
+    """ImageSet from the upper half alone, a prior all around: after some rounds most draws are in the upper half."""
     torch.manual_seed(0)
     wide = PosePriorConfig(elevation_deg=(-90.0, 90.0)).resolve()
     truth = PosePriorConfig(elevation_deg=(20.0, 60.0)).resolve().sample(40, 1.0, "cpu")[..., 3]
     population = PosePopulation(400)
     drawn = wide.sample(80, 1.0, "cpu")
     for _ in range(20):
-        # How well a pose explains a photograph, by distance alone.
+        # How well a pose explains an image, by distance alone.
         votes = torch.softmax(-torch.cdist(truth, drawn[..., 3]).square() / 0.05, dim=1).sum(dim=0)
         population.remember(drawn, votes)
         drawn = torch.cat([wide.sample(40, 1.0, "cpu"), population.sample(40, wide, 1.0, 0.1)])

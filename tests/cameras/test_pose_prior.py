@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius
-from gnerf_ns.errors import InputError
+from gnerf_ns.utils.errors import InputError
 
 RADIUS = 2.75
 

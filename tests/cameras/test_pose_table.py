@@ -5,10 +5,10 @@ from typing import Literal
 import pytest
 import torch
 
+from gnerf_ns.cameras.learned_cameras import PoseTable
 from gnerf_ns.cameras.look_at import look_at
 from gnerf_ns.cameras.pose_codec import PoseCodec
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
-from gnerf_ns.cameras.pose_table import PoseTable
 
 RADIUS = 2.75
 MODES = ("look_at", "free")

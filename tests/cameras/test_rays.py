@@ -12,7 +12,7 @@ from nerfstudio.cameras.rays import RayBundle
 from gnerf_ns.cameras.pose_codec import decode_pose_9d, encode_pose_9d
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.cameras.rays import CameraDirections, concatenate_rays, intersect_sphere, no_rays, rays_from_poses
-from gnerf_ns.errors import InputError
+from gnerf_ns.utils.errors import InputError
 
 POSES = PosePriorConfig("dtu").resolve().sample(3, 2.8, "cpu", torch.Generator().manual_seed(0))
 
@@ -33,7 +33,7 @@ def make_cameras(camera_type: CameraType = CameraType.PERSPECTIVE, distorted: bo
 
 
 def grid_directions(cameras: Cameras, camera_index: int, height: int, width: int) -> torch.Tensor:
-    """Directions through the pixel centres of one camera's image, were it height x width pixels large."""
+    """Directions through the pixel centers of one camera's image, were it height x width pixels large."""
     rows, columns = (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width
     x, y = torch.meshgrid(2.0 * columns - 1.0, 2.0 * rows - 1.0, indexing="xy")
     coords = torch.stack([x, y], dim=-1).reshape(1, -1, 2)
@@ -48,7 +48,7 @@ def test_golden_directions() -> None:
     cameras = Cameras(torch.eye(4)[None, :3], fx=1.0, fy=1.0, cx=1.0, cy=1.0, width=2, height=2)
     third = 0.5 / math.sqrt(1.5)
     directions = grid_directions(cameras, 0, 2, 2)
-    # Row 0 is the picture's top, column 0 its left; the camera looks along -z.
+    # Row 0 is the image's top, column 0 its left; the camera looks along -z.
     depth = -1.0 / math.sqrt(1.5)
     expected = [[[-third, third, depth], [third, third, depth]], [[-third, -third, depth], [third, -third, depth]]]
     torch.testing.assert_close(directions, torch.tensor(expected))
@@ -78,7 +78,7 @@ def test_resampling_keeps_the_field_of_view() -> None:
     cameras = make_cameras()
     full = grid_directions(cameras, 0, 18, 24)
     half = grid_directions(cameras, 0, 9, 12)
-    # A half-size pixel centre is the corner that four full-size pixels share.
+    # A half-size pixel center is the corner that four full-size pixels share.
     on_plane = full / -full[..., 2:]
     middles = on_plane.reshape(9, 2, 12, 2, 3).mean(dim=(1, 3))
     torch.testing.assert_close(half / -half[..., 2:], middles)
@@ -133,7 +133,7 @@ def test_rays_of_one_camera_stand_together() -> None:
 
 
 def test_rays_are_differentiable_in_the_poses() -> None:
-    """As lines (Pluecker coordinates), which is what a colour depends on."""
+    """As lines (Pluecker coordinates), which is what a color depends on."""
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(3, 4, 3, generator=generator, dtype=torch.float64)
     directions = torch.nn.functional.normalize(directions, dim=-1)

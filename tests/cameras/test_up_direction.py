@@ -8,10 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gnerf_ns.cameras.learned_cameras import PoseTable
 from gnerf_ns.cameras.look_at import look_at
-from gnerf_ns.cameras.pose_codec import PoseCodec
-from gnerf_ns.cameras.pose_table import PoseTable
-from gnerf_ns.cameras.up_direction import UpDirection
+from gnerf_ns.cameras.pose_codec import PoseCodec, UpDirection
 
 RADIUS = 2.75
 tilts = st.floats(-1.5, 1.5, width=32)
@@ -35,14 +34,14 @@ def test_starts_upright(is_learned: bool, count: int) -> None:
     assert sum(parameter.numel() for parameter in up.parameters()) == count
     assert torch.equal(up(), torch.eye(3))
     poses = look_at(positions())
-    assert torch.equal(up.lean(poses), poses)
+    assert torch.equal(up.from_z_up(poses), poses)
     torch.testing.assert_close(PoseCodec("look_at", RADIUS, up).decode(poses[..., 3] / RADIUS), poses)
 
 
 def test_a_quarter_turn_about_x_takes_z_to_minus_y() -> None:
     up = leaning(math.pi / 2, 0.0)
     torch.testing.assert_close(up()[:, 2], torch.tensor([0.0, -1.0, 0.0]), atol=1e-6, rtol=0.0)
-    up.forget()
+    up.reset_parameters()
     assert torch.equal(up(), torch.eye(3))
 
 
@@ -53,8 +52,8 @@ def test_leaning_cameras_are_those_of_a_codec_that_knows_what_is_up(x: float, y:
     codec = PoseCodec("look_at", RADIUS, up)
     # The poles are where a level camera has no right of its own.
     level = look_at(torch.cat([positions(), RADIUS * torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]])]))
-    poses = up.lean(level)
-    torch.testing.assert_close(up.level(poses), level, atol=1e-5, rtol=0.0)
+    poses = up.from_z_up(level)
+    torch.testing.assert_close(up.to_z_up(poses), level, atol=1e-5, rtol=0.0)
     torch.testing.assert_close(codec.decode(codec.encode(poses))[:-2], poses[:-2], atol=1e-4, rtol=0.0)
     assert codec.decode(codec.encode(poses)).isfinite().all()
     # Level: nothing of the camera's right is along what is up.
@@ -105,7 +104,7 @@ def test_only_a_table_that_moves_it_has_a_gradient_in_it() -> None:
 def test_descent_finds_what_is_up_where_positions_lean() -> None:
     """A scene that came out leaning by 12 degrees: where cameras stand is known, and what they see."""
     truth = leaning(math.radians(12.0) * 0.8, math.radians(12.0) * 0.6)
-    poses = truth.lean(look_at(positions(12, seed=3)))
+    poses = truth.from_z_up(look_at(positions(12, seed=3)))
     up = UpDirection(is_learned=True)
     table = PoseTable(12, PoseCodec("look_at", RADIUS, up), moves_up_direction=True)
     table.assign(torch.arange(12), poses)

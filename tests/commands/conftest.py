@@ -9,8 +9,8 @@ from analytic_scene import TINY_RADIANCE
 from nerfstudio.utils.eval_utils import eval_setup
 from tiny_run import build_trainer, trainer_config
 
-from gnerf_ns.model_components.hash_radiance import HashRadianceConfig
-from gnerf_ns.pipelines.gnerf_pipeline import GNeRFPipeline
+from gnerf_ns.fields.hash_radiance import HashRadianceConfig
+from gnerf_ns.training.pipeline import GNeRFPipeline
 
 
 class FinishedRun(NamedTuple):

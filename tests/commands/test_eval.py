@@ -23,8 +23,8 @@ def over_white(path: Path) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def evaluated(finished_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("eval")
-    ComputePSNR(finished_run.config_path, folder / "new" / "eval.json", folder / "pictures").main()
-    return json.loads((folder / "new" / "eval.json").read_text()), folder / "pictures"
+    ComputePSNR(finished_run.config_path, folder / "new" / "eval.json", folder / "images").main()
+    return json.loads((folder / "new" / "eval.json").read_text()), folder / "images"
 
 
 def test_image_quality_is_that_of_the_files_at_the_estimated_held_out_poses(finished_run, evaluated, tiny_scene: Path):
@@ -82,10 +82,10 @@ def test_all_promised_figures_are_there(evaluated):
     }
 
 
-def test_pictures_show_truth_beside_rendering(evaluated, tiny_scene: Path):
-    pictures = sorted(evaluated[1].glob("eval_img_*.png"))
-    assert len(pictures) == 2
-    shown = torch.from_numpy(np.array(Image.open(pictures[0])))[..., :3].float() / 255
+def test_images_show_truth_beside_rendering(evaluated, tiny_scene: Path):
+    images = sorted(evaluated[1].glob("eval_img_*.png"))
+    assert len(images) == 2
+    shown = torch.from_numpy(np.array(Image.open(images[0])))[..., :3].float() / 255
     assert shown.shape == (16, 48, 3)
     truth = over_white(sorted((tiny_scene / "held_out").glob("*.png"))[0])
     assert (shown[:, :16] - truth).abs().max() < 2 / 255

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from gnerf_ns.system_libraries import missing_export_libraries
+from gnerf_ns.utils.system_libraries import missing_export_libraries
 
 # ns-export and its libraries are heavy and need parts of the system: imported where they are used.
 pytestmark = pytest.mark.skipif(bool(missing_export_libraries()), reason="ns-export lacks system libraries here")

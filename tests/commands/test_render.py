@@ -7,11 +7,11 @@ import torch
 from nerfstudio.scripts.render import DatasetRender, RenderCameraPath, RenderInterpolated, SpiralRender
 from PIL import Image
 
-from gnerf_ns.data.dataparsers.unposed_dataparser import PLACEHOLDER_CAMERA_TO_WORLD
-from gnerf_ns.system_libraries import provide_ffmpeg
+from gnerf_ns.data.dataparser import PLACEHOLDER_CAMERA_TO_WORLD
+from gnerf_ns.utils.system_libraries import provide_ffmpeg
 
 
-def picture(path: Path) -> torch.Tensor:
+def image(path: Path) -> torch.Tensor:
     return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).float() / 255
 
 
@@ -40,7 +40,7 @@ def test_dataset_is_rendered_at_the_estimated_poses(finished_run, tmp_path: Path
     found = sorted((tmp_path / split / "rgb").rglob("*.png"))
     assert len(found) == len(cameras)
     for index, path in enumerate(found):
-        assert (picture(path) - rendered_at(finished_run, cameras, index)).abs().max() < 2 / 255
+        assert (image(path) - rendered_at(finished_run, cameras, index)).abs().max() < 2 / 255
     assert {folder.name for folder in (tmp_path / split).iterdir()} == {"rgb", "gt-rgb", "depth", "normals"}
 
 
@@ -73,7 +73,7 @@ def test_camera_path_goes_where_it_says(finished_run, tmp_path: Path):
     ).main()
     frames = sorted((tmp_path / "frames").glob("*.png"))
     assert len(frames) == 2
-    assert (picture(frames[0]) - rendered_at(finished_run, cameras, 3)).abs().max() < 3 / 255
+    assert (image(frames[0]) - rendered_at(finished_run, cameras, 3)).abs().max() < 3 / 255
 
 
 @pytest.mark.parametrize("pose_source", ["eval", "train"])
@@ -89,7 +89,7 @@ def test_interpolation_passes_through_the_estimated_cameras(finished_run, tmp_pa
     cameras = finished_run.pipeline.estimated_cameras(pose_source)
     frames = sorted(tmp_path.glob("*.png"))
     assert len(frames) == 2 * (len(cameras) - 1)
-    assert (picture(frames[0]) - rendered_at(finished_run, cameras, 0)).abs().max() < 3 / 255
+    assert (image(frames[0]) - rendered_at(finished_run, cameras, 0)).abs().max() < 3 / 255
 
 
 @pytest.mark.parametrize("command", [SpiralRender, RenderInterpolated, RenderCameraPath])

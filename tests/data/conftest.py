@@ -1,4 +1,4 @@
-"""Folders of small made-up pictures."""
+"""Folders of small made-up images."""
 
 import json
 import math
@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 
-def picture(index: int, width: int, height: int, channels: int = 3) -> np.ndarray:
-    """Noise that differs from picture to picture; with four channels, a disc of it on a transparent ground."""
+def image(index: int, width: int, height: int, channels: int = 3) -> np.ndarray:
+    """Noise that differs from image to image; with four channels, a disc of it on a transparent ground."""
     pixels = np.random.default_rng(index).integers(0, 256, (height, width, channels), dtype=np.uint8)
     if channels == 4:
         rows, columns = np.mgrid[:height, :width]
@@ -33,14 +33,14 @@ def pose_on_ring(index: int, count: int, radius: float = 4.0) -> List[List[float
 
 
 @pytest.fixture
-def picture_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Builds a bare folder of pictures."""
+def image_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Builds a bare folder of images."""
 
     def build(count: int = 10, width: int = 32, height: int = 24, channels: int = 3, suffix: str = ".png") -> Path:
-        folder = tmp_path / "pictures"
+        folder = tmp_path / "images"
         folder.mkdir()
         for index in range(count):
-            Image.fromarray(picture(index, width, height, channels)).save(folder / f"view_{index:02d}{suffix}")
+            Image.fromarray(image(index, width, height, channels)).save(folder / f"view_{index:02d}{suffix}")
         return folder
 
     return build
@@ -54,7 +54,7 @@ def blender_folder(tmp_path: Path) -> Path:
         (folder / split).mkdir(parents=True)
         frames = []
         for index in range(count):
-            Image.fromarray(picture(index, 32, 32, 4)).save(folder / split / f"r_{index}.png")
+            Image.fromarray(image(index, 32, 32, 4)).save(folder / split / f"r_{index}.png")
             pose = pose_on_ring(index, count, radius)
             frames.append({"file_path": f"./{split}/r_{index}", "transform_matrix": pose})
         (folder / f"transforms_{split}.json").write_text(json.dumps({"camera_angle_x": 0.7, "frames": frames}))
@@ -63,12 +63,12 @@ def blender_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def nerfstudio_folder(tmp_path: Path) -> Path:
-    """nerfstudio layout: 16 JPEG views of 30x40, one camera with distortion and an off-centre principal point."""
+    """nerfstudio layout: 16 JPEG views of 30x40, one camera with distortion and an off-center principal point."""
     folder = tmp_path / "nerfstudio"
     (folder / "images").mkdir(parents=True)
     frames = []
     for index in range(16):
-        Image.fromarray(picture(index, 30, 40)).save(folder / "images" / f"{index:04d}.jpg")
+        Image.fromarray(image(index, 30, 40)).save(folder / "images" / f"{index:04d}.jpg")
         frames.append({"file_path": f"images/{index:04d}.jpg", "transform_matrix": pose_on_ring(index, 16)})
     shared = {"fl_x": 50.0, "fl_y": 51.0, "cx": 14.0, "cy": 21.0, "w": 30, "h": 40, "k1": 0.05, "p2": 0.001}
     meta = {**shared, "camera_model": "OPENCV", "frames": frames}

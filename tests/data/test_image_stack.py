@@ -1,11 +1,11 @@
 import torch
 from PIL import Image
 
-from gnerf_ns.data import image_stack
-from gnerf_ns.data.dataparsers.unposed_dataparser import UnposedDataParserConfig
-from gnerf_ns.data.image_stack import ImageStack, composite, premultiply
+from gnerf_ns.data import image_set as image_stack
+from gnerf_ns.data.dataparser import UnposedDataParserConfig
+from gnerf_ns.data.dataset import UnposedDataset
+from gnerf_ns.data.image_set import ImageStack, composite, premultiply
 from gnerf_ns.data.images import area_resize
-from gnerf_ns.data.unposed_dataset import UnposedDataset
 
 
 def random_pixels(channels: int) -> torch.Tensor:
@@ -16,20 +16,20 @@ def test_full_resolution_composites_to_the_definition():
     pixels = random_pixels(4)
     background = torch.tensor([0.2, 0.5, 0.9])
     stack = ImageStack(pixels)
-    colour, alpha = pixels[..., :3] / 255, pixels[..., 3:] / 255
-    expected = colour * alpha + background * (1 - alpha)
+    color, alpha = pixels[..., :3] / 255, pixels[..., 3:] / 255
+    expected = color * alpha + background * (1 - alpha)
     torch.testing.assert_close(composite(stack.at_resolution(8, 6), background).permute(0, 2, 3, 1), expected)
     torch.testing.assert_close(composite(premultiply(pixels), background, channel_dim=-1), expected)
 
 
 def test_compositing_commutes_with_averaging():
-    """True of premultiplied colours only: averaging straight colours would let invisible pixels shine through."""
+    """True of premultiplied colors only: averaging straight colors would let invisible pixels shine through."""
     stack, background = ImageStack(random_pixels(4)), torch.tensor([1.0, 0.0, 0.5])
     fine = composite(stack.at_resolution(8, 6), background)
     torch.testing.assert_close(composite(stack.at_resolution(3, 4), background), area_resize(fine, 3, 4))
 
 
-def test_opaque_pictures_have_three_channels():
+def test_opaque_images_have_three_channels():
     stack = ImageStack(random_pixels(3))
     assert not stack.has_alpha
     torch.testing.assert_close(composite(stack.at_resolution(4, 3), torch.ones(3)), stack.at_resolution(4, 3))
@@ -40,14 +40,14 @@ def test_opaque_pictures_have_three_channels():
     assert ImageStack(pixels).has_alpha
 
 
-def test_a_background_may_differ_from_picture_to_picture():
+def test_a_background_may_differ_from_image_to_image():
     stack = ImageStack(random_pixels(4))
     backgrounds = torch.rand(5, 3, 1, 1)
     laid = composite(stack.at_resolution(8, 6), backgrounds)
     torch.testing.assert_close(laid[3], composite(stack.at_resolution(8, 6)[3], backgrounds[3, :, 0, 0]))
 
 
-def test_chosen_pictures_and_the_cache():
+def test_chosen_images_and_the_cache():
     stack = ImageStack(random_pixels(4))
     indices = torch.tensor([4, 0, 4])
     torch.testing.assert_close(stack.at_resolution(4, 3, indices), stack.at_resolution(4, 3)[indices])
@@ -58,7 +58,7 @@ def test_chosen_pictures_and_the_cache():
     assert stack.at_resolution(4, 3) is not first, "old sizes must make room"
 
 
-def test_a_large_set_is_computed_for_the_pictures_asked_for_only(monkeypatch):
+def test_a_large_set_is_computed_for_the_images_asked_for_only(monkeypatch):
     stack, indices = ImageStack(random_pixels(4)), torch.tensor([2, 1])
     expected = stack.at_resolution(4, 3)
     monkeypatch.setattr(image_stack, "_CACHE_BYTES", 100)
@@ -70,7 +70,7 @@ def test_a_large_set_is_computed_for_the_pictures_asked_for_only(monkeypatch):
 
 
 def test_from_dataset_with_and_without_alpha(tmp_path):
-    """Opaque pictures among transparent ones are opaque in the stack."""
+    """Opaque images among transparent ones are opaque in the stack."""
     written = []
     for index, channels in enumerate((3, 4, 3)):
         written.append(random_pixels(channels)[index])

@@ -20,7 +20,7 @@ from gnerf_ns.data.images import (
     read_image,
     read_mask,
 )
-from gnerf_ns.errors import InputError
+from gnerf_ns.utils.errors import InputError
 
 
 def noise(height: int, width: int, channels: int) -> np.ndarray:
@@ -96,11 +96,11 @@ def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str):
 
 def test_kinds_of_pixels(tmp_path: Path):
     path = tmp_path / "a.png"
-    grey = noise(6, 6, 1)[..., 0]
-    Image.fromarray(grey).save(path)
-    np.testing.assert_array_equal(read_image(path), np.repeat(grey[..., None], 3, axis=-1))
-    Image.fromarray(grey.astype(np.uint16) * 257).save(path)
-    np.testing.assert_array_equal(read_image(path), np.repeat(grey[..., None], 3, axis=-1))
+    gray = noise(6, 6, 1)[..., 0]
+    Image.fromarray(gray).save(path)
+    np.testing.assert_array_equal(read_image(path), np.repeat(gray[..., None], 3, axis=-1))
+    Image.fromarray(gray.astype(np.uint16) * 257).save(path)
+    np.testing.assert_array_equal(read_image(path), np.repeat(gray[..., None], 3, axis=-1))
     Image.fromarray(noise(6, 6, 3)).quantize(256).save(path)
     np.testing.assert_array_equal(read_image(path), noise(6, 6, 3))
     palette = Image.fromarray(noise(6, 6, 3)).quantize(256)
@@ -116,12 +116,12 @@ def test_shrinking_averages_areas(tmp_path: Path, side: int):
     path, pixels = tmp_path / "a.png", noise(400, 400, 3)
     Image.fromarray(pixels).save(path)
     exact = area_resize(torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), side, side)[0].permute(1, 2, 0)
-    # Pictures far larger than the result are first averaged in whole-number blocks, cut at block borders.
+    # Images far larger than the result are first averaged in whole-number blocks, cut at block borders.
     np.testing.assert_allclose(read_image(path, max_side=side), exact.numpy(), atol=0.51 if side > 75 else 25)
     assert abs(float(read_image(path, max_side=side).mean()) - float(exact.mean())) < 0.2
 
 
-def test_invisible_pixels_lend_no_colour(tmp_path: Path):
+def test_invisible_pixels_lend_no_color(tmp_path: Path):
     path = tmp_path / "a.png"
     pixels = np.zeros((4, 4, 4), dtype=np.uint8)
     pixels[:, ::2] = (200, 100, 50, 255)
@@ -133,7 +133,7 @@ def test_invisible_pixels_lend_no_colour(tmp_path: Path):
 
 
 def test_reduced_jpeg_keeps_its_geometry(tmp_path: Path):
-    """At 1/8, 4001 pixels become 501, of which 500.125 are picture; an edge must land where it was all the same."""
+    """At 1/8, 4001 pixels become 501, of which 500.125 are image; an edge must land where it was all the same."""
     path, pixels = tmp_path / "a.jpg", np.zeros((300, 4001, 3), dtype=np.uint8)
     edge = 98.5 / 100 * 4001
     pixels[:, int(edge) :] = 255
@@ -180,30 +180,30 @@ def test_masks_of_all_kinds_agree(tmp_path: Path):
 
 def test_focal_from_exif(tmp_path: Path):
     path = tmp_path / "a.jpg"
-    picture = Image.new("RGB", (36, 24))
-    picture.save(path)
+    image = Image.new("RGB", (36, 24))
+    image.save(path)
     assert focal_from_exif(path) is None
     exif = Image.Exif()
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 50
-    picture.save(path, exif=exif)
+    image.save(path, exif=exif)
     assert focal_from_exif(path) == pytest.approx(50.0)  # 36x24 pixels as if of 1 mm
     exif = Image.Exif()
     details = exif.get_ifd(ExifTags.IFD.Exif)
     details[ExifTags.Base.FocalLength] = 10.0
-    details[ExifTags.Base.FocalPlaneXResolution] = 254.0  # per inch, so 10 a millimetre, of a 72 pixel wide original
+    details[ExifTags.Base.FocalPlaneXResolution] = 254.0  # per inch, so 10 a millimeter, of a 72 pixel wide original
     details[ExifTags.Base.FocalPlaneResolutionUnit] = 2
     details[ExifTags.Base.ExifImageWidth] = 72
     details[ExifTags.Base.ExifImageHeight] = 48
-    picture.save(path, exif=exif)
+    image.save(path, exif=exif)
     assert focal_from_exif(path) == pytest.approx(50.0)
     details[ExifTags.Base.FocalLength] = 0.0
-    picture.save(path, exif=exif)
+    image.save(path, exif=exif)
     assert focal_from_exif(path) is None
 
 
-def truncated(picture: Image.Image, kind: str) -> bytes:
+def truncated(image: Image.Image, kind: str) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, kind)
+    image.save(stream, kind)
     return stream.getvalue()[: len(stream.getvalue()) * 2 // 3]
 
 
@@ -223,14 +223,14 @@ def test_unusable_files(tmp_path: Path):
     (tmp_path / "empty.png").touch()
     with pytest.raises(InputError, match="0 bytes"):
         image_size(tmp_path / "empty.png")
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(InputError, match="no picture"):
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(InputError, match="no image"):
         read_image(tmp_path / "text.png")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_stays_bounded_with_large_photographs(tmp_path: Path):
-    """24 photographs of 12 megapixels: 0.9 GB if all were held as bytes, 3.5 GB as floats."""
+def test_memory_stays_bounded_with_large_images(tmp_path: Path):
+    """24 images of 12 megapixels: 0.9 GB if all were held as bytes, 3.5 GB as floats."""
     rows, columns = np.mgrid[:3000, :4000]
     gradient = np.stack([rows % 256, columns % 256, (rows + columns) % 256], axis=-1).astype(np.uint8)
     Image.fromarray(gradient).save(tmp_path / "00.jpg")
@@ -243,9 +243,9 @@ def test_memory_stays_bounded_with_large_photographs(tmp_path: Path):
     script = """
 import sys
 from pathlib import Path
-from gnerf_ns.data.dataparsers.unposed_dataparser import UnposedDataParserConfig
-from gnerf_ns.data.image_stack import ImageStack
-from gnerf_ns.data.unposed_dataset import UnposedDataset
+from gnerf_ns.data.dataparser import UnposedDataParserConfig
+from gnerf_ns.data.image_set import ImageStack
+from gnerf_ns.data.dataset import UnposedDataset
 def mebibytes(field):  # not ru_maxrss, which a child process takes over from its parent
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) // 1024

@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 from nerfstudio.cameras.cameras import Cameras
 
 from gnerf_ns.data.patch_sampling import dynamic_patch_coords, sample_patches, static_patch_coords
-from gnerf_ns.errors import InputError
+from gnerf_ns.utils.errors import InputError
 
 
 def ramp_image(height: int, width: int) -> torch.Tensor:
-    """Each pixel's value is its own centre in nerfstudio's pixels: x in the first channel, y in the second."""
+    """Each pixel's value is its own center in nerfstudio's pixels: x in the first channel, y in the second."""
     rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     return torch.stack([columns, rows])[None]
 
@@ -27,7 +27,7 @@ def camera(height: int, width: int) -> Cameras:
 
 
 def coords_to_pixels(coords: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The same places (x, y) in pixels, pixel centres being at +0.5."""
+    """The same places (x, y) in pixels, pixel centers being at +0.5."""
     return (coords + 1) / 2 * coords.new_tensor([width, height])
 
 
@@ -38,7 +38,7 @@ def test_static_patch_at_the_image_s_own_side_is_the_image(side: int) -> None:
 
 
 @pytest.mark.parametrize("side", [7, 37, 100])
-def test_static_patch_is_the_image_where_float32_cannot_hold_pixel_centres_exactly(side: int) -> None:
+def test_static_patch_is_the_image_where_float32_cannot_hold_pixel_centers_exactly(side: int) -> None:
     images = torch.rand(2, 3, side, side)
     torch.testing.assert_close(sample_patches(images, static_patch_coords(2, side)), images, atol=2e-5, rtol=0)
 
@@ -49,7 +49,7 @@ def test_static_patch_of_half_the_side_averages_two_by_two_pixels() -> None:
     torch.testing.assert_close(sample_patches(images, static_patch_coords(2, 16)), expected)
 
 
-def test_static_coords_are_nerfstudio_s_pixel_centres() -> None:
+def test_static_coords_are_nerfstudio_s_pixel_centers() -> None:
     pixels = coords_to_pixels(static_patch_coords(1, 20)[0], 20, 20)
     torch.testing.assert_close(pixels.flip(-1), camera(20, 20).get_image_coords())
 
@@ -100,7 +100,7 @@ def test_dynamic_patches_lie_inside_and_span_their_scale(smallest: float, larges
     torch.testing.assert_close(spacing_y, expected.expand_as(spacing_y), atol=1e-5, rtol=0)
 
 
-def test_smallest_scale_shows_neighbouring_pixels_one_apart() -> None:
+def test_smallest_scale_shows_neighboring_pixels_one_apart() -> None:
     coords, _ = dynamic_patch_coords(4, 16, (0.25, 0.25))
     pixels = coords_to_pixels(coords, 64, 64)
     torch.testing.assert_close(pixels[:, :, 1:, 0] - pixels[:, :, :-1, 0], torch.ones(4, 16, 15), atol=1e-4, rtol=0)
@@ -113,9 +113,9 @@ def test_full_scale_leaves_no_room_to_shift() -> None:
 
 def test_shifts_reach_all_four_edges_and_the_generator_repeats_them() -> None:
     coords, scales = dynamic_patch_coords(400, 4, (0.25, 0.5), torch.Generator().manual_seed(3))
-    centres = coords.mean(dim=(1, 2)) / (1 - scales)[:, None]
-    assert centres.min(dim=0).values.max() < -0.95 and centres.max(dim=0).values.min() > 0.95
-    assert torch.corrcoef(centres.T)[0, 1].abs() < 0.15
+    centers = coords.mean(dim=(1, 2)) / (1 - scales)[:, None]
+    assert centers.min(dim=0).values.max() < -0.95 and centers.max(dim=0).values.min() > 0.95
+    assert torch.corrcoef(centers.T)[0, 1].abs() < 0.15
     again, _ = dynamic_patch_coords(400, 4, (0.25, 0.5), torch.Generator().manual_seed(3))
     assert torch.equal(coords, again)
 
@@ -128,6 +128,6 @@ def test_impossible_scales_are_refused(scale_range: tuple[float, float]) -> None
 
 def test_sampling_is_differentiable() -> None:
     images = torch.rand(2, 2, 5, 6, dtype=torch.float64, requires_grad=True)
-    # Between pixel centres, where bilinear interpolation has a derivative.
+    # Between pixel centers, where bilinear interpolation has a derivative.
     coords = (torch.rand(2, 3, 3, 2, dtype=torch.float64) * 0.1 + 0.21).requires_grad_()
     assert torch.autograd.gradcheck(sample_patches, (images, coords))

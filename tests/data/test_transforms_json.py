@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.data.transforms_json import write_transforms_json
-from gnerf_ns.errors import InputError
+from gnerf_ns.utils.errors import InputError
 
 COUNT = 4
 POSES = PosePriorConfig("dtu").resolve().sample(COUNT, 2.8, "cpu", torch.Generator().manual_seed(0))

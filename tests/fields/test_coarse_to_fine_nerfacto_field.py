@@ -5,7 +5,7 @@ from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.nerfacto_field import NerfactoField
 from torch import Tensor
 
-from gnerf_ns.fields.coarse_to_fine_nerfacto_field import CoarseToFineNerfactoField
+from gnerf_ns.fields.nerfacto_field import CoarseToFineNerfactoField
 
 AABB = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
 
@@ -59,7 +59,7 @@ def test_the_parents_own_grid_is_gone(field):
     assert len(tables) == 1 and tables[0] is field.hash_encoding.hash_table
 
 
-def test_without_view_dependence_colours_are_the_same_from_all_sides(field):
+def test_without_view_dependence_colors_are_the_same_from_all_sides(field):
     points = points_inside(20)
     samples, reverse = samples_at(points), samples_at(points)
     reverse.frustums.directions = -samples.frustums.directions

@@ -15,10 +15,10 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.plugins.types import MethodSpecification
 from tiny_run import PhaseA, build_pipeline, build_trainer, pipeline_config, train_steps, trainer_config
 
-from gnerf_ns.data.dataparsers.unposed_dataparser import UnposedDataParserConfig
-from gnerf_ns.localization.pose_trials import PoseTrialsConfig
-from gnerf_ns.model_components.mlp_radiance import MLPRadianceConfig
-from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
+from gnerf_ns.data.dataparser import UnposedDataParserConfig
+from gnerf_ns.fields.mlp_radiance import MLPRadianceConfig
+from gnerf_ns.training.pose_trials import PoseTrialsConfig
+from gnerf_ns.training.schedule import PhaseScheduleConfig
 
 METHODS: Dict[str, MethodSpecification] = {
     point.name: point.load()
@@ -31,8 +31,8 @@ def config_of(method: str) -> Any:
     return copy.deepcopy(METHODS[method].config)
 
 
-def on_tiny_pictures(config: Any, folder: Path) -> Any:
-    """The method's own networks and objectives on pictures of 16 pixels."""
+def on_tiny_images(config: Any, folder: Path) -> Any:
+    """The method's own networks and objectives on images of 16 pixels."""
     config.pipeline.datamanager.data = folder
     return config.pipeline
 
@@ -87,7 +87,7 @@ def test_a_schedule_given_by_hand_reaches_length_and_learning_rates(tiny_scene: 
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_pictures_never_get_smaller(method: str):
+def test_images_never_get_smaller(method: str):
     schedule = config_of(method).pipeline.schedule
     sides = [schedule.at(step).image_side for step in range(0, schedule.total_steps, 10)]
     assert sides == sorted(sides)
@@ -170,7 +170,7 @@ def test_the_paper_s_released_schedule():
 
 def test_the_paper_s_method_runs_an_a_and_a_b_step(tiny_scene: Path):
     """Its whole recipe, every size overridden."""
-    config = on_tiny_pictures(config_of("gnerf-ns-paper"), tiny_scene)
+    config = on_tiny_images(config_of("gnerf-ns-paper"), tiny_scene)
     small = pipeline_config(tiny_scene, "adversarial")
     config.datamanager.max_image_side = 16
     radiance = config.model.radiance
@@ -189,7 +189,7 @@ def test_the_paper_s_method_runs_an_a_and_a_b_step(tiny_scene: Path):
 
 @pytest.mark.parametrize("method", ["gnerf-ns", "gnerf-ns-adversarial", "gnerf-ns-tiny"])
 def test_fast_methods_take_a_step_at_their_own_sizes(method: str, tiny_scene: Path):
-    config = on_tiny_pictures(config_of(method), tiny_scene)
+    config = on_tiny_images(config_of(method), tiny_scene)
     config.pose_search.bank_size = 20
     config.pose_trials = PoseTrialsConfig(num_places=1, steps_without=1, steps_with=1, steps_of_fit=1)
     pipeline = build_pipeline(config)
@@ -209,14 +209,14 @@ def command_line():
 
 
 def test_a_bare_command_takes_our_dataparser(command_line):
-    config = command_line("gnerf-ns", "--data", "pictures")
-    assert config.method_name == "gnerf-ns" and config.data == Path("pictures")
+    config = command_line("gnerf-ns", "--data", "images")
+    assert config.method_name == "gnerf-ns" and config.data == Path("images")
     assert isinstance(config.pipeline.datamanager.dataparser, UnposedDataParserConfig)
 
 
 def test_options_override(command_line):
     config = command_line(
-        *("gnerf-ns", "--data", "pictures", "--pipeline.phase-a", "both"),
+        *("gnerf-ns", "--data", "images", "--pipeline.phase-a", "both"),
         *("--pipeline.schedule.phase-a-image-side", "8", "16", "--pipeline.pose-prior.elevation-deg", "-30", "60"),
         *("--pipeline.model.radiance.num-levels", "5", "--optimizers.poses.optimizer.lr", "0.5"),
         *("unposed-data", "--fov-deg", "30"),
@@ -230,7 +230,7 @@ def test_options_override(command_line):
 
 
 def test_a_stock_dataparser(command_line):
-    config = command_line("gnerf-ns", "--data", "pictures", "blender-data")
+    config = command_line("gnerf-ns", "--data", "images", "blender-data")
     assert isinstance(config.pipeline.datamanager.dataparser, BlenderDataParserConfig)
     with pytest.raises(SystemExit):
-        command_line("gnerf-ns", "--data", "pictures", "--pipeline.no-such-option", "1")
+        command_line("gnerf-ns", "--data", "images", "--pipeline.no-such-option", "1")

@@ -1,5 +1,5 @@
 import math
-from typing import Any
+from typing import Any, Tuple
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from nerfstudio.model_components import renderers
 from torch import Tensor
 
 from gnerf_ns.cameras.rays import intersect_sphere, rays_from_poses
-from gnerf_ns.model_components.phase_schedule import PhaseScheduleConfig
 from gnerf_ns.models.gnerf import GNeRFModel
+from gnerf_ns.training.schedule import PhaseScheduleConfig
 
 
 def rays_at_offsets(offsets: Tensor) -> RayBundle:
@@ -51,7 +51,7 @@ def test_constant_density_has_its_closed_form(background: Any):
     chord = 2 * (1 - offsets.square()).sqrt()
     opacity = 1 - torch.exp(-fog.DENSITY * chord)
     torch.testing.assert_close(outputs["accumulation"][:, 0], opacity, atol=1e-4, rtol=0)
-    expected = opacity[:, None] * torch.tensor(fog.COLOUR) + (1 - opacity[:, None]) * BACKGROUNDS[background]
+    expected = opacity[:, None] * torch.tensor(fog.COLOR) + (1 - opacity[:, None]) * BACKGROUNDS[background]
     torch.testing.assert_close(outputs["rgb"], expected, atol=1e-4, rtol=0)
     # Half of the matter lies before the median depth, where the opacity so far is half of the whole or 1/2.
     median = 3 - 0.5 * chord + math.log(2) / fog.DENSITY
@@ -67,7 +67,7 @@ def test_expected_depth_is_the_weighted_mean():
     assert float(outputs["expected_depth"]) == pytest.approx(2.0 + mean, abs=2e-3)
 
 
-def test_last_sample_background_takes_each_rays_own_last_colour():
+def test_last_sample_background_takes_each_rays_own_last_color():
     class Rainbow(ConstantFog):
         def forward(self, ray_bundle):
             along = super().forward(ray_bundle)
@@ -98,18 +98,18 @@ def test_rays_that_miss_the_ball_show_the_background(background: Any, training: 
     assert (outputs["accumulation"][~missing] > 0.5).all()
 
 
-def test_a_crop_cuts_rays_and_puts_its_own_colour_behind_them():
-    fog, colour = ConstantFog(), torch.tensor([0.2, 0.3, 0.9])
+def test_a_crop_cuts_rays_and_puts_its_own_color_behind_them():
+    fog, color = ConstantFog(), torch.tensor([0.2, 0.3, 0.9])
     model = model_of(fog).eval()
     rays = rays_at_offsets(torch.tensor([0.0, 0.5, 1.5]))
     rays.nears = torch.tensor([[2.5], [1e10], [2.5]])  # nerfstudio's way to say that a ray misses the box
     rays.fars = torch.tensor([[3.25], [1e10], [3.25]])
-    with renderers.background_color_override_context(colour):
+    with renderers.background_color_override_context(color):
         outputs = model.render(rays)
     opacity = 1 - math.exp(-fog.DENSITY * 0.75)
     torch.testing.assert_close(outputs["accumulation"][:, 0], torch.tensor([opacity, 0.0, 0.0]), atol=1e-4, rtol=0)
-    expected = opacity * torch.tensor(fog.COLOUR) + (1 - opacity) * colour
-    torch.testing.assert_close(outputs["rgb"], torch.stack([expected, colour, colour]), atol=1e-4, rtol=0)
+    expected = opacity * torch.tensor(fog.COLOR) + (1 - opacity) * color
+    torch.testing.assert_close(outputs["rgb"], torch.stack([expected, color, color]), atol=1e-4, rtol=0)
 
 
 def test_a_step_in_which_all_rays_miss_still_has_a_gradient(hash_model: GNeRFModel):
@@ -126,11 +126,11 @@ def test_random_background_differs_from_step_to_step_and_is_laid_below_both(monk
     background = torch.tensor([0.1, 0.9, 0.4])
     monkeypatch.setattr(model, "draw_background", lambda: background)
     outputs = model.render(rays_at_offsets(torch.tensor([0.0, 1.5])))
-    over = model.colours_over(outputs, background)
+    over = model.colors_over(outputs, background)
     torch.testing.assert_close(over[1], background)
     torch.testing.assert_close(over, outputs["rgb"] + (1 - outputs["accumulation"]) * background)
-    photographs = torch.cat([outputs["rgb"], outputs["accumulation"]], dim=-1)
-    assert float(model.get_photometric_loss(outputs, photographs.detach())) < 1e-12
+    image_set = torch.cat([outputs["rgb"], outputs["accumulation"]], dim=-1)
+    assert float(model.get_photometric_loss(outputs, image_set.detach())) < 1e-12
 
 
 @pytest.mark.parametrize(("background", "value"), [("white", 1.0), ("black", 0.0), ("last_sample", 1.0)])
@@ -144,26 +144,26 @@ def test_photometric_loss_is_over_the_fixed_background(background: Any, value: f
     torch.testing.assert_close(model.get_photometric_loss(outputs, premultiplied), expected)
 
 
-def test_colour_gradients_with_respect_to_rays_equal_finite_differences():
+def test_color_gradients_with_respect_to_rays_equal_finite_differences():
     torch.manual_seed(0)
     model = model_of(Blobs(num_samples=256)).double().eval()
     blobs = model.radiance
-    blobs.centres, blobs.radii, blobs.colours = blobs.centres.double(), blobs.radii.double(), blobs.colours.double()
+    blobs.centers, blobs.radii, blobs.colors = blobs.centers.double(), blobs.radii.double(), blobs.colors.double()
     rays = central_rays(24)
     rays.directions = rays.directions.double()
     weights = torch.rand(24, 3, dtype=torch.float64)
     origins = rays.origins.double().requires_grad_()
 
-    def colour(origins: Tensor) -> Tensor:
+    def color(origins: Tensor) -> Tensor:
         rays.origins = origins
         return (model.render(rays)["rgb"] * weights).sum(-1)
 
-    (gradient,) = torch.autograd.grad(colour(origins).sum(), origins)
+    (gradient,) = torch.autograd.grad(color(origins).sum(), origins)
     assert (gradient.abs().amax(-1) > 1e-2).sum() >= 12
     for axis in range(3):
         step = torch.zeros(3, dtype=torch.float64)
         step[axis] = 1e-5
-        slope = (colour(origins + step) - colour(origins - step)) / 2e-5
+        slope = (color(origins + step) - color(origins - step)) / 2e-5
         # The interval within the ball counts as constant, so the samples do not slide along the ray.
         torch.testing.assert_close(gradient[:, axis], slope, atol=2e-2, rtol=2e-2)
 
@@ -174,7 +174,7 @@ def test_rgba_image_holds_the_object_without_its_background():
         outputs = model.get_outputs(rays_at_offsets(torch.tensor([0.0, 0.7, 1.5])))
         rgba = model.get_rgba_image(outputs)
         assert rgba.shape == (3, 4)
-        torch.testing.assert_close(rgba[:2, :3], torch.tensor([ConstantFog.COLOUR] * 2), atol=1e-4, rtol=0)
+        torch.testing.assert_close(rgba[:2, :3], torch.tensor([ConstantFog.COLOR] * 2), atol=1e-4, rtol=0)
         torch.testing.assert_close(rgba[:, 3:], outputs["accumulation"])
         assert rgba[2, 3] == 0 and torch.isfinite(rgba).all()
 
@@ -260,12 +260,18 @@ def test_interlevel_loss_teaches_the_proposal_network_only(hash_model: GNeRFMode
     )
 
 
+def figures_at(schedule: PhaseScheduleConfig, step: int) -> Tuple[bool, float, float, float, float]:
+    """What a model is told of a step."""
+    plan = schedule.at(step)
+    return plan.phase == "A", plan.phase_b_progress, plan.active_levels, plan.density_noise, plan.distortion_boost
+
+
 def test_model_follows_the_schedule(hash_model: GNeRFModel):
     schedule = PhaseScheduleConfig(phase_a_steps=10, phase_b_steps=100, density_noise_steps=20)
-    hash_model.follow(schedule.at(5))
+    hash_model.set_schedule(*figures_at(schedule, 5))
     assert hash_model.render(central_rays(3))["radiance"].proposal_weights == []
     assert hash_model.radiance.field.density_noise == pytest.approx(0.75)
-    hash_model.follow(schedule.at(40))
+    hash_model.set_schedule(*figures_at(schedule, 40))
     assert len(hash_model.render(central_rays(3))["radiance"].proposal_weights) == 1
     assert hash_model.radiance.field.density_noise == 0
     assert hash_model.radiance.field.hash_encoding._level_weights[-1] == pytest.approx(0.5)
@@ -276,7 +282,7 @@ def test_the_schedule_weighs_the_distortion_loss(hash_model: GNeRFModel):
     plain = hash_model.get_regularization_losses(outputs)
     schedule = PhaseScheduleConfig(phase_a_steps=10, phase_b_steps=100, distortion_boost=(16.0, 4.0))
     for step, boost in ((10, 16.0), (60, 8.0), (110, 4.0)):
-        hash_model.follow(schedule.at(step))
+        hash_model.set_schedule(*figures_at(schedule, step))
         losses = hash_model.get_regularization_losses(outputs)
         torch.testing.assert_close(losses["distortion_loss"], boost * plain["distortion_loss"])
         torch.testing.assert_close(losses["interlevel_loss"], plain["interlevel_loss"])
@@ -300,12 +306,12 @@ def test_whole_image_and_its_metrics(monkeypatch):
         assert image.ndim == 3 and image.shape[-1] == 3 and image.min() >= 0 and image.max() <= 1, name
 
 
-def test_rendering_depends_on_no_neighbouring_ray():
-    """Chunks of an image are rendered apart; the picture must not show where they end."""
+def test_rendering_depends_on_no_neighboring_ray():
+    """Chunks of an image are rendered apart; the image must not show where they end."""
     model = model_of(Blobs()).eval()
     rays = rays_from_poses(random_poses(1), central_rays(40).directions[None], torch.zeros(1).long())
     whole = model.render(rays)
-    seen = whole["accumulation"] > 1e-3  # nerfstudio bounds the depth of empty rays by their neighbours'
+    seen = whole["accumulation"] > 1e-3  # nerfstudio bounds the depth of empty rays by their neighbors'
     for name in ("rgb", "accumulation", "expected_depth"):
         parts = torch.cat([model.render(rays[start : start + 1])[name] for start in range(40)])
         torch.testing.assert_close(whole[name] * seen, parts * seen, atol=1e-5, rtol=0)

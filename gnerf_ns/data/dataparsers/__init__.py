@@ -1,1 +1,0 @@
-"""From a folder to nerfstudio's dataparser outputs."""

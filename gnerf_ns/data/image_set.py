@@ -1,0 +1,195 @@
+"""All images of a dataset as one small tensor, at any coarser resolution, with the lens of each."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import track
+from torch import Tensor
+
+from gnerf_ns.cameras.rays import CameraDirections
+from gnerf_ns.data.dataset import UnposedDataset
+from gnerf_ns.data.images import area_resize
+from gnerf_ns.data.patch_sampling import image_coords
+
+_CHUNK_BYTES = 64 * 2**20
+_CACHE_BYTES = 2**30
+_CACHED_SIZES = 3
+
+
+def premultiply(pixels: UInt8[Tensor, "*batch channels"]) -> Float[Tensor, "*batch channels"]:
+    """Bytes to floats in [0, 1]; with a fourth channel (straight alpha), colors are multiplied by it."""
+    values = pixels.float() / 255
+    if values.shape[-1] == 4:
+        values[..., :3] *= values[..., 3:]
+    return values
+
+
+def composite(
+    premultiplied: Float[Tensor, "*shape"], background: Float[Tensor, "*background"], channel_dim: int = -3
+) -> Float[Tensor, "*colors"]:
+    """Lay premultiplied RGBA over a background: c + (1 - alpha) background. Three channels come back unchanged.
+
+    Args:
+        premultiplied: three or four channels along ``channel_dim``.
+        background: a color [3], or anything that broadcasts against the result.
+        channel_dim: counted from the end: -3 for images [..., c, h, w], -1 for pixels [..., c].
+    """
+    if premultiplied.shape[channel_dim] == 3:
+        return premultiplied
+    color = premultiplied.narrow(channel_dim, 0, 3)
+    alpha = premultiplied.narrow(channel_dim, 3, 1)
+    if background.ndim == 1:
+        background = background.reshape(-1, *([1] * (-channel_dim - 1)))
+    return color + (1 - alpha) * background.to(color)
+
+
+class ImageStack:
+    """Images of one size, kept as bytes.
+
+    Floats exist only at the resolutions asked for: whole sets below a size limit are cached for the last few
+    resolutions, larger ones are computed for the images asked for.
+
+    Attributes:
+        pixels: uint8 [n, h, w, 3 or 4], the fourth channel being straight alpha (or the mask).
+    """
+
+    def __init__(self, pixels: UInt8[Tensor, "n height width channels"]):
+        # Alpha that is opaque everywhere says nothing about the background.
+        if pixels.shape[-1] == 4 and bool((pixels[..., 3] == 255).all()):
+            pixels = pixels[..., :3].contiguous()
+        self.pixels = pixels
+        self._cache: OrderedDict[Tuple[int, int], Tensor] = OrderedDict()
+
+    @classmethod
+    def from_dataset(cls, dataset: UnposedDataset, device: torch.device | str = "cpu") -> "ImageStack":
+        """Read all of a dataset's images, a few at a time.
+
+        Raises:
+            InputError: an image is truncated or cannot be decoded.
+        """
+        size = dataset.image_format.size
+        colors = torch.empty((len(dataset), size.height, size.width, 3), dtype=torch.uint8)
+        alphas: Optional[Tensor] = None
+        # Threads, because decoding releases the GIL; few, because each holds one image at its decoded size.
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as executor:
+            images = executor.map(dataset.get_numpy_image, range(len(dataset)))
+            bar = track(
+                images,
+                "Reading images",
+                total=len(dataset),
+                console=CONSOLE,
+                transient=True,
+                disable=not CONSOLE.is_terminal,
+            )
+            for index, image in enumerate(bar):
+                colors[index] = torch.from_numpy(image[..., :3])
+                if image.shape[-1] == 4:
+                    alphas = torch.full_like(colors[..., :1], 255) if alphas is None else alphas
+                    alphas[index] = torch.from_numpy(image[..., 3:])
+        pixels = colors if alphas is None else torch.cat([colors, alphas], dim=-1)
+        return cls(pixels.to(device))
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def height(self) -> int:
+        """Height of the stored images, in pixels."""
+        return self.pixels.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Width of the stored images, in pixels."""
+        return self.pixels.shape[2]
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether some pixel is less than opaque, so that there is a fourth channel."""
+        return self.pixels.shape[-1] == 4
+
+    def at_resolution(
+        self, height: int, width: int, indices: Optional[Int[Tensor, "batch"]] = None
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Images area-averaged to a size, as premultiplied floats in [0, 1] (see ``composite``).
+
+        Args:
+            height: of the result, in pixels.
+            width: of the result, in pixels.
+            indices: which images; None for all of them, which should fit into memory as floats.
+        """
+        if len(self) * self._floats_bytes(height, width) > _CACHE_BYTES:
+            chosen = self.pixels if indices is None else self.pixels[indices.to(self.pixels.device)]
+            return self._resized(chosen, height, width)
+        key = (height, width)
+        if key not in self._cache:
+            if len(self._cache) == _CACHED_SIZES:
+                self._cache.popitem(last=False)
+            self._cache[key] = self._resized(self.pixels, height, width)
+        self._cache.move_to_end(key)
+        whole = self._cache[key]
+        return whole if indices is None else whole[indices.to(whole.device)]
+
+    def _floats_bytes(self, height: int, width: int) -> int:
+        return 4 * height * width * self.pixels.shape[-1]
+
+    def _resized(
+        self, pixels: UInt8[Tensor, "batch in_height in_width channels"], height: int, width: int
+    ) -> Float[Tensor, "batch channels height width"]:
+        resized = torch.empty((len(pixels), pixels.shape[-1], height, width), device=pixels.device)
+        chunk = max(1, _CHUNK_BYTES // self._floats_bytes(self.height, self.width))
+        for start in range(0, len(pixels), chunk):
+            floats = premultiply(pixels[start : start + chunk]).permute(0, 3, 1, 2)
+            resized[start : start + chunk] = area_resize(floats, height, width)
+        return resized
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one size and the directions that their pixels look along."""
+
+    images: ImageStack
+    """The images, on the device that they are used on."""
+    directions: CameraDirections
+    """Ray directions of the camera of each image."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, indices: Int[Tensor, "batch"]) -> "ImageSet":
+        """Some of the images, each as often as its index occurs."""
+        return ImageSet(ImageStack(self.images.pixels[indices]), self.directions[indices])
+
+    def size_at(self, longer_side: int, multiple_of: int = 1) -> Tuple[int, int]:
+        """Height and width, in pixels, that an image has when its longer side is resampled to a given length.
+
+        Args:
+            longer_side: in pixels; more than the images have counts as what they have.
+            multiple_of: both sides are rounded to the nearest multiple of this, at least one, which may be up to half
+                of it more than the images have.
+        """
+        height, width = self.images.height, self.images.width
+        scale = min(1.0, longer_side / max(height, width))
+        rounded = [max(multiple_of, round(side * scale / multiple_of) * multiple_of) for side in (height, width)]
+        return rounded[0], rounded[1]
+
+    def resized(
+        self, height: int, width: int, background: Float[Tensor, "3"], indices: Int[Tensor, "batch"] | None = None
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Colors of whole images at a given size, over a background."""
+        return composite(self.images.at_resolution(height, width, indices), background)
+
+    @torch.no_grad()
+    def pixel_directions(
+        self, camera_indices: Int[Tensor, "batch"], height: int, width: int
+    ) -> Float[Tensor, "batch pixels 3"]:
+        """Ray directions through all pixel centers of images resampled to a given size, row by row; no gradient."""
+        coords = image_coords(height, width, camera_indices.device).reshape(1, -1, 2)
+        return self.directions.at(camera_indices, coords.expand(len(camera_indices), -1, -1))

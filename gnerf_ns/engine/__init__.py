@@ -1,1 +1,0 @@
-"""What nerfstudio's trainer needs from us."""

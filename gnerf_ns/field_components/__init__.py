@@ -1,1 +1,0 @@
-"""Contractions and encodings."""

@@ -1,0 +1,138 @@
+"""nerfstudio's hash grid, compiled for CPUs, with levels that are switched on as training proceeds."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any, Optional, Tuple
+
+import torch
+from jaxtyping import Float
+from nerfstudio.field_components.encodings import HashEncoding
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+ONE_AT_A_TIME = threading.Lock()
+"""numba's own thread pool ends the process if two threads (two pages of the viewer) use it at once."""
+
+
+class CompiledHashEncoding(HashEncoding):
+    """`HashEncoding` whose torch implementation runs compiled code where the table is on the CPU.
+
+    Differentiable once, in the table and in the positions. On a GPU without tiny-cuda-nn it is nerfstudio's torch code.
+    """
+
+    def pytorch_fwd(self, in_tensor: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch features"]:
+        """Features at positions in [0, 1], level after level."""
+        if self.hash_table.device.type != "cpu":
+            return super().pytorch_fwd(in_tensor)
+        scalings = self.scalings.to(self.hash_table)  # a single level's are integers
+        features = HashGridLookUp.apply(in_tensor.reshape(-1, 3), self.hash_table, scalings, self.hash_table_size)
+        return features.view(*in_tensor.shape[:-1], features.shape[-1])
+
+
+class HashGridLookUp(torch.autograd.Function):
+    """The compiled look-up as a differentiable function of positions and table."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        positions: Float[Tensor, "samples 3"],
+        table: Float[Tensor, "entries features_per_level"],
+        scalings: Float[Tensor, "levels"],
+        table_size: int,
+    ) -> Float[Tensor, "samples features"]:
+        """Interpolated features."""
+        positions = positions.to(table.dtype).contiguous()
+        ctx.save_for_backward(positions, table, scalings)
+        ctx.table_size = table_size
+        features = table.new_empty(len(positions), len(scalings) * table.shape[1])
+        _run("look_up", positions, table, scalings, table_size, features)
+        return features
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, *feature_gradients: Float[Tensor, "samples features"]
+    ) -> Tuple[Optional[Tensor], Optional[Tensor], None, None]:
+        """Gradients of positions and table."""
+        positions, table, scalings = ctx.saved_tensors
+        (gradients,) = feature_gradients
+        gradients = gradients.to(table.dtype).contiguous()
+        position_gradients = table_gradients = None
+        if ctx.needs_input_grad[0]:
+            position_gradients = torch.zeros_like(positions)
+            _run("add_position_gradients", positions, table, scalings, ctx.table_size, gradients, position_gradients)
+        if ctx.needs_input_grad[1]:
+            table_gradients = torch.zeros_like(table)
+            _run("add_table_gradients", positions, scalings, ctx.table_size, gradients, table_gradients)
+        return position_gradients, table_gradients, None, None
+
+
+def _run(kernel: str, *arguments: Any) -> None:
+    """Run a kernel on as many threads as torch uses."""
+    arrays = [value.detach().numpy() if isinstance(value, Tensor) else value for value in arguments]
+    # nerfstudio's viewer stops a rendering by raising from a trace function, at any line: between taking the lock and
+    # giving it back, or inside numba's own locks, that would stop every later rendering, too.
+    trace = sys.gettrace()
+    sys.settrace(None)
+    try:
+        # Here and not above: every ns-* command imports this module, and numba takes a second.
+        import numba
+
+        from gnerf_ns.fields import hash_grid_kernels
+
+        with ONE_AT_A_TIME:
+            numba.set_num_threads(min(torch.get_num_threads(), hash_grid_kernels.MAX_THREADS))
+            getattr(hash_grid_kernels, kernel)(*arrays)
+    finally:
+        sys.settrace(trace)
+
+
+def use_compiled_hash_grids(model: nn.Module) -> None:
+    """Have nerfstudio's torch hash grids run our compiled code on a CPU: the same values, several times as fast."""
+    for module in model.modules():
+        if type(module) is HashEncoding and hasattr(module, "hash_table"):
+            module.__class__ = CompiledHashEncoding
+
+
+class CoarseToFineHashEncoding(CompiledHashEncoding):
+    """A `HashEncoding` with a smooth low-pass window over its levels (BARF, ICCV 2021, eq. 14).
+
+    Coarse levels give pose gradients a wide basin; fine levels sharpen the field later. The torch implementation does
+    not evaluate levels whose weight is zero, which is most of its cost early in training.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        # Plain attributes of the parent; the full lists are kept so that a window can be cut out of them.
+        self._all_scalings = self.scalings
+        self._all_hash_offsets = self.hash_offset
+        self._level_weights = torch.ones(self.num_levels)
+
+    def set_active_levels(self, active_levels: float) -> None:
+        """Switch on the first `active_levels` levels.
+
+        Args:
+            active_levels: number of levels in [1, num_levels]; a fractional part fades the next level in.
+        """
+        progress = (active_levels - torch.arange(self.num_levels)).clamp(0.0, 1.0)
+        self._level_weights = 0.5 * (1.0 - torch.cos(progress * torch.pi))
+        num_evaluated = max(1, int((self._level_weights > 0).sum()))
+        self.scalings = self._all_scalings[:num_evaluated]
+        self.hash_offset = self._all_hash_offsets[:num_evaluated]
+
+    def forward(self, in_tensor: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch features"]:
+        """Encode positions.
+
+        Args:
+            in_tensor: positions in [0, 1].
+
+        Returns:
+            Features of all levels; those of inactive levels are zero.
+        """
+        features = super().forward(in_tensor)
+        weights = self._level_weights.to(features).repeat_interleave(self.features_per_level)
+        features = features * weights[: features.shape[-1]]
+        return F.pad(features, (0, self.get_out_dim() - features.shape[-1]))

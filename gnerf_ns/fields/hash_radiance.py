@@ -1,0 +1,170 @@
+"""Radiance from nerfstudio's fast parts: a hash-grid field with proposal sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Dict, List, Literal, Type
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.configs.base_config import InstantiateConfig
+from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.field_components.field_heads import FieldHeadNames
+from nerfstudio.model_components.ray_samplers import ProposalNetworkSampler, UniformSampler
+from nerfstudio.utils.external import TCNN_EXISTS
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from gnerf_ns.fields.nerfacto_field import CoarseToFineNerfactoField, CompiledDensityField
+from gnerf_ns.fields.radiance import RadianceAlongRays
+
+
+@dataclass
+class HashRadianceConfig(InstantiateConfig):
+    """Configuration of `HashRadiance`."""
+
+    _target: Type = field(default_factory=lambda: HashRadiance)
+    """Target class to instantiate."""
+    num_levels: int = 8
+    """Levels of the hash grid."""
+    phase_a_levels: int = 4
+    """Levels in use while poses are unknown; the others fade in during phase B."""
+    base_resolution: int = 8
+    """Cells per side of the coarsest level."""
+    max_resolution: int = 256
+    """Cells per side of the finest level."""
+    log2_hashmap_size: int = 17
+    """Entries of each level's table, as a power of two."""
+    hidden_dim: int = 32
+    """Width of the hidden layer behind the grid."""
+    hidden_dim_color: int = 32
+    """Width of the hidden layers of the color network."""
+    num_layers_color: int = 2
+    """Layers of the color network."""
+    average_init_density: float = 1.0
+    """Density, per scene unit, of the untrained field."""
+    num_uniform_samples: int = 24
+    """Samples per ray in phase A, uniform in the object's sphere."""
+    num_proposal_samples: int = 40
+    """Samples per ray of the proposal network in phase B."""
+    num_nerf_samples: int = 20
+    """Samples per ray of the field in phase B."""
+    proposal_levels: int = 4
+    """Levels of the proposal network's hash grid."""
+    proposal_max_resolution: int = 64
+    """Cells per side of the proposal network's finest level."""
+    proposal_anneal_fraction: float = 0.2
+    """Share of phase B over which sampling moves from uniform to the proposal network's (Mip-NeRF 360 eq. 18)."""
+    implementation: Literal["auto", "tcnn", "torch"] = "auto"
+    """tiny-cuda-nn or torch; auto takes tiny-cuda-nn where it is installed and a GPU is there."""
+
+
+def resolve_implementation(requested: Literal["auto", "tcnn", "torch"]) -> Literal["tcnn", "torch"]:
+    """Choose between tiny-cuda-nn and torch, and say so in one line."""
+    if requested != "auto":
+        return requested
+    if TCNN_EXISTS and torch.cuda.is_available():
+        return "tcnn"
+    if torch.cuda.is_available():
+        _say_once("Using nerfstudio's torch hash grids, because tiny-cuda-nn is not installed.")
+    else:
+        _say_once("Using hash grids compiled for CPUs, because there is no GPU.")
+    return "torch"
+
+
+@cache
+def _say_once(line: str) -> None:
+    """However many fields are built: some last for a second."""
+    CONSOLE.print(line)
+
+
+class HashRadiance(nn.Module):
+    """A coarse-to-fine `NerfactoField`, sampled uniformly in phase A and by a proposal network in phase B."""
+
+    def __init__(self, config: HashRadianceConfig, scene_box: SceneBox, num_train_data: int) -> None:
+        super().__init__()
+        self.config = config
+        implementation = resolve_implementation(config.implementation)
+        self.field = CoarseToFineNerfactoField(
+            scene_box.aabb,
+            num_images=num_train_data,
+            num_levels=config.num_levels,
+            base_res=config.base_resolution,
+            max_res=config.max_resolution,
+            log2_hashmap_size=config.log2_hashmap_size,
+            hidden_dim=config.hidden_dim,
+            hidden_dim_color=config.hidden_dim_color,
+            num_layers_color=config.num_layers_color,
+            appearance_embedding_dim=0,
+            average_init_density=config.average_init_density,
+            implementation=implementation,
+        )
+        self.proposal_network = CompiledDensityField(
+            scene_box.aabb,
+            num_levels=config.proposal_levels,
+            base_res=config.base_resolution,
+            max_res=config.proposal_max_resolution,
+            log2_hashmap_size=15,
+            hidden_dim=16,
+            average_init_density=config.average_init_density,
+            implementation=implementation,
+        )
+        self.uniform_sampler = UniformSampler(num_samples=config.num_uniform_samples)
+        self.proposal_sampler = ProposalNetworkSampler(
+            num_proposal_samples_per_ray=(config.num_proposal_samples,),
+            num_nerf_samples_per_ray=config.num_nerf_samples,
+            num_proposal_network_iterations=1,
+            # "Steps since the last update > this" decides whether its networks get gradients; ours always do.
+            update_sched=lambda step: -1,
+            initial_sampler=UniformSampler(),
+        )
+        self._phase_a = False
+
+    def get_param_groups(self) -> Dict[str, List[Parameter]]:
+        """Parameters of the field and of the proposal network."""
+        return {
+            "fields": list(self.field.parameters()),
+            "proposal_networks": list(self.proposal_network.parameters()),
+        }
+
+    def density(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
+        """Density (per scene unit) at positions, differentiable."""
+        return self.field.density_fn(positions)
+
+    def set_schedule(self, phase_a: bool, phase_b_progress: float, active_levels: float, density_noise: float) -> None:
+        """See `Radiance.follow`. `active_levels` runs from `phase_a_levels` at 0 to all levels at 1.
+
+        Colors begin to depend on the view when finer levels come in.
+        """
+        config = self.config
+        self._phase_a = phase_a
+        self.field.density_noise = density_noise
+        self.field.view_dependence = active_levels
+        self.field.hash_encoding.set_active_levels(
+            config.phase_a_levels + active_levels * (config.num_levels - config.phase_a_levels)
+        )
+        fraction = min(1.0, phase_b_progress / config.proposal_anneal_fraction)
+        slope = 10.0
+        self.proposal_sampler.set_anneal(slope * fraction / ((slope - 1.0) * fraction + 1.0))
+
+    def forward(self, ray_bundle: RayBundle) -> RadianceAlongRays:
+        """Sample rays whose nears and fars are set."""
+        if self._phase_a:
+            ray_samples, proposal_weights, proposal_samples = self.uniform_sampler(ray_bundle), [], []
+        else:
+            ray_samples, proposal_weights, proposal_samples = self.proposal_sampler(
+                # Detached, because the interlevel loss is to teach the proposal network and must not move cameras.
+                ray_bundle,
+                density_fns=[lambda positions: self.proposal_network.density_fn(positions.detach())],
+            )
+        field_outputs = self.field(ray_samples)
+        return RadianceAlongRays(
+            ray_samples=ray_samples,
+            rgb=field_outputs[FieldHeadNames.RGB],
+            weights=ray_samples.get_weights(field_outputs[FieldHeadNames.DENSITY]),
+            proposal_weights=proposal_weights,
+            proposal_samples=proposal_samples,
+        )

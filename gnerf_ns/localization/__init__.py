@@ -1,1 +1,0 @@
-"""Where a photograph was taken, given a radiance field."""

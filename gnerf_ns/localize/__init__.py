@@ -1,0 +1,1 @@
+"""Where were these images taken? Poses of new images in a trained run of any method."""

@@ -1,0 +1,350 @@
+"""Where to begin to look for an image's pose: near training images like it, all around, or near a given pose."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+from typing import Callable, List, Literal, Optional, Tuple
+
+import torch
+from jaxtyping import Float, UInt8
+from nerfstudio.cameras.camera_utils import focus_of_attention
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.pipelines.base_pipeline import Pipeline
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from gnerf_ns.cameras.pose_codec import PoseIncrements, UpDirection
+from gnerf_ns.cameras.pose_prior import PosePrior
+from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses
+from gnerf_ns.data.image_set import ImageSet, ImageStack
+from gnerf_ns.localize.scene import TrainedScene
+from gnerf_ns.pose_search.hypotheses import Hypotheses, increments_about
+from gnerf_ns.pose_search.image_matching import pairwise_cost, pyramid_features
+from gnerf_ns.pose_search.image_renderer import ImageRenderer
+from gnerf_ns.pose_search.pixel_sampling import PixelChoice
+from gnerf_ns.pose_search.refinement import (
+    Localization,
+    LocalizationConfig,
+    localize_images,
+    squared_errors,
+)
+from gnerf_ns.utils.cpu import keep_freed_memory
+from gnerf_ns.utils.errors import InputError
+
+THUMBNAIL_SIDE = 16
+"""Longer side, in pixels, of what is compared to choose where to begin."""
+
+
+@dataclass(frozen=True)
+class ViewingShell:
+    """How training cameras stand around what they look at."""
+
+    center: Float[Tensor, "3"]
+    """The point that they look at, in scene units."""
+    radius: float
+    """Their median distance from it."""
+    elevation_deg: Tuple[float, float]
+    """The lowest and the highest of them above the horizontal plane through it, in degrees."""
+    up: UpDirection = field(default_factory=UpDirection)
+    """What is up: nerfstudio's z, unless a run has learned otherwise."""
+
+    @classmethod
+    def of(cls, camera_to_worlds: Float[Tensor, "n 3 4"], up: Optional[UpDirection] = None) -> ViewingShell:
+        """Of given training poses, and what is up there."""
+        up = up or UpDirection()
+        poses = camera_to_worlds.detach().cpu()
+        bottom = torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(len(poses), 1, 4)
+        middle = poses[:, :, 3].mean(dim=0)
+        center = focus_of_attention(torch.cat([poses, bottom], dim=1), middle)
+        arms = poses[:, :, 3] - center
+        distances = torch.linalg.vector_norm(arms, dim=-1)
+        heights = arms @ up()[:, 2].detach().cpu()
+        elevations = torch.rad2deg(torch.asin((heights / distances.clamp_min(1e-9)).clamp(-1.0, 1.0)))
+        return cls(
+            center.to(camera_to_worlds),
+            float(distances.median()),
+            (float(elevations.min()), float(elevations.max())),
+            up,
+        )
+
+    def all_around(self, count: int) -> Float[Tensor, "count 3 4"]:
+        """Random poses at that distance and those elevations, looking at the center."""
+        prior = PosePrior((0.0, 360.0), self.elevation_deg, (1.0, 1.0), 0.0, (0.0, 0.0))
+        poses = self.up.from_z_up(prior.sample(count, self.radius, self.center.device))
+        return torch.cat([poses[..., :3], poses[..., 3:] + self.center[:, None]], dim=-1)
+
+
+def poses_of_alike(
+    field: ImageRenderer,
+    image_set: ImageSet,
+    training: ImageSet,
+    camera_to_worlds: Float[Tensor, "m 3 4"],
+    count: int,
+) -> Float[Tensor, "n hypotheses 3 4"]:
+    """Poses of the training images whose thumbnails are most like each image's (retrieval)."""
+    size = image_set.size_at(THUMBNAIL_SIDE, multiple_of=4)
+    features = [pyramid_features(each.resized(*size, field.background_or_black)) for each in (image_set, training)]
+    alike = pairwise_cost(*features).topk(min(count, len(training)), dim=1, largest=False).indices
+    return camera_to_worlds[alike]
+
+
+@torch.no_grad()
+def best_of(
+    field: ImageRenderer, image_set: ImageSet, candidates: Float[Tensor, "n candidates 3 4"], count: int
+) -> Float[Tensor, "n hypotheses 3 4"]:
+    """The few candidates of each image from which the field looks most like it, at thumbnail size."""
+    chosen = []
+    for index, poses in enumerate(candidates):
+        image = image_set[torch.tensor([index], device=poses.device)]
+        chosen.append(best_of_bank(field, image, poses, count)[0])
+    return torch.stack(chosen)
+
+
+@torch.no_grad()
+def best_of_bank(
+    field: ImageRenderer, image_set: ImageSet, bank: Float[Tensor, "m 3 4"], count: int
+) -> Float[Tensor, "n hypotheses 3 4"]:
+    """Likewise of a bank that is shared by all images, which are taken to have a typical one's intrinsics."""
+    size = image_set.size_at(THUMBNAIL_SIDE, multiple_of=4)
+    same_camera = image_set.directions.typical.to(bank.device).expand(len(bank))
+    renderings = field.render_images(bank, image_set.directions, same_camera, *size)
+    images = image_set.resized(*size, field.background_or_black)
+    cost = pairwise_cost(pyramid_features(images), pyramid_features(renderings))
+    return bank[cost.topk(min(count, len(bank)), dim=1, largest=False).indices]
+
+
+def perturb_poses(
+    camera_to_worlds: Float[Tensor, "n 3 4"],
+    center: Float[Tensor, "3"],
+    count: int,
+    rotation_deg: float,
+    translation: float,
+) -> Float[Tensor, "n {count} 3 4"]:
+    """Each given pose, and random ones around it: turned about the center, and shifted.
+
+    Args:
+        camera_to_worlds: the poses.
+        center: what is turned about, in scene units.
+        count: how many of each, the given one included.
+        rotation_deg: largest turn about a random axis, in degrees.
+        translation: largest shift along each axis, in camera distances.
+    """
+    repeated = camera_to_worlds.repeat_interleave(count, dim=0)
+    increments = PoseIncrements(repeated, center)
+    axes = torch.nn.functional.normalize(torch.randn(len(repeated), 3, device=repeated.device), dim=-1)
+    angles = math.radians(rotation_deg) * torch.rand(len(repeated), 1, device=repeated.device)
+    shifts = translation * (2.0 * torch.rand(len(repeated), 3, device=repeated.device) - 1.0)
+    tangents = torch.cat([shifts, angles * axes], dim=-1)
+    tangents[::count] = 0.0
+    increments.tangents.data.copy_(tangents)
+    return increments().detach().unflatten(0, (len(camera_to_worlds), count))
+
+
+MAX_REFERENCES = 24
+"""Training images by whose errors those of new ones are judged."""
+
+POOR_FIELD_ERROR = 0.1
+"""Root mean square color error of training images from which on such a judgement says little: 20 dB."""
+
+
+@dataclass
+class LocalizerConfig:
+    """Where to begin, and how to go on."""
+
+    init: Literal["auto", "inversion", "retrieval", "prior", "given"] = "auto"
+    """Where hypotheses come from. inversion: around what the run's inversion network says. retrieval: around the
+    training cameras whose images look most alike. prior: all around, at the training cameras' distance and
+    elevations. given: around poses that come with the images. auto: inversion where the run has such a network, else
+    retrieval."""
+    num_hypotheses: int = 16
+    """Poses of each image that are refined side by side."""
+    num_candidates: int = 192
+    """Poses rendered as thumbnails in a round, the best of which become hypotheses."""
+    candidate_rounds: int = 2
+    """Rounds of them, each around the best of the round before."""
+    candidate_shrinkage: float = 0.4
+    """How much less far candidates of a round are from those of the round before."""
+    num_retrieved: int = 16
+    """Training cameras around which these are drawn for `retrieval`."""
+    retrieval_spread_deg: float = 20.0
+    """How far candidates are turned away from a retrieved or regressed camera at most, in degrees."""
+    given_spread_deg: float = 40.0
+    """Likewise from a given one."""
+    spread: float = 0.1
+    """How far candidates are shifted along each axis at most, in camera distances."""
+    bank_size: int = 500
+    """Poses rendered as thumbnails for `prior`, for all images together."""
+    retry_error_ratio: Optional[float] = 1.5
+    """An image whose squared error is more than so many times that of training images is looked up again, with
+    hypotheses from all around; None for never."""
+    negligible_error: float = 0.03
+    """Root mean square color error up to which it does not matter that training images have less."""
+    images_per_batch: int = 8
+    """Images refined together; bounds memory."""
+    keep_freed_memory: bool = True
+    """Have glibc reuse freed memory, for as long as the process lasts: large networks, as vanilla-nerf's and mipnerf's,
+    render 1.7 times as fast on a CPU."""
+    refinement: LocalizationConfig = field(default_factory=LocalizationConfig)
+    """How hypotheses are refined and pruned."""
+
+
+def localize(
+    pipeline: Pipeline,
+    images: UInt8[Tensor, "n height width channels"],
+    cameras: Cameras,
+    config: Optional[LocalizerConfig] = None,
+    given_poses: Optional[Float[Tensor, "n 3 4"]] = None,
+) -> List[Localization]:
+    """Find the poses of images in a trained pipeline.
+
+    Args:
+        pipeline: loaded, of any method that renders single rays with gradients in them; left as it was, but
+            for hash grids that run compiled code from now on.
+        images: RGB, or RGBA with straight alpha.
+        cameras: their intrinsics; the poses are not looked at.
+        config: how; the defaults if None.
+        given_poses: rough poses to begin from, in the pipeline's own frame (see `WorldFrame.to_field`).
+
+    Returns:
+        One for each image; poses are in the pipeline's frame (`TrainedScene.world` leads out of it).
+
+    Raises:
+        InputError: the method's rays carry no gradient; or `init` asks for what is not there.
+    """
+    scene = TrainedScene.of(pipeline)
+    device = scene.field.device
+    image_set = ImageSet(ImageStack(images.to(device)), CameraDirections(cameras.to(device)))
+    return localize_in_scene(scene, image_set, config or LocalizerConfig(), given_poses)
+
+
+def localize_in_scene(
+    scene: TrainedScene,
+    image_set: ImageSet,
+    config: LocalizerConfig,
+    given_poses: Optional[Float[Tensor, "n 3 4"]] = None,
+    on_progress: Callable[[int], None] = lambda count: None,
+) -> List[Localization]:
+    """See `localize`; tells `on_progress` how many more images are done."""
+    if config.keep_freed_memory:
+        keep_freed_memory()
+    check_gradients(scene)
+    error = reference_error(scene, config.refinement.comparison_side)
+    if error > POOR_FIELD_ERROR**2:
+        CONSOLE.print(
+            f"[yellow]The run shows its own training images at {-10.0 * math.log10(error):.1f} dB only; poses some "
+            "degrees off will count as localized, too. Train it longer."
+        )
+    reference = max(error, config.negligible_error**2)
+    found = _attempt(scene, image_set, config, given_poses, reference, on_progress)
+    limit = math.inf if config.retry_error_ratio is None else config.retry_error_ratio * reference
+    doubtful = [index for index, localization in enumerate(found) if localization.error**2 > limit]
+    if doubtful:
+        some = torch.tensor(doubtful, device=scene.field.device)
+        from_all_around = replace(config, init="prior")
+        again = _attempt(scene, image_set[some], from_all_around, None, reference, lambda count: None)
+        for index, localization in zip(doubtful, again, strict=True):
+            found[index] = found[index].or_better(localization)
+    return found
+
+
+def _attempt(
+    scene: TrainedScene,
+    image_set: ImageSet,
+    config: LocalizerConfig,
+    given_poses: Optional[Float[Tensor, "n 3 4"]],
+    reference: float,
+    on_progress: Callable[[int], None],
+) -> List[Localization]:
+    """One search for each image, with hypotheses of its own."""
+    began = time.monotonic()
+    starts = starting_poses(scene, image_set, config, given_poses)
+    to_begin = (time.monotonic() - began) / max(1, len(image_set))
+    make_poses = increments_about(scene.viewing_shell.center)
+    found: List[Localization] = []
+    for some in torch.arange(len(image_set), device=starts.device).split(config.images_per_batch):
+        began = time.monotonic()
+        batch = localize_images(config.refinement, scene.field, image_set[some], starts[some], make_poses, reference)
+        seconds = to_begin + (time.monotonic() - began) / len(some)
+        found += [replace(localization, seconds=seconds) for localization in batch]
+        on_progress(len(some))
+    return found
+
+
+def starting_poses(
+    scene: TrainedScene,
+    image_set: ImageSet,
+    config: LocalizerConfig,
+    given_poses: Optional[Float[Tensor, "n 3 4"]] = None,
+) -> Float[Tensor, "n hypotheses 3 4"]:
+    """Hypotheses of each image, from where the configuration says.
+
+    Raises:
+        InputError: there is no inversion network, or there are no given poses, where these were asked for.
+    """
+    init = config.init
+    if init == "auto":
+        init = "retrieval" if scene.regress_poses is None else "inversion"
+    if init == "prior":
+        bank = scene.viewing_shell.all_around(config.bank_size)
+        return best_of_bank(scene.field, image_set, bank, config.num_hypotheses)
+    poses, spread_deg = _rough_poses(scene, image_set, config, init, given_poses)
+    for turn in range(config.candidate_rounds):
+        each, shrunk = -(-config.num_candidates // poses.shape[1]), config.candidate_shrinkage**turn
+        around = perturb_poses(
+            poses.flatten(0, 1), scene.viewing_shell.center, each, shrunk * spread_deg, shrunk * config.spread
+        )
+        candidates = around.flatten(0, 1).unflatten(0, (len(image_set), -1))
+        poses = best_of(scene.field, image_set, candidates, config.num_hypotheses)
+    return poses
+
+
+def _rough_poses(
+    scene: TrainedScene,
+    image_set: ImageSet,
+    config: LocalizerConfig,
+    init: str,
+    given_poses: Optional[Float[Tensor, "n 3 4"]],
+) -> Tuple[Float[Tensor, "n some 3 4"], float]:
+    """What candidates are drawn around, and how far from it, in degrees."""
+    if init == "given":
+        if given_poses is None:
+            raise InputError(
+                "No poses came with the images; give --images a transforms.json in which every frame has a "
+                "transform_matrix, or use --init retrieval."
+            )
+        return given_poses[:, None].to(scene.field.device), config.given_spread_deg
+    if init == "retrieval":
+        alike = poses_of_alike(scene.field, image_set, scene.training, scene.camera_to_worlds, config.num_retrieved)
+        return alike, config.retrieval_spread_deg
+    if scene.regress_poses is None:
+        raise InputError("This run has no inversion network; use --init retrieval, or train with gnerf-ns-adversarial.")
+    with torch.no_grad():
+        return scene.regress_poses(image_set)[:, None], config.retrieval_spread_deg
+
+
+def check_gradients(scene: TrainedScene) -> None:
+    """Make sure that poses can be found in this field.
+
+    Raises:
+        InputError: they cannot.
+    """
+    one = torch.zeros(1, dtype=torch.long, device=scene.field.device)
+    middle = 0.5 * (2.0 * torch.rand(1, 64, 2, device=scene.field.device) - 1.0)
+    directions = scene.training.directions
+    rays = rays_from_poses(
+        scene.camera_to_worlds[:1], directions.at(one, middle), one, directions.pixel_areas(one, 64, 64)
+    )
+    scene.field.check_gradients(rays)
+
+
+def reference_error(scene: TrainedScene, image_side: int) -> float:
+    """Median over training images of the mean squared color error at their poses."""
+    count = len(scene.training)
+    chosen = torch.arange(count)[:: -(-count // MAX_REFERENCES)].to(scene.field.device)
+    image_set, poses = scene.training[chosen], scene.camera_to_worlds[chosen]
+    everyone = torch.arange(len(chosen), device=chosen.device)
+    hypotheses = Hypotheses(image_set, everyone, poses, increments_about(scene.viewing_shell.center))
+    pixels = PixelChoice(image_set, "random", scene.field.background)
+    return float(squared_errors(scene.field, pixels, hypotheses, image_side).median())

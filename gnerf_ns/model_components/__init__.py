@@ -1,1 +1,0 @@
-"""Networks, losses and schedules that models are composed of."""

@@ -1,1 +1,0 @@
-"""What happens in one training step, per phase, and evaluation."""

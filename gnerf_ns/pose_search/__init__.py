@@ -1,0 +1,1 @@
+"""The pose of an image in a given field: candidates, local search, gradient descent."""

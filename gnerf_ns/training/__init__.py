@@ -1,0 +1,1 @@
+"""Learning a field and its cameras together: one training step, its objectives, evaluation."""

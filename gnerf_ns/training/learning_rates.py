@@ -1,0 +1,87 @@
+"""Optimizers and learning-rate schedules that nerfstudio's configs lack."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import Optional, Tuple, Type
+
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from gnerf_ns.training.schedule import PhaseScheduleConfig
+from gnerf_ns.utils.annealing import geometric
+
+
+@dataclass
+class QuickAdamOptimizerConfig(AdamOptimizerConfig):
+    """Adam for runs of hundreds of steps, whose second moment must not remember a thousand."""
+
+    eps: float = 1e-15
+    """Added to the denominator; entries of a hash grid have tiny gradients."""
+    betas: Tuple[float, float] = (0.9, 0.99)
+    """Decay rates of the first and second moment."""
+    fused: bool = True
+    """One pass over the parameters in place of a dozen; a hash grid has a million of them."""
+
+
+@dataclass
+class PhaseSchedulerConfig(SchedulerConfig):
+    """Full rate, falling if asked over the second half of phase A; in phase B an exponential decay of its own."""
+
+    _target: Type = field(default_factory=lambda: PhaseScheduler)
+    """Target class to instantiate."""
+    schedule: Optional[PhaseScheduleConfig] = field(init=False, default=None)
+    """The pipeline's, which may begin anew; the trainer sets it."""
+    phase_a_last_factor: float = 1.0
+    """Share of the learning rate at the end of phase A, and in AB."""
+    first_factor: float = 1.0
+    """Share of the learning rate at the beginning of phase B."""
+    last_factor: float = 0.1
+    """Share of the learning rate at the end of phase B."""
+
+
+class PhaseScheduler(Scheduler):
+    """Builds torch's scheduler. Its factors are Python floats, which checkpoints keep readable on torch >= 2.6."""
+
+    config: PhaseSchedulerConfig
+
+    def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LambdaLR:
+        """A scheduler that is stepped once per training step."""
+        config, schedule = self.config, self.config.schedule
+        if schedule is None:
+            raise ValueError("A PhaseScheduler needs a schedule to follow.")
+
+        def factor(step: int) -> float:
+            if step < schedule.phase_a_end:
+                progress = 2.0 * (step - schedule.begins_at) / max(1, schedule.phase_a_steps) - 1.0
+                return geometric((1.0, config.phase_a_last_factor), min(1.0, max(0.0, progress)))
+            progress = max(0, step - schedule.phase_b_start) / max(1, schedule.phase_b_steps)
+            return geometric((config.first_factor, config.last_factor), min(1.0, progress))
+
+        return LambdaLR(optimizer, factor)
+
+
+@dataclass
+class StepDecaySchedulerConfig(SchedulerConfig):
+    """The rate is multiplied by a factor at each of some steps."""
+
+    _target: Type = field(default_factory=lambda: StepDecayScheduler)
+    """Target class to instantiate."""
+    milestones: Tuple[int, ...] = ()
+    """Steps from which on the rate is smaller, in ascending order."""
+    factor: float = 0.5
+    """By how much, at each of them."""
+
+
+class StepDecayScheduler(Scheduler):
+    """Builds torch's scheduler. Unlike torch's MultiStepLR it keeps nothing but numbers in a checkpoint."""
+
+    config: StepDecaySchedulerConfig
+
+    def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LambdaLR:
+        """A scheduler that is stepped once per training step."""
+        milestones, share = self.config.milestones, self.config.factor
+        return LambdaLR(optimizer, lambda step: share ** bisect_right(milestones, step))

@@ -1,0 +1,241 @@
+"""What happens at which step: phases A, AB and B as a function of the step (GNeRF section 3.4)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal, Optional, Tuple
+
+from gnerf_ns.utils.annealing import geometric, linear
+
+FEW_IMAGES = 30
+"""Of up to so many, each is a large part of what the field learns from."""
+
+MIN_TO_HALVE = 4
+"""Half of fewer is no scene to look anything up in."""
+
+A_DOZEN, ENOUGH_FOR_DEPTH = 12, 25
+"""Up to the first, images leave much open about depth; from the second on, holding matter together costs more
+image quality than it gives accuracy of poses."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Everything that one training step needs to know about where training stands."""
+
+    step: int
+    """Training step, from 0."""
+    phase: Literal["A", "B"]
+    """A compares renderings at random poses with images; B fits each image at its own pose."""
+    interleaved: bool
+    """Whether the step lies in the stretch where A and B take turns (AB)."""
+    phase_a_progress: float
+    """Share of the pure A stretch that has passed, in [0, 1]."""
+    phase_b_progress: float
+    """Share of the pure B stretch that has passed, in [0, 1]."""
+    image_side: int
+    """Longer side that images are brought to, in pixels."""
+    patch_scale: Tuple[float, float]
+    """Range of the dynamic patches' scale, as a share of the image."""
+    epsilon: float
+    """Entropic regularization of the transport objective."""
+    density_noise: float
+    """Standard deviation of the noise on densities before activation."""
+    active_levels: float
+    """Share of the finer levels of detail that is switched on, in [0, 1]."""
+    distortion_boost: float
+    """How many times the model's own weight the distortion loss has."""
+    searches_all_poses: bool
+    """Whether every image's pose is looked up before this step, from nothing."""
+    searches_misfit_poses: bool
+    """Whether images are offered better poses before this step."""
+    leave_out_round: Optional[int]
+    """Round, from 0, in which some images are left out of training; None where none is."""
+    ends_leave_out_round: bool
+    """Whether those left out until now are looked up before this step."""
+    pose_trial_rounds: int
+    """Before this step, so many rounds in which each image is tried at other poses, in fields that begin anew."""
+
+    @property
+    def name(self) -> str:
+        """A, AB or B."""
+        return "AB" if self.interleaved else self.phase
+
+
+@dataclass
+class PhaseScheduleConfig:
+    """Lengths of the phases, and what changes along them."""
+
+    phase_a_steps: int = 200
+    """Steps of phase A alone."""
+    interleaved_steps: int = 0
+    """Steps in which A and B take turns."""
+    phase_b_steps: int = 1500
+    """Steps of phase B alone."""
+    phase_a_attempts: Optional[int] = None
+    """How often phase A is made, each time with other random numbers; the attempt that explains the images best is
+    gone on from. None for 4 with 4 to 30 training images, and one with more; one where poses are not looked up."""
+    pose_trial_rounds: Optional[int] = None
+    """Rounds, after the last attempt, in which each image is tried at other poses (`PoseTrials`), until one moves
+    nobody. None for 2 with 4 to 30 training images, and none with more; none where poses are not looked up."""
+    leave_out_rounds: Optional[int] = None
+    """Rounds, between phases A and B, in which images take turns in being left out of training and looked up in
+    what the others make of the field; None for 31 rounds with 4 to 30 training images, and none with more."""
+    leave_out_steps: int = 20
+    """Steps of such a round."""
+    two_turns_are_an_iteration: bool = False
+    """Whether an A and a B step of AB count as one in what decays by the step, as GNeRF does both in one iteration."""
+    phase_a_image_side: Tuple[int, int] = (16, 16)
+    """Longer side of images at the beginning and at the end of phase A, in pixels."""
+    interleaved_image_side: Optional[Tuple[int, int]] = None
+    """Longer side of images at the beginning and at the end of AB, in pixels; None for what A ended with."""
+    phase_b_image_side: Tuple[int, int] = (24, 100)
+    """Longer side of images at the beginning of phase B and after `growth_fraction` of it, in pixels."""
+    image_growth: Literal["geometric", "linear"] = "geometric"
+    """How images grow between those ends: by equal factors or by equal numbers of pixels."""
+    growth_fraction: float = 0.6
+    """Share of phase B over which image side and levels of detail grow."""
+    min_patch_scale: float = 0.8
+    """Smallest scale of a dynamic patch at step 0."""
+    patch_scale_decay: float = 2e-4
+    """Rate at which that scale shrinks, per step."""
+    patch_scale_hold: int = 0
+    """Steps before it begins to shrink."""
+    patch_scale_floor: Literal["current", "final"] = "current"
+    """It never gets smaller than where a patch pixel is an image pixel: of images as large as at the step, or as
+    large as they will be in the end."""
+    patch_side: int = 16
+    """Side of the adversarial patches, in pixels; bounds how small their scale may get."""
+    epsilon: Tuple[float, float] = (0.05, 0.003)
+    """Entropic regularization at the beginning and at the end of phase A; geometric in between."""
+    density_noise: float = 1.0
+    """Noise on densities at step 0."""
+    density_noise_steps: int = 80
+    """Steps over which that noise falls to 0."""
+    distortion_boost: Optional[Tuple[float, float]] = None
+    """How many times the model's own weight the distortion loss has at the beginning and at the end of phase B;
+    geometric in between, and 1 before. Matter spread along their rays lets few images be explained from wrong
+    poses. None for 150 and 15 with up to 12 training images, falling to 1 with 25."""
+    looks_up_poses: bool = True
+    """Whether every pose is looked up at the end of phase A. Without, the pose table goes on with what phase A has
+    left in it, as GNeRF's does: adversarial training pulls it towards the inversion network all along."""
+    misfit_search_steps: Tuple[int, ...] = (60, 150, 300, 600, 1000)
+    """Steps of phase B before which misfits are offered better poses."""
+
+    begins_at: int = field(init=False, default=0)
+    """Not an option: the step at which the present attempt at phase A began."""
+    attempts_left: int = field(init=False, default=0)
+    """Not an option: how many planned ones come after it."""
+
+    @property
+    def total_steps(self) -> int:
+        """Length of a whole run."""
+        # What an attempt has come to shows in the step after it.
+        return self.attempts_left * (self.phase_a_steps + 1) + self.phase_b_start + self.phase_b_steps
+
+    @property
+    def interleaved_start(self) -> int:
+        """First step after phase A alone."""
+        return self.begins_at + self.phase_a_steps
+
+    @property
+    def phase_a_end(self) -> int:
+        """First step after phases A and AB."""
+        return self.interleaved_start + self.interleaved_steps
+
+    @property
+    def phase_b_start(self) -> int:
+        """First step of phase B on all images, from which on things grow."""
+        return self.phase_a_end + (self.leave_out_rounds or 0) * self.leave_out_steps
+
+    def for_images(self, count: int) -> PhaseScheduleConfig:
+        """The schedule for so many images: what was left open is settled."""
+        are_few = MIN_TO_HALVE <= count <= FEW_IMAGES
+        likely = (31, 2, 4) if are_few else (0, 0, 1)
+        chosen = (self.leave_out_rounds, self.pose_trial_rounds, self.phase_a_attempts)
+        rounds, trials, attempts = (left if mine is None else mine for mine, left in zip(chosen, likely, strict=True))
+        if count < MIN_TO_HALVE:
+            trials = 0
+        boost = self.distortion_boost or _likely_distortion_boost(count)
+        settled = replace(
+            self,
+            leave_out_rounds=rounds,
+            pose_trial_rounds=trials,
+            phase_a_attempts=attempts,
+            distortion_boost=boost,
+        )
+        settled.attempts_left = attempts - 1 if self.looks_up_poses else 0
+        return settled
+
+    def begin_anew(self, step: int, attempts_left: int = 0) -> None:
+        """Put the beginning of phase A at a step, with the end where it was: unplanned, it makes phase B shorter."""
+        end = self.total_steps
+        self.begins_at, self.attempts_left = step, attempts_left
+        self.phase_b_steps = max(0, self.phase_b_steps + end - self.total_steps)
+
+    def at(self, step: int) -> StepPlan:
+        """Plan of one step. Steps past the end are like the last one."""
+        interleaved = self.interleaved_start <= step < self.phase_a_end
+        # AB starts with an A step and takes turns from there.
+        in_phase_a = step < self.interleaved_start or (interleaved and (step - self.interleaved_start) % 2 == 0)
+        age = step - self.begins_at
+        a_progress = min(1.0, age / max(1, self.phase_a_steps))
+        b_step = step - self.phase_b_start
+        b_progress = min(1.0, max(0.0, b_step / max(1, self.phase_b_steps)))
+        growth = min(1.0, b_progress / self.growth_fraction)
+        image_side = self._image_side(step, growth)
+        leaves_out = self.phase_a_end <= step < self.phase_b_start
+        leave_out_round, step_of_round = divmod(step - self.phase_a_end, max(1, self.leave_out_steps))
+        # One step is made before: it shows what the attempt has come to, and the best one is gone on from.
+        tries_poses = self.looks_up_poses and step == max(self.phase_a_end, self.interleaved_start + 1)
+        return StepPlan(
+            step=step,
+            phase="A" if in_phase_a else "B",
+            interleaved=interleaved,
+            phase_a_progress=a_progress,
+            phase_b_progress=b_progress,
+            image_side=round(image_side),
+            patch_scale=(self._smallest_patch_scale(step, image_side), 1.0),
+            epsilon=geometric(self.epsilon, a_progress),
+            density_noise=self.density_noise * max(0.0, 1.0 - age / max(1, self.density_noise_steps)),
+            active_levels=growth,
+            distortion_boost=1.0 if b_step < 0 else geometric(self.distortion_boost or (1.0, 1.0), b_progress),
+            searches_all_poses=self.looks_up_poses and step == self.interleaved_start,
+            searches_misfit_poses=b_step in self.misfit_search_steps,
+            leave_out_round=leave_out_round if leaves_out else None,
+            ends_leave_out_round=self.phase_a_end < step <= self.phase_b_start and step_of_round == 0,
+            pose_trial_rounds=(self.pose_trial_rounds or 0) if tries_poses else 0,
+        )
+
+    def iterations_before(self, step: int) -> int:
+        """How much of what decays by the step has passed at the beginning of one."""
+        if not self.two_turns_are_an_iteration:
+            return step
+        return step - (min(max(0, step - self.interleaved_start), self.interleaved_steps) + 1) // 2
+
+    def first_step_after(self, iterations: int) -> int:
+        """The step at whose beginning so many of `iterations_before` have passed."""
+        if not self.two_turns_are_an_iteration:
+            return iterations
+        return iterations + min(max(0, iterations - self.phase_a_steps), (self.interleaved_steps + 1) // 2)
+
+    def _image_side(self, step: int, growth: float) -> float:
+        between = geometric if self.image_growth == "geometric" else linear
+        if step >= self.phase_a_end:
+            return between(self.phase_b_image_side, growth)
+        if step >= self.interleaved_start and self.interleaved_image_side is not None:
+            return between(self.interleaved_image_side, (step - self.interleaved_start) / self.interleaved_steps)
+        return between(self.phase_a_image_side, min(1.0, (step - self.begins_at) / max(1, self.phase_a_steps)))
+
+    def _smallest_patch_scale(self, step: int, image_side: float) -> float:
+        bounding_side = image_side if self.patch_scale_floor == "current" else self.phase_b_image_side[1]
+        shrinking = max(0, self.iterations_before(step) - self.begins_at - self.patch_scale_hold)
+        return max(
+            self.min_patch_scale * math.exp(-self.patch_scale_decay * shrinking),
+            min(1.0, self.patch_side / bounding_side),
+        )
+
+
+def _likely_distortion_boost(num_images: int) -> Tuple[float, float]:
+    share = min(1.0, max(0.0, (num_images - A_DOZEN) / (ENOUGH_FOR_DEPTH - A_DOZEN)))
+    return geometric((150.0, 1.0), share), geometric((15.0, 1.0), share)

@@ -1,1 +1,0 @@
-"""What nerfstudio's viewer shows of cameras that are being learned."""

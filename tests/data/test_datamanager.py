@@ -1,0 +1,324 @@
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import tyro
+import yaml
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from PIL import Image
+from torch import Tensor
+
+from gnerf_ns.data.datamanager import UnposedDataManager, UnposedDataManagerConfig
+from gnerf_ns.data.dataparser import UnposedDataParserConfig
+from gnerf_ns.utils.errors import InputError
+
+
+def config_for(data: Path, **options) -> UnposedDataManagerConfig:
+    return UnposedDataManagerConfig(
+        data=data, train_num_rays_per_batch=64, eval_num_rays_per_batch=16, **{"max_image_side": 16, **options}
+    )
+
+
+def random_poses(count: int, seed: int = 0) -> Tensor:
+    return torch.randn(count, 3, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def test_batches(blender_folder: Path):
+    manager: UnposedDataManager = config_for(blender_folder).setup()
+    assert isinstance(manager, VanillaDataManager), "ns-render spiral and ns-export insist on it"
+    assert manager.train_images.pixels.shape == (8, 16, 16, 4) and manager.eval_images.pixels.shape == (4, 16, 16, 4)
+    bundle, batch = manager.next_train(0)
+    assert bundle.origins.shape == (64, 3) and batch["image"].shape == (64, 3)
+    images = torch.stack([manager.train_dataset[index]["image"] for index in range(8)])
+    index, row, column = batch["indices"].T
+    torch.testing.assert_close(batch["image"], images[index, row, column], atol=1e-6, rtol=0)
+    assert len(index.unique()) > 3
+    bundle, batch = manager.next_eval(0)
+    assert bundle.origins.shape == (16, 3)
+    camera, batch = manager.next_eval_image(0)
+    assert camera.shape == (1,) and batch["image"].shape == (16, 16, 3)
+    assert len(list(manager.fixed_indices_eval_dataloader)) == 4
+    assert manager.train_dataset.metadata == {"num_eval_images": 4}
+    assert manager.get_train_rays_per_batch() == 64 and manager.get_eval_rays_per_batch() == 16
+
+
+def tensors_within(thing, depth: int = 14, seen=None):
+    """Every tensor or array reachable from an object's attributes."""
+    seen = set() if seen is None else seen
+    if depth == 0 or id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, (torch.Tensor, np.ndarray)):
+        yield torch.as_tensor(thing)
+    elif isinstance(thing, dict):
+        for value in thing.values():
+            yield from tensors_within(value, depth - 1, seen)
+    elif isinstance(thing, (list, tuple)):
+        for value in thing:
+            yield from tensors_within(value, depth - 1, seen)
+    elif hasattr(thing, "__dict__"):
+        yield from tensors_within(vars(thing), depth - 1, seen)
+
+
+def parser_for(kind: str):
+    return {"ours": UnposedDataParserConfig, "blender": BlenderDataParserConfig}[kind]()
+
+
+@pytest.mark.parametrize("kind", ["ours", "blender"])
+@pytest.mark.parametrize("test_mode", ["val", "test", "inference"])
+def test_ground_truth_is_nowhere_but_aside(blender_folder: Path, kind: str, test_mode):
+    manager = config_for(blender_folder, dataparser=parser_for(kind)).setup(test_mode=test_mode)
+    train, held_out = manager.train_ground_truth, manager.eval_ground_truth
+    torch.testing.assert_close(train[:, :, 3].norm(dim=-1), torch.full((8,), 4.0))
+    torch.testing.assert_close(held_out[:, :, 3].norm(dim=-1), torch.full((4,), 6.0))
+    poses = [*train, *held_out]
+    del manager.train_ground_truth, manager.eval_ground_truth
+    found = 0
+    for tensor in tensors_within(manager):
+        if tensor.shape[-2:] in ((3, 4), (4, 4)):
+            found += 1
+            for matrix in tensor.reshape(-1, *tensor.shape[-2:])[:, :3]:
+                assert not any(torch.allclose(matrix.float(), pose) for pose in poses)
+    assert found >= 4, "the search must reach the cameras"
+
+
+def drop_from(path: Path, key: str) -> None:
+    meta = json.loads(path.read_text())
+    del meta[key]
+    path.write_text(json.dumps(meta))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda path: path.write_text(path.read_text()[:100]), "JSONDecodeError"),
+        (lambda path: path.write_text("[1]"), "TypeError"),
+        (lambda path: path.unlink(), "FileNotFoundError"),
+        (lambda path: drop_from(path, "frames"), "KeyError: 'frames'"),
+        (lambda path: drop_from(path, "camera_angle_x"), "KeyError: 'camera_angle_x'"),
+    ],
+)
+def test_a_stock_parsers_complaints_are_one_sentence(blender_folder: Path, spoil, reason: str):
+    spoil(blender_folder / "transforms_train.json")
+    with pytest.raises(InputError, match=reason) as error:
+        config_for(blender_folder, dataparser=BlenderDataParserConfig()).setup()
+    text = str(error.value)
+    assert str(blender_folder) in text and "dataparser Blender" in text and "\n" not in text and text.endswith(".")
+
+
+def test_a_broken_held_out_split_of_a_stock_parser(blender_folder: Path):
+    (blender_folder / "transforms_test.json").write_text("{")
+    with pytest.raises(InputError, match="JSONDecodeError"):
+        config_for(blender_folder, dataparser=BlenderDataParserConfig()).setup()
+    for split in ("test", "val"):
+        (blender_folder / f"transforms_{split}.json").unlink()
+    with pytest.raises(InputError, match=r"transforms_val\.json"):
+        config_for(blender_folder, dataparser=BlenderDataParserConfig()).setup()
+
+
+def test_images_that_a_stock_parser_does_not_find(nerfstudio_folder: Path):
+    path = nerfstudio_folder / "transforms.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "train_filenames": ["images/none.jpg"]}))
+    with pytest.raises(InputError, match="RuntimeError: Some filenames for split train were not found"):
+        config_for(nerfstudio_folder, dataparser=NerfstudioDataParserConfig()).setup()
+
+
+def test_errors_after_parsing_are_nobodys_input(blender_folder: Path, monkeypatch):
+    def fail(self):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(UnposedDataManager, "setup_train", fail)
+    with pytest.raises(RuntimeError, match=r"^CUDA out of memory$"):
+        config_for(blender_folder).setup()
+
+
+def test_nerfstudio_data(nerfstudio_folder: Path):
+    manager = config_for(nerfstudio_folder, dataparser=NerfstudioDataParserConfig(eval_mode="interval")).setup()
+    assert (len(manager.train_dataset), len(manager.eval_dataset)) == (14, 2)
+    assert manager.train_images.pixels.shape == (14, 16, 12, 3)
+    cameras = manager.train_dataset.cameras
+    torch.testing.assert_close(cameras.fx[0], torch.tensor([50.0 * 12 / 30]))
+    torch.testing.assert_close(cameras.cy[0], torch.tensor([21.0 * 16 / 40]))
+    assert manager.train_ground_truth.shape == (14, 3, 4)
+    assert (cameras.camera_to_worlds == cameras.camera_to_worlds[0]).all()
+    # The learned frame is not the parser's: its transform, scale and box must not be applied to estimated poses.
+    assert manager.train_dataparser_outputs.dataparser_scale == 1.0
+    torch.testing.assert_close(manager.train_dataparser_outputs.dataparser_transform, torch.eye(4)[:3])
+    assert float(manager.train_dataset.scene_box.aabb.abs().max()) == 1.0
+
+
+def test_colmap(nerfstudio_folder: Path):
+    model = nerfstudio_folder / "colmap" / "sparse" / "0"
+    model.mkdir(parents=True)
+    (model / "cameras.txt").write_text("1 OPENCV 30 40 50 51 14 21 0.05 0 0 0.001\n")
+    lines = []
+    for index in range(16):
+        half = np.pi * index / 16
+        lines += [f"{index + 1} {np.cos(half)} 0 {np.sin(half)} 0 0 0 4 1 {index:04d}.jpg", ""]
+    (model / "images.txt").write_text("\n".join(lines) + "\n")
+    (model / "points3D.txt").write_text("1 0 0 0 255 0 0 0.5\n2 1 0 0 255 0 0 0.5\n")
+    parser = ColmapDataParserConfig(colmap_path=Path("colmap/sparse/0"), downscale_factor=1)
+    manager = config_for(nerfstudio_folder, dataparser=parser).setup()
+    assert len(manager.train_dataset) + len(manager.eval_dataset) == 16
+    assert manager.train_ground_truth.shape == (len(manager.train_dataset), 3, 4)
+    assert manager.train_dataset.metadata.keys() == {"num_eval_images"}  # the reconstructed points are truth as well
+
+
+def test_one_held_out_split_in_all_modes(blender_folder: Path):
+    """The checkpoint holds a pose for each held-out image, and nerfstudio opens it in any mode."""
+    for kind in ("ours", "blender"):
+        for mode in ("val", "test", "inference"):
+            manager = config_for(blender_folder, dataparser=parser_for(kind)).setup(test_mode=mode)
+            assert {path.parent.name for path in manager.eval_dataset.image_filenames} == {"test"}
+    (blender_folder / "transforms_test.json").unlink()
+    manager = config_for(blender_folder, dataparser=parser_for("blender")).setup(test_mode="test")
+    assert {path.parent.name for path in manager.eval_dataset.image_filenames} == {"val"}
+
+
+@pytest.mark.parametrize("test_mode", ["val", "test", "inference"])
+def test_published_poses_reach_every_copy(blender_folder: Path, test_mode, monkeypatch):
+    config = config_for(blender_folder)
+    manager: UnposedDataManager = config.setup(test_mode=test_mode)
+    train, held_out = random_poses(8), random_poses(4, seed=1)
+    manager.publish_poses(train, held_out)
+    places = {
+        "train_dataset": (manager.train_dataset, train),
+        "eval_dataset": (manager.eval_dataset, held_out),
+        "train_dataparser_outputs": (manager.train_dataparser_outputs, train),
+        "outputs within the dataset": (manager.train_dataset._dataparser_outputs, train),
+        "outputs within the eval dataset": (manager.eval_dataset._dataparser_outputs, held_out),
+    }
+    if test_mode != "inference":
+        places["train_ray_generator"] = (manager.train_ray_generator, train)
+        places["eval_ray_generator"] = (manager.eval_ray_generator, held_out)
+        places["eval_dataloader"] = (manager.eval_dataloader, held_out)
+        places["fixed_indices_eval_dataloader"] = (manager.fixed_indices_eval_dataloader, held_out)
+        bundle, batch = manager.next_train(0)
+        torch.testing.assert_close(bundle.origins, train[batch["indices"][:, 0], :, 3])
+        camera, _ = next(iter(manager.fixed_indices_eval_dataloader))
+        torch.testing.assert_close(camera.camera_to_worlds, held_out[:1])
+    for name, (holder, expected) in places.items():
+        torch.testing.assert_close(holder.cameras.camera_to_worlds, expected, msg=name)
+    # What `ns-render dataset` does: new datamanagers from the same config, without set-up.
+    with monkeypatch.context() as patch:
+        patch.setattr(config._target, "setup_train", lambda self: None)
+        patch.setattr(config._target, "setup_eval", lambda self: None)
+        again = config.setup(test_mode="test")
+    torch.testing.assert_close(again.train_dataset.cameras.camera_to_worlds, train)
+    torch.testing.assert_close(again.eval_dataset.cameras.camera_to_worlds, held_out)
+    full = config.setup(test_mode="val")
+    torch.testing.assert_close(full.fixed_indices_eval_dataloader.cameras.camera_to_worlds, held_out)
+
+
+def test_published_poses_are_copies(blender_folder: Path):
+    manager = config_for(blender_folder).setup()
+    poses = random_poses(8).requires_grad_()
+    manager.publish_poses(poses)
+    with torch.no_grad():
+        poses.zero_()
+    published = manager.train_dataset.cameras.camera_to_worlds
+    assert published.any() and not published.requires_grad
+    held_out = random_poses(4)
+    manager.publish_poses(random_poses(8), held_out)
+    manager.publish_poses(random_poses(8))
+    torch.testing.assert_close(manager.config.published_poses.eval, held_out)
+
+
+def test_poses_for_other_images(blender_folder: Path, nerfstudio_folder: Path):
+    config = config_for(blender_folder)
+    config.setup().publish_poses(random_poses(8), random_poses(4))
+    config.data = nerfstudio_folder
+    with pytest.raises(InputError, match="8 training images, but the data has 14"):
+        config.setup()
+
+
+def test_no_held_out_images(blender_folder: Path):
+    for split in ("test", "val"):
+        (blender_folder / f"transforms_{split}.json").unlink()
+    manager = config_for(blender_folder, dataparser=UnposedDataParserConfig(eval_interval=0)).setup()
+    assert len(manager.train_dataset) == 8 and len(manager.eval_dataset) == 0
+    assert len(manager.eval_images) == 0
+    manager.publish_poses(random_poses(8), random_poses(0))
+    assert manager.next_train(0)[1]["image"].shape == (64, 3)
+
+
+def test_alpha_color_none_hands_on_rgba(blender_folder: Path):
+    manager = config_for(blender_folder, dataparser=UnposedDataParserConfig(alpha_color=None)).setup()
+    assert manager.next_train(0)[1]["image"].shape == (64, 4)
+    assert manager.next_eval_image(0)[1]["image"].shape == (16, 16, 4)
+
+
+def test_a_broken_image_ends_a_training_before_it_starts(image_folder):
+    folder = image_folder()
+    path = folder / "view_04.png"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"view_04\.png cannot be decoded"):
+        config_for(folder).setup(test_mode="val")
+    config_for(folder).setup(test_mode="inference")  # opening a finished run reads no image
+
+
+def test_a_mask_of_another_size(image_folder):
+    folder = image_folder()
+    (folder / "masks").mkdir()
+    for path in sorted(folder.glob("*.png")):
+        Image.fromarray(np.full((24, 31), 255, dtype=np.uint8)).save(folder / "masks" / path.name)
+    with pytest.raises(InputError, match=r"view_01\.png has 31x24 pixels, but its image"):
+        config_for(folder).setup()
+
+
+def test_config_survives_yaml(blender_folder: Path, monkeypatch):
+    """Saved as ns-train saves it and opened as ns-eval opens it, from another folder."""
+    monkeypatch.chdir(blender_folder.parent)
+    config = config_for(Path("blender"), dataparser=UnposedDataParserConfig(fov_deg=33.0))
+    text = yaml.dump(config)
+    config.setup().publish_poses(random_poses(8), random_poses(4))
+    assert "published" not in yaml.dump(config), "poses belong to the checkpoint"
+    monkeypatch.chdir("/")
+    loaded = yaml.load(text, Loader=yaml.Loader)
+    assert loaded.max_image_side == 16 and loaded.dataparser.fov_deg == 33.0
+    assert loaded.data == blender_folder and loaded.published_poses is None
+    assert yaml.dump(loaded) == text
+    assert len(loaded.setup().train_dataset) == 8
+
+
+def test_command_line_has_our_options_and_not_the_poses(capsys):
+    config = tyro.cli(UnposedDataManagerConfig, args=["--max-image-side", "64", "blender-data"])
+    assert config.max_image_side == 64 and isinstance(config.dataparser, BlenderDataParserConfig)
+    config = tyro.cli(UnposedDataManagerConfig, args=["--data", "folder", "unposed-data", "--fov-deg", "60"])
+    assert isinstance(config.dataparser, UnposedDataParserConfig) and config.dataparser.fov_deg == 60.0
+    assert isinstance(tyro.cli(UnposedDataManagerConfig, args=[]).dataparser, UnposedDataParserConfig)
+    with pytest.raises(SystemExit):
+        tyro.cli(UnposedDataManagerConfig, args=["--help"])
+    assert "published" not in capsys.readouterr().out
+
+
+def test_default_image_side_follows_the_machine(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert UnposedDataManagerConfig().max_image_side == 100
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert UnposedDataManagerConfig().max_image_side == 800
+    assert isinstance(UnposedDataManagerConfig().dataparser, UnposedDataParserConfig)
+    assert "published_poses" in {field.name for field in dataclasses.fields(UnposedDataManagerConfig)}
+
+
+def test_bad_input_ends_a_command_with_one_sentence(tmp_path: Path):
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from gnerf_ns.data.datamanager import UnposedDataManagerConfig\n"
+        "UnposedDataManagerConfig(data=Path(sys.argv[1])).setup()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "nowhere")], capture_output=True, text=True, env=dict(os.environ)
+    )
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("There is no folder")
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,91 @@
+"""Training images of a dataparser, and localized ones beside them."""
+
+import json
+from pathlib import Path
+from typing import Any, List
+
+import numpy as np
+import pytest
+import torch
+from analytic_scene import random_poses
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from PIL import Image
+
+from gnerf_ns.data.dataparser import GROUND_TRUTH_KEY, UnposedDataParserConfig
+from gnerf_ns.data.grown_dataparser import GrownDataParserConfig
+from gnerf_ns.data.transforms_json import write_transforms_json
+from gnerf_ns.utils.errors import InputError
+
+POSES = random_poses(2)
+
+
+@pytest.fixture
+def localized(tmp_path: Path) -> Path:
+    """Two images with the poses `POSES`, as `gnerf-localize` writes them."""
+    names: List[Path] = []
+    for index in range(2):
+        names.append(tmp_path / f"new_{index}.png")
+        Image.fromarray(np.full((16, 16, 4), 40 * index, np.uint8)).save(names[-1])
+    cameras = Cameras(POSES, fx=20.0, fy=21.0, cx=8.0, cy=8.0, width=16, height=16)
+    path = tmp_path / "localized.json"
+    write_transforms_json(path, cameras, POSES, names)
+    return path
+
+
+def test_added_images_follow_those_of_the_data_in_its_frame(tiny_scene: Path, localized: Path):
+    base = BlenderDataParserConfig(scale_factor=0.5)
+    outputs = GrownDataParserConfig(data=tiny_scene, base=base, localized=localized).setup().get_dataparser_outputs()
+    before = BlenderDataParserConfig(data=tiny_scene, scale_factor=0.5).setup().get_dataparser_outputs("train")
+    assert outputs.image_filenames[:-2] == before.image_filenames and len(outputs.cameras) == len(before.cameras) + 2
+    assert [path.name for path in outputs.image_filenames[-2:]] == ["new_0.png", "new_1.png"]
+    added: Any = outputs.cameras[-2:]
+    torch.testing.assert_close(outputs.cameras.camera_to_worlds[:-2], before.cameras.camera_to_worlds)
+    torch.testing.assert_close(added.camera_to_worlds[..., :3], POSES[..., :3])
+    torch.testing.assert_close(added.camera_to_worlds[..., 3], 0.5 * POSES[..., 3])
+    assert added.fx.flatten().tolist() == [20.0, 20.0] and added.fy.flatten().tolist() == [21.0, 21.0]
+    assert outputs.dataparser_scale == 0.5
+
+
+def test_held_out_images_stay_as_they_are(tiny_scene: Path, localized: Path):
+    grown = GrownDataParserConfig(data=tiny_scene, base=BlenderDataParserConfig(), localized=localized).setup()
+    before = BlenderDataParserConfig(data=tiny_scene).setup().get_dataparser_outputs("test")
+    assert grown.get_dataparser_outputs("test").image_filenames == before.image_filenames
+
+
+@pytest.mark.parametrize("base", [UnposedDataParserConfig(), BlenderDataParserConfig()])
+def test_where_the_field_has_a_frame_of_its_own_the_truth_of_added_images_is_not_known(
+    tiny_scene: Path, localized: Path, base: Any
+):
+    config = GrownDataParserConfig(data=tiny_scene, base=base, localized=localized, base_has_true_poses=False)
+    truth = config.setup().get_dataparser_outputs().metadata[GROUND_TRUTH_KEY]
+    assert bool(truth[:-2].isfinite().all()) and bool(truth[-2:].isnan().all()) and len(truth) == 9
+
+
+def test_masks_of_some_only_get_one_sentence(tiny_scene: Path, localized: Path, tmp_path: Path):
+    meta = json.loads(localized.read_text())
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.full((16, 16), 255, np.uint8)).save(mask)
+    for frame in meta["frames"]:
+        frame["mask_path"] = str(mask)
+    localized.write_text(json.dumps(meta))
+    with pytest.raises(InputError, match=r"training images or those of .*localized\.json have masks, but not both"):
+        GrownDataParserConfig(
+            data=tiny_scene, base=BlenderDataParserConfig(), localized=localized
+        ).setup().get_dataparser_outputs("train")
+
+
+def test_what_each_training_image_comes_with_and_added_ones_do_not_gets_one_sentence(
+    tiny_scene: Path, localized: Path, monkeypatch: pytest.MonkeyPatch
+):
+    base = BlenderDataParserConfig()
+    original = base._target._generate_dataparser_outputs
+
+    def with_depth(self: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = original(self, *args, **kwargs)
+        outputs.metadata["depth_filenames"] = [Path("depth.png")] * len(outputs.image_filenames)
+        return outputs
+
+    monkeypatch.setattr(base._target, "_generate_dataparser_outputs", with_depth)
+    with pytest.raises(InputError, match=r"entry of depth_filenames, which those of .*localized\.json have not"):
+        GrownDataParserConfig(data=tiny_scene, base=base, localized=localized).setup().get_dataparser_outputs("train")

@@ -1,0 +1,74 @@
+"""What surrounds the demo's training; the training itself is tested with the pipeline."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from gnerf_ns.demo import command as demo
+from gnerf_ns.training.schedule import PhaseScheduleConfig
+from gnerf_ns.utils.errors import InputError
+
+FIGURES = {
+    "rotation_error_deg_median": 0.314,
+    "rotation_error_deg_max": 1.5,
+    "rotation_under_5deg": 1.0,
+    "mirrored": 0.0,
+    "psnr": 27.44,
+    "psnr_aligned": 26.0,
+}
+
+
+def report(folder: Path, **changed: float) -> str:
+    config = SimpleNamespace(get_base_dir=lambda: folder / "runs" / "demo")
+    return "\n".join(demo.report(config, {**FIGURES, **changed}, folder, 90.0))  # type: ignore[arg-type]
+
+
+def test_unknown_method_is_one_sentence():
+    with pytest.raises(InputError, match=r"No method is called 'nonesuch'; installed are .*gnerf-ns"):
+        demo.trainer_config("nonesuch")
+
+
+def test_configuration_is_a_copy_that_ends_by_itself():
+    first, second = demo.trainer_config("gnerf-ns-tiny"), demo.trainer_config("gnerf-ns-tiny")
+    first.optimizers.clear()
+    assert second.optimizers and first.pipeline is not second.pipeline
+    # A viewer would wait for ever at the end of training.
+    assert not second.is_viewer_enabled() and second.is_tensorboard_enabled()
+
+
+def test_expected_cost_follows_the_schedule():
+    schedule = PhaseScheduleConfig(
+        phase_a_steps=3,
+        interleaved_steps=2,
+        leave_out_rounds=1,
+        leave_out_steps=2,
+        phase_b_steps=4,
+        misfit_search_steps=(2,),
+        pose_trial_rounds=2,
+    )
+    costs = [demo.step_cost(schedule.at(step)) for step in range(schedule.total_steps)]
+    a, search, trials = demo.PHASE_A_STEP_COST, demo.POSE_SEARCH_COST, 2 * demo.POSE_TRIALS_COST
+    assert costs == [a, a, a, a + search, 1.0, 1.0 + trials, 1.0, 1.0 + search, 1.0, 1.0 + search, 1.0]
+
+
+def test_report_says_what_came_out(tmp_path):
+    (tmp_path / "cameras.png").touch()
+    text = report(tmp_path)
+    assert "1.5 minutes" in text and "0.31 degrees median" in text and "27.4 dB" in text and "mirrored" not in text
+    assert "mirrored" in report(tmp_path, mirrored=1.0)
+    assert str(tmp_path / "cameras.png") in text and "orbit.mp4" not in text  # only what is there
+
+
+def test_report_ends_with_commands_that_can_be_pasted(tmp_path):
+    folder = tmp_path / "my demo"
+    commands = [line.strip() for line in report(folder).splitlines() if re.match(r"\s+ns-", line)]
+    assert [command.split()[0] for command in commands] == ["ns-viewer", "ns-render", "ns-export"]
+    for command in commands:
+        assert f"--load-config '{folder}/runs/demo/config.yml'" in command
+
+
+def test_report_names_libraries_that_export_lacks(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "export_advice", lambda: "ns-export needs libGL.so.1 from the system")
+    assert "needs libGL.so.1" in report(tmp_path).splitlines()[-1]

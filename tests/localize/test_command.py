@@ -1,0 +1,221 @@
+"""`gnerf-localize`, on a run that has learned nothing: what it reads, writes and refuses."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Dict
+
+import numpy as np
+import pytest
+import torch
+import tyro
+import yaml
+from PIL import Image
+from tiny_run import build_trainer, trainer_config
+from torch import nn
+
+from gnerf_ns.cameras.pose_codec import UP_DIRECTION_KEY
+from gnerf_ns.localize.command import NOT_ALL_LOCALIZED, Localize, entrypoint
+from gnerf_ns.localize.localizer import LocalizerConfig, localize_in_scene
+from gnerf_ns.localize.scene import _check_weights, load_run
+from gnerf_ns.pose_search.refinement import LocalizationConfig, RefinementConfig
+from gnerf_ns.training.pipeline import GNeRFPipelineConfig
+from gnerf_ns.utils.errors import InputError
+
+FEW = RefinementConfig(steps=2, rays_per_hypothesis=8, first_image_side=8)
+QUICK = LocalizerConfig(
+    num_hypotheses=3, num_candidates=6, bank_size=6, refinement=LocalizationConfig(first=FEW, second=FEW, last=FEW)
+)
+
+
+@pytest.fixture(scope="module")
+def config_path(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """config.yml of a run with an inversion network."""
+    config = trainer_config(tiny_scene, tmp_path_factory.mktemp("run"))
+    build_trainer(config).train()
+    return config.get_base_dir() / "config.yml"
+
+
+def localized(config_path: Path, images: Path, output: Path, **options: Any) -> Dict[str, Any]:
+    Localize(config_path, images, output, localizer=replace(QUICK, **options)).main()
+    return json.loads(output.read_text())
+
+
+@pytest.mark.parametrize("init", ["auto", "inversion", "retrieval", "prior", "given"])
+def test_cameras_figures_and_images_are_written(config_path: Path, tiny_scene: Path, tmp_path: Path, init: Any, capsys):
+    meta = localized(config_path, tiny_scene / "transforms_test.json", tmp_path / "poses.json", init=init)
+    assert [Path(frame["file_path"]).stem for frame in meta["frames"]] == ["0000", "0001"]
+    for frame in meta["frames"]:
+        matrix, figures = np.array(frame["transform_matrix"]), frame["localization"]
+        assert np.linalg.det(matrix[:3, :3]) == pytest.approx(1.0, abs=1e-4) and (frame["w"], frame["h"]) == (16, 16)
+        assert figures["num_hypotheses"] == 3 and figures["num_rays"] >= 2 * 8 * (3 + 3 + 1)
+        assert isinstance(figures["converged"], bool) and figures["photometric_error"] > 0 and figures["seconds"] >= 0
+    images = sorted(path.name for path in (tmp_path / "poses").iterdir())
+    assert images == ["0000_0000.png", "0001_0001.png", "cameras.png"]
+    assert Image.open(tmp_path / "poses" / "0000_0000.png").size == (48, 16)
+    assert "of 2 images localized" in capsys.readouterr().out
+
+
+def test_a_single_image_and_one_of_another_shape(config_path: Path, tmp_path: Path):
+    Image.fromarray(np.full((12, 20, 3), 90, np.uint8)).save(tmp_path / "photo.png")
+    meta = localized(config_path, tmp_path / "photo.png", tmp_path / "out" / "poses.json")
+    (frame,) = meta["frames"]
+    assert (frame["w"], frame["h"]) == (20, 12)
+    # Nothing tells its field of view, so it is that of the training images.
+    _, pipeline = load_run(config_path)
+    camera = pipeline.datamanager.train_dataset.cameras[0]
+    assert frame["fl_x"] / 20 == pytest.approx(float(camera.fx / camera.width), rel=1e-4)
+
+
+def test_the_same_seed_finds_the_same(config_path: Path, tiny_scene: Path, tmp_path: Path):
+    image = tiny_scene / "held_out" / "0000.png"
+    first, second = (localized(config_path, image, tmp_path / f"{name}.json") for name in "ab")
+    assert first["frames"][0]["transform_matrix"] == second["frames"][0]["transform_matrix"]
+
+
+def test_a_run_may_have_been_moved(config_path: Path, tmp_path: Path):
+    base = config_path.parent
+    moved = tmp_path.joinpath("elsewhere", *base.parts[-3:])
+    shutil.copytree(base, moved)
+    shutil.rmtree(moved / "estimated_poses")
+    _, pipeline = load_run(moved / "config.yml")
+    _, original = load_run(config_path)
+    assert torch.equal(pipeline.train_poses(), original.train_poses())
+
+
+def copied(config_path: Path, folder: Path) -> Path:
+    """The run in another place; its config.yml."""
+    moved = folder.joinpath("elsewhere", *config_path.parent.parts[-3:])
+    shutil.copytree(config_path.parent, moved)
+    return moved / "config.yml"
+
+
+def test_a_run_may_have_been_renamed_but_its_method_may_not(config_path: Path, tmp_path: Path):
+    run = copied(config_path, tmp_path).parent
+    renamed = run.rename(run.parent / "best")
+    config, _ = load_run(renamed / "config.yml")
+    assert config.get_base_dir() == renamed
+    loose = shutil.copytree(renamed, tmp_path / "method" / "best")
+    with pytest.raises(InputError, match=r"best is a run of gnerf-ns.*move it to .*method/gnerf-ns.*/best"):
+        load_run(loose / "config.yml")
+
+
+def test_older_runs_load(config_path: Path, tmp_path: Path):
+    """From before attempts at phase A were remembered, and before what is up was learned."""
+    older = copied(config_path, tmp_path)
+    (checkpoint,) = (older.parent / "nerfstudio_models").glob("*.ckpt")
+    state = torch.load(checkpoint, weights_only=False)
+    del state["pipeline"]["restarts._extra_state"], state["pipeline"][UP_DIRECTION_KEY]
+    torch.save(state, checkpoint)
+    _, pipeline = load_run(older)
+    assert pipeline.restarts.best is None and not pipeline.up_direction.tilt.any()
+
+
+@pytest.mark.parametrize("given_to", ["method", "dataparser"])
+def test_data_that_moved_gets_one_sentence(config_path: Path, tmp_path: Path, given_to: str):
+    moved = copied(config_path, tmp_path)
+    config = yaml.load(config_path.read_text(), Loader=yaml.Loader)
+    config.data = config.pipeline.datamanager.data = Path("/gone") if given_to == "method" else None
+    config.pipeline.datamanager.dataparser.data = Path("/gone")
+    moved.write_text(yaml.dump(config))
+    with pytest.raises(InputError, match=r"/gone, on which .*config\.yml was trained, is not there any more; put"):
+        load_run(moved)
+
+
+def test_a_method_that_cannot_be_built_here_gets_one_sentence(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def wants_a_gpu(self: Any, **options: Any) -> None:
+        raise AssertionError("Torch not compiled with CUDA enabled")
+
+    monkeypatch.setattr(GNeRFPipelineConfig, "setup", wants_a_gpu)
+    with pytest.raises(InputError, match=r"cannot be loaded on this machine \(Torch not compiled with CUDA enabled\)"):
+        load_run(copied(config_path, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "saved_as, words", [("field.tcnn_encoding.params", "trained with tiny-cuda-nn"), ("field.other", "holds no field.")]
+)
+def test_weights_that_would_stay_random_get_one_sentence(tmp_path: Path, saved_as: str, words: str):
+    checkpoint, pipeline = tmp_path / "step-000000001.ckpt", nn.Module()
+    pipeline.field, pipeline.lpips = nn.Module(), nn.Linear(1, 1)
+    pipeline.field.hash_table = nn.Parameter(torch.zeros(2))
+    torch.save({"pipeline": {saved_as: torch.zeros(3)}}, checkpoint)
+    with pytest.raises(InputError, match=words):
+        _check_weights(checkpoint, pipeline)
+    torch.save({"pipeline": {"module.field.hash_table": torch.zeros(2)}}, checkpoint)
+    _check_weights(checkpoint, pipeline)
+
+
+@pytest.mark.parametrize("converged, status", [([True, True], None), ([True, False], NOT_ALL_LOCALIZED)])
+def test_the_exit_status_tells_whether_all_were_localized(
+    config_path: Path, tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, converged: Any, status: Any
+):
+    def localized_as_said(scene: Any, image_set: Any, *rest: Any) -> Any:
+        some = localize_in_scene(scene, image_set, QUICK)
+        return [replace(each, converged=is_so) for each, is_so in zip(some, converged, strict=True)]
+
+    monkeypatch.setattr("gnerf_ns.localize.command.localize_in_scene", localized_as_said)
+    words = ["--load-config", str(config_path), "--images", str(tiny_scene / "transforms_test.json")]
+    monkeypatch.setattr("sys.argv", ["gnerf-localize", *words, "--output", str(tmp_path / "poses.json")])
+    if status is None:
+        entrypoint()
+        return
+    with pytest.raises(SystemExit) as exit_:
+        entrypoint()
+    assert exit_.value.code == status
+
+
+def test_nothing_is_overwritten(config_path: Path, tiny_scene: Path, tmp_path: Path):
+    (tmp_path / "poses.json").write_text("precious")
+    with pytest.raises(InputError, match=r"poses\.json exists already; give another --output"):
+        localized(config_path, tiny_scene / "transforms_test.json", tmp_path / "poses.json")
+    assert (tmp_path / "poses.json").read_text() == "precious"
+    (tmp_path / "other").mkdir()
+    with pytest.raises(InputError, match="other exists already"):
+        localized(config_path, tiny_scene / "transforms_test.json", tmp_path / "other.json")
+
+
+@pytest.mark.parametrize("options", [{"fov_deg": 0.0}, {"max_image_side": 0}])
+def test_what_leaves_nothing_to_see_gets_one_sentence(
+    config_path: Path, tiny_scene: Path, tmp_path: Path, options: Any
+):
+    with pytest.raises(InputError, match=r"is not between 0 and 180|leaves too little to see"):
+        Localize(config_path, tiny_scene, tmp_path / "poses.json", localizer=QUICK, **options).main()
+
+
+def test_the_output_says_by_its_ending_what_it_is(config_path: Path, tiny_scene: Path, tmp_path: Path):
+    with pytest.raises(InputError, match=r"poses does not end in \.json"):
+        localized(config_path, tiny_scene / "transforms_test.json", tmp_path / "poses")
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_that_are_not_there_get_one_sentence(config_path: Path, tmp_path: Path):
+    with pytest.raises(InputError, match=r"no file .*config\.yml; give --load-config"):
+        load_run(tmp_path / "config.yml")
+    shutil.copy(config_path, tmp_path / "config.yml")
+    with pytest.raises(InputError, match="holds no checkpoint; train the run first"):
+        load_run(tmp_path / "config.yml")
+
+
+def test_images_that_are_not_there_get_one_sentence(config_path: Path, tmp_path: Path):
+    with pytest.raises(InputError, match="There is no folder"):
+        localized(config_path, tmp_path / "nowhere", tmp_path / "poses.json")
+
+
+def test_the_command_starts_in_a_process_of_its_own():
+    """Some of nerfstudio's modules cannot be the first that is imported."""
+    code = "from gnerf_ns.localize.command import entrypoint"
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=300).returncode == 0
+
+
+def test_every_choice_is_a_flag():
+    words = "--load-config c --images i --init prior --num-hypotheses 5 --refinement.ray-selection interest"
+    words += " --refinement.last.learn-exposure --output o.json --seed 3"
+    parsed = tyro.cli(Localize, args=words.split())
+    assert parsed.localizer.init == "prior" and parsed.localizer.num_hypotheses == 5 and parsed.seed == 3
+    assert parsed.localizer.refinement.ray_selection == "interest"
+    assert parsed.localizer.refinement.last.learn_exposure and not parsed.localizer.refinement.first.learn_exposure

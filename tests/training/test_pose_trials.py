@@ -1,0 +1,171 @@
+"""An image that was put in a wrong place is found out by a field that begins anew."""
+
+import math
+
+import pytest
+import roma
+import torch
+from analytic_scene import RADIUS, Blobs, image_set_of, model_of, random_poses
+from torch import Tensor
+
+from gnerf_ns.cameras.learned_cameras import PoseTable
+from gnerf_ns.cameras.look_at import look_at
+from gnerf_ns.cameras.pose_codec import PoseCodec
+from gnerf_ns.cameras.pose_prior import PosePriorConfig
+from gnerf_ns.fields.hash_radiance import HashRadianceConfig
+from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
+from gnerf_ns.pose_search.pose_search import PoseMatcher, PoseSearch, PoseSearchConfig
+from gnerf_ns.training.pose_trials import PoseTrials, PoseTrialsConfig, ProbeField, ProbeFieldConfig, angles_deg
+
+TRUTH = random_poses(10, seed=3)
+TRIED = (0, 4, 7)
+FIELD = ProbeFieldConfig(image_side=16, rays_per_step=512)
+RADIANCE = HashRadianceConfig(
+    num_levels=4, phase_a_levels=2, max_resolution=32, num_proposal_samples=24, num_nerf_samples=12
+)
+
+
+def search_in(model: GNeRFModel) -> PoseSearch:
+    prior = PosePriorConfig(elevation_deg=(-60.0, 60.0)).resolve()
+    return PoseSearch(PoseSearchConfig(bank_size=300), model, PoseMatcher(prior, RADIUS), PoseCodec("look_at", RADIUS))
+
+
+@pytest.fixture
+def model() -> GNeRFModel:
+    torch.manual_seed(0)
+    return model_of_hash_grid()
+
+
+def model_of_hash_grid() -> GNeRFModel:
+    config = GNeRFModelConfig(radiance=RADIANCE)
+    reference = model_of()
+    return config.setup(scene_box=reference.scene_box, num_train_data=10)
+
+
+def turned(poses: Tensor, indices: list[int]) -> Tensor:
+    """Some of them half around the vertical axis."""
+    half_turn = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
+    poses = poses.clone()
+    poses[indices] = half_turn @ poses[indices]
+    return poses
+
+
+def errors_deg(poses: Tensor) -> Tensor:
+    return torch.rad2deg(roma.rotmat_geodesic_distance(poses[:, :, :3], TRUTH[:, :, :3]))
+
+
+def test_a_young_field_explains_true_poses_best(model: GNeRFModel):
+    probe = ProbeField(FIELD, model, image_set_of(model_of(Blobs()), TRUTH), search_in(model))
+    shares, misfits = [], []
+    for wrong in ([], [4], [4, 7]):
+        probe.begin_anew()
+        fit = probe.fit(turned(TRUTH, wrong), 60)
+        shares.append(fit.explained_variance)
+        misfits.append(probe.worst_first(fit.camera_to_worlds))
+    assert shares[0] > shares[1] + 0.01 and shares[1] > shares[2] + 0.01
+    assert misfits[1][0] == 4 and set(misfits[2][:2]) == {4, 7}
+    assert all(sorted(order) == list(range(10)) for order in misfits)
+
+
+def test_only_its_own_weights_and_the_poses_it_is_given_learn(model: GNeRFModel):
+    image_set = image_set_of(model_of(Blobs()), TRUTH)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    probe = ProbeField(FIELD, model, image_set, search_in(model))
+    begun = probe.weights()
+    learned = probe.learn(TRUTH, 5, chosen=torch.tensor([0, 1, 2]))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert any(not torch.equal(value, begun[name]) for name, value in probe.weights().items())
+    turned_by = (learned - TRUTH)[:, :, :3].abs().amax(dim=(1, 2))
+    assert bool((turned_by[:3] > 1e-4).all()) and bool((turned_by[3:] < 1e-5).all()), "those left out stay"
+    torch.testing.assert_close(learned[:, :, 3].norm(dim=1).mean(), TRUTH[:, :, 3].norm(dim=1).mean())
+    probe.put_back(begun)
+    assert all(torch.equal(value, begun[name]) for name, value in probe.weights().items())
+
+
+def trials_on(model: GNeRFModel, start: Tensor, min_gain: float = 0.01) -> tuple[PoseTrials, PoseTable]:
+    search = search_in(model)
+    table = PoseTable(len(TRUTH), search.codec)
+    table.assign(torch.arange(len(TRUTH)), start)
+    config = PoseTrialsConfig(num_places=2, steps_without=40, steps_with=20, min_gain=min_gain, probe_field=FIELD)
+    return PoseTrials(config, model, image_set_of(model_of(Blobs()), TRUTH), table, search), table
+
+
+def test_those_in_a_wrong_place_are_brought_back(model: GNeRFModel, monkeypatch: pytest.MonkeyPatch):
+    trials, table = trials_on(model, turned(TRUTH, [4, 7]))
+    look = trials._somewhere_better
+    # The other right ones would take half a minute.
+    monkeypatch.setattr(
+        trials, "_somewhere_better", lambda probe, i, poses: look(probe, i, poses) if i in TRIED else None
+    )
+    before = model.state_dict()["radiance.field.hash_encoding.hash_table"].clone()
+    assert trials.run(1)
+    assert errors_deg(table().detach()).max() < 20
+    after = model.state_dict()["radiance.field.hash_encoding.hash_table"]
+    assert after.abs().max() > 10 * before.abs().max(), "the field that explains these poses goes with them"
+
+
+def test_nothing_changes_where_nothing_explains_more(model: GNeRFModel, monkeypatch: pytest.MonkeyPatch):
+    trials, table = trials_on(model, TRUTH)
+    poses, weights = table().detach(), {name: value.clone() for name, value in model.state_dict().items()}
+    tried = []
+    monkeypatch.setattr(trials, "_somewhere_better", lambda probe, image, poses: tried.append(image))
+    assert not trials.run(3)
+    assert sorted(tried) == list(range(10)), "once nobody moves, that was all"
+    torch.testing.assert_close(table().detach(), poses, rtol=0, atol=0)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+
+
+def test_a_round_that_made_things_worse_is_taken_back(model: GNeRFModel, monkeypatch: pytest.MonkeyPatch):
+    trials, table = trials_on(model, TRUTH)
+    poses = table().detach()
+    monkeypatch.setattr(trials, "_somewhere_better", lambda probe, i, poses: turned(poses, [i]) if i < 3 else None)
+    assert not trials.run(1)
+    torch.testing.assert_close(table().detach(), poses, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("min_gain", [0.0, 1.0])
+def test_little_gain_is_chance(model: GNeRFModel, monkeypatch: pytest.MonkeyPatch, min_gain: float):
+    wrong = turned(TRUTH, [4, 7])
+    trials, table = trials_on(model, wrong, min_gain)
+    monkeypatch.setattr(trials, "_somewhere_better", lambda probe, i, poses: TRUTH.clone())
+    assert trials.run(1) == (min_gain == 0.0)
+    assert (errors_deg(table().detach()).max() < 20) == (min_gain == 0.0)
+
+
+def test_neighbors_are_the_nearest_few(model: GNeRFModel):
+    azimuths = torch.deg2rad(torch.tensor([0.0, 25.0, -10.0, 180.0, 20.0, -29.0, 40.0, 90.0, 200.0, 270.0]))
+    circle = look_at(RADIUS * torch.stack([azimuths.cos(), azimuths.sin(), torch.zeros(10)], dim=1))
+    trials, _ = trials_on(model, circle)
+    assert trials._neighbors(0, circle) == [2, 4, 1]
+    assert trials._neighbors(3, circle) == [8]
+    assert trials._neighbors(0, circle[:4]) == [2], "half of them have to remain"
+
+
+def test_places_are_apart_and_neighbors_come_along(model: GNeRFModel):
+    trials, _ = trials_on(model, TRUTH)
+    probe = ProbeField(FIELD, model, trials._image_set, trials._search)
+    probe.learn(TRUTH, 20)
+    tries = trials._moves(probe, 4, [7, 1], TRUTH[4])
+    alone, together = [moves for moves in tries if len(moves) == 1], [moves for moves in tries if len(moves) > 1]
+    assert len(alone) == 2 and 0 < len(together) <= 2
+    places = torch.stack([TRUTH[4], *(moves[4] for moves in alone)])
+    for place in range(3):
+        others = [other for other in range(3) if other != place]
+        # Improvement moves a place by some degrees.
+        assert angles_deg(places[others], places[place]).min() > 15
+    for moves in together:
+        assert set(moves) <= {4, 7, 1} and any(torch.equal(moves[4], other[4]) for other in alone)
+        assert angles_deg(torch.stack(list(moves.values())), moves[4]).max() < 35.1
+
+
+def test_angles_between_directions():
+    degrees = torch.tensor([0.0, 60.0, 90.0, 180.0])
+    radians = torch.deg2rad(degrees)
+    positions = torch.stack([radians.cos(), radians.sin(), torch.zeros(4)], dim=1) * torch.tensor(
+        [[1.0], [2], [3], [4]]
+    )
+    poses = torch.cat([torch.eye(3).expand(4, 3, 3), positions[:, :, None]], dim=2)
+    torch.testing.assert_close(angles_deg(poses, poses[0]), degrees, atol=math.degrees(1e-3), rtol=0)

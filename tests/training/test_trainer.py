@@ -1,0 +1,237 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any, Dict
+
+import pytest
+import torch
+import yaml
+from nerfstudio.utils.eval_utils import eval_setup
+from tiny_run import build_trainer, trainer_config
+
+from gnerf_ns.training import trainer as gnerf_trainer
+from gnerf_ns.training.pipeline import GNeRFPipeline
+from gnerf_ns.training.trainer import NO_TIMESTAMP, GNeRFTrainerConfig
+from gnerf_ns.utils.errors import InputError
+
+TESTS = Path(__file__).resolve().parent.parent
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from tiny_run import build_trainer, trainer_config
+
+save = torch.save
+
+def save_half_of_the_second_one(state, path):
+    save(state, path)
+    if state["step"] == 8:
+        os.truncate(path, path.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+torch.save = save_half_of_the_second_one
+build_trainer(trainer_config(Path(sys.argv[1]), Path(sys.argv[2]), steps_per_eval_image=10**9)).train()
+"""
+
+
+def checkpoints(config: GNeRFTrainerConfig) -> Dict[str, Path]:
+    return {path.name: path for path in config.get_checkpoint_dir().iterdir()}
+
+
+def assert_same_state(first: Any, second: Any, where: str = "checkpoint") -> None:
+    assert type(first) is type(second), where
+    if isinstance(first, torch.Tensor):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5, msg=lambda message: f"{where}: {message}")
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_same_state(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), where
+        for index, (a, b) in enumerate(zip(first, second, strict=True)):
+            assert_same_state(a, b, f"{where}[{index}]")
+    elif isinstance(first, float):
+        assert first == pytest.approx(second, rel=1e-6), where
+    else:
+        assert first == second, where
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> GNeRFTrainerConfig:
+    """A whole run of twelve steps."""
+    config = trainer_config(tiny_scene, tmp_path_factory.mktemp("undisturbed"))
+    build_trainer(config).train()
+    config.max_num_iterations = 12
+    return config
+
+
+def last_state(config: GNeRFTrainerConfig) -> Dict[str, Any]:
+    return torch.load(config.get_checkpoint_dir() / "step-000000011.ckpt")
+
+
+def test_a_run_leaves_its_last_checkpoint_its_poses_and_their_image(undisturbed: GNeRFTrainerConfig):
+    base = undisturbed.get_base_dir()
+    assert checkpoints(undisturbed).keys() == {"step-000000011.ckpt"}
+    meta = json.loads((base / "estimated_poses" / "transforms.json").read_text())
+    assert len(meta["frames"]) == 7
+    for image in ("cameras.png", "distribution.png"):
+        assert (base / "estimated_poses" / image).read_bytes().startswith(b"\x89PNG")
+    assert not (base / "unfinished_checkpoint").exists()
+    assert int(last_state(undisturbed)["pipeline"]["eval_poses_step"]) == 11
+
+
+def test_poses_beside_the_checkpoint_are_those_in_it(undisturbed: GNeRFTrainerConfig):
+    _, pipeline, _, step = eval_setup(undisturbed.get_base_dir() / "config.yml")
+    assert step == 11
+    meta = json.loads((undisturbed.get_base_dir() / "estimated_poses" / "transforms.json").read_text())
+    written = torch.tensor([frame["transform_matrix"] for frame in meta["frames"]])[:, :3]
+    assert isinstance(pipeline, GNeRFPipeline)
+    torch.testing.assert_close(written, pipeline.train_poses().detach(), atol=1e-5, rtol=0)
+    names = [Path(frame["file_path"]) for frame in meta["frames"]]
+    assert names == list(pipeline.datamanager.train_dataset.image_filenames) and all(path.is_file() for path in names)
+
+
+def test_poses_of_stored_pixels_are_written_as_such(undisturbed: GNeRFTrainerConfig, tmp_path: Path, monkeypatch):
+    config = trainer_config(undisturbed.data, tmp_path)  # type: ignore[arg-type]
+    trainer = build_trainer(config)
+    flags = [True, False] * 3 + [True]
+    monkeypatch.setattr(trainer.pipeline.datamanager.train_dataset, "applies_orientation", flags)
+    written = []
+    monkeypatch.setattr(gnerf_trainer, "write_transforms_json", lambda *args: written.append(args))
+    monkeypatch.setattr(gnerf_trainer, "save_image", lambda *args: None)
+    trainer.write_poses(tmp_path)
+    assert flags in written[0]
+
+
+def test_a_run_killed_while_saving_resumes_and_ends_where_an_undisturbed_one_ends(
+    tiny_scene: Path, tmp_path: Path, undisturbed: GNeRFTrainerConfig
+):
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONWARNINGS": "ignore"}
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_SAVING, str(tiny_scene), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    config = trainer_config(tiny_scene, tmp_path)
+    assert checkpoints(config).keys() == {"step-000000004.ckpt"}, "the half checkpoint is not among the whole ones"
+    assert zipfile.is_zipfile(config.get_checkpoint_dir() / "step-000000004.ckpt")
+
+    config.load_dir = config.get_checkpoint_dir()
+    trainer = build_trainer(config)
+    assert trainer._start_step == 5
+    trainer.train()
+    assert trainer.step == 11
+    assert checkpoints(config).keys() == {"step-000000011.ckpt"}
+    assert not (config.get_base_dir() / "unfinished_checkpoint").exists()
+    assert_same_state(last_state(config), last_state(undisturbed))
+
+
+def test_a_finished_run_has_nothing_left_to_train(undisturbed: GNeRFTrainerConfig, tmp_path: Path, monkeypatch):
+    said = []
+    monkeypatch.setattr(gnerf_trainer.CONSOLE, "print", lambda *lines, **_: said.extend(lines))
+    config = trainer_config(undisturbed.data, tmp_path, load_dir=undisturbed.get_checkpoint_dir())  # type: ignore[arg-type]
+    trainer = build_trainer(config)
+    monkeypatch.setattr(trainer, "train_iteration", None)
+    trainer.train()
+    assert any("Nothing to train" in str(line) and "12 of 12" in str(line) for line in said)
+    assert_same_state(last_state(config)["pipeline"], last_state(undisturbed)["pipeline"])
+
+
+def test_a_longer_plan_goes_on_to_its_own_end(undisturbed: GNeRFTrainerConfig, tmp_path: Path):
+    config = trainer_config(
+        undisturbed.data,  # type: ignore[arg-type]
+        tmp_path,
+        load_dir=undisturbed.get_checkpoint_dir(),
+        max_num_iterations=14,
+        save_only_latest_checkpoint=False,
+    )
+    trainer = build_trainer(config)
+    trainer.train()
+    assert trainer.step == 13 and checkpoints(config).keys() == {"step-000000012.ckpt", "step-000000013.ckpt"}
+
+
+def refusal(config: GNeRFTrainerConfig) -> str:
+    with pytest.raises(InputError) as error:
+        build_trainer(config)
+    text = str(error.value)
+    assert "\n" not in text and error.value.code != 0
+    return text
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_no_checkpoint_where_one_was_said_to_be(tiny_scene: Path, tmp_path: Path, existing: bool):
+    folder = tmp_path / "nothing"
+    if existing:
+        folder.mkdir()
+    text = refusal(trainer_config(tiny_scene, tmp_path / "out", load_dir=folder))
+    assert str(folder) in text and "nerfstudio_models" in text
+
+
+def test_no_such_checkpoint_file_or_step(tiny_scene: Path, tmp_path: Path, undisturbed: GNeRFTrainerConfig):
+    missing = tmp_path / "step-000000001.ckpt"
+    assert str(missing) in refusal(trainer_config(tiny_scene, tmp_path / "out", load_checkpoint=missing))
+    folder = undisturbed.get_checkpoint_dir()
+    text = refusal(trainer_config(tiny_scene, tmp_path / "out", load_dir=folder, load_step=3))
+    assert "step-000000003.ckpt" in text
+
+
+def test_half_a_checkpoint(tiny_scene: Path, tmp_path: Path, undisturbed: GNeRFTrainerConfig):
+    whole = undisturbed.get_checkpoint_dir() / "step-000000011.ckpt"
+    half = tmp_path / "step-000000011.ckpt"
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert "not a whole checkpoint" in refusal(trainer_config(tiny_scene, tmp_path / "out", load_checkpoint=half))
+
+
+def test_a_checkpoint_of_another_method(tiny_scene: Path, tmp_path: Path, undisturbed: GNeRFTrainerConfig):
+    other = trainer_config(tiny_scene, tmp_path, phase_a="transport", load_dir=undisturbed.get_checkpoint_dir())
+    assert "does not fit this configuration" in refusal(other)
+
+
+def test_a_second_run_does_not_bury_the_first(undisturbed: GNeRFTrainerConfig):
+    again = trainer_config(undisturbed.data, undisturbed.output_dir)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="already holds a run"):
+        again.save_config()
+
+
+def test_runs_that_start_in_the_same_second_get_folders_of_their_own(tiny_scene: Path, tmp_path: Path):
+    configs = [trainer_config(tiny_scene, tmp_path) for _ in range(3)]
+    for config in configs:
+        config.timestamp = NO_TIMESTAMP
+        config.set_timestamp()
+    assert len({config.get_base_dir() for config in configs}) == 3
+
+
+def test_an_output_folder_that_cannot_be_made(tiny_scene: Path, tmp_path: Path):
+    (tmp_path / "file").touch()
+    config = trainer_config(tiny_scene, tmp_path / "file")
+    config.timestamp = NO_TIMESTAMP
+    with pytest.raises(InputError, match="output-dir"):
+        config.set_timestamp()
+
+
+@pytest.mark.parametrize(("data", "name"), [("images", "images"), (".", "here"), ("..", "above")])
+def test_experiments_are_named_after_the_folder(tmp_path: Path, monkeypatch, data: str, name: str):
+    here = tmp_path / "above" / "here"
+    (here / "images").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    config = trainer_config(Path(data), tmp_path)
+    config.experiment_name = None
+    config.pipeline.datamanager.data = Path(data)
+    config.set_experiment_name()
+    assert config.experiment_name == name
+
+
+def test_saved_paths_hold_from_anywhere(tiny_scene: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tiny_scene.parent)
+    config = trainer_config(Path(tiny_scene.name), Path(os.path.relpath(tmp_path)))
+    config.save_config()
+    loaded = yaml.load(Path(config.get_base_dir() / "config.yml").read_text(), Loader=yaml.Loader)
+    assert loaded.output_dir.is_absolute()
+    assert loaded.pipeline.datamanager.data == tiny_scene
