@@ -9,14 +9,12 @@ from typing import Callable, List, Literal, Optional, Tuple
 
 import torch
 from jaxtyping import Float, UInt8
-from nerfstudio.cameras.camera_utils import focus_of_attention
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.pipelines.base_pipeline import Pipeline
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from gnerf_ns.cameras.pose_codec import PoseIncrements, UpDirection
-from gnerf_ns.cameras.pose_prior import PosePrior
+from gnerf_ns.cameras.pose_codec import PoseIncrements
 from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses
 from gnerf_ns.data.image_set import ImageSet, ImageStack
 from gnerf_ns.localize.scene import TrainedScene
@@ -35,45 +33,6 @@ from gnerf_ns.utils.errors import InputError
 
 THUMBNAIL_SIDE = 16
 """Longer side, in pixels, of what is compared to choose where to begin."""
-
-
-@dataclass(frozen=True)
-class ViewingShell:
-    """How training cameras stand around what they look at."""
-
-    center: Float[Tensor, "3"]
-    """The point that they look at, in scene units."""
-    radius: float
-    """Their median distance from it."""
-    elevation_deg: Tuple[float, float]
-    """The lowest and the highest of them above the horizontal plane through it, in degrees."""
-    up: UpDirection = field(default_factory=UpDirection)
-    """What is up: nerfstudio's z, unless a run has learned otherwise."""
-
-    @classmethod
-    def of(cls, camera_to_worlds: Float[Tensor, "n 3 4"], up: Optional[UpDirection] = None) -> ViewingShell:
-        """Of given training poses, and what is up there."""
-        up = up or UpDirection()
-        poses = camera_to_worlds.detach().cpu()
-        bottom = torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(len(poses), 1, 4)
-        middle = poses[:, :, 3].mean(dim=0)
-        center = focus_of_attention(torch.cat([poses, bottom], dim=1), middle)
-        arms = poses[:, :, 3] - center
-        distances = torch.linalg.vector_norm(arms, dim=-1)
-        heights = arms @ up()[:, 2].detach().cpu()
-        elevations = torch.rad2deg(torch.asin((heights / distances.clamp_min(1e-9)).clamp(-1.0, 1.0)))
-        return cls(
-            center.to(camera_to_worlds),
-            float(distances.median()),
-            (float(elevations.min()), float(elevations.max())),
-            up,
-        )
-
-    def all_around(self, count: int) -> Float[Tensor, "count 3 4"]:
-        """Random poses at that distance and those elevations, looking at the center."""
-        prior = PosePrior((0.0, 360.0), self.elevation_deg, (1.0, 1.0), 0.0, (0.0, 0.0))
-        poses = self.up.from_z_up(prior.sample(count, self.radius, self.center.device))
-        return torch.cat([poses[..., :3], poses[..., 3:] + self.center[:, None]], dim=-1)
 
 
 def poses_of_alike(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 import yaml
 from jaxtyping import Float
+from nerfstudio.cameras.camera_utils import focus_of_attention
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.models.base_model import Model
@@ -17,23 +18,60 @@ from nerfstudio.pipelines.base_pipeline import Pipeline
 from torch import Tensor
 
 from gnerf_ns.cameras.learned_cameras import FocalScales
-from gnerf_ns.cameras.pose_codec import UP_DIRECTION_KEY
+from gnerf_ns.cameras.pose_codec import UP_DIRECTION_KEY, UpDirection
+from gnerf_ns.cameras.pose_prior import PosePrior
 from gnerf_ns.cameras.rays import CameraDirections
 from gnerf_ns.data.dataset import UnposedDataset
 from gnerf_ns.data.grown_dataparser import GrownDataParserConfig, WorldFrame, world_frame_of
 from gnerf_ns.data.image_set import ImageSet, ImageStack
 from gnerf_ns.fields.hash_encoding import use_compiled_hash_grids
-from gnerf_ns.localize.localizer import ViewingShell
 from gnerf_ns.models.image_metrics import without_lpips
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
+from gnerf_ns.pose_search.pose_search import PoseRegressor
 from gnerf_ns.utils.checkpoints import explain_other_hash_grids
 from gnerf_ns.utils.errors import InputError
 
 TRAINING_SIDE = 64
 """Longer side to which training images are brought, in pixels: they are only compared with."""
 
-PoseRegressor = Callable[[ImageSet], Float[Tensor, "n 3 4"]]
-"""An inversion network: images to poses in one pass."""
+
+@dataclass(frozen=True)
+class ViewingShell:
+    """How training cameras stand around what they look at."""
+
+    center: Float[Tensor, "3"]
+    """The point that they look at, in scene units."""
+    radius: float
+    """Their median distance from it."""
+    elevation_deg: Tuple[float, float]
+    """The lowest and the highest of them above the horizontal plane through it, in degrees."""
+    up: UpDirection = field(default_factory=UpDirection)
+    """What is up: nerfstudio's z, unless a run has learned otherwise."""
+
+    @classmethod
+    def of(cls, camera_to_worlds: Float[Tensor, "n 3 4"], up: Optional[UpDirection] = None) -> ViewingShell:
+        """Of given training poses, and what is up there."""
+        up = up or UpDirection()
+        poses = camera_to_worlds.detach().cpu()
+        bottom = torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(len(poses), 1, 4)
+        middle = poses[:, :, 3].mean(dim=0)
+        center = focus_of_attention(torch.cat([poses, bottom], dim=1), middle)
+        arms = poses[:, :, 3] - center
+        distances = torch.linalg.vector_norm(arms, dim=-1)
+        heights = arms @ up()[:, 2].detach().cpu()
+        elevations = torch.rad2deg(torch.asin((heights / distances.clamp_min(1e-9)).clamp(-1.0, 1.0)))
+        return cls(
+            center.to(camera_to_worlds),
+            float(distances.median()),
+            (float(elevations.min()), float(elevations.max())),
+            up,
+        )
+
+    def all_around(self, count: int) -> Float[Tensor, "count 3 4"]:
+        """Random poses at that distance and those elevations, looking at the center."""
+        prior = PosePrior((0.0, 360.0), self.elevation_deg, (1.0, 1.0), 0.0, (0.0, 0.0))
+        poses = self.up.from_z_up(prior.sample(count, self.radius, self.center.device))
+        return torch.cat([poses[..., :3], poses[..., 3:] + self.center[:, None]], dim=-1)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Optional, Tuple
+from typing import Callable, Optional, Tuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -77,6 +77,9 @@ class PoseMatcher:
         offsets = matches.shift[rows, columns] / self.radius
         return aim_beside(poses, offsets * offsets.new_tensor([1.0, -1.0]))
 
+
+PoseRegressor = Callable[[ImageSet], Float[Tensor, "n 3 4"]]
+"""An inversion network: images to poses in one pass."""
 
 BANK_PER_CHUNK = 100
 """Renderings of the bank compared at a time; bounds memory."""

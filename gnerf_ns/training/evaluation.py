@@ -14,11 +14,10 @@ from gnerf_ns.cameras.learned_cameras import PoseTable
 from gnerf_ns.cameras.plots import plot_cameras
 from gnerf_ns.data.datamanager import UnposedDataManager
 from gnerf_ns.data.image_set import ImageSet
-from gnerf_ns.localize.scene import PoseRegressor
 from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.pose_search.hypotheses import learned_as
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
-from gnerf_ns.pose_search.pose_search import PoseSearch
+from gnerf_ns.pose_search.pose_search import PoseRegressor, PoseSearch
 from gnerf_ns.pose_search.refinement import LocalizationConfig, RefinementConfig, localize_images
 
 

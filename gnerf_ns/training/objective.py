@@ -15,7 +15,6 @@ from gnerf_ns.cameras.pose_prior import PosePrior
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.pose_search.pose_search import PoseMatcher
-from gnerf_ns.training.pose_updates import LeaveOut
 from gnerf_ns.training.schedule import StepPlan
 
 COLUMNS = 12
@@ -56,8 +55,6 @@ class TrainingScene:
     """The training images."""
     poses: PoseTable
     """Their estimated poses."""
-    leave_out: LeaveOut
-    """Which images are left out of training."""
     prior: PosePrior
     """Where cameras may stand."""
     matcher: PoseMatcher

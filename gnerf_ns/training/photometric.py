@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gnerf_ns.pose_search.pixel_sampling import sample_pixel_rays
 from gnerf_ns.training.objective import ComparedImages, RenderRequest, TrainingScene
+from gnerf_ns.training.pose_updates import LeaveOut
 from gnerf_ns.training.schedule import StepPlan
 
 
@@ -28,9 +29,10 @@ class PhotometricObjective:
         psnr: of the last step's pixels, in dB.
     """
 
-    def __init__(self, config: PhotometricObjectiveConfig, scene: TrainingScene) -> None:
+    def __init__(self, config: PhotometricObjectiveConfig, scene: TrainingScene, leave_out: LeaveOut) -> None:
         self.config = config
         self.scene = scene
+        self._leave_out = leave_out
         self.compared: Optional[ComparedImages] = None
         self.psnr: Optional[Tensor] = None
 
@@ -41,7 +43,7 @@ class PhotometricObjective:
     def request(self, plan: StepPlan) -> RenderRequest:
         """Rays at the pose table's poses."""
         scene = self.scene
-        chosen = None if plan.leave_out_round is None else scene.leave_out.training_indices
+        chosen = None if plan.leave_out_round is None else self._leave_out.training_indices
         rays, colors = sample_pixel_rays(
             scene.image_set, scene.poses(), self.config.rays_per_step, plan.image_side, chosen
         )

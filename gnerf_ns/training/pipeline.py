@@ -26,9 +26,8 @@ from gnerf_ns.cameras.rays import CameraDirections, concatenate_rays
 from gnerf_ns.data.datamanager import UnposedDataManager, UnposedDataManagerConfig
 from gnerf_ns.data.dataset import scale_focal
 from gnerf_ns.data.image_set import ImageSet
-from gnerf_ns.localize.scene import PoseRegressor
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
-from gnerf_ns.pose_search.pose_search import PoseMatcher, PoseSearch, PoseSearchConfig
+from gnerf_ns.pose_search.pose_search import PoseMatcher, PoseRegressor, PoseSearch, PoseSearchConfig
 from gnerf_ns.training.adversarial import AdversarialObjective, AdversarialObjectiveConfig
 from gnerf_ns.training.evaluation import Evaluation, HeldOutConfig, estimate_held_out_poses
 from gnerf_ns.training.live_view import LiveView, TrainingStatus
@@ -145,8 +144,8 @@ class GNeRFPipeline(VanillaPipeline):
 
         image_set = ImageSet(self.datamanager.train_images, directions)
         self.leave_out = LeaveOut(image_set, self.train_poses, self.pose_search)
-        self.scene = TrainingScene(self.model, image_set, self.train_poses, self.leave_out, prior, matcher, radius)
-        self.photometric = PhotometricObjective(config.photometric, self.scene)
+        self.scene = TrainingScene(self.model, image_set, self.train_poses, prior, matcher, radius)
+        self.photometric = PhotometricObjective(config.photometric, self.scene, self.leave_out)
         self.datamanager.report_rays_per_step(config.photometric.rays_per_step)
         has_transport, has_adversaries = config.phase_a != "adversarial", config.phase_a != "transport"
         self.transport = TransportObjective(config.transport, self.scene) if has_transport else None
@@ -156,7 +155,7 @@ class GNeRFPipeline(VanillaPipeline):
         attempt = AttemptState(self, [self.model, self.focal_scales, self.up_direction, *of_phase_a])
         self.restarts = Restarts(config.restarts, self.schedule, attempt, self._seed_at)
         trials = getattr(config, "pose_trials", PoseTrialsConfig())  # the configuration of a run may be older
-        self.pose_updates = PoseUpdates(trials, self.scene, self.pose_search, self.adversarial)
+        self.pose_updates = PoseUpdates(trials, self.scene, self.pose_search, self.leave_out, self.pose_regressor)
         # The viewer looks for these among a pipeline's public attributes.
         on_cpu = self.device.type == "cpu"
         self.live_view = LiveView(self.estimated_cameras, self._held_out_cameras, on_cpu, self.up_direction)

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from gnerf_ns.cameras.learned_cameras import PoseTable
 from gnerf_ns.data.image_set import ImageSet
-from gnerf_ns.pose_search.pose_search import PoseSearch
-from gnerf_ns.training.adversarial import AdversarialObjective
+from gnerf_ns.pose_search.pose_search import PoseRegressor, PoseSearch
 from gnerf_ns.training.objective import TrainingScene
 from gnerf_ns.training.pose_trials import PoseTrials, PoseTrialsConfig
 from gnerf_ns.training.schedule import StepPlan
@@ -51,7 +50,7 @@ class LeaveOut(nn.Module):
 
     @property
     def training_indices(self) -> Int[Tensor, "kept"]:
-        """ImageSet to train on."""
+        """Images to train on."""
         return (~self.left_out).nonzero()[:, 0]
 
     @torch.no_grad()
@@ -97,19 +96,22 @@ class PoseUpdates:
         pose_trials: PoseTrialsConfig,
         scene: TrainingScene,
         pose_search: PoseSearch,
-        adversarial: Optional[AdversarialObjective],
+        leave_out: LeaveOut,
+        regress: Optional[PoseRegressor],
     ) -> None:
         """
         Args:
             pose_trials: how few images are tried at other poses.
             scene: its poses are replaced.
             pose_search: finds poses.
-            adversarial: whose inversion network is asked first, where there is one.
+            leave_out: which images are left out of training.
+            regress: the inversion network, which is asked first where there is one.
         """
         self._scene = scene
         self._search = pose_search
         self._trials = PoseTrials(pose_trials, scene.model, scene.image_set, scene.poses, pose_search)
-        self._adversarial = adversarial
+        self._leave_out = leave_out
+        self._regress = regress
         self.explained_variance: Optional[float] = None
 
     def apply(self, plan: StepPlan) -> bool:
@@ -118,7 +120,7 @@ class PoseUpdates:
         Returns:
             Whether that was the field, too. Optimizers have to forget then.
         """
-        image_set, poses, leave_out = self._scene.image_set, self._scene.poses, self._scene.leave_out
+        image_set, poses, leave_out = self._scene.image_set, self._scene.poses, self._leave_out
         if plan.searches_all_poses:
             self._look_everybody_up()
             self.explained_variance = self._search.explained_variance(image_set, poses())
@@ -133,10 +135,10 @@ class PoseUpdates:
     def _look_everybody_up(self) -> None:
         image_set, poses = self._scene.image_set, self._scene.poses
         everyone = torch.arange(len(image_set), device=self._scene.model.device)
-        if self._adversarial is None:
+        if self._regress is None:
             poses.assign(everyone, self._search.best_poses(image_set)[0])
         else:
             # The inversion network has the first word, and no more: it may have learned little by now.
-            poses.assign(everyone, self._adversarial.regress_poses(image_set))
+            poses.assign(everyone, self._regress(image_set))
             better, found = self._search.fitting_better(image_set, everyone, poses())
             poses.assign(everyone[better], found)

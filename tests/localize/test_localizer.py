@@ -19,13 +19,12 @@ from gnerf_ns.data.grown_dataparser import WorldFrame
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.localize.localizer import (
     LocalizerConfig,
-    ViewingShell,
     localize,
     localize_in_scene,
     perturb_poses,
     reference_error,
 )
-from gnerf_ns.localize.scene import TrainedScene
+from gnerf_ns.localize.scene import TrainedScene, ViewingShell
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
 from gnerf_ns.pose_search.refinement import LocalizationConfig, RefinementConfig
 from gnerf_ns.utils.errors import InputError
