@@ -6,7 +6,8 @@ import torch
 from analytic_scene import RADIUS, Blobs, image_set_of, model_of, random_poses
 
 from gnerf_ns.cameras.pose_codec import UpDirection
-from gnerf_ns.localize.scene import best_of, best_of_bank, perturb_poses, poses_of_alike
+from gnerf_ns.localize.localizer import best_of, best_of_bank, perturb_poses, poses_of_alike
+from gnerf_ns.localize.scene import ViewingShell
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
 
 MOVED = torch.tensor([3.0, -1.0, 2.0])
