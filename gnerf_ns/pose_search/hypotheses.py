@@ -41,7 +41,7 @@ class Hypotheses(nn.Module):
     """Poses and, where that is asked for, exposure and focal length, each of some image.
 
     Attributes:
-        which: the image that each hypothesis is about.
+        image_indices: the image that each hypothesis is about.
         poses: their poses.
         log_gains: logarithms of how much brighter the image is than the field.
         log_focal_scales: logarithms of how much longer the image's focal length is than was given.
@@ -61,13 +61,13 @@ class Hypotheses(nn.Module):
         """
         Args:
             image_set: all of them.
-            which: images that the poses are for.
+            image_indices: images that the poses are for.
             camera_to_worlds: the poses to begin with.
             make_poses: what is learned of them.
         """
         super().__init__()
         self._image_set, self._make_poses = image_set, make_poses
-        self.register_buffer("which", image_indices)
+        self.register_buffer("image_indices", image_indices)
         self.poses = make_poses(camera_to_worlds)
         self.log_gains = nn.Parameter(torch.zeros(len(image_indices)).to(camera_to_worlds))
         self.log_focal_scales = nn.Parameter(torch.zeros(len(image_indices)).to(camera_to_worlds))

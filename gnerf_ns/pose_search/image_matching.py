@@ -1,6 +1,6 @@
 """How alike two small images are: the cost by which images are matched with renderings.
 
-ImageSet that were not aimed at the object's middle show it somewhere else in the image. Poses drawn at random
+Images that were not aimed at the object's middle show it somewhere else in the image. Poses drawn at random
 would have to meet that, too, in two more dimensions; `ShiftTolerantMatching` finds it for each pair by correlation.
 """
 

@@ -58,7 +58,7 @@ class PixelChoice:
         """Coordinates as `data.patch_sampling` has them, and colors in [0, 1], for each of some images.
 
         Args:
-            which: the images, each as often as its pixels are wanted.
+            image_indices: the images, each as often as its pixels are wanted.
             rays_each: pixels of each.
             image_side: images are brought to this longer side first, in pixels.
         """

@@ -45,7 +45,7 @@ class PoseMatcher:
                 image sees one unit there.
             focal_scales: where focal lengths are learned; the camera distance grows with them.
         """
-        self.prior = prior.centerd
+        self.prior = prior.centered
         self._radius = radius
         self._focal_scales = focal_scales
         jitter = prior.look_at_jitter * radius
@@ -107,7 +107,7 @@ class PoseSearchConfig:
     """The worst of them is an outlier if its relative cost is more than so many times the median's."""
     num_outlier_hypotheses: int = 80
     """An outlier has so many hypotheses: it may show little that tells poses apart."""
-    num_outlier_finalizts: int = 8
+    num_outlier_finalists: int = 8
     """So many of the bank's best, and those that improvement leaves, are refined before one is chosen."""
     outlier_refinement: RefinementConfig = field(
         default_factory=lambda: RefinementConfig(
@@ -272,7 +272,7 @@ class PoseSearch:
     def better_poses(
         self, image_set: ImageSet, current: Float[Tensor, "n 3 4"], image_side: int
     ) -> Tuple[Int[Tensor, "moved"], Float[Tensor, "moved 3 4"]]:
-        """ImageSet that fit clearly better somewhere else, and their poses there.
+        """Images that fit clearly better somewhere else, and their poses there.
 
         Args:
             image_set: all of them.
@@ -305,9 +305,9 @@ class PoseSearch:
     ) -> Float[Tensor, "3 4"]:
         """Where gradient descent gets to from the best of what the bank and random search offer."""
         improved = self.improve(image_set, outlier, hypotheses)
-        finalizts = torch.cat([improved[0], hypotheses[0, : self.config.num_outlier_finalizts]])
-        each = outlier.expand(len(finalizts))
-        refined = Hypotheses(image_set, each, finalizts, learned_as(self.codec))
+        finalists = torch.cat([improved[0], hypotheses[0, : self.config.num_outlier_finalists]])
+        each = outlier.expand(len(finalists))
+        refined = Hypotheses(image_set, each, finalists, learned_as(self.codec))
         pixels = PixelChoice(image_set, "random", self.field.background)
         refine_poses(self.config.outlier_refinement, self.field, pixels, refined)
         poses = refined.poses()

@@ -46,7 +46,7 @@ class AdversarialObjectiveConfig:
     inversion_render_side: int = 24
     """Longer side of those renderings, in pixels; they are brought to the network's size."""
     num_regularized_images: int = 16
-    """ImageSet per step whose poses are drawn towards the inversion network's."""
+    """Images per step whose poses are drawn towards the inversion network's."""
     r1_weight: float = 10.0
     """Weight of the gradient penalty on real patches."""
     generator_loss_mult: float = 1.0

@@ -27,7 +27,7 @@ SAME = 0.02
 """Images look nearly the same if they differ by less than this share of how images differ from their mean."""
 
 EXPLAINED = 0.5
-"""ImageSet that differ from their own rendering by more than this share are not examined: the field does not show
+"""Images that differ from their own rendering by more than this share are not examined: the field does not show
 them from anywhere."""
 
 NOTEWORTHY_SHARE = 0.1
@@ -39,7 +39,7 @@ class Ambiguity:
     """How many images could as well have been taken from elsewhere."""
 
     examined: int
-    """ImageSet that were examined; none if the field explains none."""
+    """Images that were examined; none if the field explains none."""
     twins: int
     """Those that look nearly the same from a place turned by `turn_deg`."""
     turn_deg: int

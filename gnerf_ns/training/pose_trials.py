@@ -130,7 +130,7 @@ class ProbeField:
         return Fit(learned, self.search.explained_variance(self._image_set, learned, self.config.image_side))
 
     def worst_first(self, camera_to_worlds: Float[Tensor, "n 3 4"]) -> List[int]:
-        """ImageSet by their cost at poses, in units of their own contrast."""
+        """Images by their cost at poses, in units of their own contrast."""
         cost = self.search.relative_cost(self._image_set, camera_to_worlds, self.config.image_side)
         return cost.argsort(descending=True).tolist()
 
@@ -150,7 +150,7 @@ class PoseTrialsConfig:
     min_angle_deg: float = 35.0
     """Places are at least so far apart, as seen from the origin; nearer poses are found by gradient descent."""
     neighbor_angle_deg: float = 30.0
-    """ImageSet that seem to have been taken nearer to it than this are tried elsewhere together with it, too."""
+    """Images that seem to have been taken nearer to it than this are tried elsewhere together with it, too."""
     max_neighbors: int = 3
     """The nearest; a field has to be learned from those that remain."""
     steps_without: int = 60

@@ -104,7 +104,7 @@ class TransportObjectiveConfig:
     """Poses drawn from the prior in one step, each rendered whole. Few poses in many steps find more than the reverse
     does in the same time."""
     max_images: int = 256
-    """ImageSet matched in one step; of larger sets a random part."""
+    """Images matched in one step; of larger sets a random part."""
     sinkhorn_iterations: int = 50
     """Iterations for one transport plan."""
     pose_marginal_damping: float = 0.9

@@ -35,7 +35,7 @@ def test_poses_are_drawn_by_weight() -> None:
     population = PosePopulation(3)
     axes = RADIUS * torch.eye(3)
     population.remember(look_at(axes), torch.tensor([1.0, 3.0, 0.0]))
-    drawn = population.sample(4000, PRIOR.centerd, RADIUS, spread=0.01)
+    drawn = population.sample(4000, PRIOR.centered, RADIUS, spread=0.01)
     nearest = torch.cdist(drawn[..., 3], axes).argmin(dim=1)
     shares = torch.bincount(nearest, minlength=3) / 4000
     torch.testing.assert_close(shares, torch.tensor([0.25, 0.75, 0.0]), atol=0.03, rtol=0.0)
@@ -57,7 +57,7 @@ def test_children_differ_from_their_parent_as_much_as_asked_and_stay_within_the_
 
 
 def test_a_wide_prior_narrows() -> None:
-    """ImageSet from the upper half alone, a prior all around: after some rounds most draws are in the upper half."""
+    """Images from the upper half alone, a prior all around: after some rounds most draws are in the upper half."""
     torch.manual_seed(0)
     wide = PosePriorConfig(elevation_deg=(-90.0, 90.0)).resolve()
     truth = PosePriorConfig(elevation_deg=(20.0, 60.0)).resolve().sample(40, 1.0, "cpu")[..., 3]
