@@ -1,33 +1,14 @@
-"""Find the images of a folder, and what is known about each: its mask, pose and intrinsics."""
+"""Find the images of a folder, divide them into training and held-out ones, and give each its mask."""
 
-import json
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
-
-import numpy as np
-from jaxtyping import Float
+from typing import List, Optional, Tuple
 
 from gnerf_ns.data.images import IMAGE_SUFFIXES, is_image
 from gnerf_ns.data.masks import masks_of_folder
+from gnerf_ns.data.transforms_json import Frame, read_transforms_json
 from gnerf_ns.utils.errors import InputError
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One image and what its folder says about it."""
-
-    image: Path
-    """The image file."""
-    mask: Optional[Path] = None
-    """Its mask file, if any."""
-    camera_to_world: Optional[Float[np.ndarray, "3 4"]] = None
-    """Its true pose, if known."""
-    values: Mapping[str, Any] = field(default_factory=dict)
-    """Intrinsics as the transforms.json spells them, the frame's own laid over the file's."""
-    source: Optional[Path] = None
-    """The transforms.json that lists it, if any."""
 
 
 def read_frames(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Frame]]:
@@ -56,7 +37,7 @@ def read_all_frames(folder: Path) -> List[Frame]:
         InputError: as of ``read_frames``.
     """
     listing = _single_transforms_json(folder)
-    train, held_out = _split(folder, eval_interval=0) if listing is None else (frames_from_json(listing), [])
+    train, held_out = _split(folder, eval_interval=0) if listing is None else (read_transforms_json(listing).frames, [])
     return _with_masks_of_folder(train + held_out, folder)
 
 
@@ -74,11 +55,11 @@ def _split(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Frame]]:
         raise InputError(f"The folder {folder} is empty; put the images there.")
     train = folder / "transforms_train.json"
     if train.is_file():
-        frames = frames_from_json(train)
+        frames = read_transforms_json(train).frames
         for split in ("test", "val"):
             held_out = folder / f"transforms_{split}.json"
             if held_out.is_file():
-                return frames, frames_from_json(held_out)
+                return frames, read_transforms_json(held_out).frames
         return hold_out_every(frames, eval_interval)
     return hold_out_every(frames_from_folder(folder), eval_interval)
 
@@ -110,87 +91,12 @@ def frames_from_folder(folder: Path) -> List[Frame]:
     return [Frame(image) for image in images]
 
 
-def frames_from_json(path: Path) -> List[Frame]:
-    """Frames of a nerfstudio or Blender transforms file, by file name."""
-    meta = _load(path)
-    shared = {key: value for key, value in meta.items() if key != "frames"}
-    frames = [_frame_from_entry(entry, shared, path) for entry in meta["frames"]]
-    frames.sort(key=lambda frame: str(frame.image))
-    return frames
-
-
 def _split_by_lists(path: Path, eval_interval: int) -> Tuple[List[Frame], List[Frame]]:
-    meta, frames = _load(path), frames_from_json(path)
-    if "train_filenames" not in meta:
-        return hold_out_every(frames, eval_interval)
-
-    def listed(key: str) -> List[Frame]:
-        names = meta[key]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise InputError(f'{path} has "{key}" that is no list of file names; correct it, or remove that entry.')
-        wanted = {str((path.parent / name).resolve()) for name in names}
-        return [frame for frame in frames if str(frame.image.resolve()) in wanted]
-
-    held_out = next((key for key in ("test_filenames", "val_filenames") if meta.get(key)), None)
-    return listed("train_filenames"), [] if held_out is None else listed(held_out)
-
-
-def _load(path: Path) -> Dict[str, Any]:
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}); correct it, or remove it to use the bare images."
-        ) from error
-    if not isinstance(meta, dict) or not isinstance(meta.get("frames"), list):
-        raise InputError(f'{path} has no list called "frames"; correct it, or remove it to use the bare images.')
-    return meta
-
-
-def _frame_from_entry(entry: Any, shared: Mapping[str, Any], path: Path) -> Frame:
-    if not isinstance(entry, dict) or not isinstance(entry.get("file_path"), str):
-        raise InputError(f'{path} lists a frame without "file_path"; correct it, or remove it to use the bare images.')
-    mask = None
-    if entry.get("mask_path"):
-        if not isinstance(entry["mask_path"], str):
-            raise InputError(
-                f'{path} gives {entry["file_path"]} a "mask_path" that is no file name; correct or remove that entry.'
-            )
-        mask = path.parent / entry["mask_path"]
-        if not mask.is_file():
-            raise InputError(f"{path} lists the mask {mask}, which does not exist; restore it or correct the file.")
-    return Frame(
-        image=_listed_image(path, entry["file_path"]),
-        mask=mask,
-        camera_to_world=_pose(entry, path),
-        values={**shared, **entry},
-        source=path,
-    )
-
-
-def _listed_image(path: Path, file_path: str) -> Path:
-    """The file of a frame; Blender's layout leaves the extension out."""
-    exact = path.parent / file_path
-    endings = ("", *IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
-    for ending in endings:
-        candidate = exact.with_name(exact.name + ending)
-        if candidate.is_file():
-            return candidate
-    raise InputError(f"{path} lists the image {exact}, which does not exist; restore it or take it off the list.")
-
-
-def _pose(entry: Mapping[str, Any], path: Path) -> Optional[Float[np.ndarray, "3 4"]]:
-    if entry.get("transform_matrix") is None:
-        return None
-    try:
-        matrix = np.asarray(entry["transform_matrix"], dtype=np.float64)
-    except (TypeError, ValueError):
-        matrix = np.empty(0)
-    if matrix.shape not in ((3, 4), (4, 4)) or not np.isfinite(matrix).all():
-        raise InputError(
-            f"{path} gives {entry['file_path']} a transform_matrix that is not 4x4 finite numbers; correct it."
-        )
-    return matrix[:3]
+    listing = read_transforms_json(path)
+    if "train_filenames" not in listing.lists:
+        return hold_out_every(listing.frames, eval_interval)
+    held_out = listing.lists.get("test_filenames") or listing.lists.get("val_filenames") or []
+    return listing.lists["train_filenames"], held_out
 
 
 def _images_in(folder: Path) -> List[Path]:

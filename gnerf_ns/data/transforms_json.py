@@ -1,11 +1,12 @@
-"""Write cameras as a nerfstudio ``transforms.json``, so that any nerfstudio method can train on them."""
+"""The one place that knows nerfstudio's ``transforms.json`` format: read it, and write cameras as one."""
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
@@ -13,7 +14,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from gnerf_ns.data.images import read_exif
+from gnerf_ns.data.images import IMAGE_SUFFIXES, read_exif
 from gnerf_ns.utils.errors import InputError
 
 CAMERA_MODELS = {
@@ -23,9 +24,116 @@ CAMERA_MODELS = {
 }
 """Camera types that the file format can hold with six distortion numbers."""
 
+SPLIT_KEYS = ("train_filenames", "val_filenames", "test_filenames")
+"""Entries that name the frames of one split each."""
+
 QUARTER_TURNS_OF_ORIENTATION = {1: 0, 6: 1, 3: 2, 8: 3}
 """How often the upright image is turned a quarter counter-clockwise to give the stored one, by EXIF orientation.
 The other four orientations are mirror images, which no camera takes."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image and what its folder says about it."""
+
+    image: Path
+    """The image file."""
+    mask: Optional[Path] = None
+    """Its mask file, if any."""
+    camera_to_world: Optional[Float[np.ndarray, "3 4"]] = None
+    """Its true pose, if known."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """Intrinsics as the transforms.json spells them, the frame's own laid over the file's."""
+    source: Optional[Path] = None
+    """The transforms.json that lists it, if any."""
+
+
+@dataclass(frozen=True)
+class TransformsJson:
+    """What a transforms file says."""
+
+    frames: List[Frame]
+    """All of them, by file name."""
+    lists: Mapping[str, List[Frame]]
+    """Those that each of ``train_filenames``, ``val_filenames`` and ``test_filenames`` names, where there is one."""
+
+
+def read_transforms_json(path: Path) -> TransformsJson:
+    """Read a nerfstudio or Blender transforms file.
+
+    Raises:
+        InputError: it cannot be read; an image or mask that it lists is missing; an entry is not what it should be.
+    """
+    meta = _load(path)
+    shared = {key: value for key, value in meta.items() if key != "frames"}
+    frames = [_frame_from_entry(entry, shared, path) for entry in meta["frames"]]
+    frames.sort(key=lambda frame: str(frame.image))
+    return TransformsJson(frames, {key: _listed(meta[key], key, frames, path) for key in SPLIT_KEYS if key in meta})
+
+
+def _listed(names: Any, key: str, frames: List[Frame], path: Path) -> List[Frame]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f'{path} has "{key}" that is no list of file names; correct it, or remove that entry.')
+    wanted = {str((path.parent / name).resolve()) for name in names}
+    return [frame for frame in frames if str(frame.image.resolve()) in wanted]
+
+
+def _load(path: Path) -> Dict[str, Any]:
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error}); correct it, or remove it to use the bare images."
+        ) from error
+    if not isinstance(meta, dict) or not isinstance(meta.get("frames"), list):
+        raise InputError(f'{path} has no list called "frames"; correct it, or remove it to use the bare images.')
+    return meta
+
+
+def _frame_from_entry(entry: Any, shared: Mapping[str, Any], path: Path) -> Frame:
+    if not isinstance(entry, dict) or not isinstance(entry.get("file_path"), str):
+        raise InputError(f'{path} lists a frame without "file_path"; correct it, or remove it to use the bare images.')
+    mask = None
+    if entry.get("mask_path"):
+        if not isinstance(entry["mask_path"], str):
+            raise InputError(
+                f'{path} gives {entry["file_path"]} a "mask_path" that is no file name; correct or remove that entry.'
+            )
+        mask = path.parent / entry["mask_path"]
+        if not mask.is_file():
+            raise InputError(f"{path} lists the mask {mask}, which does not exist; restore it or correct the file.")
+    return Frame(
+        image=_listed_image(path, entry["file_path"]),
+        mask=mask,
+        camera_to_world=_pose(entry, path),
+        values={**shared, **entry},
+        source=path,
+    )
+
+
+def _listed_image(path: Path, file_path: str) -> Path:
+    """The file of a frame; Blender's layout leaves the extension out."""
+    exact = path.parent / file_path
+    endings = ("", *IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
+    for ending in endings:
+        candidate = exact.with_name(exact.name + ending)
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"{path} lists the image {exact}, which does not exist; restore it or take it off the list.")
+
+
+def _pose(entry: Mapping[str, Any], path: Path) -> Optional[Float[np.ndarray, "3 4"]]:
+    if entry.get("transform_matrix") is None:
+        return None
+    try:
+        matrix = np.asarray(entry["transform_matrix"], dtype=np.float64)
+    except (TypeError, ValueError):
+        matrix = np.empty(0)
+    if matrix.shape not in ((3, 4), (4, 4)) or not np.isfinite(matrix).all():
+        raise InputError(
+            f"{path} gives {entry['file_path']} a transform_matrix that is not 4x4 finite numbers; correct it."
+        )
+    return matrix[:3]
 
 
 @dataclass(frozen=True)
