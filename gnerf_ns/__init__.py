@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gnerf_ns.utils.system_libraries import provide_system_libraries
+from gnerf_ns.utils.commands import prepare_command
 
 __version__ = "0.1.0"
 
@@ -14,8 +14,8 @@ __version__ = "0.1.0"
 _numpy_scalar = np.core.multiarray.scalar  # pyright: ignore[reportAttributeAccessIssue]
 torch.serialization.add_safe_globals([_numpy_scalar, np.dtype, type(np.dtype("float64"))])
 
-# Every nerfstudio command imports its plugins before it needs ffmpeg or open3d (but for ns-export, see there).
-provide_system_libraries()
+# Every ns-* command loads its plugins, and with them this package; any other program is left as it is.
+prepare_command()
 
 # `method_configs/` lives at the repository root. After a non-editable install, Python started at that root imports
 # this very folder instead of the installed package and would not find it; the root then serves as a second place.

@@ -1,8 +1,8 @@
-"""What nerfstudio wants from the operating system, brought from Python packages where that is possible.
+"""System libraries and programs that nerfstudio needs, taken from Python packages where that is possible.
 
 - ``ns-render`` refuses to start without an ``ffmpeg`` on PATH: imageio-ffmpeg carries one.
 - ``ns-export`` imports open3d, which links libusb: libusb-package carries it.
-- open3d and pymeshlab also link graphics libraries that no Python package brings; we can only name them.
+- open3d and pymeshlab also link graphics libraries that no Python package carries; these can only be named.
 """
 
 import contextlib
@@ -28,13 +28,6 @@ DEBIAN_PACKAGE_OF_EXPORT_LIBRARY: Dict[str, str] = {
 """Shared libraries that ns-export's open3d and pymeshlab link, and the Debian/Ubuntu packages that hold them."""
 
 
-def provide_system_libraries() -> None:
-    """Make ffmpeg and libusb available to this process and its children, doing nothing where they already are."""
-    provide_ffmpeg()
-    if sys.platform == "linux":
-        provide_libusb()
-
-
 def provide_ffmpeg() -> None:
     """Put imageio-ffmpeg's binary on this process's PATH under the name ``ffmpeg`` if there is no other.
 
@@ -45,25 +38,25 @@ def provide_ffmpeg() -> None:
     try:
         # One folder for each environment: they may hold different versions.
         folder = user_cache_folder() / "bin" / hashlib.sha256(sys.prefix.encode()).hexdigest()[:16]
-        link = folder / ("ffmpeg.exe" if os.name == "nt" else "ffmpeg")
-        if not link.exists():
+        program = folder / ("ffmpeg.exe" if sys.platform == "win32" else "ffmpeg")
+        if not program.exists():
             import imageio_ffmpeg
 
-            _link(link, Path(imageio_ffmpeg.get_ffmpeg_exe()))
+            _place(program, Path(imageio_ffmpeg.get_ffmpeg_exe()))
     except (OSError, RuntimeError):
         return
     os.environ["PATH"] = os.pathsep.join(filter(None, [os.environ.get("PATH"), str(folder)]))
 
 
 def provide_libusb() -> None:
-    """Let open3d find libusb-package's library where the system has none.
+    """Let open3d find libusb-package's library on a Linux system that has none.
 
-    ``ns-export`` imports open3d before it loads any plugin, so loading the library here would come too late for it.
-    open3d's loader also looks into the environment's own ``lib`` folder: a link left there in an earlier command
-    (a model is trained before it is exported) serves it. Outside a virtual environment, that folder belongs to the
-    system, and only this process is served.
+    ``ns-export`` imports open3d before it loads any plugin, so loading the library in that command would be too late.
+    But open3d also searches the environment's own ``lib`` folder, and an earlier command (a model is trained before it
+    is exported) leaves a link there. Outside a virtual environment that folder belongs to the system, and the library
+    is loaded into this process only.
     """
-    if _loads(LIBUSB):
+    if sys.platform != "linux" or _loads(LIBUSB):
         return
     import libusb_package
 
@@ -71,9 +64,9 @@ def provide_libusb() -> None:
     if library is None:
         return
     if sys.prefix != sys.base_prefix or (Path(sys.prefix) / "conda-meta").is_dir():
-        # Where the environment is read-only, the line below still serves this process.
+        # Where the environment is read-only, the last line below still serves this process.
         with contextlib.suppress(OSError):
-            _link(Path(sys.prefix) / "lib" / LIBUSB, Path(library))
+            _place(Path(sys.prefix) / "lib" / LIBUSB, Path(library))
     # The dynamic loader recognizes a library that is already loaded by its soname, whatever its path was.
     ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
@@ -96,7 +89,7 @@ def export_advice() -> Optional[str]:
 
 
 def user_cache_folder() -> Path:
-    """Folder for files of ours that outlive a process: ``$XDG_CACHE_HOME/gnerf_ns`` or ``~/.cache/gnerf_ns``."""
+    """Folder for files that outlive a process: ``$XDG_CACHE_HOME/gnerf_ns`` or ``~/.cache/gnerf_ns``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gnerf_ns"
 
 
@@ -108,11 +101,14 @@ def _loads(library: str) -> bool:
     return True
 
 
-def _link(link: Path, target: Path) -> None:
-    """Point ``link`` at ``target`` unless it leads somewhere already; safe when several processes do so at once."""
-    if link.exists():
+def _place(path: Path, target: Path) -> None:
+    """Make ``path`` a link to ``target``, or a copy on Windows, where links need a privilege; safe in parallel."""
+    if path.exists():
         return
-    link.parent.mkdir(parents=True, exist_ok=True)
-    temporary = link.with_name(f"{link.name}.{os.getpid()}")
-    temporary.symlink_to(target)
-    os.replace(temporary, link)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    if sys.platform == "win32":
+        shutil.copy2(target, temporary)
+    else:
+        temporary.symlink_to(target)
+    os.replace(temporary, path)

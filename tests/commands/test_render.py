@@ -21,7 +21,7 @@ def rendered_at(finished_run, cameras, index: int) -> torch.Tensor:
 
 @pytest.fixture(autouse=True)
 def no_ffmpeg_but_the_package_s(monkeypatch):
-    """What a bare machine has after `import gnerf_ns`."""
+    """What ns-render finds on a machine without ffmpeg."""
     monkeypatch.setenv("PATH", "/nowhere")
     provide_ffmpeg()
 

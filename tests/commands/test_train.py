@@ -1,29 +1,48 @@
-"""What ns-train says to bad input. That nothing is lost is tested with the trainer."""
+"""What the commands say to bad input. That nothing is lost is tested with the trainer."""
 
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
+from typing import List
 
 import pytest
 from nerfstudio.scripts import train
 
+from gnerf_ns.utils.errors import InputError
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+
 
 def refusal(monkeypatch, folder: Path, *arguments: str) -> str:
-    """The sentence with which the command ends; an integer would have been printed as an exit code only."""
+    """The sentence that `ns-train` ends with."""
     monkeypatch.setattr(
         sys, "argv", ["ns-train", "gnerf-ns-tiny", "--vis", "tensorboard", "--output-dir", str(folder), *arguments]
     )
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(InputError) as end:
         train.entrypoint()
-    assert isinstance(end.value.code, str) and "\n" not in end.value.code
-    return end.value.code
+    assert "\n" not in str(end.value)
+    return str(end.value)
 
 
-def test_exit_code_and_last_line_of_the_real_command(tmp_path: Path):
-    command = [sys.executable, "-m", "nerfstudio.scripts.train", "gnerf-ns-tiny", "--data", str(tmp_path / "nosuch")]
-    ended = subprocess.run([*command, "--output-dir", str(tmp_path / "runs")], capture_output=True, text=True)
-    assert ended.returncode == 1 and "Traceback" not in ended.stdout + ended.stderr
-    assert ended.stderr.splitlines()[-1].startswith(f"There is no folder {tmp_path / 'nosuch'};")
+def stderr_of_a_failure(*command: object) -> List[str]:
+    """Lines on stderr of a command that ends with exit status 1, without a traceback anywhere."""
+    ended = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert ended.returncode == 1 and "Traceback" not in ended.stdout + ended.stderr, ended.stderr
+    return ended.stderr.splitlines()
+
+
+def test_ns_train_ends_with_the_sentence_alone(tmp_path: Path):
+    data = tmp_path / "no such [v2] folder"
+    lines = stderr_of_a_failure(
+        sys.executable, "-W", "ignore", SCRIPTS / "ns-train", "gnerf-ns-tiny", "--data", data, "--output-dir", tmp_path
+    )
+    assert len(lines) == 1 and lines[0].startswith(f"There is no folder {data};")
+
+
+def test_our_own_command_ends_with_the_sentence_alone_and_without_warnings(tmp_path: Path):
+    (line,) = stderr_of_a_failure(SCRIPTS / "gnerf-demo", "--method", "[v2]", "--output-dir", tmp_path)
+    assert line.startswith("No method is called '[v2]'; installed are ")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""What surrounds a console command, ours (gnerf-*) or nerfstudio's (ns-*), that loads this package.
+
+Nothing of this happens where the package is imported by anything else: a notebook, a script, a test.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+from types import TracebackType
+from typing import Optional, Type
+
+from gnerf_ns.utils.errors import InputError
+from gnerf_ns.utils.system_libraries import provide_ffmpeg, provide_libusb
+
+
+def prepare_command() -> None:
+    """If the running program is one of the commands, have it end well on bad input and find what it needs."""
+    program = Path(sys.argv[0]) if getattr(sys, "argv", None) else Path()
+    is_ours = program.stem in ("gnerf-demo", "gnerf-localize")
+    is_nerfstudios = program.stem.startswith("ns-") or "nerfstudio/scripts" in program.as_posix()
+    if is_ours or is_nerfstudios:
+        print_input_errors()
+    if is_ours:
+        # nerfstudio and torch warn of their own deprecations, on import and later, in the middle of progress displays.
+        warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\b")
+    if is_nerfstudios:
+        provide_libusb()
+        if program.stem in ("ns-render", "render"):
+            provide_ffmpeg()
+
+
+def print_input_errors() -> None:
+    """From now on, an uncaught `InputError` ends this program with its sentence alone instead of a traceback.
+
+    Python itself makes the exit status 1. Other exceptions are shown as before.
+    """
+    show_others = sys.excepthook
+
+    def show(kind: Type[BaseException], error: BaseException, traceback: Optional[TracebackType]) -> None:
+        if isinstance(error, InputError):
+            print(error, file=sys.stderr)
+        else:
+            show_others(kind, error, traceback)
+
+    sys.excepthook = show

@@ -1,0 +1,87 @@
+"""What importing the package does inside the console commands, and that it does nothing anywhere else."""
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import List
+
+import pytest
+
+from gnerf_ns.utils import commands
+from gnerf_ns.utils.errors import InputError
+
+FAILURE = """
+from gnerf_ns.utils.errors import InputError
+try:
+    int("nine")
+except ValueError as error:
+    raise InputError("cameras [v2].json holds no number; write one.") from error
+"""
+
+
+def ended(program: str, code: str) -> "subprocess.CompletedProcess[str]":
+    """A fresh Python that takes itself for the given program, once it has imported the package."""
+    start = f"import sys; sys.argv[0] = {program!r}; import gnerf_ns\n"
+    return subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True)
+
+
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch) -> List[str]:
+    """Names of what `prepare_command` does."""
+    done: List[str] = []
+    for name in ("provide_libusb", "provide_ffmpeg"):
+        monkeypatch.setattr(commands, name, lambda name=name: done.append(name))
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # to be put back afterwards
+    return done
+
+
+@pytest.mark.parametrize("program", ["gnerf-localize", "/lib/nerfstudio/scripts/train.py"])
+def test_commands_print_the_sentence_alone(program: str):
+    process = ended(program, FAILURE)
+    assert process.returncode == 1 and process.stdout == ""
+    assert process.stderr == "cameras [v2].json holds no number; write one.\n"
+
+
+def test_other_programs_and_other_errors_are_shown_in_full():
+    process = ended("mine.py", FAILURE)
+    assert process.returncode == 1 and "Traceback" in process.stderr and "int(" in process.stderr
+    process = ended("ns-train", "raise ValueError('a bug of ours')")
+    assert process.returncode == 1 and "Traceback" in process.stderr
+
+
+def test_an_input_error_does_not_end_a_notebook():
+    assert issubclass(InputError, ValueError) and not issubclass(InputError, SystemExit)
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("/venv/bin/ns-render", ["provide_libusb", "provide_ffmpeg"]),
+        (r"ns-render.exe", ["provide_libusb", "provide_ffmpeg"]),
+        ("/venv/bin/ns-train", ["provide_libusb"]),
+        ("/site-packages/nerfstudio/scripts/viewer/run_viewer.py", ["provide_libusb"]),
+        ("/venv/bin/gnerf-demo", []),
+        ("/usr/lib/ipykernel_launcher.py", []),
+        ("-c", []),
+        ("", []),
+    ],
+)
+def test_each_program_gets_what_it_needs(monkeypatch, prepared: List[str], program: str, expected: List[str]):
+    monkeypatch.setattr(sys, "argv", [program])
+    hook = sys.excepthook
+    commands.prepare_command()
+    assert prepared == expected
+    assert (sys.excepthook is not hook) == Path(program).stem.startswith(("ns-", "gnerf-", "run_viewer"))
+
+
+@pytest.mark.parametrize(("program", "is_shown"), [("gnerf-demo", False), ("ns-train", True), ("mine.py", True)])
+def test_only_our_commands_hide_nerfstudios_warnings(monkeypatch, prepared, program: str, is_shown: bool):
+    monkeypatch.setattr(sys, "argv", [program])
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        commands.prepare_command()
+        warnings.warn_explicit("old", FutureWarning, "activations.py", 32, module="nerfstudio.field_components")
+        warnings.warn_explicit("ours", UserWarning, "field.py", 1, module="gnerf_ns.fields")
+    messages = {str(warning.message) for warning in shown}
+    assert "ours" in messages and ("old" in messages) == is_shown
