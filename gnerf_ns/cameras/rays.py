@@ -1,9 +1,12 @@
 """Rays of cameras whose pose is being learned."""
 
+import math
+from copy import copy
 from typing import Callable, List, Optional, Tuple
 
 import torch
 from jaxtyping import Bool, Float, Int
+from nerfstudio.cameras.camera_utils import radial_and_tangential_undistort
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
@@ -11,12 +14,19 @@ from torch.nn import functional
 
 from gnerf_ns.utils.errors import InputError
 
-CENTRAL_CAMERA_TYPES = (CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.FISHEYE624, CameraType.EQUIRECTANGULAR)
-"""Camera models whose rays all start at the camera's position."""
+CENTRAL_CAMERA_TYPES = (CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.EQUIRECTANGULAR)
+"""Camera models whose rays all start at the camera's position, and that a transforms.json can hold."""
+
+WIDEST_FIELD_OF_VIEW = math.radians(120.0)
+"""Beyond this, no object that is looked at from outside fills the view."""
 
 
 class CameraDirections:
-    """Directions of rays in each camera's own frame, lens distortion undone."""
+    """Directions of rays in each camera's own frame, lens distortion undone.
+
+    They are those of nerfstudio's `Cameras.generate_rays`, which computes three rays for each (for the pixel's area),
+    and NaN on the axis of a fisheye lens.
+    """
 
     def __init__(
         self, cameras: Cameras, focal_scales: Optional[Callable[[Int[Tensor, "batch"]], Tensor]] = None
@@ -25,46 +35,53 @@ class CameraDirections:
 
         Args:
             cameras: cameras with one batch dimension.
-            focal_scales: maps camera indices to how many times longer their focal lengths are by now (`FocalScales`);
-                None for no longer.
+            focal_scales: maps camera indices to learned factors on their focal lengths (`FocalScales`); None for 1.
 
         Raises:
-            InputError: some camera's rays do not start at one point (orthographic, omnidirectional stereo, VR180).
+            InputError: cameras of differing types, or whose rays do not start at one point (orthographic,
+                omnidirectional stereo, VR180), or with more distortion parameters than a transforms.json holds
+                (FISHEYE624).
         """
-        for camera_type in cameras.camera_type.unique().tolist():
-            if CameraType(camera_type) not in CENTRAL_CAMERA_TYPES:
+        types = [CameraType(value) for value in cameras.camera_type.unique().tolist()]
+        allowed = ", ".join(camera_type.name for camera_type in CENTRAL_CAMERA_TYPES)
+        for camera_type in types:
+            if camera_type not in CENTRAL_CAMERA_TYPES:
                 raise InputError(
-                    f"There is a camera of type {CameraType(camera_type).name}, whose rays do not meet; "
-                    "use perspective or fisheye cameras."
+                    f"There is a camera of type {camera_type.name}, which is not supported; use one of {allowed}."
                 )
-        self._cameras = Cameras(
-            camera_to_worlds=torch.eye(4, device=cameras.device)[None, :3].repeat(len(cameras), 1, 1),
-            fx=cameras.fx,
-            fy=cameras.fy,
-            cx=cameras.cx,
-            cy=cameras.cy,
-            width=cameras.width,
-            height=cameras.height,
-            distortion_params=cameras.distortion_params,
-            camera_type=cameras.camera_type,
-        )
+        if len(types) > 1:
+            raise InputError(
+                f"The cameras are of several types ({', '.join(camera_type.name for camera_type in types)}); "
+                "use images of one type."
+            )
+        self._camera_type = types[0] if types else CameraType.PERSPECTIVE
+        self._focal = torch.cat([cameras.fx, cameras.fy], dim=-1)
+        self._centers = torch.cat([cameras.cx, cameras.cy], dim=-1)
         self._sizes = torch.cat([cameras.width, cameras.height], dim=-1)
+        distortion = cameras.distortion_params
+        is_distorted = distortion is not None and self._camera_type != CameraType.EQUIRECTANGULAR
+        self._distortion = distortion if is_distorted and bool((distortion != 0).any()) else None
         self._focal_scales = focal_scales
 
     def __len__(self) -> int:
-        return len(self._cameras)
+        return len(self._focal)
 
     def __getitem__(self, indices: Int[Tensor, "batch"]) -> "CameraDirections":
         """Those of some cameras, each as often as its index occurs."""
-        factors = self._focal_scales
-        if factors is None:
-            return CameraDirections(self._cameras[indices])
-        return CameraDirections(self._cameras[indices], lambda chosen: factors(indices[chosen]))
+        chosen, learned = copy(self), self._focal_scales
+        chosen._focal, chosen._centers = self._focal[indices], self._centers[indices]
+        chosen._sizes = self._sizes[indices]
+        chosen._distortion = None if self._distortion is None else self._distortion[indices]
+        chosen._focal_scales = None if learned is None else lambda among: learned(indices[among])
+        return chosen
 
     @property
     def smallest_field_of_view(self) -> float:
-        """The smaller of the horizontal and vertical fields of view as given, median over the cameras, in radians."""
-        return float(self._fields_of_view().median())
+        """The smaller of the horizontal and vertical fields of view as given, median over the cameras, in radians.
+
+        At most 120 degrees.
+        """
+        return min(float(self._fields_of_view().median()), WIDEST_FIELD_OF_VIEW)
 
     @property
     def typical(self) -> Int[Tensor, ""]:
@@ -72,40 +89,57 @@ class CameraDirections:
         return self._fields_of_view().median(dim=0).indices
 
     def _fields_of_view(self) -> Float[Tensor, "cameras"]:
-        focal = torch.cat([self._cameras.fx, self._cameras.fy], dim=-1)
-        return (2.0 * torch.atan(0.5 * self._sizes / focal)).amin(dim=-1)
+        if self._camera_type == CameraType.PERSPECTIVE:
+            return (2.0 * torch.atan(0.5 * self._sizes / self._focal)).amin(dim=-1)
+        return (self._sizes * self._radians_per_unit / self._focal).amin(dim=-1)
+
+    @property
+    def _radians_per_unit(self) -> float:
+        """Of pixel coordinates divided by the focal length, in the middle of the image."""
+        return math.pi if self._camera_type == CameraType.EQUIRECTANGULAR else 1.0
 
     def pixel_areas(self, camera_indices: Int[Tensor, "batch"], height: int, width: int) -> Float[Tensor, "batch"]:
         """What a pixel in the middle of each image covers at distance 1, the image being resampled to a size."""
         shares = self._sizes[camera_indices] / self._sizes.new_tensor([width, height])
-        focal = torch.cat([self._cameras.fx, self._cameras.fy], dim=-1)[camera_indices]
-        return (shares / focal).prod(dim=-1)
+        return (self._radians_per_unit * shares / self._focal[camera_indices]).prod(dim=-1)
 
     def at(
-        self, camera_indices: Int[Tensor, "batch"], coords: Float[Tensor, "batch rays 2"]
+        self,
+        camera_indices: Int[Tensor, "batch"],
+        coords: Float[Tensor, "batch rays 2"],
+        focal_scales: Optional[Float[Tensor, "batch"]] = None,
     ) -> Float[Tensor, "batch rays 3"]:
-        """Unit directions through points of the images, differentiable in the focal factors.
+        """Unit directions through points of the images, differentiable in all focal scales.
 
         Args:
             camera_indices: which camera each row of points belongs to.
             coords: (x, y), -1 and 1 being the image's edges (as `data.patch_sampling` has them).
+            focal_scales: factors on the focal length of each row's camera, besides the learned ones; None for 1.
         """
         pixels = (coords + 1.0) / 2.0 * self._sizes[camera_indices][:, None].to(coords)
-        rays = self._cameras.generate_rays(
-            camera_indices=camera_indices[:, None, None].expand(*coords.shape[:2], 1), coords=pixels.flip(-1)
-        )
-        if self._focal_scales is None:
-            return rays.directions
-        return with_longer_focal(rays.directions, self._focal_scales(camera_indices))
+        points = (pixels - self._centers[camera_indices][:, None]) / self._focal[camera_indices][:, None]
+        # In front of the distortion, which acts on what the focal length has scaled.
+        if self._focal_scales is not None:
+            points = points / self._focal_scales(camera_indices)[:, None, None]
+        if focal_scales is not None:
+            points = points / focal_scales[:, None, None]
+        if self._distortion is not None:
+            points = radial_and_tangential_undistort(points, self._distortion[camera_indices][:, None])
+        return functional.normalize(self._directions(points), dim=-1)
 
-
-def with_longer_focal(
-    directions: Float[Tensor, "batch rays 3"], factors: Float[Tensor, "batch"]
-) -> Float[Tensor, "batch rays 3"]:
-    """Unit directions through the same points of images, of cameras whose focal lengths are so many times longer."""
-    # All that it does: what is seen lies closer to the axis.
-    across, along = directions[..., :2] / factors[:, None, None], directions[..., 2:]
-    return functional.normalize(torch.cat([across, along], dim=-1), dim=-1)
+    def _directions(self, points: Float[Tensor, "batch rays 2"]) -> Float[Tensor, "batch rays 3"]:
+        """Of points in undistorted pixel coordinates from the principal point, divided by the focal length."""
+        x, y = points[..., :1], -points[..., 1:]  # OpenGL's y points up
+        if self._camera_type == CameraType.PERSPECTIVE:
+            return torch.cat([x, y, torch.full_like(x, -1.0)], dim=-1)
+        if self._camera_type == CameraType.FISHEYE:
+            # The norm's gradient is 0 at 0, and sinc is smooth there: no NaN on the axis.
+            angle = torch.linalg.vector_norm(points, dim=-1, keepdim=True).clamp_max(math.pi)
+            shrinkage = torch.sinc(angle / math.pi)
+            return torch.cat([x * shrinkage, y * shrinkage, -torch.cos(angle)], dim=-1)
+        azimuth, polar = -math.pi * x, math.pi * (0.5 - y)
+        sine = torch.sin(polar)
+        return torch.cat([-torch.sin(azimuth) * sine, torch.cos(polar), -torch.cos(azimuth) * sine], dim=-1)
 
 
 def rays_from_poses(

@@ -11,7 +11,7 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.models.base_model import Model
 from torch import Tensor
 
-from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses, with_longer_focal
+from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses
 from gnerf_ns.data.patch_sampling import image_coords
 from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.utils.errors import InputError
@@ -87,7 +87,7 @@ class ImageRenderer:
             camera_indices: which of them each image has.
             height: of the images, in pixels.
             width: likewise.
-            focal_scales: how many times longer the focal length of each is; None for no longer.
+            focal_scales: factors on the focal length of each; None for 1.
         """
         coords = image_coords(height, width, self.device).view(1, -1, 2)
         per_chunk = max(1, RAYS_PER_CHUNK // (height * width))
@@ -95,9 +95,8 @@ class ImageRenderer:
         with self.frozen():
             for chunk in torch.arange(len(camera_to_worlds), device=self.device).split(per_chunk):
                 indices = camera_indices[chunk]
-                directions = cameras.at(indices, coords.expand(len(chunk), -1, -1))
-                if focal_scales is not None:
-                    directions = with_longer_focal(directions, focal_scales[chunk])
+                scales = None if focal_scales is None else focal_scales[chunk]
+                directions = cameras.at(indices, coords.expand(len(chunk), -1, -1), scales)
                 areas = cameras.pixel_areas(indices, height, width)
                 rays = rays_from_poses(camera_to_worlds[chunk], directions, indices, areas)
                 # A single large image is more than a chunk.

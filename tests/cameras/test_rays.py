@@ -98,16 +98,104 @@ def test_each_row_of_points_belongs_to_its_own_camera() -> None:
     torch.testing.assert_close(directions.norm(dim=-1), torch.ones(4, 5))
 
 
-def test_smallest_field_of_view() -> None:
+def with_focal_scaled(cameras: Cameras, scales: torch.Tensor) -> Cameras:
+    scaled = cameras[...]
+    scaled.fx, scaled.fy = cameras.fx * scales[:, None], cameras.fy * scales[:, None]
+    return scaled
+
+
+@pytest.mark.parametrize(
+    "camera_type", [CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.EQUIRECTANGULAR], ids=lambda kind: kind.name
+)
+@pytest.mark.parametrize("distorted", [False, True])
+def test_learned_focal_scales_give_the_rays_of_nerfstudios_cameras_with_those_focal_lengths(
+    camera_type: CameraType, distorted: bool
+) -> None:
+    """What is trained is what is exported, for distorted lenses too."""
+    cameras = make_cameras(camera_type, distorted)
+    learned, given = torch.tensor([1.2, 0.9, 1.1]), torch.tensor([1.05, 1.1])
+    indices = torch.tensor([2, 0])
+    coords = 1.8 * torch.rand(2, 40, 2, generator=torch.Generator().manual_seed(0)) - 0.9
+    found = CameraDirections(cameras, lambda chosen: learned[chosen]).at(indices, coords, given)
+    longer = with_focal_scaled(cameras[indices], learned[indices] * given)
+    longer.camera_to_worlds = torch.eye(4)[None, :3].repeat(2, 1, 1)
+    pixels = (coords + 1.0) / 2.0 * torch.tensor([24.0, 18.0])
+    rays = torch.arange(2)[:, None, None].expand(2, 40, 1)
+    expected = longer.generate_rays(camera_indices=rays, coords=pixels.flip(-1)).directions
+    torch.testing.assert_close(found, expected)
+    chosen = CameraDirections(cameras, lambda which: learned[which])[indices]
+    torch.testing.assert_close(chosen.at(torch.arange(2), coords, given), expected)
+
+
+@pytest.mark.parametrize(
+    "camera_type", [CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.EQUIRECTANGULAR], ids=lambda kind: kind.name
+)
+@pytest.mark.parametrize("distorted", [False, True])
+def test_gradients_reach_the_focal_scales(camera_type: CameraType, distorted: bool) -> None:
+    cameras = make_cameras(camera_type, distorted)
+    generator = torch.Generator().manual_seed(0)
+    coords = 1.8 * torch.rand(3, 4, 2, generator=generator, dtype=torch.float64) - 0.9
+
+    def directions(learned: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        return CameraDirections(cameras, lambda indices: learned[indices]).at(torch.arange(3), coords, given)
+
+    learned = torch.tensor([1.2, 0.9, 1.1], dtype=torch.float64, requires_grad=True)
+    given = torch.tensor([1.0, 1.1, 0.95], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(directions, (learned, given), eps=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("distorted", [False, True])
+def test_the_axis_of_a_fisheye_lens_is_a_ray_like_any_other(distorted: bool) -> None:
+    """The middle pixel of an odd size; and its neighbors, of which nerfstudio takes the pixel's area."""
+    distortion = torch.tensor([[0.1, -0.02, 0.0, 0.0, 0.0, 0.0]]) if distorted else None
+    eye = torch.eye(4)[None, :3]
+    cameras = Cameras(
+        eye, 20.0, 20.0, 4.5, 3.5, width=9, height=7, distortion_params=distortion, camera_type=CameraType.FISHEYE
+    )
+    scale = torch.ones(1, requires_grad=True)
+    columns, rows = (torch.arange(9) + 0.5) / 4.5 - 1.0, (torch.arange(7) + 0.5) / 3.5 - 1.0
+    coords = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).reshape(1, -1, 2)
+    coords.requires_grad_()
+    directions = CameraDirections(cameras).at(torch.tensor([0]), coords, scale)
+    torch.testing.assert_close(directions.view(7, 9, 3)[3, 4], torch.tensor([0.0, 0.0, -1.0]))
+    gradients = torch.autograd.grad(directions[..., 0].sum(), [scale, coords])
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+    # On the axis, moving by a pixel turns the ray by 1/focal.
+    torch.testing.assert_close(gradients[1].view(7, 9, 2)[3, 4], torch.tensor([4.5 / 20.0, 0.0]))
+
+
+def test_fields_of_view() -> None:
     # 24 x 18 pixels: the height is the smaller side, and 25 the middle focal length of the three.
     directions = CameraDirections(make_cameras())
     assert len(directions) == 3
     assert directions.smallest_field_of_view == pytest.approx(2.0 * math.atan(9.0 / 25.0))
+    # An equidistant lens shows equal angles along equal lengths.
+    fisheye = CameraDirections(make_cameras(CameraType.FISHEYE))
+    assert fisheye.smallest_field_of_view == pytest.approx(18.0 / 25.0)
+    area = float(fisheye.pixel_areas(torch.tensor([1]), 18, 24))
+    assert area == pytest.approx(1.0 / (24.0 * 25.0))
 
 
-def test_cameras_whose_rays_do_not_meet_are_refused() -> None:
-    with pytest.raises(InputError, match="ORTHOPHOTO"):
-        CameraDirections(make_cameras(CameraType.ORTHOPHOTO))
+@pytest.mark.parametrize("camera_type", [CameraType.FISHEYE, CameraType.EQUIRECTANGULAR], ids=lambda kind: kind.name)
+def test_a_field_of_view_that_no_object_fills_counts_as_120_degrees(camera_type: CameraType) -> None:
+    """From the tangent of its half follows how far away cameras are at first."""
+    whole = Cameras(POSES, 10.0, 10.0, 10.0, 5.0, width=20, height=10, camera_type=camera_type)
+    if camera_type == CameraType.FISHEYE:
+        whole.width, whole.height = whole.width * 4, whole.height * 4
+    assert CameraDirections(whole).smallest_field_of_view == pytest.approx(math.radians(120.0))
+
+
+@pytest.mark.parametrize("camera_type", [CameraType.ORTHOPHOTO, CameraType.VR180_L, CameraType.FISHEYE624])
+def test_cameras_that_are_not_supported_are_refused(camera_type: CameraType) -> None:
+    with pytest.raises(InputError, match=f"of type {camera_type.name}, which is not supported; use one of PERSP"):
+        CameraDirections(make_cameras(camera_type))
+
+
+def test_cameras_of_differing_types_are_refused() -> None:
+    cameras = make_cameras()
+    cameras.camera_type = torch.tensor([[1], [2], [1]])
+    with pytest.raises(InputError, match="several types [(]PERSPECTIVE, FISHEYE"):
+        CameraDirections(cameras)
 
 
 def test_concatenated_rays_keep_their_order() -> None:
