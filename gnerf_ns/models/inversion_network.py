@@ -36,28 +36,6 @@ class InversionNetworkConfig(InstantiateConfig):
     for those of the pose prior, a quarter wider."""
 
 
-class FusedAttention(nn.Module):
-    """timm's self-attention on torch's fused kernel, which more than halves a training step's time on a CPU.
-
-    Args:
-        attention: timm's module, whose layers are taken over under their names; its dropout is not.
-        heads: attention heads, which share the tokens' width.
-    """
-
-    def __init__(self, attention: nn.Module, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = attention.get_submodule("qkv")
-        self.proj = attention.get_submodule("proj")
-
-    def forward(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
-        """Each token's weighted mean over all tokens' values, one head at a time."""
-        # [batch, tokens, 3 * width] -> three of [batch, heads, tokens, width / heads]
-        queries, keys, values = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(queries, keys, values)
-        return self.proj(attended.transpose(1, 2).flatten(start_dim=2))
-
-
 class InversionNetwork(nn.Module):
     """A small vision transformer from whole images to pose codes, as the pose table stores them.
 
@@ -101,6 +79,8 @@ class InversionNetwork(nn.Module):
         # Here and not above: every ns-* command imports this module, and timm takes seconds.
         from timm.models.vision_transformer import VisionTransformer
 
+        from gnerf_ns.models.fused_attention import FusedAttentionBlock
+
         self.config = config
         self.code_dim = code_dim
         self.transformer = VisionTransformer(
@@ -112,13 +92,12 @@ class InversionNetwork(nn.Module):
             depth=config.depth,
             num_heads=config.heads,
             mlp_ratio=config.mlp_width / config.width,
+            block_fn=FusedAttentionBlock,
         )
         if code_dim == 9:
             # Along the camera's axes a position is (0, 0, radius) for every camera that looks at the origin.
             with torch.no_grad():
                 self.transformer.get_parameter("head.bias")[2] = 1.0
-        for block in self.transformer.blocks:
-            block.attn = FusedAttention(block.get_submodule("attn"), config.heads)
 
     def forward(self, images: Float[Tensor, "batch channels side side"]) -> Float[Tensor, "batch code_dim"]:
         """The poses that the images seem to be taken from.

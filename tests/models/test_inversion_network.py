@@ -7,7 +7,7 @@ import torch
 
 from gnerf_ns.cameras.pose_codec import PoseCodec
 from gnerf_ns.models.adversarial_losses import inversion_loss
-from gnerf_ns.models.inversion_network import FusedAttention, InversionNetworkConfig
+from gnerf_ns.models.inversion_network import InversionNetworkConfig
 from gnerf_ns.utils.errors import InputError
 
 SMALL: Dict[str, Any] = {"image_side": 16, "tokens_per_side": 4, "width": 32, "depth": 2, "heads": 4, "mlp_width": 32}
@@ -19,20 +19,24 @@ def test_the_paper_s_sizes() -> None:
     assert transformer.patch_embed.num_patches == 16 * 16
     assert transformer.pos_embed.shape == (1, 257, 256)
     assert len(transformer.blocks) == 6
-    assert transformer.blocks[0].attn.heads == 16
+    assert transformer.blocks[0].attn.num_heads == 16
     assert transformer.blocks[0].mlp.fc1.weight.shape == (256, 256)
     with torch.no_grad():
         assert network(torch.rand(2, 3, 64, 64)).shape == (2, 9)
 
 
-def test_fused_attention_is_timm_s_attention() -> None:
-    from timm.models.vision_transformer import Attention
+def test_the_fused_block_is_timm_s_block() -> None:
+    from timm.models.vision_transformer import Block
 
-    attention = Attention(24, num_heads=3, qkv_bias=True).double()
-    fused = FusedAttention(attention, 3)
+    from gnerf_ns.models.fused_attention import FusedAttentionBlock
+
+    blocks = []
+    for kind in (Block, FusedAttentionBlock):
+        torch.manual_seed(0)
+        blocks.append(kind(24, num_heads=3, mlp_ratio=2.0, qkv_bias=True).double())
     tokens = torch.randn(2, 7, 24, dtype=torch.float64)
-    torch.testing.assert_close(fused(tokens), attention(tokens), atol=1e-12, rtol=0)
-    assert fused.state_dict().keys() == attention.state_dict().keys()
+    torch.testing.assert_close(blocks[1](tokens), blocks[0](tokens), atol=1e-12, rtol=0)
+    assert blocks[1].state_dict().keys() == blocks[0].state_dict().keys()
 
 
 @pytest.mark.parametrize("code_dim", [3, 9])
