@@ -61,7 +61,10 @@ class ImageStack:
         pixels: uint8 [n, h, w, 3 or 4], the fourth channel being straight alpha (or the mask).
     """
 
-    def __init__(self, pixels: UInt8[Tensor, "n height width channels"]):
+    def __init__(
+        self, pixels: UInt8[Tensor, "n height width channels"], extents: Optional[Float[Tensor, "n 2"]] = None
+    ):
+        self.extents = extents
         # Alpha that is opaque everywhere says nothing about the background.
         if pixels.shape[-1] == 4 and bool((pixels[..., 3] == 255).all()):
             pixels = pixels[..., :3].contiguous()
@@ -100,6 +103,11 @@ class ImageStack:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def __getitem__(self, indices: Int[Tensor, "batch"]) -> ImageStack:
+        """Some of the images, each as often as its index occurs."""
+        extents = None if self.extents is None else self.extents[indices.to(self.extents.device)]
+        return ImageStack(self.pixels[indices], extents)
+
     @property
     def height(self) -> int:
         """Height of the stored images, in pixels."""
@@ -137,6 +145,22 @@ class ImageStack:
         whole = self._cache[key]
         return whole if indices is None else whole[indices.to(whole.device)]
 
+    def validity(
+        self, height: int, width: int, indices: Optional[Int[Tensor, "batch"]] = None
+    ) -> Optional[Float[Tensor, "batch height width"]]:
+        """Share of each pixel, of images resized to a size, that is image and not padding; None where none is padded.
+
+        Args:
+            height: of the resized images, in pixels.
+            width: of the resized images, in pixels.
+            indices: which images; None for all of them.
+        """
+        if self.extents is None:
+            return None
+        extents = self.extents if indices is None else self.extents[indices.to(self.extents.device)]
+        columns, rows = (_covered(extents[:, axis], size) for axis, size in enumerate((width, height)))
+        return rows[:, :, None] * columns[:, None, :]
+
     def _floats_bytes(self, height: int, width: int) -> int:
         return 4 * height * width * self.pixels.shape[-1]
 
@@ -149,6 +173,13 @@ class ImageStack:
             floats = premultiply(pixels[start : start + chunk]).permute(0, 3, 1, 2)
             resized[start : start + chunk] = area_resize(floats, height, width)
         return resized
+
+
+def _covered(shares: Float[Tensor, "batch"], count: int) -> Float[Tensor, "batch {count}"]:
+    """How much of each of ``count`` equal cells of [-1, 1] lies in the centered interval of a share of its length."""
+    edges = torch.linspace(-1.0, 1.0, count + 1, device=shares.device)
+    lengths = torch.minimum(edges[1:], shares[:, None]) - torch.maximum(edges[:-1], -shares[:, None])
+    return (lengths * count / 2.0).clamp(0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -165,7 +196,7 @@ class ImageSet:
 
     def __getitem__(self, indices: Int[Tensor, "batch"]) -> "ImageSet":
         """Some of the images, each as often as its index occurs."""
-        return ImageSet(ImageStack(self.images.pixels[indices]), self.directions[indices])
+        return ImageSet(self.images[indices], self.directions[indices])
 
     def size_at(self, longer_side: int, multiple_of: int = 1) -> Tuple[int, int]:
         """Height and width, in pixels, that an image has when its longer side is resampled to a given length.
@@ -185,6 +216,12 @@ class ImageSet:
     ) -> Float[Tensor, "batch 3 height width"]:
         """Colors of whole images at a given size, over a background."""
         return composite(self.images.at_resolution(height, width, indices), background)
+
+    def validity(
+        self, height: int, width: int, indices: Int[Tensor, "batch"] | None = None
+    ) -> Optional[Float[Tensor, "batch height width"]]:
+        """See `ImageStack.validity`."""
+        return self.images.validity(height, width, indices)
 
     @torch.no_grad()
     def pixel_directions(
