@@ -1,33 +1,43 @@
-"""Decode image files of any common kind, upright, and shrunk while decoding so that memory stays bounded."""
+"""Decode image and mask files of any common kind, upright, and shrunk while decoding so that memory stays bounded."""
 
 import math
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Iterator, NamedTuple, Optional, Tuple
+from typing import Any, ContextManager, Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from PIL import ExifTags, Image, UnidentifiedImageError
+from jaxtyping import Float, UInt8, UInt16
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from gnerf_ns.utils.errors import InputError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp")
 """File name endings taken for images, in any letter case."""
 
-_TRANSPOSE_OF_ORIENTATION = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+MAX_MEGAPIXELS = 300
+"""Larger images are refused. Telephones and cameras reach 200 megapixels."""
+
+# Pillow takes images above 89 megapixels for attacks on a server: it warns, and refuses those twice as large. Ours are
+# the user's own files, so its limit is raised to where memory ends: four bytes a pixel, one large image at a time.
+Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS * 10**6
+
+_LARGE_PIXELS = 50 * 10**6
+"""Images above this size are decoded one at a time."""
+_LARGE_IMAGE_LOCK = threading.Lock()
+
 _ORIENTATIONS_THAT_SWAP_SIDES = (5, 6, 7, 8)
 _FULL_FRAME_DIAGONAL_MM = math.hypot(36.0, 24.0)
 _MILLIMETERS_PER_RESOLUTION_UNIT = {2: 25.4, 3: 10.0, 4: 1.0}
+
+_LOSSLESS_FORMATS = ("PNG", "TIFF", "BMP")
+_LOSSY_MASK_NOISE = 1 / 8
+"""Share of a mask's maximum that lossy compression may add or take away."""
+_MAX_LABELS = 64
+_MAX_SMALL_LABEL = 32
+"""No soft mask is so dark that its maximum, of 255, is below this."""
 
 
 class ImageSize(NamedTuple):
@@ -54,13 +64,24 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"The image {path} is empty (0 bytes); replace or remove it.")
     try:
         with Image.open(path) as image:
+            if image.width * image.height > MAX_MEGAPIXELS * 10**6:
+                raise Image.DecompressionBombError
+            if image.mode == "F":
+                raise InputError(f"The image {path} holds floating-point numbers; save it with 8 or 16 bits a channel.")
             yield image
     except InputError:
         raise
     except UnidentifiedImageError as error:
         raise InputError(f"The file {path} is no image in a known format; replace or remove it.") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise InputError(f"The image {path} has more than {MAX_MEGAPIXELS} megapixels; shrink or remove it.") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise InputError(f"The image {path} cannot be decoded ({error}); replace or remove it.") from error
+
+
+def _memory_for(image: Image.Image) -> ContextManager[Any]:
+    """Threads that decode images wait here for each other when theirs are large."""
+    return _LARGE_IMAGE_LOCK if image.width * image.height > _LARGE_PIXELS else nullcontext()
 
 
 def read_exif(image: Image.Image) -> Image.Exif:
@@ -69,6 +90,13 @@ def read_exif(image: Image.Image) -> Image.Exif:
     if image.format == "PNG" and "exif" not in image.info:
         return Image.Exif()
     return image.getexif()
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """How the pixels of an opened image are to be turned for display, as EXIF's number from 1 (not at all) to 8."""
+    if image.format == "TIFF":  # these Pillow itself turns while decoding
+        return 1
+    return read_exif(image).get(ExifTags.Base.Orientation, 1)
 
 
 def image_size(path: Path, apply_orientation: bool = True) -> ImageSize:
@@ -82,10 +110,7 @@ def image_size(path: Path, apply_orientation: bool = True) -> ImageSize:
         InputError: the file is missing, empty, or no image.
     """
     with _opened(path) as image:
-        width, height = image.size
-        if apply_orientation and read_exif(image).get(ExifTags.Base.Orientation) in _ORIENTATIONS_THAT_SWAP_SIDES:
-            width, height = height, width
-    return ImageSize(width, height)
+        return _turned_size(ImageSize(*image.size), exif_orientation(image) if apply_orientation else 1)
 
 
 def focal_from_exif(path: Path) -> Optional[float]:
@@ -128,8 +153,8 @@ def fit_max_side(size: ImageSize, max_side: Optional[int]) -> ImageSize:
     return ImageSize(max(1, round(size.width * scale)), max(1, round(size.height * scale)))
 
 
-def centerd_window(size: ImageSize, aspect: Optional[float]) -> Tuple[float, float]:
-    """Width and height, in (fractional) pixels, of the largest centerd window of an aspect; all of it for None."""
+def centered_window(size: ImageSize, aspect: Optional[float]) -> Tuple[float, float]:
+    """Width and height, in (fractional) pixels, of the largest centered window of an aspect; all of it for None."""
     if aspect is None:
         return float(size.width), float(size.height)
     return min(float(size.width), size.height * aspect), min(float(size.height), size.width / aspect)
@@ -151,59 +176,68 @@ def read_image(
         path: the image file: 8 or 16 bits, gray, color or palette, with or without alpha.
         max_side: longest side of the result, in pixels; None keeps the file's size.
         size: exact size of the result instead of ``max_side``.
-        aspect: width over height of the centerd window to keep; None keeps the whole image.
+        aspect: width over height of the centered window to keep; None keeps the whole image.
         apply_orientation: turn the image as its EXIF orientation says.
 
     Returns:
         Three channels, or four with straight (not premultiplied) alpha, in 0-255.
 
     Raises:
-        InputError: the file is missing, empty, truncated or no image.
+        InputError: the file is missing, empty, truncated, too large, of floating-point numbers, or no image.
     """
-    with _opened(path) as image:
-        orientation = read_exif(image).get(ExifTags.Base.Orientation, 1) if apply_orientation else 1
-        swapped = orientation in _ORIENTATIONS_THAT_SWAP_SIDES
+    with _opened(path) as image, _memory_for(image):
+        orientation = exif_orientation(image) if apply_orientation else 1
         stored = ImageSize(*image.size)
-        displayed = ImageSize(stored.height, stored.width) if swapped else stored
-        window = centerd_window(displayed, aspect)
+        window = centered_window(_turned_size(stored, orientation), aspect)
         target = size or fit_max_side(ImageSize(round(window[0]), round(window[1])), max_side)
         # All that follows happens before the turn, on the file's own axes.
-        if swapped:
+        if orientation in _ORIENTATIONS_THAT_SWAP_SIDES:
             window, target = (window[1], window[0]), ImageSize(target.height, target.width)
-        image, shrinkage = _shrink_cheaply(image, target)
-        pixels = _as_rgb_or_rgba(image)
-    if image.size != target or shrinkage != 1.0 or window != stored:
-        pixels = _resample_window(pixels, stored, window, shrinkage, target)
+        # A 4001 pixel wide JPEG drafted at 1/8 is 501 pixels wide, of which 500.125 are image.
+        draft = image.draft("RGB", (2 * target.width, 2 * target.height))
+        shrinkage = 1.0 if draft is None else stored.width / draft[1][2]
+        pixels = _averaged(_as_rgb_or_rgba(image), stored, window, shrinkage, target)
     return _turned(pixels, orientation)
 
 
 def read_mask(
     path: Path, size: ImageSize, aspect: Optional[float] = None, apply_orientation: bool = True
 ) -> UInt8[np.ndarray, "height width"]:
-    """Read a mask, area-averaged to ``size``: 255 where the object is.
+    """Read a mask, area-averaged to ``size``: 255 where the object is, less along soft edges.
 
-    The object is whatever is brighter than half of the mask's brightest pixel, so that masks of 0 and 1, of 0 and 255,
-    of palette colors and with JPEG noise all serve. A mask that is transparent somewhere counts by its alpha.
+    The brightest pixel of the file is the object, whatever the file's depth: masks of 0 and 1, of 0 and 255, of 16
+    bits and of palette colors all serve. Levels in between are partly object, unless they are the labels of a
+    segmentation (see ``has_labels``): then the object is whatever is not 0. A mask that is transparent somewhere
+    counts by its alpha.
 
     Args:
         path: the mask file.
         size: of the result.
-        aspect: width over height of the centerd window to keep; None keeps all.
+        aspect: width over height of the centered window to keep; None keeps all.
         apply_orientation: turn the mask as its EXIF orientation says.
 
     Raises:
-        InputError: the file is missing, empty, truncated or no image.
+        InputError: the file is missing, empty, truncated, too large, of floating-point numbers, or no image.
     """
-    with _opened(path) as image:
-        orientation = read_exif(image).get(ExifTags.Base.Orientation, 1) if apply_orientation else 1
-        pixels = _as_rgb_or_rgba(image)
-    transparent = pixels.shape[-1] == 4 and bool((pixels[..., 3] < 255).any())
-    brightness = pixels[..., 3] if transparent else pixels[..., :3].max(axis=-1)
-    mask = _turned((brightness > brightness.max() / 2).astype(np.uint8) * 255, orientation)
-    stored = ImageSize(mask.shape[1], mask.shape[0])
-    shrunk, shrinkage = _shrink_cheaply(Image.fromarray(mask), size)
-    layer = np.array(shrunk)[..., None]
-    return _resample_window(layer, stored, centerd_window(stored, aspect), shrinkage, size)[..., 0]
+    with _opened(path) as image, _memory_for(image):
+        orientation = exif_orientation(image) if apply_orientation else 1
+        stored = ImageSize(*image.size)
+        window = centered_window(_turned_size(stored, orientation), aspect)
+        if orientation in _ORIENTATIONS_THAT_SWAP_SIDES:
+            window, size = (window[1], window[0]), ImageSize(size.height, size.width)
+        opacity = Image.fromarray(_opacity(_mask_levels(image), image.format in _LOSSLESS_FORMATS))
+        pixels = _averaged(opacity, stored, window, 1.0, size)
+    return _turned(pixels[..., 0], orientation)
+
+
+def has_labels(path: Path) -> bool:
+    """Whether a mask holds the labels of a segmentation, say 1 and 3, so that all of them are the object.
+
+    Raises:
+        InputError: as of ``read_mask``.
+    """
+    with _opened(path) as image, _memory_for(image):
+        return image.format in _LOSSLESS_FORMATS and _are_labels(_mask_levels(image))
 
 
 def area_resize(
@@ -231,52 +265,89 @@ def _area_weights(in_length: int, out_length: int, start: float, stop: float) ->
     return (overlap / overlap.sum(dim=1, keepdim=True)).float()
 
 
-def _shrink_cheaply(image: Image.Image, target: ImageSize) -> Tuple[Image.Image, float]:
-    """Shrink in the decoder, to no less than twice the target's sides; also returns by how much.
+def _mask_levels(image: Image.Image) -> UInt8[np.ndarray, "height width"] | UInt16[np.ndarray, "height width"]:
+    if image.mode.startswith("I"):
+        return np.asarray(image).clip(0, 65535).astype(np.uint16)
+    if image.mode == "L" and "transparency" not in image.info:
+        return np.array(image)
+    pixels = np.asarray(_as_rgb_or_rgba(image))
+    if pixels.shape[-1] == 4 and bool((pixels[..., 3] < 255).any()):
+        return pixels[..., 3]
+    return pixels[..., :3].max(axis=-1)
 
-    The remainder is for exact averaging over a fractional window: a 4001 pixel wide JPEG drafted at 1/8 is 501 pixels
-    wide, of which 500.125 are image.
+
+def _opacity(
+    levels: UInt8[np.ndarray, "height width"] | UInt16[np.ndarray, "height width"], is_lossless: bool
+) -> UInt8[np.ndarray, "height width"]:
+    if is_lossless and _are_labels(levels):
+        return (levels > 0) * np.uint8(255)
+    opacity = levels * np.float32(1 / max(int(levels.max()), 1))
+    if not is_lossless:
+        opacity = ((opacity - _LOSSY_MASK_NOISE) / (1 - 2 * _LOSSY_MASK_NOISE)).clip(0, 1)
+    return (opacity * 255).round().astype(np.uint8)
+
+
+def _are_labels(levels: UInt8[np.ndarray, "height width"] | UInt16[np.ndarray, "height width"]) -> bool:
+    """Whether levels between 0 and the maximum fill areas rather than soft edges."""
+    present = np.unique(levels)
+    labels = present[present > 0]
+    if not 2 <= len(labels) <= _MAX_LABELS:
+        return False
+    if labels[-1] < _MAX_SMALL_LABEL:
+        return True
+    inner = levels[1:-1, 1:-1]
+    between = (inner > 0) & (inner < labels[-1])
+    is_flat = np.ones_like(between)
+    for neighbor in (levels[:-2, 1:-1], levels[2:, 1:-1], levels[1:-1, :-2], levels[1:-1, 2:]):
+        is_flat &= neighbor == inner
+    return 2 * int((between & is_flat).sum()) > int(between.sum())
+
+
+def _averaged(
+    image: Image.Image, stored: ImageSize, window: Tuple[float, float], shrinkage: float, target: ImageSize
+) -> UInt8[np.ndarray, "height width channels"]:
+    """The centered window of an image, averaged to the target size.
+
+    Pillow's own box filter counts a pixel on the border between two as all of one of them, which moves edges; it only
+    does the whole-number part, to no less than four times the target.
+
+    Args:
+        image: gray, color, or color with alpha.
+        stored: size of the file.
+        window: width and height of the window, in pixels of the file.
+        shrinkage: how many pixels of the file are one of ``image``.
+        target: size of the result.
     """
-    stored_width = image.size[0]
-    draft = image.draft("RGB", (2 * target.width, 2 * target.height))
-    if draft is not None:
-        return image, stored_width / draft[1][2]
-    factor = min(image.size[0] // target.width, image.size[1] // target.height) // 4
-    if factor >= 2 and image.mode in ("L", "RGB", "LA", "RGBA") and "transparency" not in image.info:
-        return image.reduce(factor), float(factor)
-    return image, 1.0
+    if (image.size, window, shrinkage) == (target, stored, 1.0):
+        return np.array(image).reshape(target.height, target.width, -1)
+    has_alpha = image.mode == "RGBA"
+    image = image.convert("RGBa") if has_alpha else image  # invisible pixels must not lend their color to neighbors
+    factor = min(image.width // target.width, image.height // target.height) // 4
+    if factor >= 2:
+        image, shrinkage = image.reduce(factor), shrinkage * factor
+    left, top = (stored.width - window[0]) / 2, (stored.height - window[1]) / 2
+    rows = _area_weights(image.height, target.height, top / shrinkage, (top + window[1]) / shrinkage)
+    columns = _area_weights(image.width, target.width, left / shrinkage, (left + window[0]) / shrinkage)
+    bands = [torch.from_numpy(np.array(band)) for band in image.split()]
+    values = torch.stack([rows @ band.float() @ columns.T for band in bands], dim=-1)
+    if has_alpha:
+        values[..., :3] *= 255 / values[..., 3:].clamp(min=1e-3)
+    return values.round().clamp(0, 255).to(torch.uint8).numpy()
 
 
 def _turned(pixels: UInt8[np.ndarray, "*shape"], orientation: int) -> UInt8[np.ndarray, "*turned_shape"]:
     """Pixels as an EXIF orientation wants them displayed."""
-    if orientation not in _TRANSPOSE_OF_ORIENTATION:
-        return pixels
-    return np.array(Image.fromarray(pixels).transpose(_TRANSPOSE_OF_ORIENTATION[orientation]))
+    image = Image.fromarray(pixels)
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    return np.array(ImageOps.exif_transpose(image))
 
 
-def _as_rgb_or_rgba(image: Image.Image) -> UInt8[np.ndarray, "height width channels"]:
+def _turned_size(stored: ImageSize, orientation: int) -> ImageSize:
+    return ImageSize(stored.height, stored.width) if orientation in _ORIENTATIONS_THAT_SWAP_SIDES else stored
+
+
+def _as_rgb_or_rgba(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit gray, which Pillow would clip rather than scale
-        gray = np.asarray(image).clip(0, 65535) // 257
-        return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=-1)
-    has_alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
-    return np.array(image.convert("RGBA" if has_alpha else "RGB"))
-
-
-def _resample_window(
-    pixels: UInt8[np.ndarray, "in_height in_width channels"],
-    stored: ImageSize,
-    window: Tuple[float, float],
-    shrinkage: float,
-    target: ImageSize,
-) -> UInt8[np.ndarray, "height width channels"]:
-    """Average the centerd window (in stored pixels) of an image already shrunk by ``shrinkage`` to the target size."""
-    left, top = (stored.width - window[0]) / 2, (stored.height - window[1]) / 2
-    rows = _area_weights(pixels.shape[0], target.height, top / shrinkage, (top + window[1]) / shrinkage)
-    columns = _area_weights(pixels.shape[1], target.width, left / shrinkage, (left + window[0]) / shrinkage)
-    values = torch.from_numpy(pixels).permute(2, 0, 1).float()
-    if len(values) == 4:  # invisible pixels must not lend their color to visible neighbors
-        values = torch.cat([values[:3] * values[3:] / 255, values[3:]])
-    values = rows @ values @ columns.T
-    if len(values) == 4:
-        values = torch.cat([values[:3] * 255 / values[3:].clamp(min=1e-3), values[3:]])
-    return values.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return image if image.mode == mode else image.convert(mode)
