@@ -1,1 +1,1 @@
-"""The scene as a function of space: encodings, fields, and how rays sample them."""
+"""The scene as a function of space: encodings, fields, and the sampling of rays."""

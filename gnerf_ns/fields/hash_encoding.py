@@ -1,4 +1,4 @@
-"""nerfstudio's hash grid, compiled for CPUs, with levels that are switched on as training proceeds."""
+"""nerfstudio's hash grid, compiled for CPUs and with levels that fade in as training proceeds."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-ONE_AT_A_TIME = threading.Lock()
-"""numba's own thread pool ends the process if two threads (two pages of the viewer) use it at once."""
+KERNEL_LOCK = threading.Lock()
+"""numba aborts the process if two threads (two viewer pages, for example) use its thread pool at the same time."""
 
 
 class CompiledHashEncoding(HashEncoding):
-    """`HashEncoding` whose torch implementation runs compiled code where the table is on the CPU.
+    """`HashEncoding` whose torch implementation runs compiled code if the table is on the CPU.
 
-    Differentiable once, in the table and in the positions. On a GPU without tiny-cuda-nn it is nerfstudio's torch code.
+    Differentiable once with respect to the table and the positions. With tiny-cuda-nn, or with torch on a GPU, it is
+    nerfstudio's own code.
     """
 
     def pytorch_fwd(self, in_tensor: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch features"]:
-        """Features at positions in [0, 1], level after level."""
+        """Features of all levels, concatenated, at positions in [0, 1]."""
         if self.hash_table.device.type != "cpu":
             return super().pytorch_fwd(in_tensor)
         scalings = self.scalings.to(self.hash_table)  # a single level's are integers
@@ -33,7 +34,7 @@ class CompiledHashEncoding(HashEncoding):
 
 
 class HashGridLookUp(torch.autograd.Function):
-    """The compiled look-up as a differentiable function of positions and table."""
+    """The compiled look-up as a function that autograd can differentiate."""
 
     @staticmethod
     def forward(
@@ -43,7 +44,7 @@ class HashGridLookUp(torch.autograd.Function):
         scalings: Float[Tensor, "levels"],
         table_size: int,
     ) -> Float[Tensor, "samples features"]:
-        """Interpolated features."""
+        """Trilinearly interpolated features, the levels concatenated."""
         positions = positions.to(table.dtype).contiguous()
         ctx.save_for_backward(positions, table, scalings)
         ctx.table_size = table_size
@@ -56,7 +57,7 @@ class HashGridLookUp(torch.autograd.Function):
     def backward(
         ctx: Any, *feature_gradients: Float[Tensor, "samples features"]
     ) -> Tuple[Optional[Tensor], Optional[Tensor], None, None]:
-        """Gradients of positions and table."""
+        """Gradients with respect to positions and table."""
         positions, table, scalings = ctx.saved_tensors
         (gradients,) = feature_gradients
         gradients = gradients.to(table.dtype).contiguous()
@@ -73,17 +74,17 @@ class HashGridLookUp(torch.autograd.Function):
 def _run(kernel: str, *arguments: Any) -> None:
     """Run a kernel on as many threads as torch uses."""
     arrays = [value.detach().numpy() if isinstance(value, Tensor) else value for value in arguments]
-    # nerfstudio's viewer stops a rendering by raising from a trace function, at any line: between taking the lock and
-    # giving it back, or inside numba's own locks, that would stop every later rendering, too.
+    # nerfstudio's viewer interrupts a rendering by raising an exception from a trace function, at any line. Raised
+    # while this lock or one of numba's is held, it would block every later rendering.
     trace = sys.gettrace()
     sys.settrace(None)
     try:
-        # Here and not above: every ns-* command imports this module, and numba takes a second.
+        # Imported here because every ns-* command imports this module, and numba takes a second.
         import numba
 
         from gnerf_ns.fields import hash_grid_kernels
 
-        with ONE_AT_A_TIME:
+        with KERNEL_LOCK:
             numba.set_num_threads(min(torch.get_num_threads(), hash_grid_kernels.MAX_THREADS))
             getattr(hash_grid_kernels, kernel)(*arrays)
     finally:
@@ -91,7 +92,7 @@ def _run(kernel: str, *arguments: Any) -> None:
 
 
 def use_compiled_hash_grids(model: nn.Module) -> None:
-    """Have nerfstudio's torch hash grids run our compiled code on a CPU: the same values, several times as fast."""
+    """Let nerfstudio's torch hash grids run the compiled code on a CPU: the same values, several times faster."""
     for module in model.modules():
         if type(module) is HashEncoding and hasattr(module, "hash_table"):
             module.__class__ = CompiledHashEncoding
@@ -100,19 +101,19 @@ def use_compiled_hash_grids(model: nn.Module) -> None:
 class CoarseToFineHashEncoding(CompiledHashEncoding):
     """A `HashEncoding` with a smooth low-pass window over its levels (BARF, ICCV 2021, eq. 14).
 
-    Coarse levels give pose gradients a wide basin; fine levels sharpen the field later. The torch implementation does
-    not evaluate levels whose weight is zero, which is most of its cost early in training.
+    Coarse levels widen the basin of convergence of the poses; fine levels add detail later. The torch implementation
+    skips levels whose weight is zero, which saves most of its cost early in training.
     """
 
     def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs)
-        # Plain attributes of the parent; the full lists are kept so that a window can be cut out of them.
+        # The parent reads `scalings` and `hash_offset`; `set_active_levels` cuts them from these full lists.
         self._all_scalings = self.scalings
         self._all_hash_offsets = self.hash_offset
         self._level_weights = torch.ones(self.num_levels)
 
     def set_active_levels(self, active_levels: float) -> None:
-        """Switch on the first `active_levels` levels.
+        """Enable the first `active_levels` levels.
 
         Args:
             active_levels: number of levels in [1, num_levels]; a fractional part fades the next level in.

@@ -1,4 +1,4 @@
-"""Radiance from nerfstudio's fast parts: a hash-grid field with proposal sampling."""
+"""Radiance as in nerfacto: a hash-grid field with proposal sampling."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class HashRadianceConfig(InstantiateConfig):
     num_levels: int = 8
     """Levels of the hash grid."""
     phase_a_levels: int = 4
-    """Levels in use while poses are unknown; the others fade in during phase B."""
+    """Levels in use during phase A, while poses are unknown; the others fade in during phase B."""
     base_resolution: int = 8
     """Cells per side of the coarsest level."""
     max_resolution: int = 256
@@ -45,9 +45,9 @@ class HashRadianceConfig(InstantiateConfig):
     num_layers_color: int = 2
     """Layers of the color network."""
     average_init_density: float = 1.0
-    """Density, per scene unit, of the untrained field."""
+    """Mean density of the untrained field, per scene unit."""
     num_uniform_samples: int = 24
-    """Samples per ray in phase A, uniform in the object's sphere."""
+    """Uniform samples per ray in phase A."""
     num_proposal_samples: int = 40
     """Samples per ray of the proposal network in phase B."""
     num_nerf_samples: int = 20
@@ -57,13 +57,13 @@ class HashRadianceConfig(InstantiateConfig):
     proposal_max_resolution: int = 64
     """Cells per side of the proposal network's finest level."""
     proposal_anneal_fraction: float = 0.2
-    """Share of phase B over which sampling moves from uniform to the proposal network's (Mip-NeRF 360 eq. 18)."""
+    """Share of phase B during which sampling changes from uniform to the proposal network's (Mip-NeRF 360 eq. 18)."""
     implementation: Literal["auto", "tcnn", "torch"] = "auto"
-    """tiny-cuda-nn or torch; auto takes tiny-cuda-nn where it is installed and a GPU is there."""
+    """Implementation of hash grids and MLPs; auto: tiny-cuda-nn if it is installed and there is a GPU."""
 
 
 def resolve_implementation(requested: Literal["auto", "tcnn", "torch"]) -> Literal["tcnn", "torch"]:
-    """Choose between tiny-cuda-nn and torch, and say so in one line."""
+    """Choose between tiny-cuda-nn and torch; print the choice of `auto`."""
     if requested != "auto":
         return requested
     if TCNN_EXISTS and torch.cuda.is_available():
@@ -77,8 +77,20 @@ def resolve_implementation(requested: Literal["auto", "tcnn", "torch"]) -> Liter
 
 @cache
 def _say_once(line: str) -> None:
-    """However many fields are built: some last for a second."""
+    """Print a line the first time only: a run builds several fields."""
     CONSOLE.print(line)
+
+
+def redraw_tcnn_weights(module: nn.Module) -> None:
+    """Draw the weights of tiny-cuda-nn's modules with torch's generator; without them, nothing is drawn.
+
+    Left alone, every module of tiny-cuda-nn starts from the same seed, so that no two fields would begin differently.
+    """
+    for part in module.modules():
+        native = getattr(part, "native_tcnn_module", None)
+        if native is not None:
+            seed = int(torch.randint(2**31, ()))
+            part.get_parameter("params").data.copy_(native.initial_params(seed))
 
 
 class HashRadiance(nn.Module):
@@ -117,11 +129,12 @@ class HashRadiance(nn.Module):
             num_proposal_samples_per_ray=(config.num_proposal_samples,),
             num_nerf_samples_per_ray=config.num_nerf_samples,
             num_proposal_network_iterations=1,
-            # "Steps since the last update > this" decides whether its networks get gradients; ours always do.
+            # The proposal network gets gradients if more steps than this have passed since it last did: always.
             update_sched=lambda step: -1,
             initial_sampler=UniformSampler(),
         )
         self._phase_a = False
+        redraw_tcnn_weights(self)
 
     def get_param_groups(self) -> Dict[str, List[Parameter]]:
         """Parameters of the field and of the proposal network."""
@@ -135,9 +148,9 @@ class HashRadiance(nn.Module):
         return self.field.density_fn(positions)
 
     def set_schedule(self, phase_a: bool, phase_b_progress: float, active_levels: float, density_noise: float) -> None:
-        """See `Radiance.follow`. `active_levels` runs from `phase_a_levels` at 0 to all levels at 1.
+        """See `Radiance.set_schedule`. `active_levels` is 0 for `phase_a_levels` and 1 for all levels of the grid.
 
-        Colors begin to depend on the view when finer levels come in.
+        The view dependence of colors fades in with the finer levels.
         """
         config = self.config
         self._phase_a = phase_a
@@ -156,7 +169,7 @@ class HashRadiance(nn.Module):
             ray_samples, proposal_weights, proposal_samples = self.uniform_sampler(ray_bundle), [], []
         else:
             ray_samples, proposal_weights, proposal_samples = self.proposal_sampler(
-                # Detached, because the interlevel loss is to teach the proposal network and must not move cameras.
+                # Detached, because the interlevel loss trains the proposal network and must not move cameras.
                 ray_bundle,
                 density_fns=[lambda positions: self.proposal_network.density_fn(positions.detach())],
             )

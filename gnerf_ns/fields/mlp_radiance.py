@@ -1,4 +1,4 @@
-"""Radiance as released with the GNeRF paper: one plain MLP, sampled twice along each ray."""
+"""Radiance as in the released GNeRF code: one MLP, sampled twice along each ray."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from torch.utils.checkpoint import checkpoint
 from gnerf_ns.fields.radiance import RadianceAlongRays
 
 SKIP_LAYER = 4
-"""The layer, from 0, that sees the encoded position again (NeRF appendix A), where it is not the last."""
+"""Index of the layer that gets the encoded position again (NeRF appendix A), unless it is the last layer."""
 
 RAYS_PER_CHECKPOINT = 512
-"""Rays whose activations are in memory at a time; about 3 GiB at the published sizes."""
+"""Rays whose activations are in memory at the same time; about 3 GiB at the published sizes."""
 
 
 @dataclass
 class MLPRadianceConfig(InstantiateConfig):
-    """Configuration of `MLPRadiance`; defaults are GNeRF's (its section 4 and released configuration)."""
+    """Configuration of `MLPRadiance`; the defaults are GNeRF's (its section 4 and released configuration)."""
 
     _target: Type = field(default_factory=lambda: MLPRadiance)
     """Target class to instantiate."""
@@ -46,26 +46,26 @@ class MLPRadianceConfig(InstantiateConfig):
     direction_frequencies: int = 4
     """Frequencies of the viewing-direction encoding."""
     num_coarse_samples: int = 64
-    """Uniform samples per ray, of the coarse pass."""
+    """Uniform samples per ray in the coarse pass."""
     num_fine_samples: int = 64
-    """Further samples per ray, of the fine pass, drawn where the coarse one saw matter."""
+    """Additional samples per ray in the fine pass, drawn by the weights of the coarse pass."""
 
 
 def published_encoding(num_frequencies: int) -> NeRFEncoding:
     """Sines and cosines at pi 2^k for k from 0 (NeRF eq. 4), and the coordinates themselves, which lie in [-1, 1].
 
-    GNeRF's released code has 2^k over coordinates whose unit is a quarter of the camera distance. What that is here
-    depends on the field of view (about 1.5 times 2^k for 40 degrees), so the equation's own frequencies are taken.
+    GNeRF's released code uses 2^k, with a quarter of the camera distance as the unit of length. The equivalent here
+    depends on the field of view (about 1.5 * 2^k for 40 degrees), so the frequencies are those of the equation.
     """
-    # nerfstudio multiplies by 2 pi, made for [0, 1]; over [-1, 1] a band of period 1 takes x and x + 1 for the same.
+    # nerfstudio multiplies by 2 pi, which suits [0, 1]; over [-1, 1], a period of 1 cannot tell x from x + 1.
     return NeRFEncoding(3, num_frequencies, -1.0, num_frequencies - 2.0, include_input=True)
 
 
 class NoisySoftplus(nn.Module):
-    """Softplus of its input and, while training, of normal noise added to it.
+    """Softplus, with Gaussian noise added to its input while training.
 
     Attributes:
-        noise: the noise's standard deviation.
+        noise: standard deviation of the noise.
     """
 
     def __init__(self) -> None:
@@ -73,17 +73,17 @@ class NoisySoftplus(nn.Module):
         self.noise = 0.0
 
     def forward(self, values: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch 1"]:
-        """Densities, from what the network puts out."""
+        """Densities from the network's outputs."""
         if self.training and self.noise > 0:
             values = values + self.noise * torch.randn_like(values)
         return functional.softplus(values)
 
 
 class MLPRadiance(nn.Module):
-    """A `NeRFField` sampled coarsely, then finely where that saw matter (NeRF section 5.2).
+    """A `NeRFField` with hierarchical sampling (NeRF section 5.2).
 
-    NeRF has a network for each pass. GNeRF's released code shares one, and here this matters: phase A's losses look at
-    the fine pass only, and a coarse network of its own would stay as random as it began.
+    NeRF has a network for each pass; GNeRF's released code shares one. That matters here: the losses of phase A use
+    the fine pass only, so that a separate coarse network would never be trained.
     """
 
     def __init__(self, config: MLPRadianceConfig, scene_box: SceneBox, num_train_data: int) -> None:
@@ -109,7 +109,7 @@ class MLPRadiance(nn.Module):
         return network
 
     def get_param_groups(self) -> Dict[str, List[Parameter]]:
-        """Parameters of the one network."""
+        """Parameters of the network, in one group."""
         return {"fields": list(self.nerf_field.parameters())}
 
     def density(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
@@ -117,7 +117,7 @@ class MLPRadiance(nn.Module):
         return self.nerf_field.density_fn(positions)
 
     def set_schedule(self, phase_a: bool, phase_b_progress: float, active_levels: float, density_noise: float) -> None:
-        """See `Radiance.follow`. The published network knows neither phases nor levels, only noise."""
+        """See `Radiance.set_schedule`; of the schedule, the published network uses the noise only."""
         self.density_activation.noise = density_noise
 
     def forward(self, ray_bundle: RayBundle) -> RadianceAlongRays:
@@ -129,7 +129,7 @@ class MLPRadiance(nn.Module):
         return fine
 
     def _evaluate(self, ray_samples: RaySamples) -> RadianceAlongRays:
-        # Such wide networks keep 50 KB per sample for the backward pass: forget it and compute it again, in chunks.
+        # Activations of these wide layers take 50 KB per sample; they are recomputed in the backward pass, in chunks.
         chunks = [
             cast(Dict[FieldHeadNames, Tensor], checkpoint(self.nerf_field, ray_samples[rays], use_reentrant=False))
             for rays in torch.arange(len(ray_samples.frustums.starts)).split(RAYS_PER_CHECKPOINT)

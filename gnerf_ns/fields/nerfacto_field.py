@@ -1,10 +1,11 @@
-"""Nerfacto's field and its density field for proposals, on our hash grids."""
+"""nerfacto's field and its density field for proposal sampling, on our hash grids."""
 
 from __future__ import annotations
 
 from typing import Literal, Tuple
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.rays import RaySamples
 from nerfstudio.field_components.mlp import MLP
 from nerfstudio.fields.density_fields import HashMLPDensityField
@@ -15,19 +16,19 @@ from gnerf_ns.fields.hash_encoding import CoarseToFineHashEncoding, CompiledHash
 
 
 class CoarseToFineNerfactoField(NerfactoField):
-    """`NerfactoField` whose hash levels are switched on gradually and whose densities can be made noisy.
+    """`NerfactoField` whose hash levels and view dependence fade in, and whose densities can be made noisy.
 
     Attributes:
         hash_encoding: the windowed hash grid inside `mlp_base`.
-        density_noise: standard deviation of the noise added to log density while training (GNeRF's density noise keeps
-            early geometry from freezing; ours acts on the pre-activation of an exponential).
-        view_dependence: share of the viewing direction's encoding that colors see, in [0, 1]. At 0 an object cannot
-            look right from a wrong side by changing its paint.
+        density_noise: standard deviation of the noise added to log density while training. As in GNeRF, it keeps early
+            geometry from freezing; here the density's activation is an exponential.
+        view_dependence: factor on the encoding of viewing directions, in [0, 1]. At 0 colors do not depend on the
+            view, so that view-dependent appearance cannot explain an image from a wrong pose.
     """
 
     def __init__(
         self,
-        aabb: Tensor,
+        aabb: Float[Tensor, "2 3"],
         num_images: int,
         num_levels: int,
         base_res: int,
@@ -40,7 +41,7 @@ class CoarseToFineNerfactoField(NerfactoField):
         implementation: Literal["tcnn", "torch"] = "torch",
         **kwargs,
     ) -> None:
-        # The parent's own grid is replaced below; asking for a tiny one keeps its construction cheap.
+        # The parent's own grid is replaced below, so a tiny one is requested.
         super().__init__(
             aabb=aabb,
             num_images=num_images,
@@ -75,13 +76,17 @@ class CoarseToFineNerfactoField(NerfactoField):
             self.register_buffer(name, torch.tensor(value))
         self.density_noise = 0.0
         self.view_dependence: float = 1.0
-        self.direction_encoding.register_forward_hook(self._dim)
+        self.direction_encoding.register_forward_hook(self._scale_directions)
 
-    def _dim(self, module: nn.Module, inputs: Tuple[Tensor, ...], encoded: Tensor) -> Tensor:
+    def _scale_directions(
+        self, module: nn.Module, inputs: Tuple[Tensor, ...], encoded: Float[Tensor, "samples features"]
+    ) -> Float[Tensor, "samples features"]:
         return self.view_dependence * encoded
 
-    def get_density(self, ray_samples: RaySamples) -> Tuple[Tensor, Tensor]:
-        """Densities (per scene unit) and geometry features of samples."""
+    def get_density(
+        self, ray_samples: RaySamples
+    ) -> Tuple[Float[Tensor, "*samples 1"], Float[Tensor, "*samples features"]]:
+        """Densities (per scene unit) and geometry features at samples."""
         density, features = super().get_density(ray_samples)
         if self.training and self.density_noise > 0:
             density = density * torch.exp(self.density_noise * torch.randn_like(density))
@@ -89,11 +94,11 @@ class CoarseToFineNerfactoField(NerfactoField):
 
 
 class CompiledDensityField(HashMLPDensityField):
-    """`HashMLPDensityField` on a `CompiledHashEncoding`; the state is the same."""
+    """`HashMLPDensityField` on a `CompiledHashEncoding`, with the same state dict."""
 
     def __init__(
         self,
-        aabb: Tensor,
+        aabb: Float[Tensor, "2 3"],
         num_levels: int,
         base_res: int,
         max_res: int,

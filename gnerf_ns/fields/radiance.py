@@ -1,4 +1,4 @@
-"""What every radiance representation hands to the model: samples along rays with weights and colors."""
+"""The interface of radiance representations: rays in, samples with colors and weights out."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ class RadianceAlongRays:
     """Samples along a bundle of rays."""
 
     ray_samples: RaySamples
-    """The samples that colors were evaluated at."""
+    """Samples at which colors were evaluated."""
     rgb: Float[Tensor, "rays samples 3"]
     """Color of every sample, in [0, 1]."""
     weights: Float[Tensor, "rays samples 1"]
     """Volume-rendering weight of every sample (NeRF eq. 3)."""
     earlier_levels: List["RadianceAlongRays"] = field(default_factory=list)
-    """Coarser networks' own renderings of the same rays, to be supervised like the last (NeRF's coarse network)."""
+    """The same rays as sampled by coarser passes, supervised like the last one (NeRF's coarse network)."""
     proposal_weights: List[Float[Tensor, "rays _ 1"]] = field(default_factory=list)
-    """Weights of the proposal networks, to be bound by the final weights (Mip-NeRF 360 eq. 13)."""
+    """Weights by the proposal networks, which are trained to bound the final weights (Mip-NeRF 360 eq. 13)."""
     proposal_samples: List[RaySamples] = field(default_factory=list)
-    """Samples that belong to `proposal_weights`."""
+    """Samples of the `proposal_weights`."""
 
 
 class Radiance(Protocol):
     """A scene representation that can be sampled along rays. Implemented by `HashRadiance` and `MLPRadiance`."""
 
     def __call__(self, ray_bundle: RayBundle) -> RadianceAlongRays:
-        """Samples rays whose nears and fars are set."""
+        """Sample rays whose nears and fars are set."""
         ...
 
     def get_param_groups(self) -> Dict[str, List[Parameter]]:
@@ -45,11 +45,11 @@ class Radiance(Protocol):
         ...
 
     def set_schedule(self, phase_a: bool, phase_b_progress: float, active_levels: float, density_noise: float) -> None:
-        """Adapts to the training schedule.
+        """Adapt to the training schedule.
 
         Args:
-            phase_a: whether views at random poses are rendered (a few uniform samples do).
-            phase_b_progress: share of phase B that has passed, in [0, 1].
+            phase_a: whether this is phase A, whose small renderings need few, uniform samples only.
+            phase_b_progress: completed share of phase B, in [0, 1].
             active_levels: share of the levels of detail in use, in [0, 1].
             density_noise: standard deviation of the noise on densities before activation.
         """

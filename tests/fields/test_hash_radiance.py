@@ -1,12 +1,22 @@
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from analytic_scene import TINY_RADIANCE, random_poses
 from nerfstudio.cameras.rays import RayBundle
+from torch import nn
 
 from gnerf_ns.cameras.rays import intersect_sphere, rays_from_poses
 from gnerf_ns.data.dataparser import unit_scene_box
 from gnerf_ns.fields import hash_radiance
-from gnerf_ns.fields.hash_radiance import HashRadiance, HashRadianceConfig, resolve_implementation
+from gnerf_ns.fields.hash_radiance import (
+    HashRadiance,
+    HashRadianceConfig,
+    redraw_tcnn_weights,
+    resolve_implementation,
+)
+from gnerf_ns.models.gnerf import GNeRFModelConfig
 
 
 @pytest.fixture
@@ -104,3 +114,45 @@ def test_implementation_follows_the_machine_and_says_so_in_one_line(monkeypatch,
     assert resolve_implementation("auto") == resolve_implementation("auto") == expected
     assert len(lines) == (said is not None) and all(said in line for line in lines)
     assert resolve_implementation("torch") == "torch" and resolve_implementation("tcnn") == "tcnn"
+
+
+class FakeTcnnModule(nn.Module):
+    """As tiny-cuda-nn's modules: the weights are one flat tensor, drawn from a seed that is always the same."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.native_tcnn_module = SimpleNamespace(
+            initial_params=lambda seed: torch.rand(20, generator=torch.Generator().manual_seed(seed))
+        )
+        self.params = nn.Parameter(self.native_tcnn_module.initial_params(1337))
+
+
+@pytest.fixture
+def fake_tcnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = SimpleNamespace(Encoding=FakeTcnnModule, Network=FakeTcnnModule, NetworkWithInputEncoding=FakeTcnnModule)
+    for module in ("encodings", "mlp"):
+        monkeypatch.setattr(f"nerfstudio.field_components.{module}.TCNN_EXISTS", True)
+        monkeypatch.setattr(f"nerfstudio.field_components.{module}.tcnn", library)
+
+
+def test_new_weights_are_new_under_tiny_cuda_nn(fake_tcnn):
+    def weights(model: nn.Module) -> torch.Tensor:
+        parts = [part.params.detach().clone() for part in model.modules() if isinstance(part, FakeTcnnModule)]
+        assert len(parts) >= 5
+        return torch.stack(parts)
+
+    torch.manual_seed(0)
+    config = GNeRFModelConfig(radiance=HashRadianceConfig(**{**TINY_RADIANCE, "implementation": "tcnn"}))
+    model = config.setup(scene_box=unit_scene_box(), num_train_data=4)
+    first, second = weights(model), weights(model.new_like())
+    assert len({tuple(row.tolist()) for row in torch.cat([first, second])}) == 2 * len(first), "no two are the same"
+    model.reset_parameters()
+    assert ((weights(model) - first).abs().amax(dim=1) > 0.01).all()
+    torch.manual_seed(0)
+    assert torch.equal(weights(config.setup(scene_box=unit_scene_box(), num_train_data=4)), first)
+
+
+def test_without_tiny_cuda_nn_no_numbers_are_drawn_for_it(radiance: HashRadiance):
+    state = torch.random.get_rng_state()
+    redraw_tcnn_weights(radiance)
+    assert torch.equal(torch.random.get_rng_state(), state)

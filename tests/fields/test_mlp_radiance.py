@@ -120,9 +120,18 @@ def test_noise_leaves_space_that_is_surely_empty_empty(radiance: MLPRadiance):
 
 @pytest.mark.parametrize("num_layers", [1, 4, 5, 6])
 def test_any_depth_renders(num_layers: int):
+    torch.manual_seed(0)
     config = MLPRadianceConfig(num_layers=num_layers, layer_width=8, num_coarse_samples=4, num_fine_samples=4)
-    outputs = model_of(config.setup(scene_box=unit_scene_box(), num_train_data=4)).render(central_rays())
+    radiance = config.setup(scene_box=unit_scene_box(), num_train_data=4)
+    outputs = model_of(radiance).render(central_rays())
     assert outputs["rgb"].shape == (8, 3)
+    outputs["rgb"].square().sum().backward()
+    for name, parameter in radiance.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    widths = [layer.in_features for layer in radiance.nerf_field.mlp_base.layers]
+    position_dim = widths[0]
+    with_position = [number for number, width in enumerate(widths) if width == 8 + position_dim]
+    assert len(widths) == num_layers and with_position == ([4] if num_layers > 5 else [])
 
 
 def test_every_parameter_is_in_the_one_group(radiance: MLPRadiance):

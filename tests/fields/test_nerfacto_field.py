@@ -1,11 +1,14 @@
+from typing import Any, Dict
+
 import pytest
 import torch
 from nerfstudio.cameras.rays import Frustums, RaySamples
 from nerfstudio.field_components.field_heads import FieldHeadNames
+from nerfstudio.fields.density_fields import HashMLPDensityField
 from nerfstudio.fields.nerfacto_field import NerfactoField
 from torch import Tensor
 
-from gnerf_ns.fields.nerfacto_field import CoarseToFineNerfactoField
+from gnerf_ns.fields.nerfacto_field import CoarseToFineNerfactoField, CompiledDensityField
 
 AABB = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
 
@@ -105,3 +108,14 @@ def test_gradients_reach_positions(field):
         slope = (field.density_fn(points + shift) - field.density_fn(points - shift))[:, 0] / (2 * step)
         good += int(torch.isclose(slope, gradient[:, axis], rtol=0.05, atol=0.02).sum())
     assert good > 0.85 * 150  # the others straddle a cell's face
+
+
+def test_the_density_field_is_the_stock_one() -> None:
+    torch.manual_seed(0)
+    sizes: Dict[str, Any] = {"num_levels": 3, "base_res": 4, "max_res": 16, "log2_hashmap_size": 8}
+    compiled = CompiledDensityField(AABB, **sizes, implementation="torch")
+    stock = HashMLPDensityField(AABB, **sizes, implementation="torch")
+    stock.load_state_dict(compiled.state_dict())
+    origins = 2.4 * torch.rand(50, 4, 3) - 1.2
+    samples = samples_at(origins)
+    torch.testing.assert_close(compiled.get_density(samples)[0], stock.get_density(samples)[0])
