@@ -1,33 +1,42 @@
-"""Image quality: PSNR, SSIM, and LPIPS where its weights can be had."""
+"""Image quality: PSNR, SSIM, and LPIPS if the weights that it needs are on disk."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Dict, Iterator, Optional
 from unittest.mock import patch
-from urllib.error import URLError
 
 import torch
 from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+LPIPS_IS_LEFT_OUT = (
+    "LPIPS is left out, because AlexNet's weights are not on disk. To measure it, download them once (230 MB):\n"
+    "  python -c 'from torchvision.models import alexnet; alexnet(weights=\"DEFAULT\")'"
+)
+
 
 class ImageMetrics:
-    """Metrics of one image, built when first used.
+    """Metrics of single images, built at first use.
 
-    Not an `nn.Module`: LPIPS's backbone belongs neither into checkpoints nor into start-up, and downloads its weights.
+    Not an `nn.Module`, so that LPIPS's network is not part of checkpoints. Nothing is downloaded for it.
     """
 
     def __init__(self) -> None:
         self._lpips: Optional[torch.nn.Module] = None
-        self._lpips_unavailable = False
+        self._has_said_why_not = False
 
     @torch.no_grad()
     def __call__(
         self, rendered: Float[Tensor, "height width 3"], truth: Float[Tensor, "height width 3"]
     ) -> Dict[str, float]:
-        """Metrics of a rendering against an image, both in [0, 1]; PSNR in dB."""
+        """Metrics of a rendering against an image, both in [0, 1].
+
+        Returns:
+            psnr (in dB), ssim, and lpips if its weights are on disk.
+        """
         from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
         rendered_batch, truth_batch = (image.permute(2, 0, 1)[None] for image in (rendered, truth))
@@ -41,19 +50,26 @@ class ImageMetrics:
         return metrics
 
     def _load_lpips(self) -> Optional[torch.nn.Module]:
-        if self._lpips is None and not self._lpips_unavailable:
-            from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+        from torchmetrics.image import lpip
 
-            try:
-                self._lpips = LearnedPerceptualImagePatchSimilarity(normalize=True)
-            except (URLError, OSError):
-                self._lpips_unavailable = True
-                CONSOLE.print("LPIPS is left out: its AlexNet weights are neither on disk nor to be downloaded.")
+        if self._lpips is None and lpip.LearnedPerceptualImagePatchSimilarity is not _NoLPIPS:
+            if alexnet_file().is_file():
+                self._lpips = lpip.LearnedPerceptualImagePatchSimilarity(normalize=True)
+            elif not self._has_said_why_not:
+                self._has_said_why_not = True
+                CONSOLE.print(LPIPS_IS_LEFT_OUT, markup=False, highlight=False, soft_wrap=True)
         return self._lpips
 
 
+def alexnet_file() -> Path:
+    """Where torchvision keeps the weights of AlexNet, the backbone of LPIPS, once they are downloaded."""
+    from torchvision.models import AlexNet_Weights
+
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(AlexNet_Weights.DEFAULT.url).name
+
+
 class _NoLPIPS(torch.nn.Module):
-    """In place of a metric that nobody asks for here."""
+    """Takes the place of the metric where nobody asks for it."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -64,6 +80,9 @@ class _NoLPIPS(torch.nn.Module):
 
 @contextmanager
 def without_lpips() -> Iterator[None]:
-    """Models built meanwhile do not fetch the weights of AlexNet, 230 MB, to measure LPIPS with; theirs is NaN."""
+    """Measure no LPIPS in this block, and say nothing about it.
+
+    Models of nerfstudio that are built in the block do not download AlexNet; their LPIPS is NaN for good.
+    """
     with patch("torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity", _NoLPIPS):
         yield

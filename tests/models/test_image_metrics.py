@@ -1,36 +1,38 @@
 import math
-from urllib.error import URLError
+from pathlib import Path
+from typing import Any, List
 
 import pytest
 import torch
 
 from gnerf_ns.models import image_metrics
-from gnerf_ns.models.image_metrics import ImageMetrics
+from gnerf_ns.models.image_metrics import ImageMetrics, without_lpips
 
 
 @pytest.fixture
-def offline(monkeypatch) -> list[str]:
-    """LPIPS's weights cannot be had; returns what was said."""
+def printed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> List[str]:
+    """What is printed while torch hub's folder is empty and LPIPS cannot be built."""
     import torchmetrics.image.lpip as lpip
 
-    def refuse(*arguments, **options):
-        raise URLError("no route to host")
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("this would download AlexNet")
 
-    said: list[str] = []
+    lines: List[str] = []
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "[torch]"))
     monkeypatch.setattr(lpip, "LearnedPerceptualImagePatchSimilarity", refuse)
-    monkeypatch.setattr(image_metrics.CONSOLE, "print", said.append)
-    return said
+    monkeypatch.setattr(image_metrics.CONSOLE, "print", lambda line, **options: lines.append(line))
+    return lines
 
 
-def test_offline_lpips_is_left_out_and_that_is_said_once(offline):
+def test_without_weights_on_disk_lpips_is_left_out_and_that_is_said_once(printed: List[str]):
     metrics = ImageMetrics()
     image = torch.rand(16, 16, 3)
     for _ in range(3):
         assert metrics(image, 1 - image).keys() == {"psnr", "ssim"}
-    assert len(offline) == 1 and "LPIPS is left out" in offline[0]
+    assert len(printed) == 1 and "LPIPS is left out" in printed[0]
 
 
-def test_psnr_and_ssim(offline):
+def test_psnr_and_ssim(printed: List[str]):
     metrics = ImageMetrics()
     truth = torch.rand(32, 32, 3, generator=torch.Generator().manual_seed(0))
     off = metrics((truth * 0 + 0.5), truth * 0 + 0.6)
@@ -39,7 +41,7 @@ def test_psnr_and_ssim(offline):
     assert metrics(truth.flip(0), truth)["ssim"] < 0.2
 
 
-def test_lpips_is_given_where_its_weights_are(monkeypatch):
+def test_lpips_is_measured_if_its_weights_are_on_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     import torchmetrics.image.lpip as lpip
 
     built = []
@@ -54,6 +56,9 @@ def test_lpips_is_given_where_its_weights_are(monkeypatch):
             assert rendered.shape == truth.shape == (1, 3, 16, 20)
             return (rendered - truth).abs().mean()
 
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    image_metrics.alexnet_file().parent.mkdir(parents=True)
+    image_metrics.alexnet_file().touch()
     monkeypatch.setattr(lpip, "LearnedPerceptualImagePatchSimilarity", Difference)
     metrics = ImageMetrics()
     for _ in range(2):
@@ -61,6 +66,28 @@ def test_lpips_is_given_where_its_weights_are(monkeypatch):
     assert len(built) == 1
 
 
-def test_nothing_is_built_before_it_is_asked_for(offline):
+def test_the_weights_are_looked_for_where_torchvision_puts_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    files = []
+
+    def download(url: str, file: str, *arguments: Any, **options: Any) -> None:
+        files.append(Path(file))
+        raise InterruptedError
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    from torchvision.models import alexnet
+
+    with pytest.raises(InterruptedError):
+        alexnet(weights="DEFAULT")
+    assert files == [image_metrics.alexnet_file()]
+
+
+def test_nobody_asks_for_lpips(printed: List[str]):
+    with without_lpips():
+        assert "lpips" not in ImageMetrics()(torch.rand(16, 16, 3), torch.rand(16, 16, 3))
+    assert not printed
+
+
+def test_nothing_is_built_before_it_is_asked_for(printed: List[str]):
     ImageMetrics()
-    assert not offline
+    assert not printed
