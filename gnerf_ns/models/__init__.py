@@ -1,1 +1,1 @@
-"""Models: compose the parts, one render, losses, networks."""
+"""The nerfstudio model, the networks of adversarial training, their losses, and image metrics."""

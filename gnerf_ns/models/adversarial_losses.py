@@ -1,10 +1,10 @@
-"""Losses of GNeRF's phase A (arXiv 2103.15606), each with gradients to one network only, and their augmentation.
+"""Losses of GNeRF's phase A (arXiv 2103.15606) and the augmentation of the patches that they compare.
 
 nerfstudio's trainer sums all losses and runs one backward pass. Every loss here therefore detaches what it must not
-train; the summed pass then gives each network the gradients of a pass of its own.
+train, so that each network gets the same gradients as from a backward pass of its own.
 
-The augmentation's idea is DiffAugment's (Zhao et al. 2020, arXiv 2006.10738): few images make a discriminator memorize
-them, so real and rendered patches alike pass through the same random changes, and gradients flow back through these.
+The augmentation follows DiffAugment (Zhao et al. 2020, arXiv 2006.10738): with few images, a discriminator memorizes
+them. Real and rendered patches pass through the same kinds of random changes, and gradients flow through these.
 """
 
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ CUTOUT_COLOR = 0.5
 
 @dataclass
 class AugmentationConfig:
-    """How strongly, and how often, patches are changed; the defaults are the released GNeRF's."""
+    """Strength and frequency of the augmentation; the defaults are those of GNeRF's released code."""
 
     probability: float = 0.5
-    """Share of the patches that are changed at all."""
+    """Probability that a patch is changed at all."""
     brightness: float = 0.25
-    """Largest color added or taken away, colors being in [0, 1]."""
+    """Largest value added to or subtracted from all colors, which are in [0, 1]."""
     saturation: float = 1.0
-    """Saturation is multiplied by 1 ± this at most."""
+    """Largest relative change of saturation: a factor in 1 ± this."""
     contrast: float = 0.5
-    """Contrast is multiplied by 1 ± this at most."""
+    """Largest relative change of contrast: a factor in 1 ± this."""
     cutout: float = 0.5
-    """Side of the gray square laid over a patch, as a share of the patch's side; 0 for none."""
+    """Side of the gray square that covers part of a patch, relative to the patch's side; 0 for none."""
 
 
 def augment_patches(
@@ -41,11 +41,11 @@ def augment_patches(
     config: AugmentationConfig,
     generator: Optional[torch.Generator] = None,
 ) -> Float[Tensor, "batch channels height width"]:
-    """Change brightness, saturation and contrast of some patches, and lay a gray square over each of those.
+    """Change brightness, saturation and contrast of some patches, and cover a square of each of them with gray.
 
     Args:
         patches: colors in [0, 1]. Channels after the third (opacity) keep their values outside the square.
-        config: how strongly, how often.
+        config: strength and frequency.
         generator: source of randomness, on the patches' device; torch's own if None.
 
     Returns:
@@ -72,7 +72,7 @@ def jitter_colors(
     saturation: Float[Tensor, "batch 1 1 1"],
     contrast: Float[Tensor, "batch 1 1 1"],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Brighten, then stretch each pixel's colors about its gray, then all of them about the patch's mean.
+    """Change brightness, then saturation about each pixel's gray, then contrast about the patch's mean.
 
     Args:
         patches: colors.
@@ -90,17 +90,17 @@ def jitter_colors(
 def cutout_mask(
     height: int, width: int, share: float, rows: Float[Tensor, "batch"], columns: Float[Tensor, "batch"]
 ) -> Bool[Tensor, "batch {height} {width}"]:
-    """Where a rectangle lies over each patch; it may hang over the patch's edge.
+    """Masks of one rectangle in each patch, which may extend beyond the patch's edge.
 
     Args:
-        height: of a patch, in pixels.
-        width: of a patch, in pixels.
-        share: of the patch's sides that the rectangle's sides are.
-        rows: the rectangles' centers, as a share of the height, in [0, 1].
-        columns: likewise, of the width.
+        height: height of a patch, in pixels.
+        width: width of a patch, in pixels.
+        share: sides of the rectangle relative to those of the patch.
+        rows: vertical position of the rectangles' centers relative to the height, in [0, 1].
+        columns: horizontal position of the rectangles' centers relative to the width, in [0, 1].
 
     Returns:
-        True under the rectangle.
+        True inside the rectangle.
     """
     row_centers = (torch.arange(height, device=rows.device) + 0.5) / height
     column_centers = (torch.arange(width, device=columns.device) + 0.5) / width
@@ -114,20 +114,20 @@ Augment = Callable[[Tensor], Tensor]
 
 
 class DiscriminatorLosses(NamedTuple):
-    """What the discriminator is trained on."""
+    """The two losses that train the discriminator."""
 
     classification: Float[Tensor, ""]
     """-E[log D(real)] - E[log(1 - D(fake))]."""
     gradient_penalty: Float[Tensor, ""]
-    """R1 on the real patches, times its weight."""
+    """R1 penalty on the real patches, times its weight."""
 
 
 def call_frozen(module: nn.Module, *arguments: Tensor) -> Tensor:
-    """A module's output with gradients to its arguments, none to its parameters, and its buffers left as they were.
+    """Call a module so that gradients reach its arguments but not its parameters, and its buffers do not change.
 
     Args:
-        module: what to call; in training mode a spectral norm would otherwise advance its power iteration.
-        arguments: of the call.
+        module: module to call; in training mode, its spectral norms would otherwise advance their power iteration.
+        arguments: arguments of the call.
     """
     frozen = {name: parameter.detach() for name, parameter in module.named_parameters()}
     frozen.update({name: buffer.clone() for name, buffer in module.named_buffers()})
@@ -140,13 +140,13 @@ def generator_loss(
     scales: Float[Tensor, "batch"],
     augment: Optional[Augment] = None,
 ) -> Float[Tensor, ""]:
-    """-E[log D(fake)]: the generator's non-saturating loss. Trains what the patches come from, only.
+    """-E[log D(fake)]: the generator's non-saturating loss. Trains only what the patches were rendered from.
 
     Args:
         discriminator: maps patches and scales to logits.
         fake_patches: rendered colors in [0, 1].
         scales: share of the image's width that each patch spans.
-        augment: applied to the patches first.
+        augment: augmentation of the patches, if any.
     """
     seen = fake_patches if augment is None else augment(fake_patches)
     return F.softplus(-call_frozen(discriminator, seen, scales)).mean()
@@ -161,16 +161,16 @@ def discriminator_loss(
     augment: Optional[Augment] = None,
     r1_weight: float = 10.0,
 ) -> DiscriminatorLosses:
-    """The discriminator's two losses. Train the discriminator only.
+    """The discriminator's two losses. They train the discriminator only.
 
     Args:
         discriminator: maps patches and scales to logits.
         real_patches: real colors in [0, 1].
         real_scales: share of the image's width that each real patch spans.
         fake_patches: rendered colors in [0, 1].
-        fake_scales: likewise, of the rendered patches.
-        augment: applied to real and rendered patches first.
-        r1_weight: of the gradient penalty; 0 saves its double backward pass.
+        fake_scales: share of the image's width that each rendered patch spans.
+        augment: augmentation of real and rendered patches, if any.
+        r1_weight: weight of the gradient penalty; 0 saves its double backward pass.
     """
     real = real_patches.detach().requires_grad_(r1_weight > 0)
     fake = fake_patches.detach()
@@ -185,7 +185,7 @@ def r1_penalty(logits: Float[Tensor, "batch"], patches: Float[Tensor, "batch cha
     """E‖∇D‖² on real patches (Mescheder et al. 2018, arXiv 1801.04406), differentiable in D's parameters.
 
     Args:
-        logits: D of the patches, still connected to them. Each must depend on its own patch only.
+        logits: D's outputs for the patches, with their graph. Each must depend on its own patch only.
         patches: colors in [0, 1] that require gradients.
 
     Returns:
@@ -200,12 +200,12 @@ def inversion_loss(
     rendered_images: Float[Tensor, "batch channels side side"],
     codes: Float[Tensor, "batch code_dim"],
 ) -> Float[Tensor, ""]:
-    """E‖E(G(φ)) - φ‖² (the paper's L_E), averaged over a code's numbers too. Trains the inversion network only.
+    """E‖E(G(φ)) - φ‖² (the paper's L_E), also averaged over a code's dimensions. Trains the inversion network only.
 
     Args:
         inversion_network: maps images to pose codes.
-        rendered_images: static patches rendered from the poses, colors in [0, 1].
-        codes: the poses that they were rendered from.
+        rendered_images: whole images rendered from the poses, colors in [0, 1].
+        codes: pose codes that they were rendered from.
     """
     return F.mse_loss(inversion_network(rendered_images.detach()), codes.detach())
 
@@ -215,12 +215,12 @@ def pose_regularization(
     images: Float[Tensor, "batch channels side side"],
     codes: Float[Tensor, "batch code_dim"],
 ) -> Float[Tensor, ""]:
-    """E‖E(I) - φ‖² (the pull of the paper's L_R), averaged over a code's numbers too. Trains the pose table only.
+    """E‖E(I) - φ‖² (second term of the paper's L_R), also averaged over a code's dimensions. Trains the poses only.
 
     Args:
         inversion_network: maps images to pose codes.
-        images: images brought to the network's size, colors in [0, 1].
-        codes: the same images' entries in the pose table.
+        images: images resized for the network, colors in [0, 1].
+        codes: learned pose codes of these images.
     """
     with torch.no_grad():
         targets = inversion_network(images)

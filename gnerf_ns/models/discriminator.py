@@ -1,4 +1,4 @@
-"""The network that tells patches of images from patches of renderings (GNeRF, arXiv 2103.15606)."""
+"""GNeRF's discriminator: tells patches of images from patches of renderings (arXiv 2103.15606)."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,39 +17,40 @@ SMALLEST_MAP = 4
 """Side, in pixels, of the feature map that the last convolution reads whole."""
 
 UNIT_FREQUENCY_EXPONENT = -math.log2(2 * math.pi)
-"""NeRFEncoding multiplies by 2π; the scale's lowest frequency is to be sin(scale) itself."""
+"""Undoes NeRFEncoding's factor 2π, so that the lowest frequency is sin(scale) itself."""
 
 
 @dataclass
 class DiscriminatorConfig(InstantiateConfig):
-    """The discriminator's sizes; the defaults are the paper's."""
+    """Configuration of `Discriminator`; the defaults are the paper's."""
 
     _target: Type = field(default_factory=lambda: Discriminator)
     patch_side: int = 16
-    """Pixels along a patch's side: a power of two, 8 or more."""
+    """Side of a patch, in pixels: a power of two, 8 or more."""
     in_channels: int = 3
     """Channels of a patch: 3 for color, 4 for color and opacity."""
     base_width: int = 64
-    """Unit of width: the convolutions have 8 times as many channels at the end, half of that one earlier, and so on."""
+    """Width of the last layers; the last strided convolution has 8 times as many channels, and each one before it half
+    as many as the next."""
     scale_frequencies: int = 4
-    """Frequencies with which a patch's scale is encoded."""
+    """Frequencies of the encoding of a patch's scale."""
     instance_norm: bool = True
-    """Whether to normalize each channel of each patch after the strided convolutions."""
+    """Whether instance normalization follows the strided convolutions."""
     leaky_slope: float = 0.2
-    """Slope of the LeakyReLUs below zero."""
+    """Negative slope of the LeakyReLUs."""
 
 
 class Discriminator(nn.Module):
-    """A convolutional network that scores patches, told how much of the image each of them spans.
+    """A convolutional network that classifies patches, given the share of the image that each of them spans.
 
-    Convolutions of 4x4 and stride 2 halve the patch until it is 4x4, one more reads that into a vector, and three
-    layers judge it together with the patch's encoded scale. Every layer is spectrally normalized.
+    4x4 convolutions with stride 2 reduce the patch to 4x4, one more turns that into a vector, and three linear layers
+    classify it together with the encoded scale. Every layer has spectral normalization.
 
     Args:
-        config: the sizes.
+        config: sizes of the layers.
 
     Raises:
-        InputError: ``patch_side`` is no power of two, or below 8.
+        InputError: ``patch_side`` is not a power of two, or below 8.
     """
 
     def __init__(self, config: DiscriminatorConfig) -> None:
@@ -82,7 +83,7 @@ class Discriminator(nn.Module):
             include_input=True,
         )
         width = config.base_width
-        self.judge = nn.Sequential(
+        self.head = nn.Sequential(
             nn.LeakyReLU(config.leaky_slope),
             spectral_norm(nn.Linear(width + self.scale_encoding.get_out_dim(), width, bias=False)),
             nn.LeakyReLU(config.leaky_slope),
@@ -94,16 +95,14 @@ class Discriminator(nn.Module):
     def forward(
         self, patches: Float[Tensor, "batch channels side side"], scales: Float[Tensor, "batch"]
     ) -> Float[Tensor, "batch"]:
-        """How real the patches look.
-
-        In training mode each call advances the spectral norms' power iteration by one.
+        """Classify patches. In training mode each call advances the power iteration of the spectral norms.
 
         Args:
             patches: colors in [0, 1].
-            scales: the share of the image's width that each patch spans, in (0, 1].
+            scales: share of the image's width that each patch spans, in (0, 1].
 
         Returns:
-            Logits; positive means an image.
+            Logits, positive for patches that look real.
         """
         features = self.features(2 * patches - 1).flatten(start_dim=1)
-        return self.judge(torch.cat([features, self.scale_encoding(scales[:, None])], dim=-1))[:, 0]
+        return self.head(torch.cat([features, self.scale_encoding(scales[:, None])], dim=-1))[:, 0]

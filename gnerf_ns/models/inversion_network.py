@@ -1,4 +1,4 @@
-"""The network that reads a camera's pose off an image of the object (GNeRF, arXiv 2103.15606)."""
+"""GNeRF's inversion network: estimates camera poses from images of the object (arXiv 2103.15606)."""
 
 from dataclasses import dataclass, field
 from typing import Literal, Optional, Tuple, Type
@@ -14,43 +14,44 @@ from gnerf_ns.utils.errors import InputError
 
 @dataclass
 class InversionNetworkConfig(InstantiateConfig):
-    """The inversion network's sizes; the defaults are the paper's."""
+    """Configuration of `InversionNetwork`; the defaults are the paper's."""
 
     _target: Type = field(default_factory=lambda: InversionNetwork)
     image_side: int = 64
-    """Pixels along the side of the square that each image is brought to."""
+    """Side of the square that each image is resized to, in pixels."""
     tokens_per_side: int = 16
-    """The image is cut into this many by this many tokens."""
+    """Tokens along each side of the image."""
     in_channels: int = 3
     """Channels of an image: 3 for color, 4 for color and opacity."""
     width: int = 256
-    """Numbers in a token."""
+    """Dimension of a token."""
     depth: int = 6
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     heads: int = 16
-    """Attention heads in a block."""
+    """Attention heads per block."""
     mlp_width: int = 256
     """Hidden width of the blocks' MLPs."""
     radius_range: Optional[Tuple[float, float]] = None
-    """Bounds on the distance from the origin of the camera positions put out, in units of the pose table's radius; None
-    for those of the pose prior, a quarter wider."""
+    """Smallest and largest distance of the predicted cameras from the origin, relative to the distance at which the
+    object fills the view. None: the range of the pose prior, extended by a factor of 1.25 at both ends."""
 
 
 class InversionNetwork(nn.Module):
-    """A small vision transformer from whole images to pose codes, as the pose table stores them.
+    """A small vision transformer that maps whole images to pose codes (see `PoseCodec`).
 
-    A position is put out as a direction and a distance within ``radius_range``: an untrained or undecided network then
-    never puts a camera inside the object, where a look-at pose means nothing. In 9-D mode it starts out from cameras
-    that look at the origin.
+    A position is predicted as a direction and a distance within ``radius_range``, so that no camera lies inside the
+    object, where a look-at pose is meaningless. With 9-D codes, the untrained network predicts cameras that look
+    towards the origin.
 
     Args:
-        config: the sizes.
+        config: sizes of the network.
         code_dim: 3 for positions only (look-at mode), 9 for positions and 6-D rotations.
-        prior_radius_range: the pose prior's smallest and largest distance, in units of the pose table's radius.
+        prior_radius_range: smallest and largest distance in the pose prior, relative to the distance at which the
+            object fills the view.
 
     Raises:
-        InputError: the tokens do not divide the image, the heads do not divide the width, or the bounds on the
-            distance are not 0 < smallest <= largest.
+        InputError: the image side is not a multiple of the tokens per side, or the width not one of the heads; or the
+            distances are not 0 < smallest <= largest.
     """
 
     def __init__(
@@ -64,19 +65,19 @@ class InversionNetwork(nn.Module):
         self.radius_range = config.radius_range or (nearest / 1.25, 1.25 * farthest)
         if config.image_side % config.tokens_per_side:
             raise InputError(
-                f"The inversion network cannot cut images of {config.image_side} pixels into {config.tokens_per_side} "
-                "tokens a side; make image_side a multiple of tokens_per_side."
+                f"The inversion network cannot divide images of {config.image_side} pixels into "
+                f"{config.tokens_per_side} tokens per side; make image_side a multiple of tokens_per_side."
             )
         if config.width % config.heads:
             raise InputError(
-                f"The inversion network cannot share a width of {config.width} among {config.heads} heads; make width "
+                f"The inversion network cannot divide a width of {config.width} among {config.heads} heads; make width "
                 "a multiple of heads."
             )
         if not 0 < self.radius_range[0] <= self.radius_range[1]:
             raise InputError(
                 f"The inversion network's radius_range is {self.radius_range}; give 0 < smallest <= largest."
             )
-        # Here and not above: every ns-* command imports this module, and timm takes seconds.
+        # Imported here because every ns-* command imports this module, and timm takes seconds.
         from timm.models.vision_transformer import VisionTransformer
 
         from gnerf_ns.models.fused_attention import FusedAttentionBlock
@@ -95,23 +96,24 @@ class InversionNetwork(nn.Module):
             block_fn=FusedAttentionBlock,
         )
         if code_dim == 9:
-            # Along the camera's axes a position is (0, 0, radius) for every camera that looks at the origin.
+            # In the camera's own axes, the position of every camera that looks at the origin is (0, 0, distance).
             with torch.no_grad():
                 self.transformer.get_parameter("head.bias")[2] = 1.0
 
     def forward(self, images: Float[Tensor, "batch channels side side"]) -> Float[Tensor, "batch code_dim"]:
-        """The poses that the images seem to be taken from.
+        """Estimate the poses of images.
 
         Args:
-            images: whole images brought to ``image_side``, colors in [0, 1].
+            images: whole images resized to ``image_side``, colors in [0, 1].
 
         Returns:
-            Position over the pose table's radius, along the world's axes; in 9-D mode along the camera's axes, followed
-            by the rotation's first two columns, which are neither normalized nor orthogonal.
+            Positions relative to the distance at which the object fills the view, in the world's axes. With 9-D codes
+            they are in the camera's axes, followed by the first two columns of the rotation, which are neither
+            normalized nor orthogonal.
         """
         outputs = self.transformer(2 * images - 1)
         smallest, largest = self.radius_range
-        # Geometric, so that a zero output lies midway between a bound and its inverse.
+        # Geometric: an output of zero is the geometric mean of the bounds.
         radii = smallest * (largest / smallest) ** torch.sigmoid(outputs[:, -1:])
         positions = radii * F.normalize(outputs[:, :3], dim=-1)
         return torch.cat([positions, outputs[:, 3 : self.code_dim]], dim=-1)
