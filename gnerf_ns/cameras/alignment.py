@@ -1,4 +1,4 @@
-"""How far estimated cameras are from the truth, up to the similarity that images alone cannot fix."""
+"""Errors of estimated cameras, after alignment to the true ones by a similarity, which images cannot determine."""
 
 import math
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from torch import Tensor
 from gnerf_ns.utils.errors import InputError
 
 MAX_PROPOSALS = 512
-"""Cameras that propose a rotation; enough to meet a good one, few enough for thousands of cameras."""
+"""Maximum number of cameras that propose a rotation."""
 
 INLIER_SPREAD = 3.0
-"""Cameras within this many median deviations of the consensus take part in the final average."""
+"""Cameras within this many median deviations of the consensus count as inliers."""
 
 MIRROR_ADVANTAGE = 2.0
-"""A reflected copy must fit this many times better than the estimate before the estimate is called mirrored."""
+"""An estimate is called mirrored if the median rotation error of a reflected copy is this many times smaller."""
 
 MIRROR_MIN_ERROR_DEG = 1.0
 """An estimate with a smaller median rotation error is never called mirrored."""
@@ -26,30 +26,30 @@ MIRROR_MIN_ERROR_DEG = 1.0
 
 @dataclass(frozen=True)
 class Similarity:
-    """A map x -> scale * rotation x + translation between two world frames."""
+    """The map x -> scale * rotation x + translation between two world frames."""
 
     rotation: Float[Tensor, "3 3"]
     scale: float
     translation: Float[Tensor, "3"]
-    """In units of the frame mapped to."""
+    """In units of the target frame."""
 
     def apply(self, camera_to_worlds: Float[Tensor, "*batch 3 4"]) -> Float[Tensor, "*batch 3 4"]:
-        """The same cameras in the other frame, as proper poses: positions are scaled, rotations are not."""
+        """The same cameras in the target frame; positions are scaled, rotations stay orthonormal."""
         rotation, translation = self.rotation.to(camera_to_worlds), self.translation.to(camera_to_worlds)
         turned = rotation @ camera_to_worlds
         positions = self.scale * turned[..., 3] + translation
         return torch.cat([turned[..., :3], positions[..., None]], dim=-1)
 
     def inverse(self) -> "Similarity":
-        """The map back."""
+        """The inverse map."""
         rotation = self.rotation.mT
         return Similarity(rotation, 1.0 / self.scale, -(rotation @ self.translation) / self.scale)
 
 
 def _consensus_rotation(proposals: Float[Tensor, "n 3 3"]) -> Float[Tensor, "3 3"]:
-    """The mean of the rotations that agree with the majority: least median of angles, then average the inliers."""
+    """Robust mean of rotations: the candidate with the least median angle to all, then the mean of its inliers."""
     candidates = proposals[:: math.ceil(len(proposals) / MAX_PROPOSALS)]
-    # Frobenius products of rotations grow as their angle shrinks, so the largest median product is the least angle.
+    # The Frobenius product of two rotations decreases with the angle between them.
     agreement = candidates.flatten(1) @ proposals.flatten(1).mT
     rotation = candidates[agreement.median(dim=1).values.argmax()]
     for _ in range(2):
@@ -59,12 +59,12 @@ def _consensus_rotation(proposals: Float[Tensor, "n 3 3"]) -> Float[Tensor, "3 3
 
 
 def _median(values: Float[Tensor, "n *components"]) -> Float[Tensor, "*components"]:
-    """The middle of the first dimension; of two middles their mean, where ``Tensor.median`` takes the lower."""
+    """Median over the first dimension; the mean of the two middle values, where ``Tensor.median`` takes the lower."""
     return values.quantile(0.5, dim=0)
 
 
 def _inliers(deviations: Float[Tensor, "n"]) -> Bool[Tensor, "n"]:
-    """Which deviations are ordinary among their peers; always at least half of them."""
+    """Which deviations are within `INLIER_SPREAD` medians; always at least half of them."""
     return deviations <= INLIER_SPREAD * _median(deviations) + 1e-9
 
 
@@ -74,19 +74,19 @@ def _spread(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
 
 
 def fit_similarity(estimated: Float[Tensor, "n 3 4"], ground_truth: Float[Tensor, "n 3 4"]) -> Similarity:
-    """The similarity that takes estimated cameras to the true ones, unmoved by a minority of wildly wrong cameras.
+    """The similarity that maps estimated cameras to the true ones, robust to a minority of outliers.
 
     Rotation: each camera proposes ``R_true R_estimated^T``; the proposal with the least median angle to the others
-    picks the inliers, whose chordal mean is the answer. Scale and shift then come from the positions, robust medians
-    first and the inliers' root-mean-square spread and mean after that (the symmetric scale of Horn, JOSA A 1987,
-    section 2.E, which stays positive whatever the estimate).
+    determines the inliers, whose chordal mean is the result. Scale and translation follow from the positions: first
+    from medians, then from the inliers' mean and root-mean-square spread (the symmetric scale of Horn, JOSA A 1987,
+    section 2.E, which is always positive).
 
     Args:
         estimated: camera_to_world matrices.
         ground_truth: camera_to_world matrices of the same cameras in the same order.
 
     Raises:
-        InputError: no cameras, or poses that are not finite.
+        InputError: there are no cameras, or poses are not finite.
     """
     if len(estimated) == 0:
         raise InputError("There are no cameras to align to the ground truth; give at least one.")
@@ -108,7 +108,7 @@ def fit_similarity(estimated: Float[Tensor, "n 3 4"], ground_truth: Float[Tensor
 
 
 def _ratio(numerator: Float[Tensor, ""], denominator: Float[Tensor, ""]) -> float:
-    """Their ratio as a scale; 1 where cameras that share one position leave the scale open."""
+    """The ratio as a scale; 1 if all cameras have the same position, which leaves the scale undetermined."""
     if min(float(numerator), float(denominator)) < 1e-12:
         return 1.0
     return float(numerator / denominator)
@@ -126,9 +126,9 @@ def _is_mirrored(
 ) -> bool:
     """Whether a reflected copy of the cameras fits the truth much better than the cameras themselves.
 
-    Which plane reflects does not matter, the fit undoes it. A reflected camera is left-handed; flipping its right
-    axis makes it proper again (azimuths swapped), and so does flipping its up axis (elevations swapped) or its forward
-    axis (depth reversed, as in a Necker cube: the images stay upright and unmirrored).
+    Any plane of reflection will do, because the fit rotates the copy. A reflected camera is left-handed. It becomes
+    right-handed again by flipping its right axis (azimuths reversed), its up axis (elevations reversed) or its forward
+    axis (depth reversed, as in a Necker cube, where the images stay upright and unmirrored).
     """
     if median_error_deg < MIRROR_MIN_ERROR_DEG:
         return False
@@ -142,31 +142,31 @@ def _is_mirrored(
 
 
 def _mean_camera_distance(camera_to_worlds: Float[Tensor, "n 3 4"]) -> float:
-    """Mean distance of cameras from the point closest, in the least-squares sense, to all their viewing axes."""
+    """Mean distance of cameras from the point that is closest, in the least-squares sense, to their viewing axes."""
     axes, positions = camera_to_worlds[..., 2], camera_to_worlds[..., 3]
     across = torch.eye(3).to(axes) - axes[..., :, None] * axes[..., None, :]
-    # The pseudo-inverse keeps parallel axes finite: the point on them that is nearest to the origin.
+    # For parallel axes, the pseudo-inverse gives the point on them that is nearest to the origin.
     focus = torch.linalg.pinv(across.sum(dim=0), rtol=1e-9) @ (across @ positions[..., None]).sum(dim=0).squeeze(-1)
     return float(torch.linalg.vector_norm(positions - focus, dim=-1).mean())
 
 
 @dataclass(frozen=True)
 class PoseErrors:
-    """Errors of estimated cameras after alignment to the truth."""
+    """Errors of estimated cameras after alignment to the true ones."""
 
     rotation_deg: Float[Tensor, "n"]
-    """Geodesic angle between estimated and true rotation, in degrees."""
+    """Angle between estimated and true rotation, in degrees."""
     translation: Float[Tensor, "n"]
     """Distance between estimated and true position, in units of the ground truth."""
     translation_relative: Float[Tensor, "n"]
-    """The same over the mean distance of the true cameras from the point they look at."""
+    """`translation` divided by the mean distance of the true cameras from the point that they look at."""
     mirrored: bool
     """Whether a reflected copy of the estimate fits the truth much better than the estimate."""
     similarity: Similarity
     """The alignment, from the estimate's frame to the ground truth's."""
 
     def summary(self) -> Dict[str, float]:
-        """The figures to report, by name; angles in degrees, shares and flags between 0 and 1."""
+        """Metrics by name; angles in degrees, shares and flags in [0, 1]."""
         return {
             "rotation_error_deg_median": float(_median(self.rotation_deg)),
             "rotation_error_deg_mean": float(self.rotation_deg.mean()),
@@ -180,14 +180,14 @@ class PoseErrors:
 
 
 def pose_errors(estimated: Float[Tensor, "n 3 4"], ground_truth: Float[Tensor, "n 3 4"]) -> PoseErrors:
-    """Aligns estimated cameras to the true ones with one similarity and measures what is left.
+    """Align estimated cameras to the true ones by a similarity and measure the remaining errors.
 
     Args:
         estimated: camera_to_world matrices.
         ground_truth: camera_to_world matrices of the same cameras in the same order.
 
     Raises:
-        InputError: see ``fit_similarity``.
+        InputError: there are no cameras, or poses are not finite.
     """
     similarity = fit_similarity(estimated, ground_truth)
     rotation_deg = _rotation_errors_deg(similarity, estimated, ground_truth)

@@ -1,4 +1,4 @@
-"""Camera poses from positions and what they look at."""
+"""Camera poses from positions and the points that they look at."""
 
 from typing import Optional
 
@@ -9,21 +9,21 @@ from torch import Tensor
 from torch.nn import functional
 
 DEGENERATE_LENGTH = 1e-12
-"""Vectors shorter than this have no direction of their own; a fixed one stands in."""
+"""Vectors shorter than this get a fixed direction."""
 
 GRADIENT_FLOOR = 1e-2
-"""A direction's gradient is 1 / length; lengths below this one count as this one in the backward pass."""
+"""The gradient of a direction is 1 / length; in the backward pass, lengths are at least this."""
 
 
 def _unit_with_bounded_gradient(
     vectors: Float[Tensor, "*batch 3"], fallback: Float[Tensor, "3"]
 ) -> Float[Tensor, "*batch 3"]:
-    """Exact unit vectors whose gradient is exact down to ``GRADIENT_FLOOR`` and bounded below it."""
-    # Squares overflow and underflow long before lengths do.
+    """Unit vectors; their gradient is exact for lengths of at least ``GRADIENT_FLOOR`` and bounded below that."""
+    # Division by the largest component first, because squares overflow and underflow before lengths do.
     largest = vectors.detach().abs().amax(dim=-1, keepdim=True).clamp_min(DEGENERATE_LENGTH)
     lengths = largest * torch.linalg.vector_norm(vectors.detach() / largest, dim=-1, keepdim=True)
     units = torch.where(lengths > DEGENERATE_LENGTH, vectors.detach() / lengths.clamp_min(DEGENERATE_LENGTH), fallback)
-    # The value is ``units``; only the gradient comes from the second term.
+    # The value is ``units``; the second term is zero and carries the gradient.
     carrier = units + (vectors - vectors.detach()) / lengths.clamp_min(GRADIENT_FLOOR)
     return functional.normalize(carrier, dim=-1)
 
@@ -33,25 +33,24 @@ def look_at(
     targets: Optional[Float[Tensor, "*batch 3"]] = None,
     roll: Optional[Float[Tensor, "*batch"]] = None,
 ) -> Float[Tensor, "*batch 3 4"]:
-    """Poses of cameras that stand at ``positions`` and look at ``targets``, the world's +z being up.
+    """Poses of cameras at ``positions`` that look at ``targets``, with the world's +z up.
 
-    Orthonormal with determinant +1, with finite value and gradient everywhere. Two places have no natural answer:
-    straight above or below the target the camera's up turns to where it would tend from azimuth 0, and a camera that
-    stands on its target looks along -x. Near them the gradient is damped (the true one is 1 / distance), the value
-    is not.
+    Rotations are orthonormal with determinant +1, and values and gradients are finite everywhere. Two positions are
+    singular: straight above or below the target, the camera's up is the limit for azimuth 0; at the target itself, the
+    camera looks along -x. Near these the gradient is damped (the true one grows as 1 / distance), the value is exact.
 
     Args:
         positions: camera centers, in scene units.
-        targets: points looked at, in scene units; the origin if None.
-        roll: turn about the camera's own +z (backward) axis, in radians, counter-clockwise as seen from behind the
-            camera; none if None.
+        targets: points to look at, in scene units; the origin if None.
+        roll: rotation about the camera's +z (backward) axis, in radians, counter-clockwise as seen from behind the
+            camera; 0 if None.
 
     Returns:
         camera_to_world matrices with OpenGL axes (x right, y up, z backward).
     """
     offsets = positions if targets is None else positions - targets
     backward = _unit_with_bounded_gradient(offsets, offsets.new_tensor([1.0, 0.0, 0.0]))
-    # up x backward, written out: its length is the cosine of the elevation.
+    # The cross product of +z and backward; its length is the cosine of the elevation.
     horizontal = torch.stack([-backward[..., 1], backward[..., 0], torch.zeros_like(backward[..., 0])], dim=-1)
     right = _unit_with_bounded_gradient(horizontal, offsets.new_tensor([0.0, 1.0, 0.0]))
     upward = torch.linalg.cross(backward, right, dim=-1)
@@ -64,15 +63,15 @@ def look_at(
 def aim_beside(
     camera_to_worlds: Float[Tensor, "*batch 3 4"], offsets: Float[Tensor, "*batch 2"]
 ) -> Float[Tensor, "*batch 3 4"]:
-    """Turns cameras on the spot, the shortest way, so that what was in the middle of the image is beside it.
+    """Rotate cameras in place, by the smallest angle, so that the point at the image's center moves to an offset.
 
     Args:
         camera_to_worlds: poses with OpenGL axes.
-        offsets: where it is to be seen: x to the right and y up, at distance 1 in front of the camera.
+        offsets: new position of that point in the image: x to the right and y up, on the plane at distance 1.
     """
     forward = functional.normalize(functional.pad(offsets, (0, 1), value=-1.0), dim=-1)
     middle = torch.tensor([0.0, 0.0, -1.0]).to(forward)
-    # Half-way rotation as a quaternion (x, y, z, w); the two directions are never opposite.
+    # The smallest rotation between two directions, as a quaternion (x, y, z, w); they are never opposite.
     cosine = (forward * middle).sum(dim=-1, keepdim=True)
     axis = torch.linalg.cross(forward, middle.expand_as(forward), dim=-1)
     turn = roma.unitquat_to_rotmat(functional.normalize(torch.cat([axis, 1.0 + cosine], dim=-1), dim=-1))

@@ -1,4 +1,4 @@
-"""Plots of estimated cameras, and of their distribution over the prior."""
+"""Plots of cameras in space, and of their distribution compared with the pose prior."""
 
 import os
 from dataclasses import dataclass
@@ -21,21 +21,26 @@ ERROR_COLOR = "#e0342b"
 TEXT_COLOR = "#555555"
 
 VIEWS = (("from the side", 22.0, -58.0), ("from above", 90.0, -90.0))
-"""Name, elevation and azimuth (degrees) of the two views."""
+"""Name, elevation and azimuth (in degrees) of the two views."""
 
 FRUSTUM_CORNERS = ((-0.8, -0.6, -1.0), (0.8, -0.6, -1.0), (0.8, 0.6, -1.0), (-0.8, 0.6, -1.0), (0.0, 1.0, -1.0))
-"""In the camera's frame and in units of the frustum's depth: the image's four corners, then a tick above it."""
+"""The image's four corners and a tick above it, in the camera's frame, relative to the depth of the frustum."""
+
+PRIOR_SAMPLES = 20_000
+BINS = 30
+QUANTITIES = (("azimuth (°)", 0.0), ("elevation (°)", 1.0), ("distance (relative)", 0.02), ("roll (°)", 2.0))
+"""Names of the histograms, and the margin beside the values in each."""
 
 
 def _frusta(camera_to_worlds: Float[Tensor, "n 3 4"], depth: float) -> Float[np.ndarray, "n 6 3"]:
-    """World positions of each camera's five frustum corners, then of its center."""
+    """World positions of each camera's `FRUSTUM_CORNERS`, then of its center."""
     corners = depth * camera_to_worlds.new_tensor([*FRUSTUM_CORNERS, (0.0, 0.0, 0.0)])
     points = torch.einsum("nij,kj->nki", camera_to_worlds[..., :3], corners) + camera_to_worlds[:, None, :, 3]
     return points.numpy()
 
 
 def _draw_cameras(axes: "Axes3D", camera_to_worlds: Float[Tensor, "n 3 4"], depth: float, color: str) -> None:
-    """Pyramids with a shaded image plane, and a tick on its upper side."""
+    """Draw pyramids with a shaded image plane and a tick on its upper side."""
     from mpl_toolkits.mplot3d.art3d import Line3DCollection, Poly3DCollection
 
     points = _frusta(camera_to_worlds, depth)
@@ -51,11 +56,11 @@ class CameraGroup:
     """Cameras drawn in one color."""
 
     camera_to_worlds: Float[Tensor, "n 3 4"]
-    """On the CPU."""
+    """camera_to_world matrices, on the CPU."""
     color: str
-    """As matplotlib names it."""
+    """matplotlib's name of the color."""
     label: str
-    """What they are, for the legend."""
+    """Text in the legend."""
 
 
 @dataclass(frozen=True)
@@ -63,23 +68,22 @@ class LineGroup:
     """Lines drawn in one color."""
 
     lines: List[Float[np.ndarray, "points 3"]]
-    """Corners of each."""
+    """Vertices of each line."""
     color: str
-    """As matplotlib names it."""
+    """matplotlib's name of the color."""
     label: str
-    """What they are, for the legend."""
+    """Text in the legend."""
 
 
 def plot_cameras(
     estimated: Float[Tensor, "n 3 4"], ground_truth: Optional[Float[Tensor, "n 3 4"]] = None, title: str = ""
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Draws cameras from the side and from above, with a red line from each to its true position.
+    """Plot estimated cameras from the side and from above, with a red line from each to its true position.
 
     Args:
         estimated: camera_to_world matrices.
-        ground_truth: true cameras, already aligned to the estimate's frame, NaN where they are not known; none are
-            drawn if None.
-        title: a line above the image.
+        ground_truth: true cameras in the frame of the estimate, NaN where unknown; none are drawn if None.
+        title: text above the plot.
     """
     estimated = estimated.detach().double().cpu()
     groups = [CameraGroup(estimated, ESTIMATE_COLOR, f"estimated ({len(estimated)} cameras)")]
@@ -100,30 +104,30 @@ def plot_localized(
     paths: List[Float[Tensor, "steps 3 4"]],
     title: str = "",
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Draws where new images were taken, among the training cameras, and how each pose was come to.
+    """Plot localized cameras among the training cameras, with the path of each through its optimization.
 
     Args:
         training: camera_to_world matrices of training images.
-        localized: those of new images.
-        converged: which of these may be believed.
-        paths: poses of each new image from its start on.
-        title: a line above the image.
+        localized: camera_to_world matrices of the localized images.
+        converged: which of the localizations converged.
+        paths: poses of each localized image during optimization, from its start.
+        title: text above the plot.
     """
     localized, sure = localized.detach().double().cpu(), converged.cpu()
     groups = [
-        CameraGroup(training.detach().double().cpu(), TRUTH_COLOR, f"trained on ({len(training)} cameras)"),
+        CameraGroup(training.detach().double().cpu(), TRUTH_COLOR, f"training ({len(training)} cameras)"),
         CameraGroup(localized[sure], ESTIMATE_COLOR, f"localized ({int(sure.sum())})"),
         CameraGroup(localized[~sure], ERROR_COLOR, f"not converged ({int((~sure).sum())})"),
     ]
-    ways = [path[..., 3].detach().double().cpu().numpy() for path in paths]
+    lines = [path[..., 3].detach().double().cpu().numpy() for path in paths]
     drawn = [group for group in groups if len(group.camera_to_worlds)]
-    return plot_groups(drawn, [LineGroup(ways, "#e0a52b", "the way there")], title)
+    return plot_groups(drawn, [LineGroup(lines, "#e0a52b", "optimization path")], title)
 
 
 def plot_groups(
     groups: List[CameraGroup], line_groups: List[LineGroup], title: str
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Draws cameras and lines from the side and from above."""
+    """Plot cameras and lines from the side and from above, with a legend."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -131,7 +135,7 @@ def plot_groups(
     from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
     everything = torch.cat([group.camera_to_worlds for group in groups])
-    # Small enough that a full hemisphere of cameras does not become one blot.
+    # The more cameras, the smaller their frusta, so that they do not cover each other.
     distance = float(torch.linalg.vector_norm(everything[..., 3], dim=-1).median())
     crowd = max(len(group.camera_to_worlds) for group in groups)
     depth = max(distance, 1e-6) * min(0.15, 0.65 / crowd**0.5)
@@ -162,8 +166,8 @@ def plot_groups(
 def _set_up_axes(
     axes: "Axes3D", bounds: Tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]], seen_from_above: bool
 ) -> None:
-    """Equal scales over the given box, a quiet grid, and the object's unit circle on the ground where it fits."""
-    # matplotlib's stubs know nothing of 3-D axes.
+    """Set equal scales over the given box, light grid lines, and the unit circle in the xy plane if it fits."""
+    # matplotlib's stubs have no 3-D axes.
     plain: Any = axes
     low, high = bounds
     middle, half = (low + high) / 2.0, np.maximum((high - low) / 2.0, 0.05 * (high - low).max()) * 1.04
@@ -189,7 +193,7 @@ def _set_up_axes(
 
 
 def save_image(path: Path, image: UInt8[np.ndarray, "height width 3"]) -> None:
-    """Writes an image in the format that the file's ending names, whole or not at all; makes its folder if need be."""
+    """Write an image, complete or not at all, in the format of the file's suffix; make its folder if necessary."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,17 +202,8 @@ def save_image(path: Path, image: UInt8[np.ndarray, "height width 3"]) -> None:
     os.replace(partial, path)
 
 
-PRIOR_DRAWS = 20_000
-BINS = 30
-QUANTITIES = (("azimuth (°)", 0.0), ("elevation (°)", 1.0), ("distance (of the prior's unit)", 0.02), ("roll (°)", 2.0))
-"""What is shown, and how much room is left beside the values."""
-
-
 def pose_quantities(camera_to_worlds: Float[Tensor, "n 3 4"], radius: float) -> Float[Tensor, "n 4"]:
-    """Azimuth in [0, 360), elevation and roll in degrees, and the distance from the origin in units of ``radius``.
-
-    Columns in the order azimuth, elevation, distance, roll.
-    """
+    """Azimuth in [0, 360), elevation, distance from the origin relative to ``radius``, and roll; angles in degrees."""
     positions = camera_to_worlds[..., 3]
     distances = torch.linalg.vector_norm(positions, dim=-1)
     azimuths = torch.rad2deg(torch.atan2(positions[:, 1], positions[:, 0])) % 360.0
@@ -219,18 +214,18 @@ def pose_quantities(camera_to_worlds: Float[Tensor, "n 3 4"], radius: float) -> 
 def plot_pose_distribution(
     camera_to_worlds: Float[Tensor, "n 3 4"], prior: PosePrior, radius: float
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Histograms of estimated azimuth, elevation, distance and roll, over those of the prior.
+    """Histograms of estimated azimuths, elevations, distances and rolls, and those of the prior.
 
     Args:
         camera_to_worlds: estimated poses, in the frame of the prior.
-        prior: what was assumed.
-        radius: the camera distance that counts as 1 in the prior, in scene units.
+        prior: distribution that was assumed.
+        radius: camera distance that is 1 in the prior, in scene units.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     generator = torch.Generator().manual_seed(0)
-    assumed = pose_quantities(prior.sample(PRIOR_DRAWS, radius, "cpu", generator), radius).numpy()
+    assumed = pose_quantities(prior.sample(PRIOR_SAMPLES, radius, "cpu", generator), radius).numpy()
     found = pose_quantities(camera_to_worlds.detach().float().cpu(), radius).numpy()
 
     figure = Figure(figsize=(12.0, 3.4), dpi=110, facecolor="white", layout="constrained")

@@ -1,7 +1,7 @@
-"""Where cameras may stand: the prior P(phi) over poses (GNeRF section 3.1), and what is learned of it.
+"""The prior over camera poses (GNeRF section 3.1), and how it adapts during training.
 
-GNeRF needs a prior that is right and names learning it as future work. Here poses that images were matched with are
-drawn again, a little changed, more often than the prior has them: a wide prior narrows by itself.
+GNeRF needs an accurate prior and leaves learning it to future work. Here, poses that explained images are sampled
+again with small changes (`PosePopulation`), so that a wide prior narrows by itself.
 """
 
 import math
@@ -18,10 +18,10 @@ from gnerf_ns.utils.errors import InputError
 
 
 def object_filling_radius(fov_rad: float) -> float:
-    """Camera distance, in scene units, at which the unit sphere's equator just fills the view.
+    """Camera distance, in scene units, at which a disk of radius 1 around the origin just fills the view.
 
     Args:
-        fov_rad: the smaller of the two fields of view, in radians.
+        fov_rad: smaller one of the two fields of view, in radians.
 
     Returns:
         1 / tan(fov / 2): about 2.75 for 40 degrees.
@@ -31,25 +31,25 @@ def object_filling_radius(fov_rad: float) -> float:
     """
     if not 0.0 < fov_rad < math.pi:
         raise InputError(
-            f"The field of view is {math.degrees(fov_rad):g} degrees; give one between 0 and 180, both excluded."
+            f"The field of view is {math.degrees(fov_rad):g} degrees; it must be between 0 and 180, both excluded."
         )
     return 1.0 / math.tan(fov_rad / 2.0)
 
 
 @dataclass(frozen=True)
 class PosePrior:
-    """A distribution over camera poses around the origin, every value filled in."""
+    """A distribution over camera poses around the origin."""
 
     azimuth_deg: Tuple[float, float]
-    """Smallest and largest azimuth, in degrees, counter-clockwise from +x as seen from +z; uniform."""
+    """Smallest and largest azimuth, in degrees, counter-clockwise from +x as seen from +z."""
     elevation_deg: Tuple[float, float]
-    """Smallest and largest elevation above the xy plane, in degrees; directions are uniform in solid angle."""
+    """Smallest and largest elevation above the xy plane, in degrees. Directions are uniform in solid angle."""
     radius: Tuple[float, float]
-    """Smallest and largest distance from the origin, as a multiple of the radius given to ``sample``; uniform."""
+    """Smallest and largest distance from the origin, relative to the radius given to ``sample``; uniform."""
     look_at_jitter: float
-    """Standard deviation of the point looked at, on each axis, as a share of the radius given to ``sample``."""
+    """Standard deviation of the look-at point along each axis, relative to the radius given to ``sample``."""
     roll_deg: Tuple[float, float]
-    """Smallest and largest turn about the viewing axis, in degrees; uniform."""
+    """Smallest and largest roll about the viewing axis, in degrees; uniform."""
 
     @property
     def looks_at_origin(self) -> bool:
@@ -57,8 +57,8 @@ class PosePrior:
         return self.look_at_jitter == 0.0 and self.roll_deg == (0.0, 0.0)
 
     @property
-    def centerd(self) -> "PosePrior":
-        """The same cameras, all aimed at the origin."""
+    def centered(self) -> "PosePrior":
+        """The same distribution with all cameras looking at the origin."""
         return replace(self, look_at_jitter=0.0)
 
     def sample(
@@ -68,13 +68,13 @@ class PosePrior:
         device: Union[torch.device, str],
         generator: Optional[torch.Generator] = None,
     ) -> Float[Tensor, "count 3 4"]:
-        """Draws independent poses.
+        """Draw independent poses.
 
         Args:
-            count: how many.
-            radius: the camera distance that counts as 1, in scene units.
-            device: where the poses (and the generator, if any) live.
-            generator: source of randomness; torch's global one if None.
+            count: number of poses.
+            radius: camera distance that is 1 in the prior, in scene units.
+            device: device of the poses and of the generator, if any.
+            generator: random number generator; torch's global one if None.
 
         Returns:
             camera_to_world matrices.
@@ -84,7 +84,7 @@ class PosePrior:
             return low + (high - low) * torch.rand(count, device=device, generator=generator)
 
         azimuth = uniform(*(math.radians(angle) for angle in self.azimuth_deg))
-        # A band of a sphere between two heights has an area proportional to their difference (Archimedes).
+        # Uniform in solid angle means uniform in the sine of the elevation (Archimedes).
         sin_elevation = uniform(*(math.sin(math.radians(angle)) for angle in self.elevation_deg))
         cos_elevation = (1.0 - sin_elevation.square()).clamp_min(0.0).sqrt()
         distance = radius * uniform(*self.radius)
@@ -112,37 +112,36 @@ PRESETS = {
         roll_deg=(0.0, 0.0),
     ),
 }
-"""The ranges of the released GNeRF code, by the kind of data they were made for.
+"""The ranges of GNeRF's released code, by dataset.
 
-Within them, two things differ: the released code draws elevations uniformly in degrees, which crowds cameras around
-the pole, and moves the point looked at along x and y only, not along z.
+Within these ranges, the released code draws elevations uniformly in degrees, which concentrates cameras near the pole,
+and moves the look-at point along x and y only.
 """
 
 
 @dataclass
 class PosePriorConfig:
-    """What is known about where the images were taken from."""
+    """Configuration of `PosePrior`: what is known about the poses of the cameras."""
 
     preset: Literal["blender", "dtu"] = "blender"
-    """Where values come from that are not given below: the ranges of the released GNeRF for Blender scenes (the upper
-    hemisphere, looking at the origin) or for DTU (azimuth 0 to 150, elevation 0 to 80 degrees, look-at jitter).
-    Directions are uniform in solid angle; the released code's elevations are uniform in degrees."""
+    """Ranges of all that is not given below, as in GNeRF's released code. blender: the upper hemisphere, looking at the
+    origin; dtu: azimuth 0 to 150 and elevation 0 to 80 degrees, with look-at jitter."""
     azimuth_deg: Optional[Tuple[float, float]] = None
     """Smallest and largest azimuth, in degrees."""
     elevation_deg: Optional[Tuple[float, float]] = None
-    """Smallest and largest elevation, in degrees, between -90 and 90; all directions in the range are as likely."""
+    """Smallest and largest elevation, in degrees, between -90 and 90. Directions are uniform in solid angle."""
     radius: Optional[Tuple[float, float]] = None
-    """Smallest and largest camera distance, in units of the distance at which the object fills the view."""
+    """Smallest and largest camera distance, relative to the distance at which the object fills the view."""
     look_at_jitter: Optional[float] = None
-    """Standard deviation of the point looked at, as a share of the camera distance."""
+    """Standard deviation of the look-at point, relative to the distance at which the object fills the view."""
     roll_deg: Optional[Tuple[float, float]] = None
-    """Smallest and largest turn about the viewing axis, in degrees."""
+    """Smallest and largest roll about the viewing axis, in degrees."""
 
     def resolve(self) -> PosePrior:
-        """Fills in the preset's values.
+        """The prior, with missing values taken from the preset.
 
         Raises:
-            InputError: a range is contradictory; the sentence names it.
+            InputError: a range is contradictory or impossible.
         """
         preset = PRESETS[self.preset]
         prior = PosePrior(
@@ -157,7 +156,7 @@ class PosePriorConfig:
 
 
 def _check(prior: PosePrior) -> None:
-    """Raises InputError on values that no camera can have."""
+    """Raise an InputError for values that no camera can have."""
     ranges = {
         "azimuth_deg": prior.azimuth_deg,
         "elevation_deg": prior.elevation_deg,
@@ -186,21 +185,21 @@ def _check(prior: PosePrior) -> None:
 
 
 class PosePopulation(nn.Module):
-    """Poses of the last few steps, with weights; all of them aimed at the origin.
+    """Weighted poses of recent training steps, from which new poses that look at the origin are sampled.
 
     Attributes:
-        poses: camera_to_worlds [capacity, 3, 4], newest first.
-        weights: of the same poses; 0 where there is none yet.
+        poses: camera_to_world matrices [capacity, 3, 4], newest first.
+        weights: weights of these poses [capacity]; 0 for empty places.
     """
 
     poses: Tensor
     weights: Tensor
 
     def __init__(self, capacity: int) -> None:
-        """Starts empty.
+        """Start empty.
 
         Args:
-            capacity: how many poses are remembered.
+            capacity: number of poses that are remembered.
         """
         super().__init__()
         self.register_buffer("poses", torch.zeros(capacity, 3, 4))
@@ -208,18 +207,18 @@ class PosePopulation(nn.Module):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to draw from."""
+        """Whether no pose has a weight, so that nothing can be sampled."""
         return not bool(self.weights.any())
 
     def reset_parameters(self) -> None:
-        """Empty it."""
+        """Forget all poses."""
         self.weights.zero_()
 
     @torch.no_grad()
     def remember(self, poses: Float[Tensor, "batch 3 4"], weights: Float[Tensor, "batch"]) -> None:
-        """Takes in poses and how much each explained; the oldest are forgotten.
+        """Add poses with their weights, in place of the oldest ones.
 
-        Weights that are no numbers, of an attempt at phase A that has diverged, count as 0.
+        Weights that are NaN, from an attempt at phase A that has diverged, count as 0.
         """
         capacity = len(self.weights)
         weights = weights.nan_to_num()
@@ -228,14 +227,14 @@ class PosePopulation(nn.Module):
 
     @torch.no_grad()
     def sample(self, count: int, prior: PosePrior, radius: float, spread: float) -> Float[Tensor, "count 3 4"]:
-        """Draws poses near remembered ones, by weight.
+        """Draw poses near remembered ones, which are chosen in proportion to their weights.
 
         Args:
-            count: how many.
-            prior: distances and rolls stay within its ranges.
-            radius: the camera distance that counts as 1 in the prior, in scene units.
-            spread: standard deviation of the change of direction, in radians; distance and roll change by this share
-                of their ranges.
+            count: number of poses.
+            prior: prior whose ranges bound distances and rolls.
+            radius: camera distance that is 1 in the prior, in scene units.
+            spread: standard deviation of the change of direction, in radians, and of the changes of distance and roll,
+                relative to their ranges.
         """
         parents = self.poses[torch.multinomial(self.weights, count, replacement=True)]
         positions = parents[..., 3]
@@ -253,7 +252,7 @@ class PosePopulation(nn.Module):
 
 
 def roll_of(camera_to_worlds: Float[Tensor, "*batch 3 4"]) -> Float[Tensor, "*batch"]:
-    """How far cameras that look at the origin are turned about their axis, in radians, as `look_at` has it."""
+    """Roll of cameras that look at the origin, in radians, as in `look_at`."""
     level = look_at(camera_to_worlds[..., 3])
     right = camera_to_worlds[..., 0]
     return torch.atan2((right * level[..., 1]).sum(dim=-1), (right * level[..., 0]).sum(dim=-1))
