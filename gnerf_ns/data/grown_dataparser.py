@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Type
@@ -15,6 +14,8 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 from torch import Tensor
 
 from gnerf_ns.data.dataparser import GROUND_TRUTH_KEY, UnposedDataParserConfig
+from gnerf_ns.data.orientation import ORIENTATIONS_KEY, stored_outputs, upright_outputs
+from gnerf_ns.data.transforms_json import load_transforms_json
 from gnerf_ns.utils.errors import InputError
 
 APPLIED_TO_COLMAP = ((0.0, 1.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0), (0.0, 0.0, -1.0, 0.0))
@@ -74,7 +75,7 @@ class WorldFrame:
 def _applied_before(data: Path) -> Tuple[Float[Tensor, "3 4"], float]:
     """What had been done to COLMAP's poses before they were written, by the rules of nerfstudio's dataparser."""
     listed = data if data.suffix == ".json" else data / "transforms.json"
-    meta = json.loads(listed.read_text())
+    meta = load_transforms_json(listed)
     applied = meta.get("applied_transform")
     if applied is None:
         applied = APPLIED_TO_COLMAP if (data / "colmap/sparse/0").exists() else torch.eye(4)[:3].tolist()
@@ -113,11 +114,18 @@ class GrownDataParser(DataParser):
             return outputs
         parser = UnposedDataParserConfig(data=self.config.localized, eval_interval=0, min_images=1).setup()
         added = parser.get_dataparser_outputs("all")
-        world = world_frame_of(base, outputs) if self.config.base_has_true_poses else WorldFrame.same()
-        poses = world.to_field(added.metadata[GROUND_TRUTH_KEY])
+        added.cameras.camera_to_worlds = added.metadata[GROUND_TRUTH_KEY]
+        world = WorldFrame.same()
+        if self.config.base_has_true_poses:
+            # Other methods' datasets read images as they are stored.
+            world, added = world_frame_of(base, outputs), stored_outputs(added)
+        else:
+            outputs = upright_outputs(outputs)
+        poses = world.to_field(added.cameras.camera_to_worlds)
         metadata: Dict[str, Any] = dict(outputs.metadata)
         self._check_metadata(metadata, len(outputs.image_filenames))
         if not self.config.base_has_true_poses:
+            metadata[ORIENTATIONS_KEY] = {**metadata[ORIENTATIONS_KEY], **added.metadata[ORIENTATIONS_KEY]}
             truth: Optional[Tensor] = metadata.get(GROUND_TRUTH_KEY, outputs.cameras.camera_to_worlds)
             if truth is not None:
                 metadata[GROUND_TRUTH_KEY] = torch.cat([truth, torch.full_like(poses, float("nan"))])

@@ -59,14 +59,16 @@ class ImageStack:
 
     Attributes:
         pixels: uint8 [n, h, w, 3 or 4], the fourth channel being straight alpha (or the mask).
+        extents: share of the width and height that each image covers, in the middle [n, 2]; the rest is padding. None
+            where no image is padded.
     """
 
     def __init__(
         self, pixels: UInt8[Tensor, "n height width channels"], extents: Optional[Float[Tensor, "n 2"]] = None
     ):
-        self.extents = extents
+        self.extents = None if extents is None or bool((extents == 1).all()) else extents
         # Alpha that is opaque everywhere says nothing about the background.
-        if pixels.shape[-1] == 4 and bool((pixels[..., 3] == 255).all()):
+        if pixels.shape[-1] == 4 and self._is_opaque(pixels[..., 3]):
             pixels = pixels[..., :3].contiguous()
         self.pixels = pixels
         self._cache: OrderedDict[Tuple[int, int], Tensor] = OrderedDict()
@@ -98,7 +100,11 @@ class ImageStack:
                     alphas = torch.full_like(colors[..., :1], 255) if alphas is None else alphas
                     alphas[index] = torch.from_numpy(image[..., 3:])
         pixels = colors if alphas is None else torch.cat([colors, alphas], dim=-1)
-        return cls(pixels.to(device))
+        stack = cls(pixels.to(device), None if dataset.extents is None else dataset.extents.to(device))
+        inside = stack.validity(size.height, size.width)
+        if inside is not None:  # padding of images without alpha among others with alpha
+            stack.pixels[inside == 0] = 0
+        return stack
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -107,6 +113,11 @@ class ImageStack:
         """Some of the images, each as often as its index occurs."""
         extents = None if self.extents is None else self.extents[indices.to(self.extents.device)]
         return ImageStack(self.pixels[indices], extents)
+
+    def _is_opaque(self, alphas: UInt8[Tensor, "n height width"]) -> bool:
+        """Whether nothing shows through any image; what padding is made of does not count."""
+        opaque, inside = alphas == 255, self.validity(alphas.shape[1], alphas.shape[2])
+        return bool((opaque if inside is None else opaque | (inside == 0)).all())
 
     @property
     def height(self) -> int:
@@ -177,9 +188,11 @@ class ImageStack:
 
 def _covered(shares: Float[Tensor, "batch"], count: int) -> Float[Tensor, "batch {count}"]:
     """How much of each of ``count`` equal cells of [-1, 1] lies in the centered interval of a share of its length."""
-    edges = torch.linspace(-1.0, 1.0, count + 1, device=shares.device)
-    lengths = torch.minimum(edges[1:], shares[:, None]) - torch.maximum(edges[:-1], -shares[:, None])
-    return (lengths * count / 2.0).clamp(0.0, 1.0)
+    edges = torch.arange(count + 1, device=shares.device, dtype=torch.float64) - count / 2
+    halves = (shares.double() * count / 2)[:, None]
+    covered = torch.maximum(torch.minimum(edges, halves), -halves).diff(dim=1).float()
+    # A share in single precision is not to leave traces where the interval ends between two cells.
+    return torch.where((covered - covered.round()).abs() < 1e-5, covered.round(), covered)
 
 
 @dataclass(frozen=True)

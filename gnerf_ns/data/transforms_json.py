@@ -1,5 +1,6 @@
 """The one place that knows nerfstudio's ``transforms.json`` format: read it, and write cameras as one."""
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field, replace
@@ -9,12 +10,22 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from nerfstudio.cameras.cameras import Cameras, CameraType
-from nerfstudio.utils.rich_utils import CONSOLE
-from PIL import ExifTags, Image
-from torch import Tensor
+from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, Cameras, CameraType
+from PIL import Image
 
-from gnerf_ns.data.images import IMAGE_SUFFIXES, read_exif
+from gnerf_ns.data.images import IMAGE_SUFFIXES, ImageSize
+from gnerf_ns.data.orientation import (
+    as_displayed,
+    as_stored,
+    intrinsics_of,
+    listed_orientation,
+    read_header,
+    resized_intrinsics,
+    turned_intrinsics,
+    turned_pose,
+    turns_to_upright,
+)
+from gnerf_ns.data.remarks import named, remark
 from gnerf_ns.utils.errors import InputError
 
 CAMERA_MODELS = {
@@ -27,9 +38,11 @@ CAMERA_MODELS = {
 SPLIT_KEYS = ("train_filenames", "val_filenames", "test_filenames")
 """Entries that name the frames of one split each."""
 
-QUARTER_TURNS_OF_ORIENTATION = {1: 0, 6: 1, 3: 2, 8: 3}
-"""How often the upright image is turned a quarter counter-clockwise to give the stored one, by EXIF orientation.
-The other four orientations are mirror images, which no camera takes."""
+_ROTATION_TOLERANCE = 0.02
+"""By how much a pose's axes may differ from orthonormal ones: written with two decimals, say."""
+
+
+# Reading
 
 
 @dataclass(frozen=True)
@@ -41,11 +54,15 @@ class Frame:
     mask: Optional[Path] = None
     """Its mask file, if any."""
     camera_to_world: Optional[Float[np.ndarray, "3 4"]] = None
-    """Its true pose, if known."""
+    """Its true pose, if known: of the upright image."""
     values: Mapping[str, Any] = field(default_factory=dict)
     """Intrinsics as the transforms.json spells them, the frame's own laid over the file's."""
     source: Optional[Path] = None
     """The transforms.json that lists it, if any."""
+    quarter_turns: int = 0
+    """How often the image that `values` are for is turned a quarter clockwise to be upright."""
+    orientations: Mapping[Path, int] = field(default_factory=dict)
+    """The EXIF orientation to apply to its image and its mask, where that is not their own."""
 
 
 @dataclass(frozen=True)
@@ -56,32 +73,19 @@ class TransformsJson:
     """All of them, by file name."""
     lists: Mapping[str, List[Frame]]
     """Those that each of ``train_filenames``, ``val_filenames`` and ``test_filenames`` names, where there is one."""
+    unmatched: Mapping[str, List[str]]
+    """Those names of each list that are no frame's."""
 
 
-def read_transforms_json(path: Path) -> TransformsJson:
-    """Read a nerfstudio or Blender transforms file.
+def load_transforms_json(path: Path) -> Dict[str, Any]:
+    """The bare entries of a transforms file, in any of JSON's encodings, with or without a byte order mark.
 
     Raises:
-        InputError: it cannot be read; an image or mask that it lists is missing; an entry is not what it should be.
+        InputError: it cannot be read, is no JSON, or has no list of frames.
     """
-    meta = _load(path)
-    shared = {key: value for key, value in meta.items() if key != "frames"}
-    frames = [_frame_from_entry(entry, shared, path) for entry in meta["frames"]]
-    frames.sort(key=lambda frame: str(frame.image))
-    return TransformsJson(frames, {key: _listed(meta[key], key, frames, path) for key in SPLIT_KEYS if key in meta})
-
-
-def _listed(names: Any, key: str, frames: List[Frame], path: Path) -> List[Frame]:
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f'{path} has "{key}" that is no list of file names; correct it, or remove that entry.')
-    wanted = {str((path.parent / name).resolve()) for name in names}
-    return [frame for frame in frames if str(frame.image.resolve()) in wanted]
-
-
-def _load(path: Path) -> Dict[str, Any]:
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        meta = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path} cannot be read ({error}); correct it, or remove it to use the bare images."
         ) from error
@@ -90,36 +94,73 @@ def _load(path: Path) -> Dict[str, Any]:
     return meta
 
 
-def _frame_from_entry(entry: Any, shared: Mapping[str, Any], path: Path) -> Frame:
-    if not isinstance(entry, dict) or not isinstance(entry.get("file_path"), str):
-        raise InputError(f'{path} lists a frame without "file_path"; correct it, or remove it to use the bare images.')
-    mask = None
-    if entry.get("mask_path"):
-        if not isinstance(entry["mask_path"], str):
-            raise InputError(
-                f'{path} gives {entry["file_path"]} a "mask_path" that is no file name; correct or remove that entry.'
-            )
-        mask = path.parent / entry["mask_path"]
-        if not mask.is_file():
-            raise InputError(f"{path} lists the mask {mask}, which does not exist; restore it or correct the file.")
-    return Frame(
-        image=_listed_image(path, entry["file_path"]),
-        mask=mask,
-        camera_to_world=_pose(entry, path),
-        values={**shared, **entry},
-        source=path,
+def read_transforms_json(path: Path) -> TransformsJson:
+    """Read a nerfstudio or Blender transforms file; a frame that is listed twice counts once.
+
+    Raises:
+        InputError: it cannot be read; an image or mask that it lists is missing; an entry is not what it should be.
+    """
+    meta = load_transforms_json(path)
+    shared = {key: value for key, value in meta.items() if key != "frames"}
+    frames: Dict[Path, Frame] = {}
+    repeated: List[Path] = []
+    for entry in meta["frames"]:
+        frame = _frame_from_entry(entry, shared, path)
+        if frames.setdefault(frame.image.resolve(), frame) is not frame:
+            repeated.append(frame.image)
+    if repeated:
+        remark(f"{path} lists {named(repeated)} more than once; the first entry of each counts.")
+    listed = {key: _listed(meta[key], key, frames, path) for key in SPLIT_KEYS if key in meta}
+    return TransformsJson(
+        sorted(frames.values(), key=lambda frame: str(frame.image)),
+        {key: matched for key, (matched, _) in listed.items()},
+        {key: unmatched for key, (_, unmatched) in listed.items()},
     )
 
 
-def _listed_image(path: Path, file_path: str) -> Path:
-    """The file of a frame; Blender's layout leaves the extension out."""
-    exact = path.parent / file_path
-    endings = ("", *IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
-    for ending in endings:
-        candidate = exact.with_name(exact.name + ending)
-        if candidate.is_file():
-            return candidate
-    raise InputError(f"{path} lists the image {exact}, which does not exist; restore it or take it off the list.")
+def _listed(names: Any, key: str, frames: Mapping[Path, Frame], path: Path) -> Tuple[List[Frame], List[str]]:
+    """The frames that a list names, by file name, and the names that are no frame's."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f'{path} has "{key}" that is no list of file names; correct it, or remove that entry.')
+    files = {name: _listed_file(path, name, with_endings=True) for name in names}
+    wanted = {None if file is None else file.resolve() for file in files.values()}
+    matched = [frame for image, frame in frames.items() if image in wanted]
+    unmatched = [name for name, file in files.items() if file is None or file.resolve() not in frames]
+    return sorted(matched, key=lambda frame: str(frame.image)), unmatched
+
+
+def _frame_from_entry(entry: Any, shared: Mapping[str, Any], path: Path) -> Frame:
+    if not isinstance(entry, dict) or not isinstance(entry.get("file_path"), str):
+        raise InputError(f'{path} lists a frame without "file_path"; correct it, or remove it to use the bare images.')
+    name = entry["file_path"]
+    image = _listed_file(path, name, with_endings=True)
+    if image is None:
+        raise InputError(
+            f"{path} lists the image {path.parent / name}, which does not exist; restore it or take it off the list."
+        )
+    mask = None
+    if entry.get("mask_path"):
+        if not isinstance(entry["mask_path"], str):
+            raise InputError(f'{path} gives {name} a "mask_path" that is no file name; correct or remove that entry.')
+        mask = _listed_file(path, entry["mask_path"])
+        if mask is None:
+            raise InputError(
+                f"{path} lists the mask {path.parent / entry['mask_path']}, which does not exist; restore it or "
+                "correct the file."
+            )
+    return _turned_upright(Frame(image, mask, _pose(entry, path), {**shared, **entry}, path))
+
+
+def _listed_file(path: Path, name: str, with_endings: bool = False) -> Optional[Path]:
+    """The file of that name, written on any operating system; Blender's layout leaves the ending out."""
+    endings = ("", *IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES)) if with_endings else ("",)
+    for spelling in (name, name.replace("\\", "/")):
+        exact = path.parent / spelling
+        for ending in endings:
+            candidate = exact.with_name(exact.name + ending) if exact.name else exact
+            if candidate.is_file():
+                return candidate
+    return None
 
 
 def _pose(entry: Mapping[str, Any], path: Path) -> Optional[Float[np.ndarray, "3 4"]]:
@@ -127,149 +168,202 @@ def _pose(entry: Mapping[str, Any], path: Path) -> Optional[Float[np.ndarray, "3
         return None
     try:
         matrix = np.asarray(entry["transform_matrix"], dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         matrix = np.empty(0)
+    fault = _fault_of(matrix)
+    if fault is not None:
+        raise InputError(f"{path} gives {entry['file_path']} a transform_matrix that {fault}; correct it.")
+    scale = np.cbrt(np.linalg.det(matrix[:3, :3]))
+    # Left as it is where it is a rotation already.
+    rotation = matrix[:3, :3] if abs(scale - 1) < _ROTATION_TOLERANCE else matrix[:3, :3] / scale
+    return np.concatenate([rotation, matrix[:3, 3:]], axis=1)
+
+
+def _fault_of(matrix: Float[np.ndarray, "*shape"]) -> Optional[str]:
+    """Why a matrix is no camera_to_world: a rotation, perhaps scaled, and a position; None if it is one."""
     if matrix.shape not in ((3, 4), (4, 4)) or not np.isfinite(matrix).all():
-        raise InputError(
-            f"{path} gives {entry['file_path']} a transform_matrix that is not 4x4 finite numbers; correct it."
-        )
-    return matrix[:3]
+        return "is not 4x4 finite numbers"
+    if len(matrix) == 4 and not np.allclose(matrix[3], (0.0, 0.0, 0.0, 1.0), atol=1e-6):
+        return "does not end with the row 0 0 0 1"
+    longest, _, shortest = np.linalg.svd(matrix[:3, :3], compute_uv=False)
+    if longest == 0:
+        return "has only zeros for its rotation"
+    if shortest < (1 - _ROTATION_TOLERANCE) * longest:
+        return "is no rotation (its axes are of differing lengths or not at right angles)"
+    return "mirrors the world (its determinant is negative)" if np.linalg.det(matrix[:3, :3]) < 0 else None
+
+
+def _turned_upright(frame: Frame) -> Frame:
+    """The frame with the pose of its upright image.
+
+    A listed pose is that of the stored pixels unless the listed size is that of the displayed ones; a camera without a
+    pose is that of the displayed pixels unless its size is that of the stored ones.
+    """
+    width, height = (_positive(frame.values.get(key)) for key in "wh")
+    turns, orientations = listed_orientation(
+        frame.image,
+        frame.mask,
+        _camera_type(frame.values),
+        None if width is None or height is None else ImageSize(round(width), round(height)),
+        in_doubt=frame.camera_to_world is not None,
+    )
+    values = frame.values
+    if (width is None or height is None) and (turns or orientations):
+        stored = read_header(frame.image).size
+        scale = width / stored.width if width else height / stored.height if height else 1.0
+        values = {**values, "w": scale * stored.width, "h": scale * stored.height}
+    pose = frame.camera_to_world
+    if pose is not None:
+        pose = turned_pose(torch.from_numpy(pose), turns).numpy()
+    return replace(frame, camera_to_world=pose, values=values, quarter_turns=turns, orientations=orientations)
+
+
+def _positive(value: Any) -> Optional[float]:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None  # a wrong number is complained of where intrinsics are read
+    return number if np.isfinite(number) and number >= 1 else None
+
+
+def _camera_type(values: Mapping[str, Any]) -> CameraType:
+    """As far as it matters to whether a camera can be turned."""
+    if values.get("equirectangular"):
+        return CameraType.EQUIRECTANGULAR
+    return CAMERA_MODEL_TO_TYPE.get(str(values.get("camera_model")).upper(), CameraType.PERSPECTIVE)
+
+
+# Writing
 
 
 @dataclass(frozen=True)
-class _Frame:
-    """One camera in pixels, image origin at the top left."""
+class FileFrames:
+    """Image files of one split with their cameras, to be written."""
 
-    width: int
-    height: int
-    focal: Tuple[float, float]
-    center: Tuple[float, float]
-    distortion: Tuple[float, ...]
-    """k1, k2, k3, k4, p1, p2."""
-    camera_to_world: Float[Tensor, "3 4"]
+    cameras: Cameras
+    """Intrinsics, at any size, and poses of the images."""
+    image_filenames: List[Path]
+    """The files, one per camera."""
+    mask_filenames: Optional[List[Path]] = None
+    """Their masks, if any."""
+    orientations: Mapping[Path, int] = field(default_factory=dict)
+    """The cameras are those of the images turned as their EXIF orientation says, or as it is said here."""
+    remarks: Optional[List[Dict[str, Any]]] = None
+    """Further entries of each frame; None for none."""
 
-    def resized(self, width: int, height: int) -> "_Frame":
-        """The same view at another size in pixels."""
-        x, y = width / self.width, height / self.height
-        return replace(
-            self,
-            width=width,
-            height=height,
-            focal=(self.focal[0] * x, self.focal[1] * y),
-            center=(self.center[0] * x, self.center[1] * y),
-        )
-
-    def turned_counter_clockwise(self) -> "_Frame":
-        """The camera of the image turned a quarter counter-clockwise: x' = y, y' = width - x."""
-        *radial, p1, p2 = self.distortion
-        right, upward, backward, position = self.camera_to_world.unbind(dim=-1)
-        return replace(
-            self,
-            width=self.height,
-            height=self.width,
-            focal=(self.focal[1], self.focal[0]),
-            center=(self.center[1], self.width - self.center[0]),
-            # The tangential term is r^2 t + 2 (t . x) x with t = (p2, p1), and t turns like any vector.
-            distortion=(*radial, -p2, p1),
-            camera_to_world=torch.stack([-upward, right, backward, position], dim=-1),
-        )
-
-    def to_json(self, image: Path, mask: Optional[Path]) -> Dict:
-        """One entry of the file's list of frames."""
-        bottom = torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=torch.float64)
-        entry = {
-            "file_path": image.absolute().as_posix(),
-            "w": self.width,
-            "h": self.height,
-            "fl_x": self.focal[0],
-            "fl_y": self.focal[1],
-            "cx": self.center[0],
-            "cy": self.center[1],
-            **dict(zip(("k1", "k2", "k3", "k4", "p1", "p2"), self.distortion, strict=True)),
-            "transform_matrix": torch.cat([self.camera_to_world, bottom]).tolist(),
-        }
-        if mask is not None:
-            entry["mask_path"] = mask.absolute().as_posix()
-        return entry
+    def orientation_of(self, file: Path) -> int:
+        """How an image or mask is turned for its camera."""
+        return self.orientations.get(file, read_header(file).orientation)
 
 
-def _stored(path: Path, applies_orientation: bool) -> Tuple[int, int, int]:
-    """Width and height of the pixels as stored, and the EXIF orientation (1 where its camera ignores that)."""
-    with Image.open(path) as image:
-        orientation = read_exif(image).get(ExifTags.Base.Orientation, 1) if applies_orientation else 1
-        return image.width, image.height, orientation
-
-
-def write_transforms_json(
-    path: Path,
-    cameras: Cameras,
-    camera_to_worlds: Float[Tensor, "n 3 4"],
-    image_filenames: List[Path],
-    mask_filenames: Optional[List[Path]] = None,
-    applies_orientation: Optional[List[bool]] = None,
-    remarks: Optional[List[Dict[str, Any]]] = None,
-) -> None:
-    """Writes estimated poses, with intrinsics and distortion of each image file, in nerfstudio's format.
+def write_transforms_json(path: Path, splits: Mapping[str, FileFrames]) -> None:
+    """Write poses, with intrinsics and distortion of each image file, in nerfstudio's format.
 
     Intrinsics are scaled from the cameras' own size to the file's. nerfstudio reads files without turning them
-    upright, so a file with an EXIF rotation gets the camera of its stored pixels, unless its camera is that one
-    already; one that EXIF calls mirrored is left out, with a note on the console. Masks are written if every one of
-    them matches its image's stored size and orientation, as nerfstudio demands. The file appears whole or not at all.
+    upright, so a file with an EXIF rotation gets the camera of its stored pixels. No camera takes one that EXIF calls
+    mirrored: an upright copy is written, into a folder beside the file. So is a copy of a mask that is not stored the
+    way up that its image is. Masks are named if every one of them has its image's size, as nerfstudio demands. The
+    file appears whole or not at all.
 
     Args:
         path: the file to write; its folder is made if need be.
-        cameras: intrinsics of the upright images (see ``applies_orientation``); their poses are not used.
-        camera_to_worlds: poses of the same images.
-        image_filenames: the images, one per camera.
-        mask_filenames: their masks, if any.
-        applies_orientation: for each image, whether its camera is that of the image turned as its EXIF orientation
-            says, else of the pixels as stored; None for all turned.
-        remarks: further entries of each frame; None for none.
+        splits: the images of "train", and perhaps of "val" and "test"; if only one of these two is given, it serves as
+            the other, too. A single split of any name is written as a file without splits.
 
     Raises:
-        InputError: cameras of differing or unsupported types.
+        InputError: cameras of differing or unsupported types, an image that cannot be read, or a camera that is not
+            finite.
     """
-    types = {CameraType(value) for value in cameras.camera_type.flatten().tolist()}
+    types = {CameraType(value) for split in splits.values() for value in split.cameras.camera_type.flatten().tolist()}
     if len(types) != 1 or not types <= CAMERA_MODELS.keys():
         raise InputError(
             f"{path} cannot hold cameras of type {', '.join(sorted(kind.name for kind in types))}; "
             f"use one of {', '.join(kind.name for kind in CAMERA_MODELS)} for all images."
         )
-    turned = [True] * len(image_filenames) if applies_orientation is None else applies_orientation
-    stored = [_stored(image, is_turned) for image, is_turned in zip(image_filenames, turned, strict=True)]
-    masks: List[Optional[Path]] = [None] * len(image_filenames)
-    if mask_filenames is not None:
-        if stored == [_stored(mask, is_turned) for mask, is_turned in zip(mask_filenames, turned, strict=True)]:
-            masks = list(mask_filenames)
-        else:
-            CONSOLE.log(f"[yellow]{path.name} names no masks: some differ from their image in size or orientation.")
-
-    frames = []
-    for index, (image, mask) in enumerate(zip(image_filenames, masks, strict=True)):
-        width, height, orientation = stored[index]
-        if orientation not in QUARTER_TURNS_OF_ORIENTATION:
-            CONSOLE.log(f"[yellow]{path.name} leaves out {image}, whose EXIF orientation is a mirror image.")
-            continue
-        turns = QUARTER_TURNS_OF_ORIENTATION[orientation]
-        upright_size = (width, height) if turns % 2 == 0 else (height, width)
-        frame = _frame_of(cameras, index, camera_to_worlds[index]).resized(*upright_size)
-        for _ in range(turns):
-            frame = frame.turned_counter_clockwise()
-        frames.append({**frame.to_json(image, mask), **({} if remarks is None else remarks[index])})
-
+    with_masks = all(_masks_fit(split, path) for split in splits.values())
+    frames = {
+        name: [_entry(split, index, path, with_masks) for index in range(len(split.image_filenames))]
+        for name, split in splits.items()
+    }
+    meta: Dict[str, Any] = {"camera_model": CAMERA_MODELS[types.pop()]}
+    if sum(len(entries) > 0 for entries in frames.values()) > 1:
+        for key, *names in (("train", "train"), ("val", "val", "test"), ("test", "test", "val")):
+            entries = next((frames[name] for name in names if name in frames), [])
+            meta[f"{key}_filenames"] = [entry["file_path"] for entry in entries]
+    meta["frames"] = [entry for entries in frames.values() for entry in entries]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps({"camera_model": CAMERA_MODELS[types.pop()], "frames": frames}, indent=2))
-    os.replace(partial, path)
+    try:
+        partial.write_text(json.dumps(meta, indent=2), encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def _frame_of(cameras: Cameras, index: int, camera_to_world: Float[Tensor, "3 4"]) -> _Frame:
-    distortion = cameras.distortion_params
-    return _Frame(
-        width=int(cameras.width[index]),
-        height=int(cameras.height[index]),
-        focal=(float(cameras.fx[index]), float(cameras.fy[index])),
-        center=(float(cameras.cx[index]), float(cameras.cy[index])),
-        distortion=(0.0,) * 6 if distortion is None else tuple(distortion[index].tolist()),
-        camera_to_world=camera_to_world.detach().double().cpu(),
-    )
+def _masks_fit(split: FileFrames, path: Path) -> bool:
+    """Whether masks can be named, of which there are some or none."""
+    for image, mask in zip(split.image_filenames, split.mask_filenames or [], strict=False):
+        size = read_header(image).size_as(split.orientation_of(image))
+        if read_header(mask).size_as(split.orientation_of(mask)) != size:
+            remark(f"{path.name} names no masks: {mask} is not of the size of its image {image}.")
+            return False
+    return True
+
+
+def _entry(split: FileFrames, index: int, path: Path, with_mask: bool) -> Dict[str, Any]:
+    """One of the file's list of frames."""
+    image, pose = split.image_filenames[index], split.cameras.camera_to_worlds[index].detach().double().cpu()
+    header, orientation = read_header(image), split.orientation_of(image)
+    intrinsics = resized_intrinsics(intrinsics_of(split.cameras, index), header.size_as(orientation))
+    figures = [*intrinsics.focal, *intrinsics.center, *intrinsics.distortion]
+    if not (torch.isfinite(pose).all() and np.isfinite(figures).all()):
+        raise InputError(
+            f"The camera of {image} is not finite numbers, so that {path} is not written; train anew, with another "
+            "--machine.seed or fewer changes to the defaults."
+        )
+    turns = turns_to_upright(orientation, intrinsics.camera_type)
+    if turns is None:
+        image, stored_orientation = _upright_copy(image, orientation, 1, path), 1
+    else:
+        intrinsics, pose = turned_intrinsics(intrinsics, -turns), turned_pose(pose, -turns)
+        stored_orientation = orientation
+    entry: Dict[str, Any] = {
+        "file_path": image.absolute().as_posix(),
+        "w": intrinsics.size.width,
+        "h": intrinsics.size.height,
+        "fl_x": intrinsics.focal[0],
+        "fl_y": intrinsics.focal[1],
+        "cx": intrinsics.center[0],
+        "cy": intrinsics.center[1],
+        **dict(zip(("k1", "k2", "k3", "k4", "p1", "p2"), intrinsics.distortion, strict=True)),
+        "transform_matrix": [*pose.tolist(), [0.0, 0.0, 0.0, 1.0]],
+    }
+    if with_mask and split.mask_filenames is not None:
+        mask = split.mask_filenames[index]
+        mask_orientation = split.orientation_of(mask)
+        if mask_orientation != stored_orientation:
+            mask = _upright_copy(mask, mask_orientation, stored_orientation, path)
+        entry["mask_path"] = mask.absolute().as_posix()
+    return {**entry, **({} if split.remarks is None else split.remarks[index])}
+
+
+def _upright_copy(file: Path, orientation: int, wanted: int, path: Path) -> Path:
+    """A PNG file of an image or mask whose pixels are stored as a given EXIF orientation wants them, made if need be.
+
+    Args:
+        file: the original.
+        orientation: the one that turns it upright.
+        wanted: the one that is to turn the copy upright.
+        path: the transforms.json that the copy is for.
+    """
+    digest = hashlib.sha256(f"{file.absolute()} {orientation} {wanted}".encode()).hexdigest()[:8]
+    copy = path.absolute().with_name(f"{path.stem}_upright") / f"{file.stem}_{digest}.png"
+    if copy.is_file() and copy.stat().st_mtime >= file.stat().st_mtime:
+        return copy
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(file) as image:
+        turned = as_stored(as_displayed(image, orientation), wanted)
+        if turned.mode not in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"):
+            turned = turned.convert("RGB")
+        turned.save(copy, exif=Image.Exif())
+    return copy

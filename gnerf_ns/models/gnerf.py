@@ -1,4 +1,4 @@
-"""The radiance field as a nerfstudio model: one bounded render, its losses, its metrics. It knows nothing of poses."""
+"""The radiance field as a nerfstudio model: rendering inside the unit ball, losses and metrics, but no poses."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from gnerf_ns.models.image_metrics import ImageMetrics
 SCENE_RADIUS = 1.0
 """The object fills the ball of this radius around the origin, in scene units."""
 BEYOND_THE_SCENE = 2.0 * SCENE_RADIUS
-"""Farther from the origin than any corner of the box around that ball."""
+"""Depth added for rays that hit nothing: more than the distance of the scene box's corners from the origin."""
 
 NORMAL_RADIUS = 0.03 * SCENE_RADIUS
-"""How far around a surface point its normal is measured; about what a pixel sees of the ball at 100 pixels."""
+"""Distance over which normals are measured, in scene units; about a pixel where the ball fills 100 pixels."""
 
 
 @dataclass
@@ -44,20 +44,20 @@ class GNeRFModelConfig(ModelConfig):
     radiance: tyro.conf.AvoidSubcommands[Union[HashRadianceConfig, MLPRadianceConfig]] = field(
         default_factory=HashRadianceConfig
     )
-    """How the scene is represented and sampled along rays."""
+    """Scene representation and its sampling along rays."""
     background_color: Literal["white", "black", "random", "last_sample"] = "white"
-    """What lies behind the object, and behind transparent pixels of the images. random: another color at every
-    step (needs alpha or masks); last_sample: each ray's last color, for images with their background."""
+    """Background of renderings and of transparent pixels of images. random: another color at every step (needs alpha or
+    masks); last_sample: each ray's last color, for images with their background."""
     photometric_loss_mult: float = 1.0
-    """Weight of the squared color error."""
+    """Weight of the photometric loss, the mean squared color error."""
     interlevel_loss_mult: float = 1.0
-    """Weight of the loss that teaches the proposal network (Mip-NeRF 360 eq. 13)."""
+    """Weight of the interlevel loss, which trains the proposal network (Mip-NeRF 360 eq. 13)."""
     distortion_loss_mult: float = 0.002
-    """Weight of the distortion loss (Mip-NeRF 360 eq. 15), which the schedule multiplies for few images."""
+    """Weight of the distortion loss (Mip-NeRF 360 eq. 15); the schedule increases it for few images."""
     enable_collider: bool = False
-    """Rays are cut to the object's ball by the model itself."""
+    """Unused: the model itself clips rays to the unit ball."""
     eval_num_rays_per_chunk: int = 8192
-    """Rays rendered at a time outside training."""
+    """Rays rendered at once outside training."""
 
 
 class GNeRFModel(Model):
@@ -89,43 +89,48 @@ class GNeRFModel(Model):
         density_noise: float,
         distortion_boost: float = 1.0,
     ) -> None:
-        """See `Radiance.set_schedule`; `distortion_boost` multiplies the distortion loss's own weight."""
+        """See `Radiance.set_schedule`; `distortion_boost` is a factor on the weight of the distortion loss."""
         self.radiance.set_schedule(phase_a, phase_b_progress, active_levels, density_noise)
         self._distortion_boost = distortion_boost
 
     def new_like(self) -> GNeRFModel:
-        """One of the same kind, on the same device, with new weights."""
+        """A model with the same configuration and device, and with newly drawn weights."""
         new = self.config.setup(scene_box=self.scene_box, num_train_data=self.num_train_data, device=self.device)
         return new.to(self.device)
 
     def reset_parameters(self) -> None:
-        """Draw all weights anew."""
+        """Draw all weights again, as at the start."""
         self.load_state_dict(self.new_like().state_dict())
 
     @property
     def evaluation_background(self) -> Float[Tensor, "3"]:
-        """The color that lies behind renderings outside training; nothing, black, if it is random in training."""
+        """Background color outside training; black if it is random in training."""
         is_black = self.config.background_color in ("black", "random")
         return torch.full((3,), 0.0 if is_black else 1.0, device=self.device)
 
     def draw_background(self) -> Float[Tensor, "3"]:
-        """The color to lay images over at this step; another one each time if the background is random."""
+        """Background color of a training step; another one at each call if the background is random."""
         if self.config.background_color == "random":
             return torch.rand(3, device=self.device)
         value = 0.0 if self.config.background_color == "black" else 1.0
         return torch.full((3,), value, device=self.device)
 
     def colors_over(self, outputs: Dict[str, Any], background: Float[Tensor, "3"]) -> Float[Tensor, "rays 3"]:
-        """Rendered colors in front of a background from `draw_background`."""
+        """Rendered colors over a background from `draw_background`.
+
+        Args:
+            outputs: rgb [rays, 3] and accumulation [rays, 1], as from `render`.
+            background: color in [0, 1].
+        """
         if self.config.background_color != "random":
             return outputs["rgb"]  # already composited by the renderer
         return outputs["rgb"] + (1.0 - outputs["accumulation"]) * background
 
     def get_outputs(self, ray_bundle: RayBundle) -> Dict[str, Any]:
-        """Render a flat bundle of rays: `render`, and outside training also normals [rays, 3] mapped to [0, 1].
+        """Outputs of `render` and, outside training, normals [rays, 3] mapped to [0, 1].
 
-        Outside training, the depth of a ray that meets no surface is a point beyond the scene, so that what is built
-        from depth images (``ns-export tsdf``) sees the space in front of it empty.
+        Outside training, rays that hit no surface get a depth beyond the scene, so that surfaces reconstructed from
+        depth images (``ns-export tsdf``) leave the space along them empty.
         """
         outputs = self.render(ray_bundle)
         if not self.training:
@@ -135,18 +140,19 @@ class GNeRFModel(Model):
         return outputs
 
     def render(self, ray_bundle: RayBundle) -> Dict[str, Any]:
-        """Render a flat bundle of rays; differentiable in the rays, too.
+        """Render a flat bundle of rays, differentiably also with respect to the rays.
 
-        Rays that have nears and fars are cut to them, too: the viewer's crop, or a surface that ns-export colors.
+        Rays are clipped to the unit ball and, if they have them, to their nears and fars (the viewer's crop box, or a
+        surface that ns-export colors).
 
         Returns:
-            rgb [rays, 3]; accumulation, depth and expected_depth [rays, 1] (scene units along the ray); rgb of the
-            coarser networks, where there are any, as `earlier_rgb`, and their accumulation as `earlier_accumulation`;
-            when training, also the `radiance` itself.
+            rgb [rays, 3]; accumulation, depth and expected_depth [rays, 1] (in scene units along the ray); lists of
+            the rgb and accumulation of coarser passes, if there are any, as `earlier_rgb` and `earlier_accumulation`;
+            when training, also the `radiance` (`RadianceAlongRays`).
         """
         nears, fars, hits = intersect_sphere(ray_bundle, SCENE_RADIUS)
         if self.config.background_color != "last_sample":
-            # Where all rays miss, one is sampled all the same; an interval without length holds nothing to see.
+            # If all rays miss, one is sampled nevertheless; with an interval of length zero it stays empty.
             fars = torch.where(hits[:, None], fars, nears)
         if ray_bundle.nears is not None and ray_bundle.fars is not None:
             first, last = torch.maximum(nears, ray_bundle.nears), torch.minimum(fars, ray_bundle.fars)
@@ -172,7 +178,7 @@ class GNeRFModel(Model):
         return outputs
 
     def _rays_with_samples(self, hits: Bool[Tensor, "rays"]) -> Int[Tensor, "hits"]:
-        """Rays that miss the ball show the background and need no samples, unless the background is in the field."""
+        """Indices of rays to sample: those that hit the ball, or all if the background is part of the field."""
         if self.config.background_color == "last_sample":
             return torch.arange(len(hits), device=hits.device)
         indices = torch.nonzero(hits).squeeze(-1)
@@ -191,15 +197,15 @@ class GNeRFModel(Model):
         }
 
     def _background_of_misses(self) -> Float[Tensor, "3"]:
-        """Color of rays without samples: what the renderer would composite, which for random is nothing."""
-        if renderers.BACKGROUND_COLOR_OVERRIDE is not None:  # that of a crop
+        """Color of rays without samples, as the renderer would composite it; black if the background is random."""
+        if renderers.BACKGROUND_COLOR_OVERRIDE is not None:  # the viewer's, for a crop
             return renderers.BACKGROUND_COLOR_OVERRIDE.to(self.device)
         return torch.full((3,), 1.0 if self.config.background_color == "white" else 0.0, device=self.device)
 
     def _surface_normals(self, ray_bundle: RayBundle, outputs: Dict[str, Tensor]) -> Float[Tensor, "rays 3"]:
-        """Direction in which opacity falls fastest around the surface, mapped to [0, 1]; costs six samples a ray."""
+        """Direction of the steepest fall of opacity at the surface, mapped to [0, 1]; takes six samples per ray."""
         surface = ray_bundle.origins + ray_bundle.directions * outputs["depth"]
-        # Central differences over some distance: the derivative itself sees every cell of the hash grid.
+        # Central differences over a distance, because the exact derivative shows every cell of the hash grid.
         steps = NORMAL_RADIUS * torch.eye(3, device=surface.device)
         positions = surface[:, None] + torch.cat([steps, -steps])
         with torch.no_grad():
@@ -209,23 +215,23 @@ class GNeRFModel(Model):
         return self.normals_shader(normals, outputs["accumulation"])
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> Dict[str, Tensor]:
-        """Photometric loss and, when training, regularizers; see the methods that compute them."""
+        """The photometric loss and, when training, the regularization losses."""
         loss_dict = {"photometric_loss": self.get_photometric_loss(outputs, batch["image"])}
         if self.training:
             loss_dict.update(self.get_regularization_losses(outputs))
         return loss_dict
 
     def get_photometric_loss(
-        self, outputs: Dict[str, Any], image_set: Float[Tensor, "rays channels"]
+        self, outputs: Dict[str, Any], pixels: Float[Tensor, "rays channels"]
     ) -> Float[Tensor, ""]:
-        """Weighted squared color error, of the coarser networks too where there are any (NeRF eq. 6).
+        """Weighted mean squared color error, summed over the coarse and the fine pass if there are two (NeRF eq. 6).
 
         Args:
-            outputs: of `render`.
-            image_set: premultiplied RGB or RGBA in [0, 1] at the same rays.
+            outputs: outputs of `render`.
+            pixels: RGB or premultiplied RGBA of the image in [0, 1], at the same rays.
         """
         background = self.draw_background()
-        target = composite(image_set, background, channel_dim=-1)
+        target = composite(pixels, background, channel_dim=-1)
         loss = F.mse_loss(self.colors_over(outputs, background), target)
         for rgb, accumulation in zip(outputs["earlier_rgb"], outputs["earlier_accumulation"], strict=True):
             earlier = self.colors_over({"rgb": rgb, "accumulation": accumulation}, background)
@@ -233,7 +239,7 @@ class GNeRFModel(Model):
         return self.config.photometric_loss_mult * loss
 
     def get_regularization_losses(self, outputs: Dict[str, Any]) -> Dict[str, Tensor]:
-        """Losses that need no image. Empty where the representation has no proposal network."""
+        """Interlevel and distortion losses; none if the representation has no proposal network."""
         radiance: RadianceAlongRays = outputs["radiance"]
         if not radiance.proposal_weights:
             return {}
@@ -246,21 +252,26 @@ class GNeRFModel(Model):
         }
 
     def get_metrics_dict(self, outputs, batch) -> Dict[str, Tensor]:
-        """PSNR (dB) of rendered rays."""
+        """PSNR of rendered rays, in dB."""
         background = self.draw_background()
         target = composite(batch["image"], background, channel_dim=-1)
         return {"psnr": -10.0 * torch.log10(F.mse_loss(self.colors_over(outputs, background), target))}
 
     def get_rgba_image(self, outputs: Dict[str, Tensor], output_name: str = "rgb") -> Float[Tensor, "*pixels 4"]:
-        """Color and opacity, so that exported point clouds hold the object and not its background."""
+        """Straight color and opacity, so that exported point clouds contain the object without the background."""
         rgb, accumulation = outputs[output_name], outputs["accumulation"]
         if self.config.background_color in ("white", "black"):
             rgb = rgb - (1.0 - accumulation) * self._background_of_misses()
         return torch.cat([(rgb / accumulation.clamp_min(1e-6)).clamp(0.0, 1.0), accumulation], dim=-1)
 
     def get_image_metrics_and_images(self, outputs, batch) -> Tuple[Dict[str, float], Dict[str, Tensor]]:
-        """PSNR, SSIM (and LPIPS where its weights are at hand) of one image, and images to look at."""
-        truth = batch["image"].to(outputs["rgb"].device)
+        """PSNR, SSIM (and LPIPS where its weights are at hand) of one image, and images to look at.
+
+        Where the batch has a mask (bool [height, width, 1]), the image is padded, and only what lies inside counts.
+        """
+        inside = _rectangle(batch["mask"]) if "mask" in batch else ...
+        outputs = {name: outputs[name][inside] for name in ("rgb", "accumulation", "depth", "normals")}
+        truth = batch["image"][inside].to(outputs["rgb"].device)
         if truth.shape[-1] == 4:
             truth = torch.cat([truth[..., :3] * truth[..., 3:], truth[..., 3:]], dim=-1)
         truth = composite(truth, self.evaluation_background.to(truth), channel_dim=-1)
@@ -275,10 +286,16 @@ class GNeRFModel(Model):
         return metrics, images
 
 
+def _rectangle(mask: Bool[Tensor, "height width 1"]) -> Tuple[slice, slice]:
+    """Rows and columns of the smallest rectangle that holds all of a mask."""
+    rows, columns = (mask[..., 0].any(dim=axis).nonzero() for axis in (1, 0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
 def _scatter(
     values: Float[Tensor, "hits channels"], indices: Tensor, count: int, fill: Float[Tensor, "filled"]
 ) -> Float[Tensor, "count channels"]:
-    """Values at the given rows of an otherwise constant tensor."""
+    """A tensor of `count` rows that are `fill`, but for `values` in the rows `indices`."""
     if len(values) == count:
         return values
     return fill.to(values).expand(count, values.shape[-1]).index_copy(0, indices, values)

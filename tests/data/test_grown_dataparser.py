@@ -14,7 +14,7 @@ from PIL import Image
 
 from gnerf_ns.data.dataparser import GROUND_TRUTH_KEY, UnposedDataParserConfig
 from gnerf_ns.data.grown_dataparser import GrownDataParserConfig
-from gnerf_ns.data.transforms_json import write_transforms_json
+from gnerf_ns.data.transforms_json import FileFrames, write_transforms_json
 from gnerf_ns.utils.errors import InputError
 
 POSES = random_poses(2)
@@ -29,7 +29,7 @@ def localized(tmp_path: Path) -> Path:
         Image.fromarray(np.full((16, 16, 4), 40 * index, np.uint8)).save(names[-1])
     cameras = Cameras(POSES, fx=20.0, fy=21.0, cx=8.0, cy=8.0, width=16, height=16)
     path = tmp_path / "localized.json"
-    write_transforms_json(path, cameras, POSES, names)
+    write_transforms_json(path, {"localized": FileFrames(cameras, names)})
     return path
 
 

@@ -62,3 +62,12 @@ def test_directions_of_pixels_run_row_by_row_and_shrinking_keeps_the_view():
     projected, projected_halves = grid / grid[..., 2:], halves / halves[..., 2:]
     means = projected.view(2, 2, 4, 2, 3).mean(dim=(1, 3))
     torch.testing.assert_close(projected_halves, means)
+
+
+def test_chosen_images_keep_their_padding():
+    stack = ImageStack(
+        torch.zeros((3, 8, 8, 3), dtype=torch.uint8), torch.tensor([[1.0, 1.0], [0.5, 1.0], [1.0, 0.75]])
+    )
+    some = ImageSet(stack, CameraDirections(cameras(3, 8, 8)))[torch.tensor([2, 1])]
+    assert some.images.extents is not None and some.images.extents.tolist() == [[1.0, 0.75], [0.5, 1.0]]
+    assert ImageSet(stack, CameraDirections(cameras(3, 8, 8)))[torch.tensor([0])].validity(4, 4) is None

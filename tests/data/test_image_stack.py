@@ -1,3 +1,5 @@
+import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -71,11 +73,51 @@ def test_a_large_set_is_computed_for_the_images_asked_for_only(monkeypatch):
 
 def test_from_dataset_with_and_without_alpha(tmp_path):
     """Opaque images among transparent ones are opaque in the stack."""
-    written = []
+    generator, written = torch.Generator().manual_seed(1), []
     for index, channels in enumerate((3, 4, 3)):
-        written.append(random_pixels(channels)[index])
+        written.append(torch.randint(0, 256, (24, 16, channels), dtype=torch.uint8, generator=generator))
         Image.fromarray(written[-1].numpy()).save(tmp_path / f"{index}.png")
     parser = UnposedDataParserConfig(data=tmp_path, eval_interval=0, min_images=3).setup()
     stack = ImageStack.from_dataset(UnposedDataset(parser.get_dataparser_outputs("train")))
     assert torch.equal(stack.pixels[1], written[1])
     assert torch.equal(stack.pixels[0, ..., :3], written[0]) and bool((stack.pixels[[0, 2], ..., 3] == 255).all())
+    assert stack.extents is None and stack.validity(12, 8) is None
+
+
+@pytest.mark.parametrize("channels", [(3, 3, 3), (4, 4, 4), (3, 4, 3)])
+def test_padding_is_known_and_shows_nothing(tmp_path, channels):
+    """Two images of 24x16 among one of 16x24, the latter ones without alpha of their own in the last case."""
+    for index, (count, (height, width)) in enumerate(zip(channels, [(16, 24), (24, 16), (16, 24)], strict=True)):
+        pixels = np.full((height, width, count), 200, np.uint8)
+        if count == 4:
+            pixels[:4, :4, 3] = 0
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    parser = UnposedDataParserConfig(data=tmp_path, eval_interval=0, min_images=3).setup()
+    stack = ImageStack.from_dataset(UnposedDataset(parser.get_dataparser_outputs("train")))
+    assert stack.pixels.shape == (3, 24, 24, max(channels))
+    inside = stack.validity(24, 24)
+    assert inside is not None and set(inside.unique().tolist()) == {0.0, 1.0}
+    assert inside.sum(dim=(1, 2)).tolist() == [24.0 * 16.0] * 3
+    assert bool(inside[0, 4:20].all()) and bool(inside[1, :, 4:20].all())
+    assert not stack.pixels[inside == 0].any(), "black, and transparent where there is alpha"
+    assert bool((stack.pixels[inside == 1][:, :3] == 200).all())
+    chosen = stack[torch.tensor([1, 0])]
+    torch.testing.assert_close(chosen.validity(24, 24), inside[[1, 0]])
+    torch.testing.assert_close(stack.validity(24, 24, torch.tensor([1, 0])), inside[[1, 0]])
+
+
+def test_shares_of_pixels_that_are_padding_are_averaged():
+    extents = torch.tensor([[1.0, 2 / 3], [0.7, 1.0], [0.3, 0.5]])
+    stack = ImageStack(torch.full((3, 30, 20, 3), 255, dtype=torch.uint8), extents)
+    fine = stack.validity(30, 20)
+    assert fine is not None
+    for height, width in ((15, 10), (7, 13), (1, 1), (30, 20)):
+        torch.testing.assert_close(stack.validity(height, width), area_resize(fine[:, None], height, width)[:, 0])
+    assert ImageStack(stack.pixels, torch.ones(3, 2)).extents is None
+
+
+def test_alpha_that_is_opaque_but_for_padding_is_dropped():
+    pixels = torch.full((2, 8, 6, 4), 255, dtype=torch.uint8)
+    pixels[1, :2] = pixels[1, 6:] = 0
+    assert ImageStack(pixels).has_alpha
+    assert not ImageStack(pixels, torch.tensor([[1.0, 1.0], [1.0, 0.5]])).has_alpha
