@@ -1,4 +1,4 @@
-"""Hands out images whose poses are being estimated, and keeps the true poses out of everybody's reach."""
+"""nerfstudio's datamanager for images whose poses are being estimated; true poses, if known, are set aside."""
 
 import struct
 from contextlib import contextmanager
@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, ContextManager, Dict, Iterator, NamedTuple, Optional, Tuple, Type, cast
 
 import torch
+import tyro
 from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from nerfstudio.data.pixel_samplers import PixelSampler
+from nerfstudio.data.pixel_samplers import PixelSampler, PixelSamplerConfig
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
 from nerfstudio.model_components.ray_generators import RayGenerator
 from torch import Tensor
@@ -26,22 +28,26 @@ from gnerf_ns.data.dataparser import (
     placeholder_camera_to_worlds,
     unit_scene_box,
 )
-from gnerf_ns.data.dataset import UnposedDataset, scale_focal
+from gnerf_ns.data.dataset import UnposedDataset
 from gnerf_ns.data.image_set import ImageStack, composite, premultiply
+from gnerf_ns.data.orientation import ORIENTATIONS_KEY, upright_outputs
+from gnerf_ns.data.remarks import remark
 from gnerf_ns.utils.errors import InputError
+from gnerf_ns.utils.run_images import RunImages
 
 CPU_IMAGE_SIDE = 100
+"""Longest side of images where there is no GPU, in pixels."""
 CUDA_IMAGE_SIDE = 800
+"""The same with a GPU."""
 
 
-class PublishedPoses(NamedTuple):
-    """What was estimated, on the CPU."""
+class PublishedCameras(NamedTuple):
+    """Estimated cameras, on the CPU, for datamanagers of the same images."""
 
-    train: Float[Tensor, "n 3 4"]
-    eval: Optional[Float[Tensor, "m 3 4"]] = None
-    train_focal_scales: Optional[Float[Tensor, "n"]] = None
-    """How many times longer the focal lengths are than the ones given; None for not at all."""
-    eval_focal_scales: Optional[Float[Tensor, "m"]] = None
+    images: RunImages
+    """Whose cameras they are."""
+    train: Cameras
+    eval: Optional[Cameras] = None
 
 
 @dataclass
@@ -57,21 +63,68 @@ class UnposedDataManagerConfig(VanillaDataManagerConfig):
     )
     """Longest side of the images, in pixels; larger ones are area-averaged down. Defaults to 800 with CUDA, to 100
     without. None keeps the files' size."""
-    published_poses: Optional[Any] = field(default=None, init=False, repr=False, compare=False)
-    """Not an option: the latest estimate, for datamanagers that nerfstudio builds from this same object."""
+    train_num_rays_per_batch: int = 1024
+    """Refused if set, since it would have no effect: see --pipeline.photometric.rays-per-step."""
+
+    # nerfstudio's options for batches that our objectives draw themselves: without effect, and no flags.
+    train_num_images_to_sample_from: tyro.conf.Suppress[int] = -1
+    train_num_times_to_repeat_images: tyro.conf.Suppress[int] = -1
+    eval_num_images_to_sample_from: tyro.conf.Suppress[int] = -1
+    eval_num_times_to_repeat_images: tyro.conf.Suppress[int] = -1
+    eval_image_indices: tyro.conf.Suppress[Optional[Tuple[int, ...]]] = (0,)
+    images_on_gpu: tyro.conf.Suppress[bool] = False
+    masks_on_gpu: tyro.conf.Suppress[bool] = False
+    patch_size: tyro.conf.Suppress[int] = 1
+    pixel_sampler: tyro.conf.Suppress[PixelSamplerConfig] = field(default_factory=PixelSamplerConfig)
+
+    published_cameras: tyro.conf.Suppress[Optional[PublishedCameras]] = field(
+        default=None, init=False, repr=False, compare=False
+    )
+    """The latest estimate: `ns-render dataset` builds datamanagers from this object that see no checkpoint."""
 
     def __getstate__(self) -> Dict[str, Any]:
         """What is saved: no poses (they belong to the checkpoint), and folders that hold from anywhere."""
         state = dict(self.__dict__)
-        state.pop("published_poses", None)
+        state.pop("published_cameras", None)
         if self.data is not None:
             state["data"] = Path(self.data).absolute()
         state["dataparser"] = replace(self.dataparser, data=Path(self.dataparser.data).absolute())
         return state
 
+    def check_options(self) -> None:
+        """Whether no option is set that would have no effect.
+
+        Raises:
+            InputError: one is.
+        """
+        default = type(self)()
+        for name in WITHOUT_EFFECT:
+            if getattr(self, name) != getattr(default, name):
+                raise InputError(
+                    f"--pipeline.datamanager.{name.replace('_', '-')} has no effect on this method; leave it out (how "
+                    "many rays a training step renders is set by --pipeline.photometric.rays-per-step)."
+                )
+
+
+WITHOUT_EFFECT = (
+    "train_num_rays_per_batch",
+    "train_num_images_to_sample_from",
+    "train_num_times_to_repeat_images",
+    "eval_num_images_to_sample_from",
+    "eval_num_times_to_repeat_images",
+    "eval_image_indices",
+    "images_on_gpu",
+    "masks_on_gpu",
+    "patch_size",
+    "pixel_sampler",
+)
+"""Options of nerfstudio's datamanager."""
+
 
 class UnposedDataManager(VanillaDataManager[UnposedDataset]):
     """Whole small images and pixel batches, at the poses published so far.
+
+    Its state in a checkpoint is its `RunImages`.
 
     Attributes:
         train_ground_truth: true camera_to_worlds [n, 3, 4] where known, for evaluation only.
@@ -81,7 +134,8 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
         eval_images: all held-out images.
 
     Raises:
-        InputError: the images cannot be used; see the dataparser and the dataset.
+        InputError: the images cannot be used (see the dataparser and the dataset), or are not those whose poses were
+            published.
     """
 
     config: UnposedDataManagerConfig
@@ -90,6 +144,7 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
     has_calibration: bool
 
     def __init__(self, config: UnposedDataManagerConfig, *args: Any, **kwargs: Any):
+        config.check_options()
         try:
             super().__init__(config, *args, **kwargs)
         except PARSER_ERRORS:
@@ -98,14 +153,17 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
                 raise
             with self._parser_errors(config):
                 raise
-        if config.published_poses is not None:
-            self.publish_poses(*config.published_poses)
+        published = config.published_cameras
+        if published is not None:
+            published.images.check_training_images(self.run_images)
+            self.publish_cameras(published.train, published.eval)
 
     def create_train_dataset(self) -> UnposedDataset:
         """The training images, with placeholder poses."""
         outputs, self.train_ground_truth = _set_poses_aside(self.train_dataparser_outputs)
         self.has_calibration = self.train_dataparser_outputs.metadata.get(HAS_CALIBRATION_KEY, True)
         dataset = UnposedDataset(outputs, self.config.max_image_side, scale_factor=self.config.camera_res_scale_factor)
+        _say_changes(dataset, "To train on")
         # nerfstudio's commands read cameras from either place.
         self.train_dataparser_outputs = dataset._dataparser_outputs
         return dataset
@@ -114,6 +172,7 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
         """The held-out images in the same format, with placeholder poses."""
         outputs, self.eval_ground_truth = _set_poses_aside(self._held_out_outputs())
         dataset = UnposedDataset(outputs, image_format=self.train_dataset.image_format)
+        _say_changes(dataset, "Held out")
         self.train_dataset.metadata["num_eval_images"] = len(dataset)
         return dataset
 
@@ -132,6 +191,19 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
         return one_sentence_for(config.dataparser._target.__name__, config.data or config.dataparser.data)
 
     @cached_property
+    def run_images(self) -> RunImages:
+        """What the images are known by in checkpoints; their files are read at the first use."""
+        data = Path(self.config.data or self.config.dataparser.data)
+        return RunImages.read(self.train_dataset.image_filenames, self.eval_dataset.image_filenames, data)
+
+    def get_extra_state(self) -> Dict[str, Any]:
+        """For checkpoints: which images they are of."""
+        return self.run_images.to_state()
+
+    def set_extra_state(self, state: Dict[str, Any]) -> None:
+        """Nothing: the images are those of the data; `fitting_state` compares."""
+
+    @cached_property
     def train_images(self) -> ImageStack:
         """All training images, read at the first use."""
         return ImageStack.from_dataset(self.train_dataset, self.device)
@@ -144,7 +216,8 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
     def setup_train(self) -> None:
         """Sets up what ``next_train`` needs."""
         if self.test_mode == "val":
-            _ = self.train_images  # a broken image must end a training before it starts
+            # A broken image must end a training before it starts, and a file may change while it runs.
+            _ = self.train_images, self.run_images
         self.train_pixel_sampler = self._get_pixel_sampler(self.train_dataset, self.config.train_num_rays_per_batch)
         self.train_ray_generator = RayGenerator(self.train_dataset.cameras.to(self.device))
 
@@ -179,41 +252,32 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
             batch["image"] = composite(premultiply(batch["image"]), alpha_color, channel_dim=-1)
         return ray_generator(batch["indices"]), batch
 
-    def publish_poses(
-        self,
-        train: Float[Tensor, "n 3 4"],
-        eval: Optional[Float[Tensor, "m 3 4"]] = None,
-        train_focal_scales: Optional[Float[Tensor, "n"]] = None,
-        eval_focal_scales: Optional[Float[Tensor, "m"]] = None,
-    ) -> None:
-        """Make estimated poses and focal lengths the ones that every nerfstudio command sees.
+    def publish_cameras(self, train: Cameras, eval: Optional[Cameras] = None) -> None:
+        """Make estimated cameras the ones that every nerfstudio command sees.
 
         They go to both datasets, the dataparser outputs, the evaluation dataloaders and the ray generators, and on
         the config, from which ``ns-render dataset`` builds further datamanagers.
 
         Args:
-            train: camera_to_worlds of the training images.
-            eval: of the held-out images; None leaves theirs alone, focal lengths included.
-            train_focal_scales: how many times longer focal lengths are than the given ones; None for not at all.
-            eval_focal_scales: likewise of the held-out images.
+            train: cameras of the training images, of their size (`LearnedCameras.estimated`).
+            eval: those of the held-out images; None leaves theirs alone.
 
         Raises:
             InputError: their number differs from that of the images.
         """
-        _write_poses(self.train_dataset, train, train_focal_scales, "training")
+        _write_cameras(self.train_dataset, train, "training")
         if self.train_pixel_sampler is not None:
             self.train_ray_generator.cameras = self.train_dataset.cameras.to(self.device)
         if eval is not None:
-            _write_poses(self.eval_dataset, eval, eval_focal_scales, "held-out")
+            _write_cameras(self.eval_dataset, eval, "held-out")
             if self.eval_pixel_sampler is not None:
                 for holder in (self.eval_ray_generator, self.fixed_indices_eval_dataloader, self.eval_dataloader):
                     holder.cameras = self.eval_dataset.cameras.to(self.device)
-        previous = cast(Optional[PublishedPoses], self.config.published_poses)
+        previous = cast(Optional[PublishedCameras], self.config.published_cameras)
         if eval is None and previous is not None:
-            eval, eval_focal_scales = previous.eval, previous.eval_focal_scales
-        self.config.published_poses = PublishedPoses(
-            _copy(train),
-            *(None if value is None else _copy(value) for value in (eval, train_focal_scales, eval_focal_scales)),
+            eval = previous.eval
+        self.config.published_cameras = PublishedCameras(
+            self.run_images, train.to("cpu"), None if eval is None else eval.to("cpu")
         )
 
     def report_rays_per_step(self, num_rays: int) -> None:
@@ -232,8 +296,10 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
                 dataset._dataparser_outputs.alpha_color = background.cpu()
 
 
-def _copy(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    return values.detach().cpu().clone()
+def _say_changes(dataset: UnposedDataset, split: str) -> None:
+    changes = dataset.changes()
+    if changes is not None:
+        remark(f"{split}: {changes}")
 
 
 def _set_poses_aside(outputs: DataparserOutputs) -> Tuple[DataparserOutputs, Optional[Float[Tensor, "n 3 4"]]]:
@@ -242,6 +308,7 @@ def _set_poses_aside(outputs: DataparserOutputs) -> Tuple[DataparserOutputs, Opt
     A stock parser's poses are its cameras'; it also has a scene box, a transform and perhaps points or depths in the
     frame of those poses. Ours says in its metadata whether it knows any.
     """
+    outputs = upright_outputs(outputs)
     cameras = outputs.cameras
     if GROUND_TRUTH_KEY in outputs.metadata:
         ground_truth = outputs.metadata[GROUND_TRUTH_KEY]
@@ -256,24 +323,22 @@ def _set_poses_aside(outputs: DataparserOutputs) -> Tuple[DataparserOutputs, Opt
             alpha_color=outputs.alpha_color,
             scene_box=unit_scene_box(),
             mask_filenames=outputs.mask_filenames,
+            metadata={ORIENTATIONS_KEY: outputs.metadata[ORIENTATIONS_KEY]},
         ),
         ground_truth,
     )
 
 
-def _write_poses(
-    dataset: UnposedDataset, poses: Float[Tensor, "n 3 4"], focal_scales: Optional[Float[Tensor, "n"]], kind: str
-) -> None:
-    if len(poses) != len(dataset):
+def _write_cameras(dataset: UnposedDataset, estimated: Cameras, kind: str) -> None:
+    if len(estimated) != len(dataset):
         raise InputError(
-            f"There are poses for {len(poses)} {kind} images, but the data has {len(dataset)} of them; "
+            f"There are poses for {len(estimated)} {kind} images, but the data has {len(dataset)} of them; "
             "use the data that the model was trained on."
         )
+    # In place: ns-export finds this very object in the dataparser outputs.
     cameras = dataset.cameras
-    cameras.camera_to_worlds = poses.detach().to(cameras.device, torch.float32).clone()
-    if focal_scales is not None:
-        scaled = scale_focal(dataset.given_cameras, focal_scales)
-        cameras.fx, cameras.fy = scaled.fx, scaled.fy
+    for name in ("camera_to_worlds", "fx", "fy"):
+        setattr(cameras, name, getattr(estimated, name).detach().to(cameras.device, torch.float32).clone())
 
 
 PARSER_ERRORS = (

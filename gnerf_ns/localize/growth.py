@@ -1,4 +1,4 @@
-"""nerfstudio's camera optimizer, where only some poses are to be learned."""
+"""A run trained on with images that were localized in it, beside the run itself."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import copy
 import json
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Type
+from typing import Any, Dict, List, Mapping, Optional, Type
 
 import roma
 import torch
@@ -17,44 +17,20 @@ from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimize
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from gnerf_ns.cameras.pose_codec import UP_DIRECTION_KEY, PoseCodec, UpDirection
+from gnerf_ns.cameras.pose_codec import PoseCodec, UpDirection
 from gnerf_ns.data.grown_dataparser import GrownDataParserConfig
 from gnerf_ns.fields.hash_encoding import use_compiled_hash_grids
 from gnerf_ns.models.image_metrics import without_lpips
-from gnerf_ns.training.pipeline import GNeRFPipeline
-from gnerf_ns.training.trainer import GNeRFTrainerConfig, latest_checkpoint
-from gnerf_ns.utils.checkpoints import for_more_images, with_up_direction
+from gnerf_ns.training.schedule import Schedule
+from gnerf_ns.training.trainer import GNeRFTrainerConfig
+from gnerf_ns.utils.checkpoints import find_checkpoint, for_more_images, read_checkpoint
 from gnerf_ns.utils.errors import InputError
-
-
-@dataclass
-class LastCamerasOptimizerConfig(CameraOptimizerConfig):
-    """Corrects the poses of the last training cameras; those before them are known."""
-
-    _target: Type = field(default_factory=lambda: LastCamerasOptimizer)
-    """Target class to instantiate."""
-    num_corrected: int = 0
-    """How many cameras that is."""
-
-
-class LastCamerasOptimizer(CameraOptimizer):
-    """See `LastCamerasOptimizerConfig`."""
-
-    config: LastCamerasOptimizerConfig
-
-    def __init__(self, config: LastCamerasOptimizerConfig, num_cameras: int, **kwargs: Any) -> None:
-        """As `CameraOptimizer`; any mode but off."""
-        super().__init__(config, num_cameras, **kwargs)
-        # Not by nerfstudio's non_trainable_camera_indices: 1.1.5 takes them for rows of a batch.
-        moves = (torch.arange(num_cameras) >= num_cameras - config.num_corrected)[:, None]
-        self.pose_adjustment.register_hook(lambda gradient: gradient * moves.to(gradient))
-
 
 LOCALIZED_FILE = "localized.json"
 """In the new run's folder: the images that were added, in the frame of the data."""
 
 MAX_TURN_DEG = 1.0
-"""An image is not added if the run's pose table would have its camera turned by more, in degrees."""
+"""An image is not added if the run's cameras cannot have its pose but for a rotation by more, in degrees."""
 
 
 @dataclass
@@ -91,6 +67,97 @@ class Growth:
     """The new run; None if it was worse and is gone."""
 
 
+class GivenPoses:
+    """What growth has to know of a method that takes poses as they are given, as nerfstudio's own do.
+
+    Args:
+        run_config: the run's configuration.
+        checkpoint: what the run has come to.
+    """
+
+    are_given = True
+    """Whether the data's poses are those that the field was trained on."""
+
+    def __init__(self, run_config: Any, checkpoint: Mapping[str, Any]) -> None:
+        self._num_steps = checkpoint["step"] + 1
+        self._state: Mapping[str, Tensor] = checkpoint["pipeline"]
+
+    def can_hold(self, camera_to_world: Float[Tensor, "3 4"]) -> bool:
+        """Whether a camera of the method may have a pose."""
+        return True
+
+    def with_given_focal_length(self, frame: Dict[str, Any]) -> Dict[str, Any]:
+        """A frame with the focal length from which the method comes to the one that was found."""
+        return frame
+
+    def plan_steps(self, config: Any, steps: Optional[int]) -> int:
+        """Write into the new run's configuration how many of the run's last steps are made again.
+
+        Args:
+            config: that configuration.
+            steps: the number that was asked for; None for as many as the run made.
+
+        Returns:
+            That number.
+        """
+        config.max_num_iterations = min(self._num_steps, steps or self._num_steps)  # after a resume: of those to come
+        return config.max_num_iterations
+
+    def begin(self, pipeline: Any, camera_to_worlds: Float[Tensor, "added 3 4"]) -> None:
+        """Take the poses of the last training images, those that were added, for where these begin."""
+
+
+class LearnedPoses(GivenPoses):
+    """The same of our own methods."""
+
+    are_given = False
+
+    def __init__(self, run_config: GNeRFTrainerConfig, checkpoint: Mapping[str, Any]) -> None:
+        super().__init__(run_config, checkpoint)
+        up = UpDirection()
+        up.tilt.copy_(self._state["cameras.up_direction.tilt"])
+        self._codec = PoseCodec(run_config.pipeline.resolved_pose_mode, 1.0, up)
+
+    def can_hold(self, camera_to_world: Float[Tensor, "3 4"]) -> bool:
+        """Not if its cameras all look at the origin, and this one does not."""
+        held = self._codec.decode(self._codec.encode(camera_to_world[None]))[0]
+        turn = roma.rotmat_geodesic_distance(held[:, :3], camera_to_world[:, :3])
+        return float(turn.rad2deg()) <= MAX_TURN_DEG
+
+    def with_given_focal_length(self, frame: Dict[str, Any]) -> Dict[str, Any]:
+        """The run's typical factor, which new images get (`for_more_images`), will be on it again."""
+        factor = float(self._state["cameras.focal_scales.logarithms"].mean().exp())
+        return {**frame, "fl_x": frame["fl_x"] / factor, "fl_y": frame["fl_y"] / factor}
+
+    def plan_steps(self, config: GNeRFTrainerConfig, steps: Optional[int]) -> int:
+        """At most those of phase B: what comes before it is not made again.
+
+        Raises:
+            InputError: the run has not got there.
+        """
+        # Phases end where they did, however many images there are now. What few of them left open about depth is
+        # settled by now.
+        num_images = len(self._state["cameras.codes"])
+        settled = replace(
+            config.pipeline.schedule.settled(num_images), pose_trial_rounds=0, distortion_boost=(1.0, 1.0)
+        )
+        config.pipeline.schedule, config.max_num_iterations = settled, self._num_steps
+        begin = int(self._state["restarts.begin"])
+        in_phase_b = self._num_steps - Schedule.of(settled, num_images).begun_anew(begin).phase_b_start
+        if in_phase_b <= 0:
+            raise InputError(
+                "The run has not got to phase B, so that its poses are not worth going on from; train it on."
+            )
+        return min(in_phase_b, steps or in_phase_b)
+
+    def begin(self, pipeline: Any, camera_to_worlds: Float[Tensor, "added 3 4"]) -> None:
+        """The dataparser sets them aside."""
+        num_all = len(pipeline.cameras)
+        added = torch.arange(num_all - len(camera_to_worlds), num_all, device=pipeline.device)
+        pipeline.cameras.assign(added, camera_to_worlds.to(pipeline.device))
+        pipeline.publish_cameras()
+
+
 def grow_run(run_config: Any, poses_json: Path, config: GrowthConfig) -> Optional[Growth]:
     """Train a copy of a run on its own and on localized images, whose poses are learned on where the method can.
 
@@ -98,7 +165,7 @@ def grow_run(run_config: Any, poses_json: Path, config: GrowthConfig) -> Optiona
     none of our own run's cameras, if these have to, looks at the origin.
 
     Args:
-        run_config: the run's configuration, its `output_dir` being where it lies.
+        run_config: the run's configuration, whose `get_base_dir()` is where it lies.
         poses_json: the transforms.json that `gnerf-localize` has written.
         config: how.
 
@@ -106,33 +173,32 @@ def grow_run(run_config: Any, poses_json: Path, config: GrowthConfig) -> Optiona
         InputError: there are no held-out images to judge by, or some of these were to be trained on; or the run has
             not got to where it trains on images.
     """
+    method = _method_of(run_config, _checkpoint_of(run_config))
     meta = json.loads(poses_json.read_text())
-    frames = [frame for frame in meta["frames"] if config.accepts(frame["localization"])]
-    if frames and isinstance(run_config, GNeRFTrainerConfig):
-        codec = _codec_of(run_config)
-        frames = [frame for frame in frames if _can_be_held(codec, frame)]
+    frames = [
+        {**frame, "localized": True}
+        for frame in meta["frames"]
+        if config.accepts(frame["localization"]) and method.can_hold(torch.tensor(frame["transform_matrix"][:3]))
+    ]
     if not frames:
         return None
-    return train_further(run_config, {**meta, "frames": [{**frame, "localized": True} for frame in frames]}, config)
+    return train_further(run_config, {**meta, "frames": frames}, config)
 
 
 def train_further(run_config: Any, localized: Mapping[str, Any], config: GrowthConfig) -> Growth:
     """See `grow_run`, with the images to add as a transforms.json has them; without any, it is a control."""
-    checkpoint = latest_checkpoint(run_config.get_checkpoint_dir())
-    assert checkpoint is not None, "images were localized in it"
-    state = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    state = _checkpoint_of(run_config)
+    method = _method_of(run_config, state)
     frames = sorted(localized["frames"], key=lambda frame: frame["file_path"])  # as dataparsers have them
-    frames = [_as_given(frame, state["pipeline"]) for frame in frames]
-    poses = torch.tensor([frame["transform_matrix"][:3] for frame in frames]).reshape(-1, 3, 4)
-
-    grown_config = _config_beside(run_config, has_more_images=bool(frames))
-    steps = _settle_steps(grown_config, state, config)
+    frames = [method.with_given_focal_length(frame) for frame in frames]
+    grown_config = _config_beside(run_config, method.are_given, has_more_images=bool(frames))
+    steps = method.plan_steps(grown_config, config.steps)
     folder: Path = grown_config.get_base_dir()
     folder.mkdir(parents=True)
     (folder / LOCALIZED_FILE).write_text(json.dumps({**localized, "frames": frames}, indent=2))
     _close_logs()
     try:
-        growth = _train(grown_config, state, folder, poses, steps)
+        growth = _train(grown_config, state, method, frames, steps)
     except BaseException:  # KeyboardInterrupt, too: nobody has found out whether it is better
         _close_logs()
         shutil.rmtree(folder)
@@ -143,48 +209,13 @@ def train_further(run_config: Any, localized: Mapping[str, Any], config: GrowthC
     return growth
 
 
-def _codec_of(run_config: GNeRFTrainerConfig) -> PoseCodec:
-    """How the run's pose table has poses, with distances in its own units."""
-    up = UpDirection()
-    checkpoint = latest_checkpoint(run_config.get_checkpoint_dir())
-    if checkpoint is not None:
-        state = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)["pipeline"]
-        up.tilt.copy_(with_up_direction(state)[UP_DIRECTION_KEY])
-    return PoseCodec(run_config.pipeline.resolved_pose_mode, 1.0, up)
+def _checkpoint_of(run_config: Any) -> Dict[str, Any]:
+    return read_checkpoint(find_checkpoint(run_config.get_checkpoint_dir()))
 
 
-def _can_be_held(codec: PoseCodec, frame: Mapping[str, Any]) -> bool:
-    """Whether the run's pose table can have an image's pose: it may be for cameras that look at the origin alone."""
-    pose = torch.tensor(frame["transform_matrix"][:3])[None]
-    turn = roma.rotmat_geodesic_distance(codec.decode(codec.encode(pose))[..., :3], pose[..., :3])
-    return float(turn.rad2deg()) <= MAX_TURN_DEG
-
-
-def _as_given(frame: Dict[str, Any], state: Mapping[str, Tensor]) -> Dict[str, Any]:
-    """An image with its focal length as it was assumed: the run's own factor will be on it again."""
-    logarithms = state.get("focal_scales.logarithms")
-    factor = 1.0 if logarithms is None else float(logarithms.median().exp())
-    return {**frame, "fl_x": frame["fl_x"] / factor, "fl_y": frame["fl_y"] / factor}
-
-
-def _settle_steps(config: Any, state: Mapping[str, Any], growth: GrowthConfig) -> int:
-    """How many of the run's last steps are made again, written into its configuration."""
-    total = state["step"] + 1
-    steps = min(total, growth.steps or total)
-    if not isinstance(config, GNeRFTrainerConfig):
-        config.max_num_iterations = steps  # nerfstudio's trainer counts those after a resume
-        return steps
-    # Phases end where they did, however many images there are now, and what comes before B is not made again;
-    # what few of them left open about depth is settled by now.
-    schedule = config.pipeline.schedule.for_images(len(state["pipeline"]["train_poses.codes"]))
-    schedule.pose_trial_rounds = 0
-    schedule.distortion_boost = (1.0, 1.0)
-    config.pipeline.schedule, config.max_num_iterations = schedule, total
-    schedule = copy.copy(schedule)
-    schedule.begin_anew(int(state["pipeline"]["restarts.begin"]))
-    if total <= schedule.phase_b_start:
-        raise InputError("The run has not got to phase B, so that its poses are not worth going on from; train it on.")
-    return min(steps, total - schedule.phase_b_start)
+def _method_of(run_config: Any, checkpoint: Mapping[str, Any]) -> GivenPoses:
+    kind = LearnedPoses if isinstance(run_config, GNeRFTrainerConfig) else GivenPoses
+    return kind(run_config, checkpoint)
 
 
 def _close_logs() -> None:
@@ -204,7 +235,7 @@ def _expect_steps(total: int) -> None:
     writer.GLOBAL_BUFFER["max_iter"] = total
 
 
-def _config_beside(run_config: Any, has_more_images: bool) -> Any:
+def _config_beside(run_config: Any, poses_are_given: bool, has_more_images: bool) -> Any:
     """The configuration of a run in a folder of its own, with the localized images in its data."""
     config = copy.deepcopy(run_config)
     number, config.timestamp = 1, f"{run_config.timestamp}-grown"
@@ -217,7 +248,7 @@ def _config_beside(run_config: Any, has_more_images: bool) -> Any:
             data=datamanager.data or datamanager.dataparser.data,
             base=datamanager.dataparser,
             localized=config.get_base_dir().absolute() / LOCALIZED_FILE,
-            base_has_true_poses=not isinstance(config, GNeRFTrainerConfig),
+            base_has_true_poses=poses_are_given,
         )
         datamanager.data = datamanager.dataparser.data
     config.load_dir = config.load_checkpoint = config.load_step = None
@@ -225,8 +256,11 @@ def _config_beside(run_config: Any, has_more_images: bool) -> Any:
     return config
 
 
-def _train(config: Any, state: Dict[str, Any], folder: Path, poses: Float[Tensor, "added 3 4"], steps: int) -> Growth:
-    _learn_poses_of_added(config, len(poses))
+def _train(
+    config: Any, state: Mapping[str, Any], method: GivenPoses, frames: List[Dict[str, Any]], steps: int
+) -> Growth:
+    folder: Path = config.get_base_dir()
+    _learn_poses_of_added(config, len(frames))
     config.save_config()
     with without_lpips():
         trainer = config.setup(local_rank=0, world_size=1)
@@ -239,13 +273,14 @@ def _train(config: Any, state: Dict[str, Any], folder: Path, poses: Float[Tensor
     config.load_checkpoint.unlink()
     config.load_checkpoint = None
     before = trainer.pipeline.get_average_eval_image_metrics(step=None)["psnr"]
-    CONSOLE.print(f"{len(poses)} images more, {steps} training steps; held-out PSNR before: {before:.2f} dB")
+    CONSOLE.print(f"{len(frames)} images more, {steps} training steps; held-out PSNR before: {before:.2f} dB")
 
-    _begin_new_poses(trainer.pipeline, poses)
+    poses = torch.tensor([frame["transform_matrix"][:3] for frame in frames]).reshape(-1, 3, 4)
+    method.begin(trainer.pipeline, poses)
     _rewind(trainer, steps)
     trainer.train()
     after = trainer.pipeline.get_average_eval_image_metrics(step=None)["psnr"]
-    return Growth(len(poses), steps, float(before), float(after), folder if after >= before else None)
+    return Growth(len(frames), steps, float(before), float(after), folder if after >= before else None)
 
 
 def _rewind(trainer: Any, steps: int) -> None:
@@ -257,6 +292,29 @@ def _rewind(trainer: Any, steps: int) -> None:
             {**scheduler.state_dict(), "last_epoch": total - steps, "_step_count": total - steps + 1}
         )
     _expect_steps(total)
+
+
+@dataclass
+class LastCamerasOptimizerConfig(CameraOptimizerConfig):
+    """Corrects the poses of the last training cameras; those before them are known."""
+
+    _target: Type = field(default_factory=lambda: LastCamerasOptimizer)
+    """Target class to instantiate."""
+    num_corrected: int = 0
+    """How many cameras that is."""
+
+
+class LastCamerasOptimizer(CameraOptimizer):
+    """See `LastCamerasOptimizerConfig`."""
+
+    config: LastCamerasOptimizerConfig
+
+    def __init__(self, config: LastCamerasOptimizerConfig, num_cameras: int, **kwargs: Any) -> None:
+        """As `CameraOptimizer`; any mode but off."""
+        super().__init__(config, num_cameras, **kwargs)
+        # Not by nerfstudio's non_trainable_camera_indices: 1.1.5 takes them for rows of a batch.
+        moves = (torch.arange(num_cameras) >= num_cameras - config.num_corrected)[:, None]
+        self.pose_adjustment.register_hook(lambda gradient: gradient * moves.to(gradient))
 
 
 def _learn_poses_of_added(config: Any, num_added: int) -> None:
@@ -292,12 +350,3 @@ def _full_size(path: Path) -> Path:
     """The image in `images` where this is the same one in nerfstudio's `images_2`, `images_4`..."""
     path = path.resolve()
     return path.parent.with_name(re.sub(r"_\d+$", "", path.parent.name)) / path.name
-
-
-def _begin_new_poses(pipeline: Any, poses: Float[Tensor, "added 3 4"]) -> None:
-    """nerfstudio's own methods have them from the dataparser."""
-    if isinstance(pipeline, GNeRFPipeline):
-        num_all = len(pipeline.datamanager.train_dataset)
-        added = torch.arange(num_all - len(poses), num_all, device=pipeline.device)
-        pipeline.train_poses.assign(added, poses.to(pipeline.device))
-        pipeline.publish_poses()

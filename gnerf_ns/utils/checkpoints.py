@@ -1,65 +1,138 @@
-"""Checkpoints: whether one fits, and what becomes of it where a run grows.
+"""Checkpoints: which one is read, whether it is whole and fits, and what becomes of it where a run grows.
 
 nerfstudio itself loads what fits, skips the rest silently, and then renders noise.
 """
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+import re
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional
 
 import torch
 from torch import Tensor
 
-from gnerf_ns.cameras.pose_codec import UP_DIRECTION_KEY
 from gnerf_ns.utils.errors import InputError
-
-HELD_OUT = ("eval_poses.codes", "eval_poses_step")
-"""Entries that can be estimated again, and that depend on which images are held out."""
-
+from gnerf_ns.utils.run_images import RunImages
 
 TORCH_OPTION = "--pipeline.model.radiance.implementation torch"
 """Of ns-train: hash grids that run on any machine."""
 
+IMAGES_KEY = "datamanager._extra_state"
+"""Where a pipeline of ours has its `RunImages`."""
 
-def fitting_state(loaded: Dict[str, Any], own: Dict[str, Tensor]) -> Dict[str, Any]:
-    """What is to be loaded of a checkpoint into a pipeline with a state of its own.
+_FILE_NAME = re.compile(r"step-(\d{9,})\.ckpt")
+
+
+# Which one
+
+
+def latest_checkpoint(folder: Path) -> Optional[Path]:
+    """The checkpoint of the highest step in a folder, which need not exist; other files there are ignored."""
+    found = [path for path in folder.glob("step-*.ckpt") if _FILE_NAME.fullmatch(path.name)]
+    return max(found, default=None, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The training step in a checkpoint's name."""
+    found = _FILE_NAME.fullmatch(checkpoint.name)
+    assert found is not None, checkpoint
+    return int(found[1])
+
+
+def find_checkpoint(folder: Path, step: Optional[int] = None) -> Path:
+    """The checkpoint of a step, or the latest, in a run's folder of checkpoints.
 
     Raises:
-        InputError: see `check_keys`.
+        InputError: there is none.
     """
-    state = with_up_direction(drop_other_held_out_poses(dict(loaded), own))
+    path = latest_checkpoint(folder) if step is None else folder / f"step-{step:09d}.ckpt"
+    if path is None:
+        raise InputError(f"There is no checkpoint (step-*.ckpt) in {folder}; name the run's nerfstudio_models folder.")
+    if not path.is_file():
+        raise InputError(f"There is no checkpoint {path}; name one that exists.")
+    return path
+
+
+# Whether it is whole
+
+
+def read_checkpoint(path: Path) -> Dict[str, Any]:
+    """What a checkpoint holds, on the CPU; tensors are read from the file when they are used.
+
+    Raises:
+        InputError: it is cut off, damaged, of something else than nerfstudio, or holds more than numbers.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as error:  # whatever an unpickler makes of bytes that are none of its own
+        forbidden = re.search(r"GLOBAL (\S+)", str(error))
+        if forbidden:
+            raise InputError(
+                f"{path} was not opened: it holds more than numbers and text ({forbidden[1]}), which may run any "
+                "program; use a checkpoint that nerfstudio has written."
+            ) from error
+        raise InputError(
+            f"{path} is not a whole checkpoint (it is cut off or damaged); restore it, or remove it and use an "
+            "earlier one."
+        ) from error
+    if not isinstance(state, dict) or not isinstance(state.get("pipeline"), Mapping) or "step" not in state:
+        raise InputError(f"{path} is not a checkpoint of nerfstudio's; use one that ns-train has written.")
+    return state
+
+
+def check_finite(pipeline: Mapping[str, Any]) -> None:
+    """Whether all numbers in the state of a pipeline are numbers.
+
+    Raises:
+        InputError: one is infinite or NaN.
+    """
+    for name, value in pipeline.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+            raise InputError(
+                f"The checkpoint holds numbers that are not finite ({name}), from a training that has diverged; use an "
+                "earlier checkpoint, or train anew."
+            )
+
+
+# Whether it fits
+
+
+def fitting_state(loaded: Mapping[str, Any], own: Mapping[str, Any]) -> Dict[str, Any]:
+    """What is to be loaded of a checkpoint into a pipeline of ours.
+
+    Poses of other held-out images than the pipeline has are left out; they are estimated again.
+
+    Args:
+        loaded: the pipeline's state in the checkpoint.
+        own: that of the pipeline.
+
+    Raises:
+        InputError: the checkpoint is of other images or of another configuration, or a number is not finite.
+    """
+    state = dict(loaded)
+    if IMAGES_KEY in own and IMAGES_KEY in state:
+        then, now = RunImages.from_state(state[IMAGES_KEY]), RunImages.from_state(own[IMAGES_KEY])
+        then.check_training_images(now)
+        if not then.has_held_out_images_of(now):
+            state = {name: value for name, value in state.items() if not _is_of_held_out(name)}
+            state.update({name: value for name, value in own.items() if _is_of_held_out(name)})
     check_keys(state, own)
+    check_finite(state)
     return state
 
 
-def drop_other_held_out_poses(state: Dict[str, Any], own: Dict[str, Tensor]) -> Dict[str, Any]:
-    """The checkpoint, with our own held-out poses in place of those of other images."""
-    if getattr(state.get(HELD_OUT[0]), "shape", None) != own[HELD_OUT[0]].shape:
-        state.update({name: own[name] for name in HELD_OUT})
-    return state
+def _is_of_held_out(name: str) -> bool:
+    return any(part.startswith("eval_") for part in name.split("."))
 
 
-def with_up_direction(state: Dict[str, Any]) -> Dict[str, Any]:
-    """The checkpoint, with +z up where it is of before what is up was learned."""
-    return {UP_DIRECTION_KEY: torch.zeros(2), **state}
-
-
-def check_keys(state: Dict[str, Any], own: Dict[str, Tensor]) -> None:
+def check_keys(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Compare names and shapes.
 
     Raises:
         InputError: they differ; the sentence says what it probably means and what to do.
     """
-    # Modules' extra state is left out: it may be missing, and has no shape.
-    state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    own = {name: value for name, value in own.items() if isinstance(value, Tensor)}
     advice = "load it with the config.yml that stands beside it."
-    poses = "train_poses.codes"
-    if poses in state and state[poses].shape != own[poses].shape:
-        raise InputError(
-            f"The checkpoint holds {tuple(state[poses].shape)} pose numbers, but the data asks for "
-            f"{tuple(own[poses].shape)}: it is of other images or another pose mode; train anew or name its own data."
-        )
     missing = sorted(own.keys() - state.keys())
     unexpected = sorted(state.keys() - own.keys())
     if missing or unexpected:
@@ -67,7 +140,7 @@ def check_keys(state: Dict[str, Any], own: Dict[str, Tensor]) -> None:
         reason = f"for example {(missing or unexpected)[0]} is {'missing' if missing else 'unknown'}"
         raise InputError(f"The checkpoint does not fit this configuration ({reason}); {advice}")
     for name, value in own.items():
-        if state[name].shape != value.shape:
+        if isinstance(value, Tensor) and state[name].shape != value.shape:
             raise InputError(
                 f"The checkpoint does not fit this configuration ({name} is {tuple(state[name].shape)}, "
                 f"not {tuple(value.shape)}); {advice}"
@@ -108,23 +181,25 @@ def _is_torch(names: List[str]) -> bool:
     return any("hash_table" in name for name in names)
 
 
-def for_more_images(state: Dict[str, Any], trainer: Any) -> Dict[str, Any]:
+# A run that grows
+
+
+def for_more_images(state: Mapping[str, Any], trainer: Any) -> Dict[str, Any]:
     """A checkpoint with rows for further images in whatever has one for each.
 
     New rows are those of the new pipeline, or the mean of the others where these are learned and not the poses.
+
+    Args:
+        state: the checkpoint.
+        trainer: of any method, set up for all images.
     """
     own: Dict[str, Any] = trainer.pipeline.state_dict()
-    # A module's extra state is not needed by a run that has come so far.
-    pipeline = {name: value.detach().clone() for name, value in own.items() if isinstance(value, Tensor)}
-    for name, value in state["pipeline"].items():
-        if name not in pipeline:
-            continue
-        if value.shape == pipeline[name].shape:
-            pipeline[name] = value
-        else:
-            rest = pipeline[name][len(value) :]
-            is_typical = "embedding" in name or name == "focal_scales.logarithms"
-            pipeline[name] = torch.cat([value, value.mean(dim=0).expand_as(rest) if is_typical else rest])
+    loaded = state["pipeline"]
+    # A module's extra state is its own: the images are those that the run has now.
+    pipeline = {name: value.detach().clone() if isinstance(value, Tensor) else value for name, value in own.items()}
+    for name, value in pipeline.items():
+        if isinstance(value, Tensor) and name in loaded:
+            pipeline[name] = _with_rows_of(value, loaded[name].to(value), "embedding" in name or "focal_scales" in name)
     optimizers = {}
     for group, saved in state["optimizers"].items():
         parameters = trainer.optimizers.parameters[group]
@@ -134,6 +209,14 @@ def for_more_images(state: Dict[str, Any], trainer: Any) -> Dict[str, Any]:
         }
         optimizers[group] = {**saved, "state": moments}
     return {**state, "pipeline": pipeline, "optimizers": optimizers}
+
+
+def _with_rows_of(own: Tensor, loaded: Tensor, is_typical: bool) -> Tensor:
+    """A loaded value, with our own rows where it has none; or with its mean there."""
+    if loaded.shape == own.shape:
+        return loaded
+    rest = own[len(loaded) :]
+    return torch.cat([loaded, loaded.mean(dim=0).expand_as(rest) if is_typical else rest])
 
 
 def _padded(value: Any, parameter: Tensor) -> Any:

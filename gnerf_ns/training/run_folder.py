@@ -1,0 +1,96 @@
+"""A run is where its config.yml is, wherever that was copied or moved to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any, Dict, NamedTuple, Optional
+
+from nerfstudio.engine.trainer import TrainerConfig
+
+from gnerf_ns.data.grown_dataparser import GrownDataParserConfig
+from gnerf_ns.utils.checkpoints import find_checkpoint, read_checkpoint, step_of
+from gnerf_ns.utils.errors import InputError
+
+
+class Opening(NamedTuple):
+    """A config.yml that nerfstudio is reading."""
+
+    path: Path
+    """The file."""
+    is_to_be_loaded: bool
+    """Whether the run's latest checkpoint is to be loaded next: by `eval_setup`, for ns-eval, ns-render, ns-viewer and
+    ns-export. Otherwise the configuration is to be trained: `ns-train --load-config`."""
+
+
+class RunFolderConfig(TrainerConfig):
+    """Has `TrainerConfig` find the run beside its config.yml; nerfstudio looks where the run was first saved.
+
+    If that file was copied alone, without the folder of checkpoints, nerfstudio's way is kept. The latest checkpoint is
+    named to nerfstudio, which takes every file in its folder for one, and is checked before anything is built.
+    """
+
+    folder_of_runs: Optional[Path] = None
+    """The folder that holds the run's, if it was found beside its config.yml. No annotation of a field: no flag."""
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        """Called by PyYAML and `copy`.
+
+        Raises:
+            InputError: the run has no whole checkpoint, where one is to be loaded.
+        """
+        self.__dict__.update(state)
+        opening = _find_opening(sys._getframe(1))
+        if opening is None:
+            return
+        folder = Path(os.path.abspath(opening.path)).parent
+        if (folder / self.relative_model_dir).is_dir():
+            self.set_folder(folder)
+        if opening.is_to_be_loaded:
+            checkpoint = find_checkpoint(self.get_checkpoint_dir())
+            read_checkpoint(checkpoint)
+            self.load_step = step_of(checkpoint)
+
+    def set_folder(self, folder: Path) -> None:
+        """Take a folder, of any name and anywhere, for that of the run."""
+        self.folder_of_runs, self.timestamp = folder.parent, folder.name
+        dataparser = getattr(self.pipeline.datamanager, "dataparser", None)
+        if isinstance(dataparser, GrownDataParserConfig):
+            dataparser.localized = folder / dataparser.localized.name
+
+    def check_resumed(self) -> None:
+        """Name the checkpoint to nerfstudio that a training is to go on from, if it is to.
+
+        Raises:
+            InputError: there is none where one was said to be, or it is not whole.
+        """
+        if self.load_dir is not None:
+            checkpoint = find_checkpoint(self.load_dir, self.load_step)
+            self.load_step = step_of(checkpoint)
+        elif self.load_checkpoint is not None:
+            checkpoint = self.load_checkpoint
+            if not checkpoint.is_file():
+                raise InputError(f"There is no checkpoint {checkpoint}; name one that exists.")
+        else:
+            return
+        read_checkpoint(checkpoint)
+
+    def get_base_dir(self) -> Path:
+        """The run's folder."""
+        return super().get_base_dir() if self.folder_of_runs is None else self.folder_of_runs / self.timestamp
+
+
+def _find_opening(frame: Optional[FrameType]) -> Optional[Opening]:
+    """The file that is being read, if PyYAML is what calls: nerfstudio hands it the text alone."""
+    is_yaml = False
+    while frame is not None:
+        code = frame.f_code
+        is_yaml |= frame.f_globals.get("__name__") == "yaml.constructor"
+        if is_yaml and code.co_name == "eval_setup" and code.co_filename.endswith("eval_utils.py"):
+            return Opening(frame.f_locals["config_path"], is_to_be_loaded=True)
+        if is_yaml and code.co_name == "main" and Path(code.co_filename).parts[-2:] == ("scripts", "train.py"):
+            return Opening(frame.f_locals["config"].load_config, is_to_be_loaded=False)
+        frame = frame.f_back
+    return None

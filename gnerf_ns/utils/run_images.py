@@ -1,0 +1,158 @@
+"""Which images a run is of: the name and a hash of the content of each file, to be kept in its checkpoints.
+
+Estimated poses are rows of a table, in the order of the images. With an image more, less or replaced they would belong
+to other images without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+
+from gnerf_ns.utils.errors import InputError
+
+LISTED = 3
+"""At most so many files are named for each kind of difference."""
+
+_CHUNK_BYTES = 2**20
+
+
+class ImageFile(NamedTuple):
+    """One image of a run."""
+
+    name: str
+    """Path relative to the folder of the data (absolute if it lies elsewhere): for messages alone."""
+    content: str
+    """SHA-256 of the file's bytes: what an image is known by, wherever it lies."""
+
+
+@dataclass(frozen=True)
+class RunImages:
+    """The images of a run, in the order of its poses."""
+
+    folder: str
+    """Of the data; absolute."""
+    train: Tuple[ImageFile, ...]
+    """Those it is trained on."""
+    held_out: Tuple[ImageFile, ...]
+    """Those it is evaluated on."""
+
+    @classmethod
+    def read(cls, train: Sequence[Path], held_out: Sequence[Path], data: Path) -> RunImages:
+        """Of files.
+
+        Args:
+            train: training images.
+            held_out: held-out images.
+            data: folder of the data, or a file (transforms.json) in it.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        folder = Path(os.path.abspath(data if data.is_dir() else data.parent))
+        files = [*train, *held_out]
+        # Threads, because both reading and hashing release the GIL.
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as executor:
+            contents = list(executor.map(_content, files))
+        images = [ImageFile(_name(path, folder), content) for path, content in zip(files, contents, strict=True)]
+        return cls(str(folder), tuple(images[: len(train)]), tuple(images[len(train) :]))
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> RunImages:
+        """Of what `to_state` has written."""
+        train, held_out = (tuple(ImageFile(*image) for image in state[split]) for split in ("train", "held_out"))
+        return cls(state["folder"], train, held_out)
+
+    def to_state(self) -> Dict[str, Any]:
+        """Text and lists of it, which any checkpoint may hold."""
+        train, held_out = ([list(image) for image in images] for images in (self.train, self.held_out))
+        return {"folder": self.folder, "train": train, "held_out": held_out}
+
+    def check_training_images(self, now: RunImages) -> None:
+        """Whether poses of these training images are poses of others.
+
+        Names do not matter: files may have been moved or renamed, as long as they still come in the same order.
+
+        Args:
+            now: the images that the data has by now.
+
+        Raises:
+            InputError: they are others, or come in another order; the sentence says which images differ.
+        """
+        if _contents(self.train) != _contents(now.train):
+            raise InputError(
+                f"The images in {now.folder} are not those that the run was trained on: {_differences(self, now)}; "
+                "restore them as they were, or train anew."
+            )
+
+    def has_held_out_images_of(self, now: RunImages) -> bool:
+        """Whether poses of these held-out images are poses of others."""
+        return _contents(self.held_out) == _contents(now.held_out)
+
+
+def _content(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise InputError(f"The image {path} cannot be read ({error.strerror}); replace or remove it.") from error
+    return digest.hexdigest()
+
+
+def _name(path: Path, folder: Path) -> str:
+    path = Path(os.path.abspath(path))
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+
+
+def _contents(images: Sequence[ImageFile]) -> List[str]:
+    return [image.content for image in images]
+
+
+def _differences(then: RunImages, now: RunImages) -> str:
+    """In words, of both splits together: an image more or less shifts which ones are held out."""
+    before = {image.name: image.content for image in (*then.train, *then.held_out)}
+    after = {image.name: image.content for image in (*now.train, *now.held_out)}
+    changed = [name for name, content in before.items() if after.get(name, content) != content]
+    gone = [name for name in before.keys() - after.keys() if before[name] not in after.values()]
+    new = [name for name in after.keys() - before.keys() if after[name] not in before.values()]
+    if len(gone) == len(before):
+        return f"none of its {len(before)} images is among the {len(after)} that are there"
+    if changed or gone or new:
+        return _listed(
+            (gone, "is missing", "are missing"),
+            (new, "is new", "are new"),
+            (changed, "has other content", "have other content"),
+        )
+    names = {content: name for name, content in before.items()}
+    renamed = [f"{names[content]} (now {name})" for name, content in after.items() if name not in before]
+    trained = {image.name for image in then.train}
+    return (
+        _listed(
+            (renamed, "has another name", "have other names"),
+            ([image.name for image in now.held_out if image.name in trained], "is held out now", "are held out now"),
+            (
+                [image.name for image in now.train if image.name in before.keys() - trained],
+                "was held out",
+                "were held out",
+            ),
+        )
+        or "they come in another order"
+    )
+
+
+def _listed(*kinds: Tuple[Sequence[str], str, str]) -> str:
+    """Names with what is said of them, in the singular or the plural."""
+    parts = []
+    for names, of_one, of_many in kinds:
+        if names:
+            more = [f"{len(names) - LISTED} more"] if len(names) > LISTED else []
+            words = [*sorted(names)[:LISTED], *more]
+            listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+            parts.append(f"{listed} {of_one if len(names) == 1 else of_many}")
+    return ", ".join(parts)
