@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Type
+from typing import Any, Dict, List, Optional, Type
 
 import numpy as np
 import torch
@@ -18,8 +18,12 @@ from nerfstudio.utils.colors import get_color
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from gnerf_ns.data.frames import Frame, read_all_frames, read_frames
-from gnerf_ns.data.intrinsics import Intrinsics, intrinsics_from_images, intrinsics_from_transforms
+from gnerf_ns.data.frames import read_all_frames, read_frames
+from gnerf_ns.data.intrinsics import NARROWEST_FOV_DEG, WIDEST_PERSPECTIVE_FOV_DEG, Intrinsics
+from gnerf_ns.data.lens_sources import DEFAULT_FOV_DEG, lenses_of_frames
+from gnerf_ns.data.orientation import ORIENTATIONS_KEY
+from gnerf_ns.data.remarks import named
+from gnerf_ns.data.transforms_json import Frame
 from gnerf_ns.utils.errors import InputError
 
 GROUND_TRUTH_KEY = "ground_truth_camera_to_worlds"
@@ -27,6 +31,9 @@ GROUND_TRUTH_KEY = "ground_truth_camera_to_worlds"
 
 HAS_CALIBRATION_KEY = "has_calibration"
 """Entry of the outputs' metadata: whether the focal lengths come from a transforms.json."""
+
+LENS_SOURCE_KEY = "lens_source"
+"""Entry of the outputs' metadata: where the focal lengths come from, a `LensSource`."""
 
 PLACEHOLDER_CAMERA_TO_WORLD = ((0.0, 0.0, 1.0, 2.8), (1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0))
 """Level, on the x axis, looking at the origin: what every camera has until its pose is estimated."""
@@ -43,8 +50,9 @@ class UnposedDataParserConfig(DataParserConfig):
     """Target class to instantiate."""
     data: Path = Path(".")
     """Folder of images (or holding a folder `images`), or a transforms.json."""
-    fov_deg: float = 50.0
-    """Field of view along the images' longer side, in degrees, where neither a transforms file nor EXIF data tell."""
+    fov_deg: Optional[float] = None
+    """Field of view along the images' longer side, in degrees. Where it is given, it counts, whatever a transforms file
+    or EXIF data say; else these, and 50 degrees if they say nothing."""
     eval_interval: int = 8
     """Hold out every n-th image for evaluation, but at least two, unless a transforms file names held-out images. 0
     holds out none."""
@@ -62,8 +70,11 @@ class UnposedDataParser(DataParser):
 
     def __init__(self, config: UnposedDataParserConfig):
         super().__init__(config)
-        if not 0 < config.fov_deg < 180:
-            raise InputError(f"--fov-deg {config.fov_deg:g} is not between 0 and 180 degrees; correct it.")
+        narrowest, widest = NARROWEST_FOV_DEG, WIDEST_PERSPECTIVE_FOV_DEG
+        if config.fov_deg is not None and not narrowest <= config.fov_deg <= widest:
+            raise InputError(
+                f"--fov-deg {config.fov_deg:g} is not between {narrowest:g} and {widest:g} degrees; correct it."
+            )
         if config.eval_interval < 0 or config.eval_interval == 1:
             raise InputError(
                 f"--eval-interval {config.eval_interval} leaves no image to train on; use 2 or more, or 0 for none."
@@ -75,7 +86,8 @@ class UnposedDataParser(DataParser):
         """Placeholder cameras, with intrinsics, of one split; true poses, if all are known, are metadata.
 
         Raises:
-            InputError: see ``read_frames`` and ``intrinsics_from_transforms``; or there are too few images.
+            InputError: see ``read_frames`` and ``lenses_of_frames``; or there are too few images, or masks for some
+                only.
         """
         del kwargs
         if split == "all":
@@ -89,45 +101,36 @@ class UnposedDataParser(DataParser):
                 f"{self.config.min_images} are needed; add more, or lower --min-images (behind the word unposed-data)."
             )
         frames = train if split in ("train", "all") else held_out
-        intrinsics, origin, has_calibration = self._intrinsics(frames, train + held_out)
-        if split == "train":
-            CONSOLE.print(
-                f"{len(train)} images to train on, {len(held_out)} held out, from {self.config.data}; "
-                f"intrinsics from {origin}"
+        everyone = train + held_out
+        lenses = lenses_of_frames(everyone, self.config.fov_deg, DEFAULT_FOV_DEG)
+        if split in ("train", "all"):
+            counts = f"{count} images"
+            if split == "train":
+                counts = f"{len(train)} images to train on, {len(held_out)} held out,"
+            CONSOLE.print(f"{counts} from {self.config.data}; intrinsics from {lenses.origin}", markup=False)
+        lenses.remark_doubts(self.config.data)
+        of_split = slice(len(train)) if frames is train else slice(len(train), None)
+        intrinsics = lenses.intrinsics[of_split]
+        unmasked = [frame.image for frame in everyone if frame.mask is None]
+        if len(unmasked) not in (0, len(everyone)):
+            raise InputError(
+                f"{len(unmasked)} of {len(everyone)} frames have no mask ({named(unmasked)}); give every frame one, "
+                "or none."
             )
-        elif split == "all":
-            CONSOLE.print(f"{count} images from {self.config.data}; intrinsics from {origin}")
         masks = [frame.mask for frame in frames if frame.mask is not None]
-        if len(masks) not in (0, len(frames)):
-            raise InputError(f"Only {len(masks)} of {len(frames)} frames have a mask; give every frame one, or none.")
         return DataparserOutputs(
             image_filenames=[frame.image for frame in frames],
             cameras=_placeholder_cameras(intrinsics),
             alpha_color=None if self.config.alpha_color is None else get_color(self.config.alpha_color),
             scene_box=unit_scene_box(),
             mask_filenames=masks or None,
-            metadata={GROUND_TRUTH_KEY: _ground_truth(frames), HAS_CALIBRATION_KEY: has_calibration},
+            metadata={
+                GROUND_TRUTH_KEY: _ground_truth(frames),
+                HAS_CALIBRATION_KEY: lenses.source == "transforms.json",
+                LENS_SOURCE_KEY: lenses.source,
+                ORIENTATIONS_KEY: {file: turn for frame in frames for file, turn in frame.orientations.items()},
+            },
         )
-
-    def _intrinsics(self, frames: List[Frame], everyone: List[Frame]) -> Tuple[List[Intrinsics], str, bool]:
-        """Intrinsics of all frames of a split from the same kind of source, which one in words, and whether calibrated.
-
-        Args:
-            frames: those of the split.
-            everyone: those of all splits, which tell about a frame that does not tell about itself.
-        """
-        listed = [
-            intrinsics_from_transforms(frame.values, frame.image, frame.source)
-            for frame in frames
-            if frame.source is not None
-        ]
-        complete = [intrinsics for intrinsics in listed if intrinsics is not None]
-        if frames and len(complete) == len(frames):
-            return complete, str(frames[0].source), True
-        images = [frame.image for frame in everyone]
-        found, origin = intrinsics_from_images(images, self.config.fov_deg)
-        by_image = dict(zip(images, found, strict=True))
-        return [by_image[frame.image] for frame in frames], origin, False
 
 
 def unit_scene_box() -> SceneBox:

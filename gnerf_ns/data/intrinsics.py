@@ -1,17 +1,31 @@
-"""Pinhole intrinsics and lens distortion: from a transforms.json, from EXIF data, or from a field of view."""
+"""Intrinsics and distortion of one image's lens, and whether a lens can be like that."""
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Callable, List, Mapping, Optional, Tuple
+from typing import List, Tuple
 
-from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, CameraType
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.camera_utils import _compute_residual_and_jacobian, radial_and_tangential_undistort
+from nerfstudio.cameras.cameras import CameraType
+from torch import Tensor
 
-from gnerf_ns.data.images import ImageSize, focal_from_exif, image_size
+from gnerf_ns.data.images import ImageSize
 from gnerf_ns.utils.errors import InputError
 
-# In the order of nerfstudio's Cameras.distortion_params.
-_DISTORTION_KEYS = ("k1", "k2", "k3", "k4", "p1", "p2")
+NARROWEST_FOV_DEG = 1.0
+WIDEST_PERSPECTIVE_FOV_DEG = 150.0
+_WIDEST_PERSPECTIVE_RAY_DEG = 80.0
+"""From the axis, after undoing the distortion: beyond it, a pixel covers next to nothing."""
+_LARGEST_PIXEL_ASPECT = 2.0
+_CENTER_MARGIN, _USUAL_CENTER_MARGIN = 0.05, 0.25
+"""Of the image's side: the principal point of no lens is nearer to an edge; that of a crop may be, of a whole image
+hardly."""
+_LARGEST_ROUND_TRIP_ERROR = 0.5
+"""In pixels."""
+_GRID_STEPS = 25
+_LARGEST_NORMALIZED_FOCAL = 5.0
+"""In widths of the image: a longer lens would show less than 12 degrees."""
 
 
 @dataclass(frozen=True)
@@ -29,110 +43,137 @@ class Intrinsics:
     camera_type: CameraType = CameraType.PERSPECTIVE
     """Camera model."""
 
-
-def centerd_pinhole(size: ImageSize, focal: float) -> Intrinsics:
-    """Square pixels, the principal point in the middle, no distortion."""
-    return Intrinsics(size, (focal, focal), (size.width / 2, size.height / 2))
-
-
-def focal_from_fov(fov_deg: float, side: float) -> float:
-    """Focal length in pixels of a field of view in degrees across ``side`` pixels."""
-    return side / 2 / math.tan(math.radians(fov_deg) / 2)
+    @property
+    def fields_of_view(self) -> Tuple[float, float]:
+        """Along x and y, in degrees; of a perspective or fisheye lens before its distortion."""
+        (focal_x, focal_y), (width, height) = self.focal, self.size
+        return _field_of_view(focal_x, width, self.camera_type), _field_of_view(focal_y, height, self.camera_type)
 
 
-def intrinsics_from_transforms(values: Mapping[str, Any], image: Path, source: Path) -> Optional[Intrinsics]:
-    """Intrinsics of one frame of a transforms.json, or None where it holds no focal length.
+def _field_of_view(focal: float, side: float, camera_type: CameraType) -> float:
+    if camera_type == CameraType.PERSPECTIVE:
+        return math.degrees(2.0 * math.atan(side / 2.0 / focal))
+    return (180.0 if camera_type == CameraType.EQUIRECTANGULAR else math.degrees(1.0)) * side / focal
+
+
+def focal_from_fov(fov_deg: float, side: float, camera_type: CameraType = CameraType.PERSPECTIVE) -> float:
+    """Focal length in pixels of a perspective or (equidistant) fisheye lens.
 
     Args:
-        values: the frame's own entries laid over the file's.
-        image: the frame's image, for its size where the file has none.
-        source: the transforms.json, for messages.
+        fov_deg: field of view across ``side``, in degrees.
+        side: length in pixels.
+        camera_type: camera model.
+    """
+    if camera_type == CameraType.PERSPECTIVE:
+        return side / 2 / math.tan(math.radians(fov_deg) / 2)
+    return side / math.radians(fov_deg)
+
+
+def check_intrinsics(lens: Intrinsics, where: str) -> None:
+    """See that a lens can be like that, and that its rays can be computed.
+
+    Args:
+        lens: positive, finite figures.
+        where: the file and the image, for the message.
 
     Raises:
-        InputError: a figure is no number or out of range, or the camera model is unknown.
+        InputError: the field of view, pixel aspect or principal point is out of range, or the distortion cannot be
+            undone all over the image.
     """
+    fl, c = ", ".join(f"{value:g}" for value in lens.focal), ", ".join(f"{value:g}" for value in lens.center)
+    if _looks_normalized(lens):
+        raise InputError(
+            f"{where} has normalized intrinsics (fl_x, fl_y = {fl} and cx, cy = {c} with w, h = {lens.size}); "
+            "give them in pixels."
+        )
+    for axis, fov in zip("xy", lens.fields_of_view, strict=True):
+        if not NARROWEST_FOV_DEG <= fov <= _widest_field_of_view(lens.camera_type, axis):
+            raise InputError(
+                f"{where} has a field of view of {fov:.3g} degrees along {axis} (fl_x, fl_y = {fl} with w, h = "
+                f"{lens.size}), which no {lens.camera_type.name.lower()} lens has; correct the focal lengths or the "
+                "size that they refer to."
+            )
+    aspect = lens.focal[0] / lens.focal[1]
+    is_panorama = lens.camera_type == CameraType.EQUIRECTANGULAR
+    if not is_panorama and not 1 / _LARGEST_PIXEL_ASPECT <= aspect <= _LARGEST_PIXEL_ASPECT:
+        raise InputError(
+            f"{where} has focal lengths fl_x, fl_y = {fl} that differ by more than a factor of "
+            f"{_LARGEST_PIXEL_ASPECT:g}; correct them, or the size {lens.size} that they refer to."
+        )
+    if _distance_to_edge(lens) < _CENTER_MARGIN:
+        raise InputError(
+            f"{where} has the principal point cx, cy = {c} outside the image or at its edge (w, h = {lens.size}); "
+            "correct it, or the size that it refers to."
+        )
+    if not is_panorama and any(lens.distortion):
+        _check_distortion(lens, where)
 
-    def number(key: str) -> Optional[float]:
-        if values.get(key) is None:
-            return None
-        try:
-            value = float(values[key])
-        except (TypeError, ValueError):
-            value = math.nan
-        if not math.isfinite(value):
-            raise InputError(f"{source} gives {key} = {values[key]!r} for {image.name}; it must be a finite number.")
-        return value
 
-    width, height = number("w"), number("h")
-    size = ImageSize(round(width), round(height)) if width and height else image_size(image)
-    focal_x, focal_y = number("fl_x"), number("fl_y")
-    angle_x, angle_y = number("camera_angle_x"), number("camera_angle_y")
-    for angle in (angle_x, angle_y):
-        if angle is not None and not 0 < angle < math.pi:
-            raise InputError(f"{source} gives a camera angle of {angle} for {image.name}; use radians below π.")
-    if focal_x is None and angle_x is not None:
-        focal_x = focal_from_fov(math.degrees(angle_x), float(size.width))
-    if focal_y is None and angle_y is not None and number("fl_x") is None:
-        focal_y = focal_from_fov(math.degrees(angle_y), float(size.height))
-    focal_x, focal_y = focal_x or focal_y, focal_y or focal_x
-    if focal_x is None or focal_y is None:
-        return None
-    if min(focal_x, focal_y) <= 0 or min(size) <= 0:
-        raise InputError(f"{source} gives a focal length or size that is not positive for {image.name}; correct it.")
-    model = values.get("camera_model", "OPENCV")
-    if not isinstance(model, str) or model not in CAMERA_MODEL_TO_TYPE:
-        known = ", ".join(CAMERA_MODEL_TO_TYPE)
-        raise InputError(f"{source} names the camera model {model!r}, which is unknown; use one of {known}.")
-    center_x, center_y = number("cx"), number("cy")
-    return Intrinsics(
-        size=size,
-        focal=(focal_x, focal_y),
-        center=(
-            size.width / 2 if center_x is None else center_x,
-            size.height / 2 if center_y is None else center_y,
-        ),
-        distortion=_distortion(values, number, image, source),
-        camera_type=CAMERA_MODEL_TO_TYPE[model],
+def doubts_about(lens: Intrinsics) -> List[str]:
+    """What is unusual about a lens that can be used: the middles of sentences that end with the images' names."""
+    if _distance_to_edge(lens) < _USUAL_CENTER_MARGIN:
+        return ["the principal point is far from the middle (right for crops only) of"]
+    return []
+
+
+def _widest_field_of_view(camera_type: CameraType, axis: str) -> float:
+    if camera_type == CameraType.PERSPECTIVE:
+        return WIDEST_PERSPECTIVE_FOV_DEG
+    # With room for rounding.
+    return 180.5 if camera_type == CameraType.EQUIRECTANGULAR and axis == "y" else 360.5
+
+
+def _distance_to_edge(lens: Intrinsics) -> float:
+    """Of the principal point, as a share of the image's side; negative outside."""
+    shares = [center / side for center, side in zip(lens.center, lens.size, strict=True)]
+    return min(min(share, 1.0 - share) for share in shares)
+
+
+def _looks_normalized(lens: Intrinsics) -> bool:
+    """Whether lengths are given as shares of the image's sides."""
+    if min(lens.size) >= 4 and all(0.0 < center <= 1.0 for center in lens.center):
+        return True
+    too_wide = max(lens.fields_of_view) > _widest_field_of_view(lens.camera_type, "x")
+    return too_wide and max(lens.focal) <= _LARGEST_NORMALIZED_FOCAL
+
+
+def _check_distortion(lens: Intrinsics, where: str) -> None:
+    figures = ", ".join(
+        f"{name} = {value:g}"
+        for name, value in zip(("k1", "k2", "k3", "k4", "p1", "p2"), lens.distortion, strict=True)
+        if value
     )
+    advice = "correct it, or undistort the images and remove it."
+    rows, columns = torch.linspace(0, 1, _GRID_STEPS), torch.linspace(0, 1, _GRID_STEPS)
+    pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1) * torch.tensor(lens.size)
+    focal, params = torch.tensor(lens.focal), torch.tensor(lens.distortion)
+    distorted = (pixels - torch.tensor(lens.center)) / focal
+    undistorted = radial_and_tangential_undistort(distorted, params)
+    errors = torch.linalg.vector_norm(_residuals(undistorted, distorted, params) * focal, dim=-1)
+    angles = torch.linalg.vector_norm(undistorted, dim=-1)
+    widest = math.pi
+    if lens.camera_type == CameraType.PERSPECTIVE:
+        angles, widest = torch.atan(angles), math.radians(_WIDEST_PERSPECTIVE_RAY_DEG)
+    if not bool((errors < _LARGEST_ROUND_TRIP_ERROR).all()) or not bool((angles <= widest).all()):
+        raise InputError(f"{where} has a distortion ({figures}) that cannot be undone all over the image; {advice}")
+    shares = torch.linspace(0, 1, _GRID_STEPS)[:, None, None, None]
+    if not bool((_jacobian_determinants(undistorted * shares, params) > 0).all()):
+        raise InputError(
+            f"{where} has a distortion ({figures}) that folds the image: two directions have the same pixel; {advice}"
+        )
 
 
-def _distortion(
-    values: Mapping[str, Any], number: Callable[[str], Optional[float]], image: Path, source: Path
-) -> Tuple[float, ...]:
-    listed = values.get("distortion_params")
-    if listed is None:
-        return tuple(number(key) or 0.0 for key in _DISTORTION_KEYS)
-    try:
-        distortion = tuple(float(value) for value in listed)
-    except (TypeError, ValueError):
-        distortion = ()
-    if len(distortion) != len(_DISTORTION_KEYS):
-        raise InputError(f"{source} gives distortion_params for {image.name} that are not 6 numbers; correct them.")
-    return distortion
+def _residuals(
+    undistorted: Float[Tensor, "*grid 2"], distorted: Float[Tensor, "*grid 2"], params: Float[Tensor, "6"]
+) -> Float[Tensor, "*grid 2"]:
+    """By how much distortion misses where it should lead."""
+    x, y = undistorted.unbind(dim=-1)
+    missed_x, missed_y, *_ = _compute_residual_and_jacobian(x, y, distorted[..., 0], distorted[..., 1], params)
+    return torch.stack([missed_x, missed_y], dim=-1)
 
 
-def intrinsics_from_images(images: List[Path], fov_deg: float) -> Tuple[List[Intrinsics], str]:
-    """Intrinsics of images that come without any: from EXIF data where they tell, else from a field of view.
-
-    An image without a focal length among images that have one gets their median field of view.
-
-    Args:
-        images: the image files.
-        fov_deg: field of view along an image's longer side, in degrees.
-
-    Returns:
-        The intrinsics at the displayed size of each file, and where they come from, in words.
-    """
-    sizes = [image_size(image) for image in images]
-    focals = [focal_from_exif(image) for image in images]
-    relative = sorted(focal / max(size) for focal, size in zip(focals, sizes, strict=True) if focal is not None)
-    if relative:
-        fallback = relative[len(relative) // 2]
-        origin = f"EXIF data ({len(relative)} of {len(images)} images)"
-    else:
-        fallback = focal_from_fov(fov_deg, 1.0)
-        origin = f"--fov-deg {fov_deg:g} along the longer side"
-    return [
-        centerd_pinhole(size, focal if focal is not None else fallback * max(size))
-        for size, focal in zip(sizes, focals, strict=True)
-    ], origin
+def _jacobian_determinants(points: Float[Tensor, "*grid 2"], params: Float[Tensor, "6"]) -> Float[Tensor, "*grid"]:
+    """Of the distortion."""
+    x, y = points.unbind(dim=-1)
+    _, _, x_x, x_y, y_x, y_y = _compute_residual_and_jacobian(x, y, x, y, params)
+    return x_x * y_y - x_y * y_x

@@ -8,10 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import tyro
+import yaml
 from PIL import ExifTags, Image
 
-from gnerf_ns.data.dataparser import GROUND_TRUTH_KEY, UnposedDataParserConfig
-from gnerf_ns.data.frames import Frame, hold_out_every
+from gnerf_ns.data.dataparser import (
+    GROUND_TRUTH_KEY,
+    HAS_CALIBRATION_KEY,
+    LENS_SOURCE_KEY,
+    UnposedDataParserConfig,
+)
+from gnerf_ns.data.frames import hold_out_every
+from gnerf_ns.data.transforms_json import Frame
 from gnerf_ns.utils.errors import InputError
 
 
@@ -79,46 +87,106 @@ def test_placeholder_cameras_say_nothing(blender_folder: Path):
     assert abs(float(poses[0, 2, 2])) < 0.99  # no pole
 
 
-def test_field_of_view_is_the_last_resort(image_folder):
-    folder = image_folder(width=32, height=24)
-    cameras = parse(folder, fov_deg=60.0).cameras
-    torch.testing.assert_close(cameras.fx, torch.full((8, 1), 16 / math.tan(math.radians(30))))
+def write_focal_length(images, millimeters: int, orientation: int = 1) -> None:
+    """As the 35 mm equivalent in the EXIF data."""
+    for path in images:
+        exif = Image.Exif()
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = millimeters
+        exif[ExifTags.Base.Orientation] = orientation
+        with Image.open(path) as image:
+            image.save(path, exif=exif)
+
+
+def printed(capsys) -> str:
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_fifty_degrees_are_the_last_resort(image_folder, capsys):
+    outputs = parse(image_folder(width=32, height=24))
+    cameras = outputs.cameras
+    torch.testing.assert_close(cameras.fx, torch.full((8, 1), 16 / math.tan(math.radians(25))))
     torch.testing.assert_close(cameras.fy, cameras.fx)
     assert float(cameras.cx[0]) == 16.0 and float(cameras.cy[0]) == 12.0
     assert cameras.distortion_params is None
+    assert outputs.metadata[LENS_SOURCE_KEY] == "default" and not outputs.metadata[HAS_CALIBRATION_KEY]
+    assert "intrinsics from an assumed field of view of 50 degrees" in printed(capsys)
 
 
-def test_exif_comes_before_the_field_of_view(image_folder, capsys):
+def test_what_the_user_says_comes_before_exif(image_folder, capsys):
     folder = image_folder(suffix=".jpg", width=36, height=24)
-    for index, path in enumerate(sorted(folder.iterdir())):
+    write_focal_length(folder.iterdir(), 50)
+    for split in ("train", "test"):
+        outputs = parse(folder, split, fov_deg=90.0)
+        torch.testing.assert_close(outputs.cameras.fx, torch.full_like(outputs.cameras.fx, 18.0))
+        assert outputs.metadata[LENS_SOURCE_KEY] == "user" and not outputs.metadata[HAS_CALIBRATION_KEY]
+    assert "intrinsics from --fov-deg 90 along the longer side, whatever a transforms.json or EXIF" in printed(capsys)
+
+
+def test_what_the_user_says_comes_before_transforms(nerfstudio_folder: Path):
+    """Of the focal length; the rest of the lens is as listed."""
+    outputs = parse(nerfstudio_folder, fov_deg=90.0)
+    cameras = outputs.cameras
+    assert (float(cameras.fx[0]), float(cameras.fy[0])) == (20.0, 20.0)
+    assert (float(cameras.cx[0]), float(cameras.cy[0])) == (14.0, 21.0)
+    assert cameras.distortion_params is not None
+    torch.testing.assert_close(cameras.distortion_params[0], torch.tensor([0.05, 0.0, 0.0, 0.0, 0.0, 0.001]))
+    assert outputs.metadata[LENS_SOURCE_KEY] == "user"
+
+
+def test_what_the_user_says_about_a_fisheye_is_in_its_own_measure(nerfstudio_folder: Path):
+    edit_json(nerfstudio_folder / "transforms.json", lambda meta: meta.update(camera_model="OPENCV_FISHEYE", p2=0))
+    torch.testing.assert_close(parse(nerfstudio_folder, fov_deg=90.0).cameras.fy, torch.full((14, 1), 80 / math.pi))
+
+
+def test_the_user_cannot_say_what_a_panorama_shows(nerfstudio_folder: Path):
+    edit_json(nerfstudio_folder / "transforms.json", lambda meta: meta.update(camera_model="EQUIRECTANGULAR"))
+    for key in ("k1", "p2"):
+        edit_json(nerfstudio_folder / "transforms.json", lambda meta, key=key: meta.pop(key))
+    with pytest.raises(InputError, match="--fov-deg tells nothing about equirectangular images"):
+        parse(nerfstudio_folder, fov_deg=90.0)
+
+
+def test_exif_comes_before_the_last_resort(image_folder, capsys):
+    folder = image_folder(suffix=".jpg", width=36, height=24)
+    files = sorted(folder.iterdir())
+    write_focal_length(files[:3] + files[4:], 50, orientation=6)
+    with Image.open(files[3]) as image:
         exif = Image.Exif()
-        if index != 3:
-            exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 50
         exif[ExifTags.Base.Orientation] = 6
-        with Image.open(path) as image:
-            image.save(path, exif=exif)
-    cameras = parse(folder).cameras
+        image.save(files[3], exif=exif)
+    outputs = parse(folder)
+    cameras = outputs.cameras
     torch.testing.assert_close(cameras.fx, torch.full((8, 1), 50.0))  # the one without has its neighbors' field
     assert int(cameras.width[0]) == 24 and int(cameras.height[0]) == 36  # as displayed
-    assert "EXIF data (9 of 10 images)" in " ".join(capsys.readouterr().out.split())
+    assert "EXIF data (9 of 10 images)" in printed(capsys)
+    assert outputs.metadata[LENS_SOURCE_KEY] == "exif" and not outputs.metadata[HAS_CALIBRATION_KEY]
+
+
+@pytest.mark.parametrize("millimeters", [1, 5000])
+def test_impossible_exif_is_named_and_not_used(image_folder, capsys, millimeters: int):
+    folder = image_folder(suffix=".jpg", width=36, height=24)
+    write_focal_length(folder.iterdir(), 50)
+    write_focal_length([folder / "view_03.jpg"], millimeters)
+    torch.testing.assert_close(parse(folder).cameras.fx, torch.full((8, 1), 50.0))
+    text = printed(capsys)
+    assert "EXIF data (9 of 10 images)" in text
+    assert f"In {folder}, the focal length in the EXIF data is impossible, and not used, of view_03.jpg." in text
 
 
 def test_a_held_out_image_without_exif_has_the_field_of_the_training_images(image_folder):
     folder = image_folder(suffix=".jpg", width=36, height=24)
-    for path in sorted(folder.iterdir())[1:8]:  # the first and the ninth are held out
-        exif = Image.Exif()
-        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 50
-        with Image.open(path) as image:
-            image.save(path, exif=exif)
+    write_focal_length(sorted(folder.iterdir())[1:8], 50)  # the first and the ninth are held out
     for split, count in (("train", 8), ("test", 2)):
         torch.testing.assert_close(parse(folder, split).cameras.fx, torch.full((count, 1), 50.0))
 
 
-def test_transforms_of_one_split_serve_it_alone(blender_folder: Path):
+def test_held_out_images_without_a_listed_lens_have_that_of_the_training_images(blender_folder: Path, capsys):
     edit_json(blender_folder / "transforms_test.json", lambda meta: meta.pop("camera_angle_x"))
-    torch.testing.assert_close(parse(blender_folder).cameras.fx, torch.full((8, 1), 16 / math.tan(0.35)))
-    cameras = parse(blender_folder, "test", fov_deg=90.0).cameras
-    torch.testing.assert_close(cameras.fx, torch.full((4, 1), 16.0))
+    for split, count in (("train", 8), ("test", 4)):
+        outputs = parse(blender_folder, split)
+        torch.testing.assert_close(outputs.cameras.fx, torch.full((count, 1), 16 / math.tan(0.35)))
+        assert outputs.metadata[LENS_SOURCE_KEY] == "transforms.json" and outputs.metadata[HAS_CALIBRATION_KEY]
+    assert "the focal length is not listed, and taken from the other images, of r_0.png, r_1.png" in printed(capsys)
 
 
 def test_transforms_come_before_exif(nerfstudio_folder: Path, capsys):
@@ -127,7 +195,7 @@ def test_transforms_come_before_exif(nerfstudio_folder: Path, capsys):
     assert (float(cameras.cx[0]), float(cameras.cy[0])) == (14.0, 21.0)
     assert cameras.distortion_params is not None
     torch.testing.assert_close(cameras.distortion_params[0], torch.tensor([0.05, 0.0, 0.0, 0.0, 0.0, 0.001]))
-    assert "transforms.json" in " ".join(capsys.readouterr().out.split())
+    assert "transforms.json" in printed(capsys)
 
 
 def test_transforms_without_intrinsics_fall_through(nerfstudio_folder: Path):
@@ -136,21 +204,22 @@ def test_transforms_without_intrinsics_fall_through(nerfstudio_folder: Path):
             del meta[key]
 
     edit_json(nerfstudio_folder / "transforms.json", drop)
-    outputs = parse(nerfstudio_folder, fov_deg=90.0)
-    torch.testing.assert_close(outputs.cameras.fy, torch.full((14, 1), 20.0))
+    outputs = parse(nerfstudio_folder)
+    torch.testing.assert_close(outputs.cameras.fy, torch.full((14, 1), 20.0 / math.tan(math.radians(25.0))))
+    assert outputs.metadata[LENS_SOURCE_KEY] == "default"
     assert outputs.metadata[GROUND_TRUTH_KEY].shape == (14, 3, 4)
 
 
 def test_intrinsics_of_single_frames(nerfstudio_folder: Path):
     def own(meta):
         meta["frames"][1].update(fl_x=70.0, fl_y=71.0)
-        meta["frames"][2].update(distortion_params=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+        meta["frames"][2].update(distortion_params=[0.1, 0.02, 0.03, 0.04, 0.005, 0.006], k1=None, p2=None)
 
     edit_json(nerfstudio_folder / "transforms.json", own)
     cameras = parse(nerfstudio_folder).cameras
     assert [float(value) for value in cameras.fx[:3]] == [70.0, 50.0, 50.0]  # frame 0 is held out
     assert cameras.distortion_params is not None
-    torch.testing.assert_close(cameras.distortion_params[1], torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
+    torch.testing.assert_close(cameras.distortion_params[1], torch.tensor([0.1, 0.02, 0.03, 0.04, 0.005, 0.006]))
 
 
 def test_single_transforms_file(nerfstudio_folder: Path):
@@ -264,15 +333,15 @@ def test_frame_whose_file_is_missing(nerfstudio_folder: Path):
         (lambda meta: meta["frames"][1].update(transform_matrix=[[1.0]]), "4x4 finite numbers"),
         (lambda meta: meta["frames"][1].update(transform_matrix=[[float("nan")] * 4] * 4), "4x4 finite numbers"),
         (lambda meta: meta.update(fl_x="wide"), "fl_x = 'wide'"),
-        (lambda meta: meta.update(fl_x=-3.0), "not positive"),
+        (lambda meta: meta.update(fl_x=-3.0), "fl_x = -3 .*must be positive"),
         (lambda meta: meta.update(camera_model="PINHOLE9"), "PINHOLE9"),
-        (lambda meta: meta.update(camera_model=["OPENCV"]), "camera model .*OPENCV.*, which is unknown"),
+        (lambda meta: meta.update(camera_model=["OPENCV"]), "camera model .*OPENCV.*; use one of SIMPLE_PINHOLE"),
         (lambda meta: meta["frames"][0].update(mask_path=5), '0000.jpg a "mask_path" that is no file name'),
         (lambda meta: meta.update(train_filenames=None), '"train_filenames" that is no list of file names'),
         (lambda meta: meta.update(train_filenames=[], test_filenames=5), '"test_filenames" that is no list'),
         (lambda meta: meta.update(train_filenames=[3]), '"train_filenames" that is no list'),
-        (lambda meta: meta.update(camera_angle_x=4.0), "camera angle of 4.0"),
-        (lambda meta: meta.update(distortion_params=[1.0]), "6 numbers"),
+        (lambda meta: meta.update(fl_x=None, fl_y=None, camera_angle_x=4.0), "camera_angle_x = 4 .*radians"),
+        (lambda meta: meta.update(distortion_params=[1.0]), "6 finite numbers"),
     ],
 )
 def test_transforms_that_make_no_sense(nerfstudio_folder: Path, change, message):
@@ -281,10 +350,41 @@ def test_transforms_that_make_no_sense(nerfstudio_folder: Path, change, message)
         parse(nerfstudio_folder)
 
 
-@pytest.mark.parametrize("options", [{"fov_deg": 0.0}, {"fov_deg": 180.0}, {"eval_interval": 1}, {"eval_interval": -1}])
-def test_options_that_make_no_sense(tmp_path: Path, options):
-    with pytest.raises(InputError):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fov_deg": 0.0}, "--fov-deg 0 is not between 1 and 150 degrees"),
+        ({"fov_deg": 180.0}, "--fov-deg 180 is not"),
+        ({"fov_deg": math.nan}, "--fov-deg nan is not"),
+        ({"eval_interval": 1}, "--eval-interval 1 leaves no image to train on"),
+        ({"eval_interval": -1}, "--eval-interval -1 leaves"),
+    ],
+)
+def test_options_that_make_no_sense(tmp_path: Path, options, message):
+    with pytest.raises(InputError, match=message):
         UnposedDataParserConfig(data=tmp_path, **options).setup()
+
+
+def test_masks_of_one_split_only(nerfstudio_folder: Path):
+    """Held-out images would keep their background."""
+    Image.fromarray(np.full((40, 30), 255, dtype=np.uint8)).save(nerfstudio_folder / "mask.png")
+
+    def mask_training_images(meta):
+        for index, frame in enumerate(meta["frames"]):
+            if index % 8:
+                frame["mask_path"] = "mask.png"
+
+    edit_json(nerfstudio_folder / "transforms.json", mask_training_images)
+    for split in ("train", "test"):
+        with pytest.raises(InputError, match=r"2 of 16 frames have no mask \(0000.jpg, 0008.jpg\)"):
+            parse(nerfstudio_folder, split)
+
+
+def test_nothing_is_said_unless_the_user_says_it():
+    assert tyro.cli(UnposedDataParserConfig, args=["--fov-deg", "30"]).fov_deg == 30.0
+    config = tyro.cli(UnposedDataParserConfig, args=[])
+    assert config.fov_deg is None
+    assert yaml.load(yaml.dump(config), Loader=yaml.Loader) == config
 
 
 def test_module_stays_clear_of_nerfstudios_half_imported_packages():
