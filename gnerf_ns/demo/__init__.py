@@ -1,1 +1,1 @@
-"""`gnerf-demo`: a small scene of our own, trained on its bare images."""
+"""`gnerf-demo`: a small scene of our own, rendered, trained on without poses, and filmed."""

@@ -1,4 +1,4 @@
-"""A chair whose left and right differ by one cup: an object that is hard to tell from its mirror image.
+"""A chair whose left and right sides differ only by a cup, so that it is hard to tell from its mirror image.
 
 All lengths are in scene units: the chair stands in the unit sphere around the origin, +z up, its front towards +x.
 """
@@ -10,11 +10,11 @@ import numpy as np
 from gnerf_ns.demo.ray_casting import PaintedPart, Points, mix, plain, stripes, value_noise
 
 TOWARDS_SUN = np.array([0.4, 0.0, 1.0])
-"""In the chair's plane of symmetry: light does not tell left from right."""
+"""In the chair's plane of symmetry, so that light and shadows are symmetric, too."""
 
 FLOOR = -0.72
 SEAT = -0.12
-"""Heights of the feet and of the seat's top."""
+"""Heights of the feet's lower end and of the seat's top."""
 
 HALF_WIDTH = 0.40
 DARK_WOOD = np.array([0.36, 0.22, 0.13])
@@ -27,7 +27,7 @@ def build_chair() -> List[PaintedPart]:
 
 
 def _box(size: List[float], center: List[float]) -> PaintedPart:
-    """A piece of wood whose grain is the same to the left and to the right."""
+    """A piece of wood with a grain that is symmetric in the chair."""
     import trimesh
 
     mesh = trimesh.creation.box(size)
@@ -78,7 +78,7 @@ def _armrests() -> List[PaintedPart]:
 
 
 def _cup() -> List[PaintedPart]:
-    """All that tells left from right: a small cup on the left armrest."""
+    """A small cup on the left armrest, the only difference between left and right."""
     import trimesh
 
     foot = np.array([0.18, HALF_WIDTH, SEAT + 0.325])

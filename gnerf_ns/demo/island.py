@@ -1,4 +1,4 @@
-"""A small island with a lighthouse: an object that looks different from every side, built from primitives.
+"""A small island with a lighthouse, built from primitives, which looks different from every side.
 
 All lengths are in scene units: the island stands in the unit sphere around the origin, +z up.
 """
@@ -23,7 +23,7 @@ def build_island() -> List[PaintedPart]:
 
 
 def _rock() -> PaintedPart:
-    """The island itself: a disc with an uneven coast and layered cliffs."""
+    """The ground: a disk with an uneven coast and layered cliffs."""
     import trimesh
 
     mesh = trimesh.creation.cylinder(radius=0.765, height=0.24, sections=72)
@@ -98,7 +98,7 @@ def _lighthouse() -> List[PaintedPart]:
 
 
 def _cottage() -> List[PaintedPart]:
-    """A house whose four walls and two roof slopes all differ, with a chimney."""
+    """A house with four different walls, two different roof slopes, and a chimney."""
     import trimesh
 
     center = np.array([0.36, -0.14, GROUND])

@@ -1,4 +1,4 @@
-"""Antialiased images of painted meshes, ray cast on the CPU."""
+"""Ray casting of painted meshes on the CPU, and patterns to paint them with."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, Sequence
@@ -9,32 +9,39 @@ from jaxtyping import Float, UInt8
 if TYPE_CHECKING:
     from trimesh import Trimesh
 
-Paint = Callable[[Float[np.ndarray, "points 3"], Float[np.ndarray, "points 3"]], Float[np.ndarray, "points 3"]]
-"""From points and outward unit normals, both in the part's own frame, to RGB colors in [0, 1]."""
+Points = Float[np.ndarray, "points 3"]
+
+Paint = Callable[[Points, Points], Points]
+"""Maps points and outward unit normals, both in the part's own frame, to RGB colors in [0, 1]."""
 
 AMBIENT = 0.46
 SKY = 0.18
 SUN = 0.46
-"""Shares of the light: from everywhere, from above, from the sun."""
+"""Shares of the light that comes from everywhere, from above, and from the sun."""
 
 SHADOW_OFFSET = 1e-3
-"""Shadow rays start this far off the surface, in scene units, so that it does not hide itself."""
+"""Distance between a surface and the start of its shadow rays, in scene units, so that it does not shadow itself."""
 
 
 @dataclass
 class PaintedPart:
-    """A closed mesh and the colors of its surface."""
+    """A closed mesh with a colored surface."""
 
     mesh: "Trimesh"
-    """The part in the world's frame."""
+    """The mesh in the world's frame."""
     paint: Paint
-    """Colors of the part's surface."""
+    """Colors of the surface."""
     origin: Float[np.ndarray, "3"]
-    """Where the part's own frame (axes parallel to the world's) has its origin."""
+    """Origin of the part's own frame, whose axes are parallel to the world's."""
 
 
 class RayCaster:
-    """Renders a set of painted parts with one distant light, its shadows, and a light from all around."""
+    """Renders painted parts in sunlight, with shadows and ambient light.
+
+    Attributes:
+        parts: the parts.
+        bounding_radius: radius of the smallest sphere around the origin that contains them, in scene units.
+    """
 
     def __init__(self, parts: Sequence[PaintedPart], towards_sun: Float[np.ndarray, "3"]) -> None:
         import trimesh
@@ -52,13 +59,13 @@ class RayCaster:
     def render(
         self, camera_to_world: Float[np.ndarray, "3 4"], fov_rad: float, side: int, samples_per_side: int
     ) -> UInt8[np.ndarray, "side side 4"]:
-        """One square image with straight (not premultiplied) alpha.
+        """Render a square image with straight (not premultiplied) alpha.
 
         Args:
             camera_to_world: pose with OpenGL axes (x right, y up, z backward).
             fov_rad: field of view, in radians.
-            side: pixels on each side.
-            samples_per_side: rays on each side of a pixel; their square is averaged.
+            side: side of the image, in pixels.
+            samples_per_side: rays along each side of a pixel; a pixel is the mean of their square.
         """
         count = side * samples_per_side
         across = ((np.arange(count) + 0.5) / count * 2.0 - 1.0) * np.tan(fov_rad / 2.0)
@@ -67,7 +74,7 @@ class RayCaster:
         directions = directions @ camera_to_world[:, :3].T
         origin = camera_to_world[:, 3]
 
-        # Rays that pass the bounding sphere by are not worth casting.
+        # Rays that miss the bounding sphere hit nothing.
         along = directions @ origin
         candidates = np.flatnonzero(along**2 >= origin @ origin - self.bounding_radius**2)
         premultiplied = np.zeros((len(directions), 4))
@@ -81,7 +88,7 @@ class RayCaster:
     def _radiance(
         self, origin: Float[np.ndarray, "3"], directions: Float[np.ndarray, "rays 3"]
     ) -> Float[np.ndarray, "rays 4"]:
-        """RGB and coverage seen along rays; all zero where nothing is hit."""
+        """RGB and opacity along rays; all zero for rays that hit nothing."""
         triangles = self._caster.intersects_first(np.broadcast_to(origin, directions.shape), directions)
         hits = triangles >= 0
         triangles, directions = triangles[hits], directions[hits]
@@ -104,7 +111,7 @@ class RayCaster:
     def _sunlight(
         self, points: Float[np.ndarray, "points 3"], normals: Float[np.ndarray, "points 3"]
     ) -> Float[np.ndarray, "points"]:
-        """Lambert's cosine where the sun is not hidden, else 0."""
+        """Lambert's cosine, or 0 in shadow."""
         cosines = (normals @ self._towards_sun).clip(min=0.0)
         lit = np.flatnonzero(cosines > 0.0)
         starts = points[lit] + SHADOW_OFFSET * normals[lit]
@@ -113,11 +120,8 @@ class RayCaster:
         return cosines
 
 
-Points = Float[np.ndarray, "points 3"]
-
-
 def plain(color: Float[np.ndarray, "3"]) -> Paint:
-    """One color all over."""
+    """One color everywhere."""
     return lambda points, normals: np.broadcast_to(color, points.shape).copy()
 
 
@@ -131,26 +135,31 @@ def mix(
 
 
 def stripes(coordinate: Float[np.ndarray, "points"], period: float) -> Float[np.ndarray, "points"]:
-    """0 and 1 in turn, each over half a period."""
+    """Alternately 0 and 1, each over half a period."""
     return np.floor(coordinate / period * 2.0) % 2.0
 
 
 def checker(points: Points, size: float) -> Float[np.ndarray, "points"]:
-    """0 and 1 on the cubes of a chess board in space."""
-    # The shift keeps flat faces at round coordinates away from the cubes' borders.
+    """Alternately 0 and 1 on the cubes of a grid."""
+    # The shift keeps flat faces at round coordinates away from the borders of the cubes.
     return np.floor((points + 1.234e-3) / size).sum(axis=-1) % 2.0
 
 
 def smooth_step(
     value: Float[np.ndarray, "points 1"], from_value: float, to_value: float
 ) -> Float[np.ndarray, "points 1"]:
-    """0 before ``from_value``, 1 after ``to_value``, smooth between."""
+    """0 at ``from_value`` and before, 1 at ``to_value`` and beyond, smooth in between."""
     share = ((value - from_value) / (to_value - from_value)).clip(0.0, 1.0)
     return share * share * (3.0 - 2.0 * share)
 
 
 def value_noise(points: Points, frequency: float) -> Float[np.ndarray, "points"]:
-    """Smooth noise in [0, 1]: fixed random values on a lattice of ``frequency`` cells a unit, joined trilinearly."""
+    """Smooth noise in [0, 1]: fixed random values on a lattice, interpolated trilinearly.
+
+    Args:
+        points: positions, in scene units.
+        frequency: cells of the lattice per unit.
+    """
     from scipy.ndimage import map_coordinates
 
     lattice = np.random.default_rng(7).random((32, 32, 32))

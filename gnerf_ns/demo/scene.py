@@ -1,4 +1,4 @@
-"""A small scene of our own, rendered into a folder of images: what the demo trains on."""
+"""The scene that the demo trains on, rendered into a folder of images."""
 
 import json
 import math
@@ -14,35 +14,47 @@ from torch import Tensor
 from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius
 from gnerf_ns.demo import chair, island
 from gnerf_ns.demo.ray_casting import RayCaster
+from gnerf_ns.utils.errors import InputError
 
 CASTERS: Dict[str, Callable[[], RayCaster]] = {
     "island": lambda: RayCaster(island.build_island(), island.TOWARDS_SUN),
     "chair": lambda: RayCaster(chair.build_chair(), chair.TOWARDS_SUN),
 }
-"""The scenes, by name."""
+"""Ray casters of the scenes, by name."""
 
 
 @dataclass
 class ProceduralSceneConfig:
-    """How many images of the scene are taken, and from where."""
+    """Configuration of the scene, its cameras and its images."""
 
     subject: Literal["island", "chair"] = "island"
-    """island: every side looks different; chair: its left and right sides differ by a cup."""
+    """island: looks different from every side; chair: its left and right sides differ only by a cup."""
     num_train: int = 60
-    """Images to train on."""
+    """Number of training images."""
     num_test: int = 12
-    """Held-out images."""
+    """Number of held-out images."""
     image_side: int = 128
-    """Pixels on each side."""
+    """Side of the images, in pixels."""
     fov_deg: float = 40.0
     """Field of view, in degrees."""
     samples_per_side: int = 4
-    """Antialiasing: rays on each side of a pixel."""
+    """Rays along each side of a pixel, for antialiasing."""
     cameras: PosePriorConfig = field(default_factory=PosePriorConfig)
-    """Where the cameras stand: by default on the upper hemisphere, uniform in solid angle, looking at the origin.
-    Spread of the radius, look-at jitter and roll are set here too."""
+    """Distribution of the cameras; by default uniform on the upper hemisphere, looking at the origin."""
     seed: int = 0
-    """Of the cameras' positions."""
+    """Random seed of the cameras."""
+
+    def check(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            InputError: one of them is too small, or the field of view or the distribution of cameras is impossible.
+        """
+        for name in ("num_train", "num_test", "image_side", "samples_per_side"):
+            if getattr(self, name) < 1:
+                raise InputError(f"The scene's {name} is {getattr(self, name)}; give at least 1.")
+        object_filling_radius(math.radians(self.fov_deg))
+        self.cameras.resolve()
 
 
 def render_procedural_scene(
@@ -50,15 +62,15 @@ def render_procedural_scene(
     config: Optional[ProceduralSceneConfig] = None,
     on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Renders the scene into RGBA images, `images/*.png` to train on and `held_out/*.png`.
+    """Render the scene into RGBA images: `images/*.png` for training, and `held_out/*.png`.
 
-    The true poses go into `transforms_train.json`, `transforms_test.json` and `transforms_val.json` (Blender layout),
-    apart from the images; the same configuration always gives the same bytes.
+    The true poses are written to `transforms_train.json`, `transforms_test.json` and `transforms_val.json` (in the
+    layout of the NeRF-synthetic data). The same configuration always gives the same bytes.
 
     Args:
-        folder: where to; made if it does not exist.
-        config: what to render; the defaults if None.
-        on_image: told how many images are done, and of how many, after each.
+        folder: output folder; made if it does not exist.
+        config: scene, cameras and images; the defaults if None.
+        on_image: called after each image with the number of finished images and of all images.
     """
     config = config or ProceduralSceneConfig()
     fov_rad = math.radians(config.fov_deg)
@@ -76,13 +88,13 @@ def render_procedural_scene(
         Image.fromarray(image).save(path)
         on_image(done, total)
     train, held_out = slice(config.num_train), slice(config.num_train, None)
-    # nerfstudio's own blender-data wants a third split; it holds the same images as the second.
+    # nerfstudio's blender-data needs a third split; it is the same as the second.
     for split, chosen in (("train", train), ("test", held_out), ("val", held_out)):
         _write_transforms(folder / f"transforms_{split}.json", names[chosen], poses[chosen], fov_rad)
 
 
 def _write_transforms(path: Path, names: List[str], poses: Float[Tensor, "n 3 4"], fov_rad: float) -> None:
-    """The Blender layout, whose file names have no suffix."""
+    """Write a transforms file of the NeRF-synthetic data, where file names have no suffix."""
     frames = [
         {"file_path": f"./{name}", "transform_matrix": [*pose.tolist(), [0.0, 0.0, 0.0, 1.0]]}
         for name, pose in zip(names, poses, strict=True)

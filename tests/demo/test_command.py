@@ -1,4 +1,4 @@
-"""What surrounds the demo's training; the training itself is tested with the pipeline."""
+"""What surrounds the demo's training, which is tested end to end."""
 
 import re
 from pathlib import Path
@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.demo import command as demo
-from gnerf_ns.training.schedule import PhaseScheduleConfig
+from gnerf_ns.demo.scene import ProceduralSceneConfig
+from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 from gnerf_ns.utils.errors import InputError
 
 FIGURES = {
@@ -39,8 +41,9 @@ def test_configuration_is_a_copy_that_ends_by_itself():
 
 
 def test_expected_cost_follows_the_schedule():
-    schedule = PhaseScheduleConfig(
+    config = PhaseScheduleConfig(
         phase_a_steps=3,
+        phase_a_attempts=1,
         interleaved_steps=2,
         leave_out_rounds=1,
         leave_out_steps=2,
@@ -48,6 +51,7 @@ def test_expected_cost_follows_the_schedule():
         misfit_search_steps=(2,),
         pose_trial_rounds=2,
     )
+    schedule = Schedule.of(config, num_images=20)
     costs = [demo.step_cost(schedule.at(step)) for step in range(schedule.total_steps)]
     a, search, trials = demo.PHASE_A_STEP_COST, demo.POSE_SEARCH_COST, 2 * demo.POSE_TRIALS_COST
     assert costs == [a, a, a, a + search, 1.0, 1.0 + trials, 1.0, 1.0 + search, 1.0, 1.0 + search, 1.0]
@@ -72,3 +76,18 @@ def test_report_ends_with_commands_that_can_be_pasted(tmp_path):
 def test_report_names_libraries_that_export_lacks(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "export_advice", lambda: "ns-export needs libGL.so.1 from the system")
     assert "needs libGL.so.1" in report(tmp_path).splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"num_test": 0}, "num_test is 0; give at least 1"),
+        ({"image_side": -1}, "image_side is -1"),
+        ({"fov_deg": 180.0}, "field of view is 180 degrees"),
+        ({"cameras": PosePriorConfig(radius=(2.0, 1.0))}, "radius"),
+    ],
+)
+def test_an_impossible_scene_is_refused_before_anything_is_written(tmp_path, changes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        demo.Demo(output_dir=tmp_path / "out", scene=ProceduralSceneConfig(**changes)).main()
+    assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ import torch
 from nerfstudio.models.base_model import Model
 
 from gnerf_ns.cameras.pose_prior import object_filling_radius
-from gnerf_ns.demo.command import FRAMES_PER_SECOND, orbit_poses, render_frames, write_film
+from gnerf_ns.demo.film import FRAMES_PER_SECOND, orbit_poses, render_frames, write_film
 
 FOV = math.radians(40.0)
 
