@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Optional, Type
 import numpy as np
 import torch
 from jaxtyping import Float
-from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
@@ -34,6 +34,9 @@ HAS_CALIBRATION_KEY = "has_calibration"
 
 LENS_SOURCE_KEY = "lens_source"
 """Entry of the outputs' metadata: where the focal lengths come from, a `LensSource`."""
+
+_FISHEYE_NUDGE = 1e-5
+"""By how much of the width a principal point is moved, so that no pixel's center lies on it at any size."""
 
 PLACEHOLDER_CAMERA_TO_WORLD = ((0.0, 0.0, 1.0, 2.8), (1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0))
 """Level, on the x axis, looking at the origin: what every camera has until its pose is estimated."""
@@ -150,12 +153,16 @@ def _placeholder_cameras(intrinsics: List[Intrinsics]) -> Cameras:
     def integers(values: List[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64)[:, None]
 
+    def nudge(item: Intrinsics) -> float:
+        # nerfstudio's ray on the axis of a fisheye lens is NaN, and so is the area of a pixel beside it.
+        return _FISHEYE_NUDGE * item.size.width if item.camera_type == CameraType.FISHEYE else 0.0
+
     distortion = torch.tensor([item.distortion for item in intrinsics]).reshape(-1, 6)
     return Cameras(
         camera_to_worlds=placeholder_camera_to_worlds(len(intrinsics)),
         fx=column([item.focal[0] for item in intrinsics]),
         fy=column([item.focal[1] for item in intrinsics]),
-        cx=column([item.center[0] for item in intrinsics]),
+        cx=column([item.center[0] + nudge(item) for item in intrinsics]),
         cy=column([item.center[1] for item in intrinsics]),
         width=integers([item.size.width for item in intrinsics]),
         height=integers([item.size.height for item in intrinsics]),

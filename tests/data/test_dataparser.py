@@ -138,6 +138,22 @@ def test_what_the_user_says_about_a_fisheye_is_in_its_own_measure(nerfstudio_fol
     torch.testing.assert_close(parse(nerfstudio_folder, fov_deg=90.0).cameras.fy, torch.full((14, 1), 80 / math.pi))
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.2, 9.0])
+def test_nerfstudios_rays_on_the_axis_of_a_fisheye_are_finite(image_folder, scale: float):
+    """They are what evaluation, rendering and export show."""
+    folder = image_folder(width=15, height=15)
+    frames = [{"file_path": path.name} for path in folder.iterdir()]
+    meta = {"camera_model": "OPENCV_FISHEYE", "fl_x": 10.0, "cx": 7.5, "cy": 7.5, "w": 15, "h": 15, "frames": frames}
+    (folder / "transforms.json").write_text(json.dumps(meta))
+    cameras = parse(folder).cameras
+    cameras.rescale_output_resolution(scale)
+    rays = cameras.generate_rays(camera_indices=0)
+    assert bool(rays.directions.isfinite().all()) and bool(rays.pixel_area.isfinite().all())
+    middle = rays.directions[rays.directions.shape[0] // 2, rays.directions.shape[1] // 2]
+    axis = -cameras.camera_to_worlds[0, :, 2]
+    torch.testing.assert_close(middle, axis, atol=1e-4, rtol=0.0)
+
+
 def test_the_user_cannot_say_what_a_panorama_shows(nerfstudio_folder: Path):
     edit_json(nerfstudio_folder / "transforms.json", lambda meta: meta.update(camera_model="EQUIRECTANGULAR"))
     for key in ("k1", "p2"):
