@@ -1,11 +1,11 @@
 """Poses as free numbers that gradient descent can move."""
 
 from dataclasses import dataclass, field
-from typing import Literal, Optional, Union
+from typing import Literal, Optional
 
 import roma
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from nerfstudio.cameras.lie_groups import exp_map_SE3
 from torch import Tensor, nn
 from torch.nn import functional
@@ -43,17 +43,12 @@ class UpDirection(nn.Module):
         """The shortest rotation that takes +z to what is up."""
         return roma.rotvec_to_rotmat(torch.cat([self.tilt, self.tilt.new_zeros(1)]))
 
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """+z is up again."""
-        self.tilt.zero_()
-
     def from_z_up(self, camera_to_worlds: Float[Tensor, "*batch 3 4"]) -> Float[Tensor, "*batch 3 4"]:
         """Poses in the learned frame of cameras given in one where +z is up; no gradient reaches the tilt."""
         return rotate_poses(self.forward().detach().to(camera_to_worlds), camera_to_worlds)
 
     def to_z_up(self, camera_to_worlds: Float[Tensor, "*batch 3 4"]) -> Float[Tensor, "*batch 3 4"]:
-        """The inverse of `lean`."""
+        """The inverse of `from_z_up`."""
         return rotate_poses(self.forward().detach().mT.to(camera_to_worlds), camera_to_worlds)
 
 
@@ -156,6 +151,24 @@ class PoseCodec:
         return self.decode(codes + std * torch.randn_like(codes))
 
 
+class PoseTable(nn.Module):
+    """Poses to be moved freely from where they are, as the parameter ``codes``."""
+
+    def __init__(self, camera_to_worlds: Float[Tensor, "n 3 4"], codec: PoseCodec) -> None:
+        """
+        Args:
+            camera_to_worlds: where to begin; in mode "look_at" their rotations are dropped.
+            codec: what a pose may be.
+        """
+        super().__init__()
+        self.codec = codec
+        self.codes = nn.Parameter(codec.encode(camera_to_worlds.detach()))
+
+    def forward(self) -> Float[Tensor, "n 3 4"]:
+        """camera_to_world matrices."""
+        return self.codec.decode(self.codes)
+
+
 class PoseIncrements(nn.Module):
     """exp(tangent) applied to each of some poses, as the parameter ``tangents``: zeros are the poses themselves.
 
@@ -180,14 +193,10 @@ class PoseIncrements(nn.Module):
         self.register_buffer("distances", distances.clamp_min(torch.finfo(distances.dtype).eps))
         self.tangents = nn.Parameter(torch.zeros(len(camera_to_worlds), 6).to(camera_to_worlds))
 
-    def __len__(self) -> int:
-        return len(self.initial)
-
-    def forward(self, indices: Optional[Int[Tensor, "batch"]] = None) -> Float[Tensor, "poses 3 4"]:
-        """camera_to_world matrices of the poses at ``indices``, or of all of them in order."""
-        chosen: Union[slice, Tensor] = slice(None) if indices is None else indices
-        tangents, initial = self.tangents[chosen], self.initial[chosen]
-        motions = exp_map_SE3(torch.cat([self.distances[chosen] * tangents[:, :3], tangents[:, 3:]], dim=-1))
+    def forward(self) -> Float[Tensor, "n 3 4"]:
+        """camera_to_world matrices."""
+        tangents, initial = self.tangents, self.initial
+        motions = exp_map_SE3(torch.cat([self.distances * tangents[:, :3], tangents[:, 3:]], dim=-1))
         # Sums and not matrix products, which mixed precision would round.
         rotations = (motions[:, :, :3, None] * initial[:, None, :, :3]).sum(dim=-2)
         arms = initial[..., 3] - self.center

@@ -9,27 +9,17 @@ from jaxtyping import Float, Int
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor, nn
 
-from gnerf_ns.cameras.learned_cameras import PoseTable
-from gnerf_ns.cameras.pose_codec import PoseCodec, PoseIncrements
-from gnerf_ns.cameras.rays import rays_from_poses, with_longer_focal
+from gnerf_ns.cameras.pose_codec import PoseCodec, PoseIncrements, PoseTable
+from gnerf_ns.cameras.rays import rays_from_poses
 from gnerf_ns.data.image_set import ImageSet
 
-PoseParameters = Union[PoseTable, PoseIncrements]
-"""Poses as a function of what is learned."""
-
-MakePoses = Callable[[Float[Tensor, "n 3 4"]], PoseParameters]
-"""How given poses are to be learned from there."""
+MakePoses = Callable[[Float[Tensor, "n 3 4"]], Union[PoseTable, PoseIncrements]]
+"""How given poses are to be learned from there: a module that puts out poses."""
 
 
 def learned_as(codec: PoseCodec) -> MakePoses:
-    """Poses as a run's own pose table has them."""
-
-    def table(camera_to_worlds: Float[Tensor, "n 3 4"]) -> PoseTable:
-        poses = PoseTable(len(camera_to_worlds), codec).to(camera_to_worlds.device)
-        poses.assign(torch.arange(len(camera_to_worlds), device=camera_to_worlds.device), camera_to_worlds)
-        return poses
-
-    return table
+    """Poses as a run of ours learns them."""
+    return lambda camera_to_worlds: PoseTable(camera_to_worlds, codec)
 
 
 def increments_about(center: Float[Tensor, "3"]) -> MakePoses:
@@ -92,7 +82,7 @@ class Hypotheses(nn.Module):
             width: likewise.
         """
         cameras = self._image_set.directions
-        directions = with_longer_focal(cameras.at(self.image_indices, coords), self.log_focal_scales.exp())
+        directions = cameras.at(self.image_indices, coords, self.log_focal_scales.exp())
         areas = cameras.pixel_areas(self.image_indices, height, width)
         return rays_from_poses(self.poses(), directions, self.image_indices, areas)
 

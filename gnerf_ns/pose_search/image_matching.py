@@ -17,6 +17,9 @@ from torch.nn import functional as F
 SHIFT_REACH = 3.0
 """Shifts of up to so many standard deviations are tried."""
 
+FULLY_INSIDE = 0.999
+"""Pixels, and means over squares, of which less is image count as padding, which is no evidence for anything."""
+
 POOLED = (2, 4)
 """Besides pixels, means over squares of these sides are compared."""
 
@@ -47,6 +50,7 @@ class ImageMatching(Protocol):
         second: Inexact[Tensor, "m *features"],
         size: Tuple[int, int],
         temperature: float,
+        validity: Optional[Float[Tensor, "n height width"]] = None,
     ) -> Matches:
         """Compare all pairs of two described sets.
 
@@ -55,6 +59,7 @@ class ImageMatching(Protocol):
             second: another.
             size: height and width of the images.
             temperature: how much cost an explanation may have that is e times less likely than another.
+            validity: share of each pixel of the first set that is image and not padding; None where all is image.
         """
         ...
 
@@ -74,9 +79,11 @@ class PlainMatching:
         second: Float[Tensor, "m features"],
         size: Tuple[int, int],
         temperature: float,
+        validity: Optional[Float[Tensor, "n height width"]] = None,
     ) -> Matches:
         """See `pairwise_cost`."""
-        return Matches(pairwise_cost(first, second), None)
+        weights = None if validity is None else pyramid_weights(validity)
+        return Matches(pairwise_cost(first, second, weights), None)
 
 
 class ShiftTolerantMatching:
@@ -108,30 +115,31 @@ class ShiftTolerantMatching:
         second: Inexact[Tensor, "m channels rows columns"],
         size: Tuple[int, int],
         temperature: float,
+        validity: Optional[Float[Tensor, "n height width"]] = None,
     ) -> Matches:
         """Costs at the likeliest shifts, their unlikeliness included, and those shifts."""
         padded, values = self._padded(size), first.shape[1] * size[0] * size[1]
         filters = _scale_filters(padded, first.device)
+        if validity is None:
+            frames, shares = torch.ones(1, *size, device=first.device), torch.ones(1, 1, device=first.device)
+        else:
+            frames = (validity > FULLY_INSIDE).float()
+            shares = frames.mean(dim=(1, 2)).clamp_min(1e-6)[:, None]
+            # What is padding was described as if it were image.
+            contrast = torch.fft.irfft2(first, s=padded)[..., : size[0], : size[1]]
+            first = torch.fft.rfft2(contrast * frames[:, None], s=padded)
         products = torch.einsum("nckl,mckl->nmkl", first * filters.square().sum(0), second.conj())
         correlation = torch.fft.irfft2(products, s=padded)
         energy = _energies(first, filters, padded).sum(dim=(1, 2))
-        seen_energy = self._seen_energy(_energies(second, filters, padded), size)
+        seen_energy = _seen_energy(_energies(second, filters, padded), frames)
         difference = (energy[:, None, None, None] + seen_energy - 2.0 * correlation).flatten(2) / values
+        difference = difference / shares[..., None]
 
         shifts = _shifts(padded, first.device)
         penalty = self._penalty(shifts, size, temperature)
         best = (difference.detach() + penalty).argmin(dim=2)
         cost = difference.gather(2, best[..., None]).squeeze(-1).clamp_min(0.0) + penalty[best]
         return Matches(cost, shifts[best] * (2.0 / min(size)))
-
-    def _seen_energy(
-        self, energies: Float[Tensor, "m rows columns"], size: Tuple[int, int]
-    ) -> Float[Tensor, "m rows columns"]:
-        """How much of an image's energy is inside the frame when it is shifted, for every shift."""
-        padded = (energies.shape[-2], energies.shape[-1])
-        frame = torch.ones(size, device=energies.device)
-        products = torch.fft.rfft2(frame, s=padded) * torch.fft.rfft2(energies).conj()
-        return torch.fft.irfft2(products, s=padded)
 
     def _padded(self, size: Tuple[int, int]) -> Tuple[int, int]:
         """Large enough that no tried shift wraps around; even, for the transform."""
@@ -147,6 +155,15 @@ class ShiftTolerantMatching:
         """Minus the logarithm of a shift's likelihood, times the temperature."""
         likely = temperature * 0.5 * shifts.square().sum(-1) / (self.shift_std * min(size) / 2.0) ** 2
         return torch.where(shifts.abs().amax(dim=-1) <= self._reach(size), likely, torch.inf)
+
+
+def _seen_energy(
+    energies: Float[Tensor, "m rows columns"], frames: Float[Tensor, "n height width"]
+) -> Float[Tensor, "n m rows columns"]:
+    """How much of an image's energy is inside each frame (1 inside, 0 outside) when it is shifted, for every shift."""
+    padded = (energies.shape[-2], energies.shape[-1])
+    products = torch.fft.rfft2(frames, s=padded)[:, None] * torch.fft.rfft2(energies).conj()
+    return torch.fft.irfft2(products, s=padded)
 
 
 def _shifts(padded: Tuple[int, int], device: torch.device) -> Float[Tensor, "places 2"]:
@@ -188,9 +205,37 @@ def pyramid_features(images: Float[Tensor, "batch channels height width"]) -> Fl
     return torch.cat([scale.flatten(1) / math.sqrt(scale[0].numel()) for scale in scales], dim=1)
 
 
-def pairwise_cost(first: Float[Tensor, "n features"], second: Float[Tensor, "m features"]) -> Float[Tensor, "n m"]:
-    """Squared Euclidean distance between every pair of feature vectors (differentiable, also at zero distance)."""
+def pyramid_weights(validity: Float[Tensor, "batch height width"]) -> Float[Tensor, "batch features"]:
+    """What each of three channels' `pyramid_features` counts where images are padded; 1 on average over each scale.
+
+    Args:
+        validity: share of each pixel that is image, in [0, 1].
+    """
+    scales = []
+    for side in (1, *POOLED):
+        inside = (F.avg_pool2d(validity[:, None], side) > FULLY_INSIDE).float()
+        share = inside.mean(dim=(1, 2, 3), keepdim=True)
+        scales.append((inside / share.clamp_min(1e-6)).expand(-1, 3, -1, -1).flatten(1))
+    return torch.cat(scales, dim=1)
+
+
+def pairwise_cost(
+    first: Float[Tensor, "n features"],
+    second: Float[Tensor, "m features"],
+    weights: Optional[Float[Tensor, "n features"]] = None,
+) -> Float[Tensor, "n m"]:
+    """Squared Euclidean distance between every pair of feature vectors (differentiable, also at zero distance).
+
+    Args:
+        first: one set.
+        second: another.
+        weights: what each feature of the first set counts; None for 1.
+    """
     # Differences of products of about 5: the error of half precision would exceed what tells two poses apart.
     with torch.autocast(first.device.type, enabled=False):
-        squared = first.square().sum(1)[:, None] + second.square().sum(1)[None, :] - 2.0 * first @ second.T
+        if weights is None:
+            squared = first.square().sum(1)[:, None] + second.square().sum(1)[None, :] - 2.0 * first @ second.T
+        else:
+            weighted = weights * first
+            squared = (weighted * first).sum(1)[:, None] + weights @ second.square().T - 2.0 * weighted @ second.T
     return squared.clamp_min(0.0)

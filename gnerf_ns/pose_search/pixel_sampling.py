@@ -7,7 +7,7 @@ from typing import Literal, Optional, Tuple
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,6 +16,7 @@ from gnerf_ns.cameras.rays import rays_from_poses
 from gnerf_ns.data.image_set import ImageSet, composite
 from gnerf_ns.data.images import area_resize
 from gnerf_ns.data.patch_sampling import image_coords
+from gnerf_ns.pose_search.image_matching import FULLY_INSIDE
 
 RaySelection = Literal["random", "interest", "importance"]
 
@@ -78,9 +79,10 @@ class PixelChoice:
         height, width = self.image_set.size_at(image_side)
         images = self.image_set.images.at_resolution(height, width)
         colors = composite(images, images.new_zeros(3) if self._background is None else self._background)
-        counts = torch.ones_like(colors[:, 0])
+        validity = self.image_set.validity(height, width)
+        counts = torch.ones_like(colors[:, 0]) if validity is None else (validity > FULLY_INSIDE).to(colors)
         if self._background is None and self.image_set.images.has_alpha:
-            counts = images[:, 3]
+            counts = counts * images[:, 3]
         counts = counts.flatten(1) / counts.flatten(1).sum(dim=1, keepdim=True).clamp_min(1e-6)
         return image_coords(height, width, colors.device).view(-1, 2), colors.flatten(2).mT, counts
 
@@ -94,6 +96,9 @@ class PixelChoice:
         self._colors = composite(images, background)
         if self._weights is not None:
             shares = area_resize(self._weights[:, None], height, width)[:, 0].flatten(1)
+            validity = self.image_set.validity(height, width)
+            if validity is not None:  # a pixel that is partly padding shows some of its color
+                shares = shares * (validity.flatten(1) > FULLY_INSIDE)
             # An image without any pixel to prefer is drawn from evenly.
             self._shares = torch.where(shares.sum(dim=1, keepdim=True) > 0, shares, torch.ones_like(shares))
 
@@ -110,9 +115,11 @@ def _weights(
         weights = torch.stack([near_keypoints(image) for image in colors])
     elif selection == "importance":
         weights = torch.stack([how_much_it_changes(image) for image in colors])
-    if background is None and stack.has_alpha:
-        opacity = images[:, 3]
-        weights = opacity if weights is None else weights * opacity
+    shares = [images[:, 3]] if background is None and stack.has_alpha else []
+    validity = image_set.validity(stack.height, stack.width)
+    shares += [] if validity is None else [validity]
+    for share in shares:
+        weights = share if weights is None else weights * share
     return weights
 
 
@@ -171,10 +178,30 @@ def sample_pixel_rays(
         chosen = batch if chosen is None else chosen[batch]
     images = image_set.images.at_resolution(height, width, chosen)
     row_of_image = torch.randint(len(images), (num_rays,), device=device)
-    pixel = torch.randint(height * width, (num_rays,), device=device)
+    validity = image_set.validity(height, width, chosen)
+    if validity is None:
+        pixel = torch.randint(height * width, (num_rays,), device=device)
+    else:
+        pixel = _inside_padding(validity > FULLY_INSIDE, row_of_image)
 
     indices = row_of_image if chosen is None else chosen[row_of_image]
     coords = image_coords(height, width, device).view(-1, 2)[pixel]
     directions = image_set.directions.at(indices, coords[:, None])
     colors = images.flatten(2)[row_of_image, :, pixel]
     return rays_from_poses(camera_to_worlds[indices], directions, indices), colors
+
+
+def _inside_padding(inside: Bool[Tensor, "n height width"], rows: Int[Tensor, "rays"]) -> Int[Tensor, "rays"]:
+    """A random pixel, counted row by row, inside the rectangle that each image fills.
+
+    Args:
+        inside: which pixels are image.
+        rows: the images, each as often as its pixels are wanted.
+    """
+    places = []
+    for across in (2, 1):
+        lines = inside.any(dim=across)
+        first, count = lines.int().argmax(dim=1)[rows], lines.sum(dim=1)[rows]
+        places.append(first + (torch.rand(len(rows), device=rows.device) * count).long().clamp_max(count - 1))
+    row, column = places
+    return row * inside.shape[2] + column

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Dict, List, Optional
 
 import torch
+import tyro
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -27,17 +28,18 @@ from gnerf_ns.models.inversion_network import InversionNetworkConfig
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
 from gnerf_ns.training.objective import COLUMNS, ComparedImages, RenderRequest, TrainingScene
 from gnerf_ns.training.schedule import StepPlan
+from gnerf_ns.utils.errors import InputError
 
 
 @dataclass
 class AdversarialObjectiveConfig:
     """Configuration of `AdversarialObjective`; the published values are in `gnerf-ns-paper`."""
 
-    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    discriminator: tyro.conf.Suppress[DiscriminatorConfig] = field(default_factory=DiscriminatorConfig)
     """Tells real from rendered patches."""
-    inversion_network: InversionNetworkConfig = field(default_factory=InversionNetworkConfig)
+    inversion_network: tyro.conf.Suppress[InversionNetworkConfig] = field(default_factory=InversionNetworkConfig)
     """Regresses a pose from an image."""
-    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    augmentation: tyro.conf.Suppress[AugmentationConfig] = field(default_factory=AugmentationConfig)
     """Applied to real and rendered patches alike."""
     num_patches: int = 12
     """Patches per step, real and rendered each."""
@@ -62,19 +64,19 @@ class AdversarialObjective(nn.Module):
 
     def __init__(self, config: AdversarialObjectiveConfig, scene: TrainingScene) -> None:
         super().__init__()
+        if scene.image_set.images.extents is not None:
+            raise InputError(
+                "The images are of different shapes and were padded, which a discriminator would see; train with "
+                "gnerf-ns, or crop them all to one shape."
+            )
         self.config = config
         self.discriminator = config.discriminator.setup()
         self.inversion_network = config.inversion_network.setup(
-            code_dim=scene.poses.codec.dim, prior_radius_range=scene.prior.radius
+            code_dim=scene.cameras.codec.dim, prior_radius_range=scene.prior.radius
         )
         self.compared: Optional[ComparedImages] = None
-        self._scene = (scene,)  # in a tuple: the scene's modules are not this one's
+        self.scene = scene
         self._field = ImageRenderer(scene.model)
-
-    @property
-    def scene(self) -> TrainingScene:
-        """What it works on."""
-        return self._scene[0]
 
     def get_param_groups(self) -> Dict[str, List[Parameter]]:
         """Parameters of both networks."""
@@ -115,7 +117,7 @@ class AdversarialObjective(nn.Module):
             return {
                 **self._adversarial_losses(plan, fake, scales, background),
                 "inversion_loss": config.inversion_loss_mult
-                * inversion_loss(self.inversion_network, images, scene.poses.codec.encode(image_poses)),
+                * inversion_loss(self.inversion_network, images, scene.cameras.codec.encode(image_poses)),
                 **self._pose_regularization(),
             }
 
@@ -124,7 +126,8 @@ class AdversarialObjective(nn.Module):
     def _sample_poses(self, count: int) -> Float[Tensor, "{count} 3 4"]:
         """Poses from the prior, in the learned frame."""
         scene = self.scene
-        return scene.poses.codec.up.from_z_up(scene.prior.sample(count, scene.radius, scene.model.device))
+        level = scene.prior.sample(count, scene.cameras.codec.radius, scene.model.device)
+        return scene.cameras.up_direction.from_z_up(level)
 
     def _adversarial_losses(
         self,
@@ -135,11 +138,11 @@ class AdversarialObjective(nn.Module):
     ) -> Dict[str, Tensor]:
         scene, config = self.scene, self.config
         chosen = torch.randint(len(scene.image_set), (config.num_patches,), device=fake.device)
-        image_set = scene.image_set.resized(*scene.image_set.size_at(plan.image_side), background, chosen)
+        images = scene.image_set.resized(*scene.image_set.size_at(plan.image_side), background, chosen)
         coords, scales = dynamic_patch_coords(
             config.num_patches, config.discriminator.patch_side, plan.patch_scale, device=fake.device
         )
-        real = sample_patches(image_set, coords)
+        real = sample_patches(images, coords)
         self.compared = ComparedImages(
             "patches of images above patches of renderings", real[:COLUMNS], fake.detach()[:COLUMNS]
         )
@@ -159,7 +162,7 @@ class AdversarialObjective(nn.Module):
         loss = pose_regularization(
             self.inversion_network,
             self._images_for_inversion(scene.image_set, chosen),
-            scene.poses.codes[chosen],
+            scene.cameras.codes[chosen],
         )
         return {"pose_regularization": config.pose_regularization_mult * loss}
 
@@ -171,7 +174,7 @@ class AdversarialObjective(nn.Module):
             self.inversion_network(self._images_for_inversion(image_set, chosen))
             for chosen in torch.arange(len(image_set), device=device).split(64)
         ]
-        return self.scene.poses.codec.decode(torch.cat(codes))
+        return self.scene.cameras.codec.decode(torch.cat(codes))
 
     def _render_for_inversion(self, camera_to_worlds: Float[Tensor, "batch 3 4"]) -> Float[Tensor, "batch 3 side side"]:
         """Whole images at some poses, with cameras drawn from the images'.

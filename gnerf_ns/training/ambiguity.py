@@ -20,6 +20,9 @@ from gnerf_ns.pose_search.pose_search import PoseSearch
 TURNS_DEG = tuple(range(30, 360, 30))
 """Turns about the upright axis after which the object may look the same."""
 
+COMPARED_SIDE = 48
+"""Longer side of the images that small ones have not ruled out, in pixels."""
+
 MAX_IMAGES = 32
 """So many are examined; of more, a part spread over all."""
 
@@ -83,23 +86,26 @@ def find_ambiguity(
     """
     chosen = torch.arange(0, len(image_set), math.ceil(len(image_set) / MAX_IMAGES))
     chosen = chosen.to(camera_to_worlds.device)
-    explained = search.cost_at(image_set, chosen, camera_to_worlds[chosen]) < EXPLAINED * search.variance(image_set)
+    small, large = search.config.image_side, COMPARED_SIDE
+    costs = search.costs
+    cost = costs.at(image_set, chosen, camera_to_worlds[chosen], small)
+    explained = cost < EXPLAINED * costs.variance(image_set, small)
     chosen = chosen[explained]
     poses = camera_to_worlds[chosen]
 
     @functools.cache
     def still_the_same(side: int) -> Float[Tensor, "n"]:
         # Noise is in both costs; their difference is what the place makes.
-        return search.cost_at(image_set, chosen, poses, side) + SAME * search.variance(image_set, side)
+        return costs.at(image_set, chosen, poses, side) + SAME * costs.variance(image_set, side)
 
     def count_same(twins: Float[Tensor, "n 3 4"], flipped: bool = False) -> int:
         candidates = _may_be_taken_from(search.codec.up.to_z_up(twins), prior)
         # Small images rule most out; what they leave is looked at more closely.
-        for side in (search.config.image_side, search.config.max_confirmation_side):
+        for side in (small, large):
             rows = candidates.nonzero()[:, 0]
             if len(rows) == 0:
                 return 0
-            cost = search.cost_at(image_set, chosen[rows], twins[rows], side, flipped)
+            cost = costs.at(image_set, chosen[rows], twins[rows], side, flipped)
             candidates[rows] = cost < still_the_same(side)[rows]
         return int(candidates.sum())
 

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Dict, Optional
+from typing import Dict, List, Optional
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gnerf_ns.cameras.alignment import PoseErrors, pose_errors
-from gnerf_ns.cameras.learned_cameras import PoseTable
+from gnerf_ns.cameras.learned_cameras import LearnedCameras
 from gnerf_ns.cameras.plots import plot_cameras
 from gnerf_ns.data.datamanager import UnposedDataManager
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.pose_search.hypotheses import learned_as
-from gnerf_ns.pose_search.image_renderer import ImageRenderer
 from gnerf_ns.pose_search.pose_search import PoseRegressor, PoseSearch
-from gnerf_ns.pose_search.refinement import LocalizationConfig, RefinementConfig, localize_images
+from gnerf_ns.pose_search.refinement import Localization, LocalizationConfig, RefinementConfig, localize_images
+
+IMAGES_PER_BATCH = 8
+"""Held-out images refined together; bounds memory, which would grow beyond that of training."""
 
 
 @dataclass
-class HeldOutConfig:
-    """How poses of evaluation images are estimated."""
+class EvalPosesConfig:
+    """How poses of held-out images are estimated."""
 
     num_hypotheses: int = 4
     """Poses per image that are tried side by side, the best of the search."""
@@ -43,51 +45,45 @@ class HeldOutConfig:
     """Their refinement; with so many hypotheses from a search, one round of pruning is enough."""
 
 
-def estimate_held_out_poses(
-    config: HeldOutConfig,
-    model: GNeRFModel,
-    image_set: ImageSet,
-    poses: PoseTable,
-    pose_search: PoseSearch,
-    regress: Optional[PoseRegressor] = None,
-) -> None:
-    """Write the poses of images into a table, from nothing (GNeRF section 3.4, evaluation images).
+def estimate_eval_poses(
+    config: EvalPosesConfig, image_set: ImageSet, search: PoseSearch, regress: Optional[PoseRegressor] = None
+) -> Float[Tensor, "m 3 4"]:
+    """Poses of images that the field was not trained on, from nothing, the field frozen (GNeRF section 3.4).
 
     Args:
         config: how.
-        model: the trained field; left as it was.
-        image_set: the images.
-        poses: where the poses go.
-        pose_search: global search over the prior.
+        image_set: the held-out images.
+        search: global search over the prior in the trained field.
         regress: the run's inversion network, if it has one; its pose is one more hypothesis.
     """
-    starts = pose_search.top_poses(image_set, config.num_hypotheses)[0]
+    starts = search.top_poses(image_set, config.num_hypotheses)[0]
     if regress is not None:
         starts = torch.cat([regress(image_set)[:, None], starts], dim=1)
-
-    found = localize_images(config.localization, ImageRenderer(model), image_set, starts, learned_as(poses.codec))
-    everyone = torch.arange(len(found), device=starts.device)
-    poses.assign(everyone, torch.stack([localization.camera_to_world for localization in found]))
+    make_poses = learned_as(search.codec)
+    found: List[Localization] = []
+    for some in torch.arange(len(image_set), device=starts.device).split(IMAGES_PER_BATCH):
+        found += localize_images(config.localization, search.renderer, image_set[some], starts[some], make_poses)
+    return torch.stack([localization.camera_to_world for localization in found])
 
 
 class Evaluation:
     """Compares the training images' estimated poses, and the field, with the truth where it is known."""
 
-    def __init__(self, model: GNeRFModel, datamanager: UnposedDataManager, train_poses: PoseTable) -> None:
+    def __init__(self, model: GNeRFModel, datamanager: UnposedDataManager, cameras: LearnedCameras) -> None:
         self._model = model
         self._datamanager = datamanager
-        self._train_poses = train_poses
+        self._cameras = cameras
 
     def pose_errors(self) -> Optional[PoseErrors]:
         """Errors of the training images' estimated poses; None where the truth is not known.
 
-        Images of which it is not (NaN), as it is of those localized and added later, do not count.
+        Images without a known true pose (NaN, e.g. added by localization) are ignored.
         """
         truth = self._datamanager.train_ground_truth
         known = None if truth is None else truth.isfinite().flatten(1).all(dim=1).cpu()
         if truth is None or known is None or not bool(known.any()):
             return None
-        return pose_errors(self._train_poses().detach().cpu()[known], truth.cpu()[known])
+        return pose_errors(self._cameras.poses("train").cpu()[known], truth.cpu()[known])
 
     def pose_metrics(self) -> Dict[str, float]:
         """`PoseErrors.summary` of the training images; empty where the truth is not known."""
@@ -119,10 +115,10 @@ class Evaluation:
         """An image of the estimated training cameras, against the truth where it is known; values in [0, 1]."""
         errors = self.pose_errors()
         truth = None
-        title = f"{self._train_poses.num_poses} estimated cameras"
+        title = f"{len(self._cameras)} estimated cameras"
         if errors is not None:
             assert self._datamanager.train_ground_truth is not None
             truth = errors.similarity.inverse().apply(self._datamanager.train_ground_truth.cpu())
             title += f", median rotation error {errors.summary()['rotation_error_deg_median']:.2f}°"
-        image = plot_cameras(self._train_poses().detach().cpu(), truth, title)
+        image = plot_cameras(self._cameras.poses("train").cpu(), truth, title)
         return torch.from_numpy(image.copy()).float() / 255

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import Optional, Tuple, Type
+from types import SimpleNamespace
+from typing import Any, Callable, Dict, Tuple, Type
 
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from gnerf_ns.training.schedule import PhaseScheduleConfig
+from gnerf_ns.training.schedule import Schedule
 from gnerf_ns.utils.annealing import geometric
 
 
@@ -33,8 +34,6 @@ class PhaseSchedulerConfig(SchedulerConfig):
 
     _target: Type = field(default_factory=lambda: PhaseScheduler)
     """Target class to instantiate."""
-    schedule: Optional[PhaseScheduleConfig] = field(init=False, default=None)
-    """The pipeline's, which may begin anew; the trainer sets it."""
     phase_a_last_factor: float = 1.0
     """Share of the learning rate at the end of phase A, and in AB."""
     first_factor: float = 1.0
@@ -42,26 +41,43 @@ class PhaseSchedulerConfig(SchedulerConfig):
     last_factor: float = 0.1
     """Share of the learning rate at the end of phase B."""
 
+    def factor(self, schedule: Schedule, step: int) -> float:
+        """Share of the learning rate at a step."""
+        if step < schedule.phase_a_end:
+            progress = 2.0 * (step - schedule.begins_at) / max(1, schedule.config.phase_a_steps) - 1.0
+            return geometric((1.0, self.phase_a_last_factor), min(1.0, max(0.0, progress)))
+        progress = max(0, step - schedule.phase_b_start) / max(1, schedule.phase_b_steps)
+        return geometric((self.first_factor, self.last_factor), min(1.0, progress))
+
 
 class PhaseScheduler(Scheduler):
     """Builds torch's scheduler. Its factors are Python floats, which checkpoints keep readable on torch >= 2.6."""
 
     config: PhaseSchedulerConfig
 
+    def __init__(self, config: PhaseSchedulerConfig, schedule: Callable[[], Schedule]) -> None:
+        """
+        Args:
+            config: the factors.
+            schedule: gives the run's present schedule, in which phase A may begin anew.
+        """
+        super().__init__(config)
+        self._schedule = schedule
+
     def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LambdaLR:
         """A scheduler that is stepped once per training step."""
-        config, schedule = self.config, self.config.schedule
-        if schedule is None:
-            raise ValueError("A PhaseScheduler needs a schedule to follow.")
+        return LambdaLR(optimizer, lambda step: self.config.factor(self._schedule(), step))
 
-        def factor(step: int) -> float:
-            if step < schedule.phase_a_end:
-                progress = 2.0 * (step - schedule.begins_at) / max(1, schedule.phase_a_steps) - 1.0
-                return geometric((1.0, config.phase_a_last_factor), min(1.0, max(0.0, progress)))
-            progress = max(0, step - schedule.phase_b_start) / max(1, schedule.phase_b_steps)
-            return geometric((config.first_factor, config.last_factor), min(1.0, progress))
 
-        return LambdaLR(optimizer, factor)
+def following(optimizers: Dict[str, Any], schedule: Callable[[], Schedule]) -> Dict[str, Any]:
+    """nerfstudio's optimizer configs with the phase schedulers among them bound to a run's schedule."""
+
+    def bound(config: Any) -> Any:
+        if not isinstance(config, PhaseSchedulerConfig):
+            return config
+        return SimpleNamespace(setup=lambda: config.setup(schedule=schedule))  # all that nerfstudio asks of one
+
+    return {group: {**configs, "scheduler": bound(configs["scheduler"])} for group, configs in optimizers.items()}
 
 
 @dataclass

@@ -15,8 +15,9 @@ from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
 from torch import Tensor
 
-from gnerf_ns.cameras.pose_codec import UpDirection
-from gnerf_ns.training.schedule import PhaseScheduleConfig
+from gnerf_ns.cameras.learned_cameras import LearnedCameras
+from gnerf_ns.data.datamanager import UnposedDataManager
+from gnerf_ns.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
@@ -37,24 +38,16 @@ class LiveView(ViewerControl):
     is why settings are made here and not in the method's `ViewerConfig`: `ns-viewer` does not use the saved one.
     """
 
-    def __init__(
-        self,
-        train_cameras: Callable[[], Cameras],
-        held_out_cameras: Callable[[], Optional[Cameras]],
-        on_cpu: bool,
-        up: UpDirection,
-    ) -> None:
+    def __init__(self, cameras: LearnedCameras, datamanager: UnposedDataManager, on_cpu: bool) -> None:
         """
         Args:
-            train_cameras: estimated cameras of the training images.
-            held_out_cameras: of the held-out images; None while there is no estimate.
+            cameras: estimated cameras.
+            datamanager: has the intrinsics that were given.
             on_cpu: whether images are rendered without a GPU.
-            up: what is up in the scene.
         """
-        self._train_cameras = train_cameras
-        self._held_out_cameras = held_out_cameras
+        self._cameras = cameras
+        self._datamanager = datamanager
         self._on_cpu = on_cpu
-        self._up = up
         self._viewer: Optional[Viewer] = None
         self._held_out_frusta: Dict[int, viser.CameraFrustumHandle] = {}
 
@@ -68,13 +61,13 @@ class LiveView(ViewerControl):
         # Empty space is opaque to the viewer: with depth, the background would hide the frusta behind it.
         viewer.control_panel._layer_depth.value = False
         if viewer.config.camera_frustum_scale == ViewerConfig().camera_frustum_scale:  # a speck at our distances
-            viewer.config.camera_frustum_scale = frustum_scale(self._train_cameras().camera_to_worlds)
+            viewer.config.camera_frustum_scale = frustum_scale(self._cameras.poses("train"))
         viewer.viser_server.on_client_connect(self._welcome)
 
     def _welcome(self, client: viser.ClientHandle) -> None:
         """Put a new visitor where there is something to see."""
-        up = self._up()[:, 2].detach().cpu()
-        position = first_viewpoint(self._train_cameras().camera_to_worlds, up)
+        up = self._cameras.up_direction()[:, 2].detach().cpu()
+        position = first_viewpoint(self._cameras.poses("train"), up)
         with client.atomic():
             client.camera.up_direction = up.double().numpy()
             client.camera.position = VISER_NERFSTUDIO_SCALE_RATIO * position
@@ -88,7 +81,10 @@ class LiveView(ViewerControl):
 
     def _move_frusta(self) -> None:
         assert self._viewer is not None
-        train, held_out = self._train_cameras(), self._held_out_cameras()
+        train = self._cameras.estimated("train", self._datamanager.train_dataset.given_cameras)
+        held_out = None
+        if self._cameras.has_eval_poses:
+            held_out = self._cameras.estimated("eval", self._datamanager.eval_dataset.given_cameras)
         with self._viewer.viser_server.atomic():
             # The viewer has no frusta before training starts.
             _move(getattr(self._viewer, "camera_handles", {}), train)
@@ -152,7 +148,7 @@ PHASES = {
 class TrainingStatus(ViewerElement[str]):
     """Phase and step; nerfstudio puts it under "Custom Elements", as a public attribute of the pipeline."""
 
-    def __init__(self, schedule: PhaseScheduleConfig) -> None:
+    def __init__(self, schedule: Callable[[], Schedule]) -> None:
         super().__init__("Training status")
         self._schedule = schedule
         self._markdown: Optional[viser.GuiMarkdownHandle] = None
@@ -164,7 +160,7 @@ class TrainingStatus(ViewerElement[str]):
 
     def report(self, step: int) -> None:
         """Say that a step, counted from 0, is done."""
-        schedule = self._schedule
+        schedule = self._schedule()
         plan = schedule.at(step)
         end = {"A": schedule.interleaved_start, "AB": schedule.phase_a_end, "B": schedule.total_steps}[plan.name]
         self.text = (

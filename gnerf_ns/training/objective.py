@@ -10,11 +10,11 @@ from jaxtyping import Float
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 
-from gnerf_ns.cameras.learned_cameras import PoseTable
+from gnerf_ns.cameras.learned_cameras import LearnedCameras
 from gnerf_ns.cameras.pose_prior import PosePrior
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.models.gnerf import GNeRFModel
-from gnerf_ns.pose_search.pose_search import PoseMatcher
+from gnerf_ns.pose_search.pose_search import PoseProposals
 from gnerf_ns.training.schedule import StepPlan
 
 COLUMNS = 12
@@ -26,7 +26,7 @@ SMALLEST_SHOWN_SIDE = 64
 
 @dataclass(frozen=True)
 class ComparedImages:
-    """ImageSet, or patches of them, and renderings of the same size. They carry no gradients."""
+    """Images, or patches of them, and renderings of the same size. They carry no gradients."""
 
     title: str
     """What is seen."""
@@ -53,14 +53,12 @@ class TrainingScene:
     """The radiance field."""
     image_set: ImageSet
     """The training images."""
-    poses: PoseTable
-    """Their estimated poses."""
+    cameras: LearnedCameras
+    """Their cameras, as estimated so far."""
     prior: PosePrior
     """Where cameras may stand."""
-    matcher: PoseMatcher
+    proposals: PoseProposals
     """Poses to try for images, and their comparison with renderings there."""
-    radius: float
-    """The camera distance that counts as 1 in the prior and in the pose table, in scene units."""
 
 
 @dataclass(frozen=True)

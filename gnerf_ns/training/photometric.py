@@ -41,11 +41,11 @@ class PhotometricObjective:
         return plan.phase == "B"
 
     def request(self, plan: StepPlan) -> RenderRequest:
-        """Rays at the pose table's poses."""
+        """Rays at the images' present poses."""
         scene = self.scene
         chosen = None if plan.leave_out_round is None else self._leave_out.training_indices
         rays, colors = sample_pixel_rays(
-            scene.image_set, scene.poses(), self.config.rays_per_step, plan.image_side, chosen
+            scene.image_set, scene.cameras(), self.config.rays_per_step, plan.image_side, chosen
         )
 
         def losses(outputs: Dict[str, Any]) -> Dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What happens in one training step, and where the estimated poses are."""
+"""What happens in one training step, and in which order the parts of a run are put together."""
 
 from __future__ import annotations
 
@@ -8,35 +8,33 @@ from typing import Any, Dict, List, Literal, Optional, Tuple, Type, Union, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from nerfstudio.cameras.cameras import Cameras
+import tyro
+from jaxtyping import UInt8
 from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
 from torch.nn import Parameter
 
-from gnerf_ns.cameras.learned_cameras import FocalScales, PoseTable
+from gnerf_ns.cameras.learned_cameras import FocalMode, LearnedCameras
 from gnerf_ns.cameras.plots import plot_pose_distribution
-from gnerf_ns.cameras.pose_codec import PoseCodec, PoseMode, UpDirection
-from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius
-from gnerf_ns.cameras.rays import CameraDirections, concatenate_rays
+from gnerf_ns.cameras.pose_codec import PoseMode
+from gnerf_ns.cameras.pose_prior import PosePriorConfig
+from gnerf_ns.cameras.rays import concatenate_rays
 from gnerf_ns.data.datamanager import UnposedDataManager, UnposedDataManagerConfig
-from gnerf_ns.data.dataset import scale_focal
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
-from gnerf_ns.pose_search.pose_search import PoseMatcher, PoseRegressor, PoseSearch, PoseSearchConfig
+from gnerf_ns.pose_search.pose_search import PoseProposals, PoseRegressor, PoseSearch, PoseSearchConfig
 from gnerf_ns.training.adversarial import AdversarialObjective, AdversarialObjectiveConfig
-from gnerf_ns.training.evaluation import Evaluation, HeldOutConfig, estimate_held_out_poses
+from gnerf_ns.training.evaluation import EvalPosesConfig, Evaluation, estimate_eval_poses
 from gnerf_ns.training.live_view import LiveView, TrainingStatus
 from gnerf_ns.training.objective import Objective, TrainingScene, rows_of
 from gnerf_ns.training.photometric import PhotometricObjective, PhotometricObjectiveConfig
 from gnerf_ns.training.pose_trials import PoseTrialsConfig
-from gnerf_ns.training.pose_updates import LeaveOut, PoseUpdates
+from gnerf_ns.training.pose_updates import LeaveOut, Misfits, MisfitsConfig, PoseUpdates
 from gnerf_ns.training.restarts import AttemptState, Restarts, RestartsConfig
-from gnerf_ns.training.schedule import PhaseScheduleConfig, StepPlan
+from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule, StepPlan
 from gnerf_ns.training.training_log import training_log_callbacks, training_metrics
 from gnerf_ns.training.transport import TransportObjective, TransportObjectiveConfig
 from gnerf_ns.utils.checkpoints import fitting_state
@@ -70,7 +68,7 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
     """look_at: cameras look at the origin, only their positions are learned; free: position and rotation (9-D).
     auto takes look_at where the prior has neither jitter nor roll."""
     learn_up_direction: bool = True
-    """Whether what is up is learned in phase B, for all cameras together, where they look at the origin."""
+    """Whether the up direction is learned in phase B, for all cameras together, where they look at the origin."""
     focal_length: Literal["auto", "fixed", "shared", "per_image"] = "auto"
     """Whether focal lengths are learned in phase B: one factor on all of them, or one for each image. auto learns a
     shared one unless a transforms.json (or another calibrated source) gave them."""
@@ -82,12 +80,14 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
     """Phase B."""
     restarts: RestartsConfig = field(default_factory=RestartsConfig)
     """When phase A counts as failed and begins anew."""
-    pose_search: PoseSearchConfig = field(default_factory=PoseSearchConfig)
+    pose_search: tyro.conf.Suppress[PoseSearchConfig] = field(default_factory=PoseSearchConfig)
     """Global search for the poses of images."""
+    misfits: tyro.conf.Suppress[MisfitsConfig] = field(default_factory=MisfitsConfig)
+    """Which images' poses are searched again in phase B."""
     pose_trials: PoseTrialsConfig = field(default_factory=PoseTrialsConfig)
     """How few images are tried at other poses."""
-    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
-    """How poses of evaluation images are estimated."""
+    eval_poses: tyro.conf.Suppress[EvalPosesConfig] = field(default_factory=EvalPosesConfig)
+    """How poses of held-out images are estimated."""
     keep_freed_memory: bool = True
     """Have glibc reuse freed memory: much faster, but fragments where chunks as large as the paper's come and go."""
 
@@ -98,87 +98,125 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
             return self.pose_mode
         return "look_at" if self.pose_prior.resolve().looks_at_origin else "free"
 
+    def resolved_focal_mode(self, has_calibration: bool) -> FocalMode:
+        """What auto stands for, for focal lengths that were measured or not."""
+        if self.focal_length != "auto":
+            return self.focal_length
+        return "fixed" if has_calibration else "shared"
+
+
+def refuse_several_devices(count: int) -> None:
+    """Poses, focal lengths and phases are not synchronized between devices.
+
+    Raises:
+        InputError: there are more than one.
+    """
+    if count > 1:
+        raise InputError(
+            f"--machine.num-devices {count} is not supported: each device would train a copy of its own; use 1."
+        )
+
 
 class GNeRFPipeline(VanillaPipeline):
-    """Learns a radiance field and the poses of its images together.
+    """Learns a radiance field and the cameras of its images together.
 
     Attributes:
-        train_poses: estimated poses of the training images.
-        up_direction: what is up for cameras that look at the origin.
-        eval_poses: estimated poses of the held-out images, found with the field frozen.
-        schedule: what happens at which step, for as many images as there are.
+        cameras: estimated cameras of training and held-out images.
+        scene: what training works on: field, images, cameras.
         leave_out: images that are left out of training for a while, where there are few.
-        evaluation: figures and images of how good the poses are.
+        evaluation: figures and plots of how good the poses are.
         transport: the distribution of poses learned by phase A's transport, where that is used.
         adversarial: discriminator and inversion network, where phase A uses them.
     """
 
     config: GNeRFPipelineConfig
     datamanager: UnposedDataManager
-    eval_poses_step: Tensor
-    """Training step at which `eval_poses` were estimated, -1 for never."""
 
-    def __init__(self, config: GNeRFPipelineConfig, device: Union[str, torch.device], **kwargs: Any) -> None:
+    def __init__(
+        self, config: GNeRFPipelineConfig, device: Union[str, torch.device], world_size: int = 1, **kwargs: Any
+    ) -> None:
+        refuse_several_devices(world_size)
         if config.keep_freed_memory:
             keep_freed_memory()
-        super().__init__(config, cast(str, device), **kwargs)
+        super().__init__(config, cast(str, device), world_size=world_size, **kwargs)
         self.datamanager.lay_images_over(self.model.evaluation_background)
         self._seed = torch.initial_seed()
-        self._optimizers: Optional[Optimizers] = None
-        prior = config.pose_prior.resolve()
-        num_train = len(self.datamanager.train_dataset)
-        self.schedule = config.schedule.for_images(num_train)
-        likely = "fixed" if self.datamanager.has_calibration else "shared"
-        self.focal_scales = FocalScales(num_train, likely if config.focal_length == "auto" else config.focal_length)
-        learned = self.focal_scales if self.focal_scales.is_learned else None
-        directions = CameraDirections(self.datamanager.train_dataset.given_cameras.to(device), learned)
-        radius = object_filling_radius(directions.smallest_field_of_view)
-        self.up_direction = UpDirection(config.learn_up_direction and config.resolved_pose_mode == "look_at")
-        codec = PoseCodec(config.resolved_pose_mode, radius, self.up_direction)
-        self.train_poses = PoseTable(num_train, codec, learned, self.up_direction.is_learned)
-        self.eval_poses = PoseTable(len(self.datamanager.eval_dataset), codec)
-        self.register_buffer("eval_poses_step", torch.tensor(-1))
-        self.evaluation = Evaluation(self.model, self.datamanager, self.train_poses)
-        matcher = PoseMatcher(prior, radius, learned)
-        self.pose_search = PoseSearch(config.pose_search, self.model, matcher, codec)
+        self._optimizer_state: Optional[TrainingCallbackAttributes] = None
 
-        image_set = ImageSet(self.datamanager.train_images, directions)
-        self.leave_out = LeaveOut(image_set, self.train_poses, self.pose_search)
-        self.scene = TrainingScene(self.model, image_set, self.train_poses, prior, matcher, radius)
+        self.cameras = self._build_cameras(config)
+        prior = config.pose_prior.resolve()
+        proposals = PoseProposals(prior, lambda: self.cameras.radius, lambda: self.cameras.canvas_radius)
+        image_set = ImageSet(self.datamanager.train_images, self.cameras.train_lenses)
+        self.scene = TrainingScene(self.model, image_set, self.cameras, prior, proposals)
+        self.pose_search = PoseSearch(config.pose_search, self.model, proposals, self.cameras.codec)
+        self.evaluation = Evaluation(self.model, self.datamanager, self.cameras)
+        self.leave_out = LeaveOut(self.scene, self.pose_search)
+
         self.photometric = PhotometricObjective(config.photometric, self.scene, self.leave_out)
         self.datamanager.report_rays_per_step(config.photometric.rays_per_step)
-        has_transport, has_adversaries = config.phase_a != "adversarial", config.phase_a != "transport"
-        self.transport = TransportObjective(config.transport, self.scene) if has_transport else None
-        self.adversarial = AdversarialObjective(config.adversarial, self.scene) if has_adversaries else None
+        uses_transport, uses_adversaries = config.phase_a != "adversarial", config.phase_a != "transport"
+        self.transport = TransportObjective(config.transport, self.scene) if uses_transport else None
+        self.adversarial = AdversarialObjective(config.adversarial, self.scene) if uses_adversaries else None
         of_phase_a = [part for part in (self.transport, self.adversarial) if part is not None]
         self.objectives: List[Objective] = [self.photometric, *of_phase_a]
-        attempt = AttemptState(self, [self.model, self.focal_scales, self.up_direction, *of_phase_a])
-        self.restarts = Restarts(config.restarts, self.schedule, attempt, self._seed_at)
-        trials = getattr(config, "pose_trials", PoseTrialsConfig())  # the configuration of a run may be older
-        self.pose_updates = PoseUpdates(trials, self.scene, self.pose_search, self.leave_out, self.pose_regressor)
+
+        misfits = Misfits(config.misfits, self.pose_search)
+        self.pose_updates = PoseUpdates(
+            self.scene, self.pose_search, self.leave_out, misfits, config.pose_trials, self.pose_regressor
+        )
+        attempt = AttemptState(self, [self.model, self.cameras, *of_phase_a])
+        self.restarts = Restarts(
+            config.restarts, Schedule.of(config.schedule, len(self.cameras)), attempt, self._seed_at
+        )
+
         # The viewer looks for these among a pipeline's public attributes.
-        on_cpu = self.device.type == "cpu"
-        self.live_view = LiveView(self.estimated_cameras, self._held_out_cameras, on_cpu, self.up_direction)
-        self.training_status = TrainingStatus(self.schedule)
+        self.live_view = LiveView(self.cameras, self.datamanager, on_cpu=self.device.type == "cpu")
+        self.training_status = TrainingStatus(lambda: self.schedule)
         self.to(device)
+
+    def _build_cameras(self, config: GNeRFPipelineConfig) -> LearnedCameras:
+        train, held_out = self.datamanager.train_dataset, self.datamanager.eval_dataset
+        return LearnedCameras(
+            train.given_cameras.to(self.device),
+            held_out.given_cameras.to(self.device),
+            config.resolved_pose_mode,
+            config.resolved_focal_mode(self.datamanager.has_calibration),
+            config.learn_up_direction,
+            # What fills the view fills the images, and not the padding around them.
+            None if self.datamanager.train_images.extents is None else train.file_cameras,
+        )
 
     @property
     def model(self) -> GNeRFModel:
         """The radiance field."""
         return cast(GNeRFModel, super().model)
 
+    @property
+    def schedule(self) -> Schedule:
+        """What happens at which step, for as many images as there are, and since phase A last began."""
+        return self.restarts.schedule
+
+    @property
+    def pose_regressor(self) -> Optional[PoseRegressor]:
+        """The inversion network, where phase A trains one."""
+        return None if self.adversarial is None else self.adversarial.regress_poses
+
     # One training step
 
     def get_train_loss_dict(self, step: int) -> Tuple[Any, Dict[str, Tensor], Dict[str, Any]]:
-        """Render the rays of all active objectives at once and collect their losses; the trainer does the rest."""
+        """Render the rays of all active objectives at once and collect their losses; the trainer does the rest.
+
+        Raises:
+            InputError: training has diverged.
+        """
         # Seeded by the step, so that a resumed run draws what an undisturbed one would have drawn.
         torch.manual_seed(self._seed_at(step))
         plan = self.schedule.at(step)
         self._set_schedule(plan)
         if self.pose_updates.apply(plan):
-            self._forget_momentum()
-
+            self._reset_optimizers()
         requests = [objective.request(plan) for objective in self.objectives if objective.is_active(plan)]
+
         outputs = self.model.render(concatenate_rays([request.ray_bundle for request in requests]))
         loss_dict = self.model.get_regularization_losses(outputs)
         first = 0
@@ -186,109 +224,94 @@ class GNeRFPipeline(VanillaPipeline):
             last = first + len(request.ray_bundle)
             loss_dict.update(request.losses(rows_of(outputs, first, last)))
             first = last
-        return outputs, loss_dict, training_metrics(plan, self.photometric, self.focal_scales)
+        self._check_finite(loss_dict, plan)
+        return outputs, loss_dict, training_metrics(plan, self.photometric, self.cameras)
 
     def _set_schedule(self, plan: StepPlan) -> None:
         self.model.set_schedule(
             plan.phase == "A", plan.phase_b_progress, plan.active_levels, plan.density_noise, plan.distortion_boost
         )
 
+    def _check_finite(self, loss_dict: Dict[str, Tensor], plan: StepPlan) -> None:
+        """Raise in phase B, where nothing mends a diverged field; in phase A another attempt may do better."""
+        total = torch.stack([loss.detach() for loss in loss_dict.values()]).sum()
+        if plan.name == "B" and not bool(total.isfinite()):
+            names = ", ".join(name for name, loss in loss_dict.items() if not bool(loss.isfinite()))
+            raise InputError(
+                f"Training diverged: at step {plan.step} {names} is not a finite number. The last checkpoint is whole; "
+                "train with another --machine.seed or smaller learning rates."
+            )
+
     def _seed_at(self, step: int) -> int:
         return self._seed + SEED_STRIDE * step
 
-    def _forget_momentum(self) -> None:
-        """Of what has been replaced; the optimizers are the trainer's."""
-        if self._optimizers is not None:
-            for optimizer in self._optimizers.optimizers.values():
+    def _reset_optimizers(self) -> None:
+        """Forget the momentum of what has been replaced, and the loss scale that a diverged attempt has left."""
+        attributes = self._optimizer_state
+        if attributes is None:
+            return
+        if attributes.optimizers is not None:
+            for optimizer in attributes.optimizers.optimizers.values():
                 optimizer.state.clear()
+        if attributes.grad_scaler is not None and attributes.grad_scaler.is_enabled():
+            # It halves at every step that is not finite, and has no floor: at 0 no later attempt would learn.
+            fresh = torch.amp.GradScaler(enabled=True)  # pyright: ignore[reportPrivateImportUsage]
+            attributes.grad_scaler.load_state_dict(fresh.state_dict())
 
     def _begin_anew_or_go_back(self, step: int) -> None:
-        """After a step that has shown what phase A has come to, start over or go back."""
+        """After a step that has shown what phase A has come to, start over or go back to the best attempt."""
         explained_variance, self.pose_updates.explained_variance = self.pose_updates.explained_variance, None
         if self.restarts.after(step, explained_variance):
-            self._forget_momentum()
+            self._reset_optimizers()
 
-    # Estimated poses
+    # Estimated cameras
 
-    def estimated_cameras(self, split: Literal["train", "eval"] = "train") -> Cameras:
-        """Cameras with estimated poses, in the learned frame: the one place that everything downstream asks."""
-        dataset = self.datamanager.train_dataset if split == "train" else self.datamanager.eval_dataset
-        poses = self.train_poses if split == "train" else self.eval_poses
-        cameras = scale_focal(dataset.given_cameras, self._focal_scales_of(split))
-        cameras.camera_to_worlds = poses().detach().to(cameras.device)
-        return cameras
-
-    def _focal_scales_of(self, split: Literal["train", "eval"]) -> Float[Tensor, "n"]:
-        if split == "train":
-            return self.focal_scales().detach()
-        return self.focal_scales.for_others(torch.arange(len(self.datamanager.eval_dataset)))
-
-    @property
-    def pose_regressor(self) -> Optional[PoseRegressor]:
-        """The inversion network, where phase A trains one."""
-        return None if self.adversarial is None else self.adversarial.regress_poses
-
-    def plot_pose_distribution(self) -> UInt8[np.ndarray, "height width 3"]:
-        """An image of where the training images were taken from, against the prior."""
-        poses = self.up_direction.to_z_up(self.train_poses().detach())
-        return plot_pose_distribution(poses, self.scene.prior, self.scene.matcher.radius)
-
-    def _held_out_cameras(self) -> Optional[Cameras]:
-        return self.estimated_cameras("eval") if int(self.eval_poses_step) >= 0 else None
-
-    def estimate_held_out_poses(self, step: int) -> None:
+    def estimate_eval_poses(self, step: int) -> None:
         """Estimate the poses of the held-out images with the field frozen, unless that was done at this step."""
-        if int(self.eval_poses_step) == step or len(self.datamanager.eval_dataset) == 0:
+        if int(self.cameras.eval_step) == step or len(self.datamanager.eval_dataset) == 0:
             return
-        directions = CameraDirections(
-            self.datamanager.eval_dataset.given_cameras.to(self.device), self.focal_scales.for_others
-        )
-        image_set = ImageSet(self.datamanager.eval_images, directions)
+        image_set = ImageSet(self.datamanager.eval_images, self.cameras.eval_lenses)
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(self._seed_at(step) + 1)
-            estimate_held_out_poses(
-                self.config.held_out, self.model, image_set, self.eval_poses, self.pose_search, self.pose_regressor
-            )
-        self.eval_poses_step.fill_(step)
+            poses = estimate_eval_poses(self.config.eval_poses, image_set, self.pose_search, self.pose_regressor)
+        self.cameras.assign_eval(poses, step)
 
-    def publish_poses(self) -> None:
-        """Hand the estimated poses to the datamanager, from which nerfstudio's commands take cameras."""
-        has_eval = int(self.eval_poses_step) >= 0
-        self.datamanager.publish_poses(
-            self.train_poses().detach(),
-            self.eval_poses().detach() if has_eval else None,
-            self._focal_scales_of("train"),
-            self._focal_scales_of("eval"),
+    def publish_cameras(self) -> None:
+        """Hand the estimated cameras to the datamanager, from which nerfstudio's commands take them."""
+        train, held_out = self.datamanager.train_dataset, self.datamanager.eval_dataset
+        self.datamanager.publish_cameras(
+            self.cameras.estimated("train", train.given_cameras),
+            self.cameras.estimated("eval", held_out.given_cameras) if self.cameras.has_eval_poses else None,
         )
+
+    def plot_pose_distribution(self) -> UInt8[np.ndarray, "height width 3"]:
+        """A plot of where the training images were taken from, against the prior."""
+        poses = self.cameras.up_direction.to_z_up(self.cameras.poses("train"))
+        return plot_pose_distribution(poses, self.scene.prior, self.cameras.radius)
 
     # nerfstudio's hooks
 
     def get_param_groups(self) -> Dict[str, List[Parameter]]:
-        """Parameters by optimizer. The held-out poses are not among them: they never meet the training losses."""
-        groups = {**self.model.get_param_groups(), "poses": list(self.train_poses.parameters())}
-        shared = {"focal_lengths": self.focal_scales, "up_direction": self.up_direction}
-        groups.update({name: list(part.parameters()) for name, part in shared.items() if part.is_learned})
-        if self.adversarial is not None:
-            groups.update(self.adversarial.get_param_groups())
-        return groups
+        """Parameters by optimizer."""
+        adversaries = {} if self.adversarial is None else self.adversarial.get_param_groups()
+        return {**self.model.get_param_groups(), **self.cameras.get_param_groups(), **adversaries}
 
     def load_pipeline(self, loaded_state: Dict[str, Any], step: int) -> None:
-        """Load a checkpoint and publish its poses.
+        """Load a checkpoint and publish its cameras.
 
         Raises:
             InputError: the checkpoint is of another configuration or of other images.
         """
         super().load_pipeline(fitting_state(loaded_state, self.state_dict()), step)
-        self.restarts.resume()
         self._set_schedule(self.schedule.at(step))
         self.training_status.report(step)
         if self.test_mode != "val":
-            self.estimate_held_out_poses(step)
-        self.publish_poses()
+            self.estimate_eval_poses(step)
+        self.publish_cameras()
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> List[TrainingCallback]:
         """Callbacks of the parts, the live view of the poses, and the training log."""
-        self._optimizers = attributes.optimizers
+        self._optimizer_state = attributes
         after_step, after_train = TrainingCallbackLocation.AFTER_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN
         return [
             *super().get_training_callbacks(attributes),
@@ -296,7 +319,7 @@ class GNeRFPipeline(VanillaPipeline):
             TrainingCallback([after_step], self._update_viewer, update_every_num_iters=STEPS_PER_VIEW),
             TrainingCallback([after_train], self._update_viewer),
             *training_log_callbacks(
-                self.schedule, self.objectives, self.evaluation, self.plot_pose_distribution, attributes.trainer
+                lambda: self.schedule, self.objectives, self.evaluation, self.plot_pose_distribution, attributes.trainer
             ),
         ]
 
@@ -339,5 +362,5 @@ class GNeRFPipeline(VanillaPipeline):
         return metrics
 
     def _prepare_evaluation(self, step: Optional[int]) -> None:
-        self.estimate_held_out_poses(int(self.eval_poses_step) if step is None else step)
-        self.publish_poses()
+        self.estimate_eval_poses(int(self.cameras.eval_step) if step is None else step)
+        self.publish_cameras()

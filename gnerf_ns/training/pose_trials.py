@@ -15,17 +15,19 @@ from dataclasses import dataclass, field
 from typing import Dict, List, Optional
 
 import torch
+import tyro
 from jaxtyping import Float, Int
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
-from gnerf_ns.cameras.learned_cameras import PoseTable
+from gnerf_ns.cameras.pose_codec import PoseTable
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.pose_search.pixel_sampling import sample_pixel_rays
 from gnerf_ns.pose_search.pose_search import PoseSearch
+from gnerf_ns.training.objective import TrainingScene
 
 GRADIENT_SCALE = 1024.0
 """Adam does not mind how large gradients are; tiny-cuda-nn's have half precision, in which small ones vanish."""
@@ -35,24 +37,24 @@ GRADIENT_SCALE = 1024.0
 class ProbeFieldConfig:
     """Configuration of `ProbeField`."""
 
-    image_side: int = 24
+    image_side: tyro.conf.Suppress[int] = 24
     """Longer side of the images that it learns and that are compared with it, in pixels."""
-    rays_per_step: int = 1024
+    rays_per_step: tyro.conf.Suppress[int] = 1024
     """Random pixels of a step."""
-    learning_rate: float = 1e-2
+    learning_rate: tyro.conf.Suppress[float] = 1e-2
     """Adam's learning rate on the field."""
-    pose_learning_rate: float = 2e-3
+    pose_learning_rate: tyro.conf.Suppress[float] = 2e-3
     """Adam's learning rate on poses, in radians and camera distances."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What a young field makes of images and poses."""
+    """What a fresh field makes of images and poses."""
 
     camera_to_worlds: Float[Tensor, "n 3 4"]
     """Poses, trained together with the field."""
     explained_variance: float
-    """`PoseSearch.explained_variance` of all images there."""
+    """`ImageCosts.explained_variance` of all images there."""
 
 
 class ProbeField:
@@ -68,7 +70,7 @@ class ProbeField:
         """
         Args:
             config: how it learns.
-            model: what it is to be like; left alone.
+            model: provides the architecture; not modified.
             image_set: what it learns from.
             pose_search: how poses are looked up in `model`.
         """
@@ -76,7 +78,7 @@ class ProbeField:
         self._image_set = image_set
         self._model = model.new_like()
         self._model.radiance.set_schedule(phase_a=False, phase_b_progress=0.0, active_levels=0.0, density_noise=0.0)
-        self.search = PoseSearch(pose_search.config, self._model, pose_search.matcher, pose_search.codec)
+        self.search = pose_search.of(self._model)
 
     def begin_anew(self) -> None:
         """Forget everything."""
@@ -104,8 +106,7 @@ class ProbeField:
             The poses. On average they are as far away as they were: while there is little to see, descent moves all
             cameras outwards.
         """
-        table = PoseTable(len(self._image_set), self.search.codec).to(camera_to_worlds.device)
-        table.assign(torch.arange(len(camera_to_worlds), device=camera_to_worlds.device), camera_to_worlds)
+        table = PoseTable(camera_to_worlds, self.search.codec)
         field, poses = list(self._model.parameters()), list(table.parameters())
         adam = torch.optim.Adam(field, lr=self.config.learning_rate, eps=1e-15, betas=(0.9, 0.99), fused=True)
         adam.add_param_group({"params": poses, "lr": self.config.pose_learning_rate, "eps": 1e-8})
@@ -127,11 +128,11 @@ class ProbeField:
     def fit(self, camera_to_worlds: Float[Tensor, "n 3 4"], steps: int) -> Fit:
         """Learn from all images for a while, and see what that has come to."""
         learned = self.learn(camera_to_worlds, steps)
-        return Fit(learned, self.search.explained_variance(self._image_set, learned, self.config.image_side))
+        return Fit(learned, self.search.costs.explained_variance(self._image_set, learned, self.config.image_side))
 
     def worst_first(self, camera_to_worlds: Float[Tensor, "n 3 4"]) -> List[int]:
         """Images by their cost at poses, in units of their own contrast."""
-        cost = self.search.relative_cost(self._image_set, camera_to_worlds, self.config.image_side)
+        cost = self.search.costs.relative(self._image_set, camera_to_worlds, self.config.image_side)
         return cost.argsort(descending=True).tolist()
 
 
@@ -143,50 +144,42 @@ Moves = Dict[int, Float[Tensor, "3 4"]]
 class PoseTrialsConfig:
     """Configuration of `PoseTrials`."""
 
-    num_places: int = 3
+    num_places: tyro.conf.Suppress[int] = 3
     """How many other places are tried for an image: the best in a field that was not trained on it."""
-    num_hypotheses: int = 80
+    num_hypotheses: tyro.conf.Suppress[int] = 80
     """Places are taken from so many of the bank's best poses."""
-    min_angle_deg: float = 35.0
+    min_angle_deg: tyro.conf.Suppress[float] = 35.0
     """Places are at least so far apart, as seen from the origin; nearer poses are found by gradient descent."""
-    neighbor_angle_deg: float = 30.0
+    neighbor_angle_deg: tyro.conf.Suppress[float] = 30.0
     """Images that seem to have been taken nearer to it than this are tried elsewhere together with it, too."""
-    max_neighbors: int = 3
+    max_neighbors: tyro.conf.Suppress[int] = 3
     """The nearest; a field has to be learned from those that remain."""
-    steps_without: int = 60
+    steps_without: tyro.conf.Suppress[int] = 60
     """Steps from nothing, without the image and its neighbors; all its places are tried from there."""
-    steps_with: int = 30
+    steps_with: tyro.conf.Suppress[int] = 30
     """Steps with everybody, for each place that is tried."""
-    steps_of_fit: int = 80
+    steps_of_fit: tyro.conf.Suppress[int] = 80
     """Steps from nothing by which a round is judged."""
     min_gain: float = 0.05
     """The first round counts only if a field from nothing then explains so much more, as a share of how images
     differ. Where all are in their place, chance makes up to half of that, and phase A's poses are as good."""
-    probe_field: ProbeFieldConfig = field(default_factory=ProbeFieldConfig)
+    probe_field: tyro.conf.Suppress[ProbeFieldConfig] = field(default_factory=ProbeFieldConfig)
     """The field that is learned."""
 
 
 class PoseTrials:
     """Looks for poses at which few images make up one scene better."""
 
-    def __init__(
-        self,
-        config: PoseTrialsConfig,
-        model: GNeRFModel,
-        image_set: ImageSet,
-        poses: PoseTable,
-        pose_search: PoseSearch,
-    ) -> None:
+    def __init__(self, config: PoseTrialsConfig, scene: TrainingScene, pose_search: PoseSearch) -> None:
         """
         Args:
             config: how much is tried.
-            model: the run's field; goes on from a young one if that explains more.
-            image_set: all of them.
-            poses: theirs.
-            pose_search: how they are looked up.
+            scene: images and their poses; the run's field is replaced by a fresh one if that explains more.
+            pose_search: how poses are looked up.
         """
         self.config = config
-        self._model, self._image_set, self._poses, self._search = model, image_set, poses, pose_search
+        self._model, self._image_set, self._cameras = scene.model, scene.image_set, scene.cameras
+        self._search = pose_search
 
     def run(self, rounds: int) -> bool:
         """Try other poses for each image in turn, those that fit worst first.
@@ -199,7 +192,7 @@ class PoseTrials:
         """
         probe = ProbeField(self.config.probe_field, self._model, self._image_set, self._search)
         seed = draw_seed()
-        first = best = self._fit(probe, self._poses().detach(), seed)
+        first = best = self._fit(probe, self._cameras().detach(), seed)
         weights = probe.weights()
         for number in range(rounds):
             poses, num_moved = best.camera_to_worlds, 0
@@ -225,7 +218,7 @@ class PoseTrials:
             best, weights = present, probe.weights()
         if best is first:
             return False
-        self._poses.assign(torch.arange(len(self._image_set), device=self._model.device), best.camera_to_worlds)
+        self._cameras.assign(torch.arange(len(self._image_set), device=self._model.device), best.camera_to_worlds)
         self._model.load_state_dict(weights)
         return True
 
@@ -250,7 +243,7 @@ class PoseTrials:
             tried = camera_to_worlds.clone()
             for moved, pose in moves.items():
                 tried[moved] = pose
-            torch.manual_seed(seed)  # or the best of several would be the luckiest
+            torch.manual_seed(seed)  # the same random pixels for every candidate, for a fair comparison
             fits.append(probe.fit(tried, self.config.steps_with))
         best = max(fits, key=lambda fit: fit.explained_variance)
         return None if best is fits[0] else best.camera_to_worlds

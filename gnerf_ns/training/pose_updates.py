@@ -1,29 +1,31 @@
-"""Poses that are replaced wholesale, where the schedule says so; between those steps they follow gradients.
+"""Where poses are replaced and not moved by gradients: looked up, tried elsewhere, left out of training, misfits.
 
-Among them those of images that were left out of training: a field learns to show an image from wherever it is believed
-to have been taken, and then shows it best from there. With few images, each being a large part of what the field knows,
-a wrong pose confirms itself. So images take turns in being left out of training for a while, and are looked up in what
-the others have made of the field.
+A field learns to show an image from wherever it is believed to have been taken, and then shows it best from there.
+With few images, each being a large part of what the field knows, a wrong pose confirms itself. So images take turns in
+being left out of training for a while, and are looked up in what the others have made of the field.
 """
 
 from __future__ import annotations
 
-from typing import Optional
+import math
+from dataclasses import dataclass, field
+from typing import Optional, Tuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gnerf_ns.cameras.learned_cameras import PoseTable
-from gnerf_ns.data.image_set import ImageSet
+from gnerf_ns.pose_search.hypotheses import Hypotheses, learned_as
+from gnerf_ns.pose_search.pixel_sampling import PixelChoice
 from gnerf_ns.pose_search.pose_search import PoseRegressor, PoseSearch
+from gnerf_ns.pose_search.refinement import RefinementConfig, refine_poses
 from gnerf_ns.training.objective import TrainingScene
 from gnerf_ns.training.pose_trials import PoseTrials, PoseTrialsConfig
 from gnerf_ns.training.schedule import StepPlan
 
 
 class LeaveOut(nn.Module):
-    """Whose turn it is.
+    """Which images are excluded from training, and what becomes of their poses.
 
     Attributes:
         left_out: one bool per image.
@@ -34,19 +36,17 @@ class LeaveOut(nn.Module):
     left_out: Tensor
     poses_then: Tensor
 
-    def __init__(self, image_set: ImageSet, poses: PoseTable, search: PoseSearch) -> None:
-        """Starts with nobody left out.
+    def __init__(self, scene: TrainingScene, search: PoseSearch) -> None:
+        """Starts with no image left out.
 
         Args:
-            image_set: all of them.
-            poses: theirs.
+            scene: whose images and cameras.
             search: by which they are looked up.
         """
         super().__init__()
-        self._image_set, self._search = image_set, search
-        self._poses = (poses,)  # in a tuple: the table is not this module's
-        self.register_buffer("left_out", torch.zeros(len(image_set), dtype=torch.bool))
-        self.register_buffer("poses_then", poses().detach().clone())
+        self._scene, self._search = scene, search
+        self.register_buffer("left_out", torch.zeros(len(scene.image_set), dtype=torch.bool))
+        self.register_buffer("poses_then", scene.cameras().detach().clone())
 
     @property
     def training_indices(self) -> Int[Tensor, "kept"]:
@@ -55,25 +55,23 @@ class LeaveOut(nn.Module):
 
     @torch.no_grad()
     def look_up(self) -> None:
-        """Moves those left out to wherever they fit better than where they were."""
-        (poses,) = self._poses
-        chosen = self.left_out.nonzero()[:, 0]
+        """Move those left out to wherever they fit better than where they were."""
+        cameras, chosen = self._scene.cameras, self.left_out.nonzero()[:, 0]
         if len(chosen) > 0:
-            poses.assign(chosen, self.poses_then[chosen])
-            better, found = self._search.fitting_better(self._image_set, chosen, poses(chosen))
-            poses.assign(chosen[better], found)
+            cameras.assign(chosen, self.poses_then[chosen])
+            better, found = self._search.fitting_better(self._scene.image_set, chosen, cameras(chosen))
+            cameras.assign(chosen[better], found)
 
     @torch.no_grad()
     def take_turns(self, leave_out_round: Optional[int]) -> None:
-        """Leaves out others: random halves and what remains of them in turn.
+        """Leave out others: random halves and the other halves in turn.
 
-        Nobody is left out in the first round, 0, so that the field learns the present poses.
+        None is left out in the first round, 0, so that the field learns the present poses.
 
         Args:
             leave_out_round: which it is, from 0; None when it is over.
         """
-        (poses,) = self._poses
-        self.poses_then.copy_(poses())
+        self.poses_then.copy_(self._scene.cameras())
         if not leave_out_round:
             self.left_out.zero_()
         elif leave_out_round % 2 == 1:
@@ -83,34 +81,113 @@ class LeaveOut(nn.Module):
             self.left_out.logical_not_()
 
 
+@dataclass
+class MisfitsConfig:
+    """Which images fit so badly that their poses are searched again, and how."""
+
+    max_share: float = 0.1
+    """Largest share of the images, those that fit worst, whose poses are searched again."""
+    min_count: int = 8
+    """So many of them may be, however few images there are."""
+    cost_ratio: float = 1.5
+    """An image is a misfit if its cost, relative to its own contrast, is more than this many times the median's."""
+    outlier_cost_ratio: float = 3.0
+    """The worst misfit is an outlier if its relative cost is more than this many times the median's."""
+    num_outlier_hypotheses: int = 80
+    """An outlier has this many hypotheses: it may show little that tells poses apart."""
+    num_outlier_finalists: int = 8
+    """So many of the bank's best, and those that improvement leaves, are refined before one is chosen."""
+    outlier_refinement: RefinementConfig = field(
+        default_factory=lambda: RefinementConfig(
+            steps=60, rays_per_hypothesis=80, learning_rate=1e-2, final_learning_rate=2e-3, last_image_side=48
+        )
+    )
+    """Refinement of an outlier's finalists by gradient descent, all together."""
+    max_confirmation_side: int = 48
+    """Longer side of the renderings by which misfits are told, and the best hypothesis is compared with the present
+    pose: that of the images as they are trained on by then, but at most this many pixels."""
+    required_cost_ratio: float = 0.85
+    """An image moves only if the best hypothesis lowers its cost to this share."""
+
+
+class Misfits:
+    """Finds images that fit clearly better somewhere else."""
+
+    def __init__(self, config: MisfitsConfig, search: PoseSearch) -> None:
+        self.config = config
+        self._search = search
+
+    @torch.no_grad()
+    def better_poses(
+        self, scene: TrainingScene, image_side: int
+    ) -> Tuple[Int[Tensor, "moved"], Float[Tensor, "moved 3 4"]]:
+        """Images that fit clearly better somewhere else, and their poses there.
+
+        Args:
+            scene: images, and their present poses.
+            image_side: longer side, in pixels, up to which the field has detail.
+        """
+        config, search, image_set, current = self.config, self._search, scene.image_set, scene.cameras()
+        side = max(search.config.image_side, min(image_side, config.max_confirmation_side))
+        contrast = search.costs.contrast(image_set, side)
+        cost = search.costs.relative(image_set, current, side)
+        relative = cost / cost.median()
+        limit = max(config.min_count, math.ceil(config.max_share * len(image_set)))
+        worst = relative.topk(min(limit, len(image_set))).indices
+        misfits = worst[relative[worst] > config.cost_ratio]
+        if len(misfits) == 0:
+            return misfits, current[misfits]
+        count = min(config.num_outlier_hypotheses, search.config.bank_size)
+        hypotheses, _ = search.top_poses(image_set, count, misfits)
+        poses = search.improve(image_set, misfits, hypotheses[:, : search.config.num_hypotheses])[:, 0]
+        if relative[misfits[0]] > config.outlier_cost_ratio:
+            poses[0] = self._best_refined(scene, misfits[:1], hypotheses[:1], side)
+        cost_there = search.costs.at(image_set, misfits, poses, side) / contrast[misfits]
+        moved = cost_there < config.required_cost_ratio * cost[misfits]
+        return misfits[moved], poses[moved]
+
+    def _best_refined(
+        self, scene: TrainingScene, outlier: Int[Tensor, "1"], hypotheses: Float[Tensor, "1 count 3 4"], side: int
+    ) -> Float[Tensor, "3 4"]:
+        """Where gradient descent gets to from the best of what the bank and local search offer."""
+        search, image_set = self._search, scene.image_set
+        improved = search.improve(image_set, outlier, hypotheses)
+        finalists = torch.cat([improved[0], hypotheses[0, : self.config.num_outlier_finalists]])
+        each = outlier.expand(len(finalists))
+        refined = Hypotheses(image_set, each, finalists, learned_as(search.codec))
+        pixels = PixelChoice(image_set, "random", search.renderer.background)
+        refine_poses(self.config.outlier_refinement, search.renderer, pixels, refined)
+        poses = refined.poses()
+        return poses[search.costs.at(image_set, each, poses, side).argmin()]
+
+
 class PoseUpdates:
-    """Looks up everybody at the end of phase A, tries few elsewhere, and looks up those left out and misfits in B.
+    """Looks up all images at the end of phase A, tries few elsewhere, and looks up those left out and misfits in B.
 
     Attributes:
-        explained_variance: `PoseSearch.explained_variance` of everybody's poses, right after they were looked up; None
-            before.
+        explained_variance: `ImageCosts.explained_variance` of all poses, right after they were looked up; None before.
     """
 
     def __init__(
         self,
-        pose_trials: PoseTrialsConfig,
         scene: TrainingScene,
-        pose_search: PoseSearch,
+        search: PoseSearch,
         leave_out: LeaveOut,
+        misfits: Misfits,
+        trials: PoseTrialsConfig,
         regress: Optional[PoseRegressor],
     ) -> None:
         """
         Args:
-            pose_trials: how few images are tried at other poses.
             scene: its poses are replaced.
-            pose_search: finds poses.
+            search: finds poses.
             leave_out: which images are left out of training.
+            misfits: finds images that fit better elsewhere.
+            trials: how few images are tried at other poses.
             regress: the inversion network, which is asked first where there is one.
         """
-        self._scene = scene
-        self._search = pose_search
-        self._trials = PoseTrials(pose_trials, scene.model, scene.image_set, scene.poses, pose_search)
-        self._leave_out = leave_out
+        self._scene, self._search, self._leave_out, self._misfits = scene, search, leave_out, misfits
+        self._trials = PoseTrials(trials, scene, search)
         self._regress = regress
         self.explained_variance: Optional[float] = None
 
@@ -118,27 +195,29 @@ class PoseUpdates:
         """Replace whatever is due before a step.
 
         Returns:
-            Whether that was the field, too. Optimizers have to forget then.
+            Whether the field was replaced, too: optimizers have to be reset then.
         """
-        image_set, poses, leave_out = self._scene.image_set, self._scene.poses, self._leave_out
+        scene, leave_out = self._scene, self._leave_out
         if plan.searches_all_poses:
-            self._look_everybody_up()
-            self.explained_variance = self._search.explained_variance(image_set, poses())
+            self._look_all_up()
+            self.explained_variance = self._search.costs.explained_variance(
+                scene.image_set, scene.cameras(), self._search.config.image_side
+            )
         replaced = plan.pose_trial_rounds > 0 and self._trials.run(plan.pose_trial_rounds)
         if plan.ends_leave_out_round:
             leave_out.look_up()
             leave_out.take_turns(plan.leave_out_round)
         if plan.searches_misfit_poses:
-            poses.assign(*self._search.better_poses(image_set, poses(), plan.image_side))
+            scene.cameras.assign(*self._misfits.better_poses(scene, plan.image_side))
         return replaced
 
-    def _look_everybody_up(self) -> None:
-        image_set, poses = self._scene.image_set, self._scene.poses
+    def _look_all_up(self) -> None:
+        image_set, cameras = self._scene.image_set, self._scene.cameras
         everyone = torch.arange(len(image_set), device=self._scene.model.device)
         if self._regress is None:
-            poses.assign(everyone, self._search.best_poses(image_set)[0])
+            cameras.assign(everyone, self._search.top_poses(image_set, 1)[0][:, 0])
         else:
-            # The inversion network has the first word, and no more: it may have learned little by now.
-            poses.assign(everyone, self._regress(image_set))
-            better, found = self._search.fitting_better(image_set, everyone, poses())
-            poses.assign(everyone[better], found)
+            # The inversion network comes first, and no more: it may have learned little by now.
+            cameras.assign(everyone, self._regress(image_set))
+            better, found = self._search.fitting_better(image_set, everyone, cameras().detach())
+            cameras.assign(everyone[better], found)

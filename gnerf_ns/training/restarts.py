@@ -8,16 +8,20 @@ others. Both shows when all poses are looked up, so schedules without that never
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Optional, Protocol, Sequence, runtime_checkable
+from typing import Any, Callable, Dict, Literal, Optional, Protocol, Sequence, runtime_checkable
 
 import torch
+import tyro
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
-from gnerf_ns.training.schedule import PhaseScheduleConfig
+from gnerf_ns.training.schedule import Schedule
 
-OTHERS = ("restarts.", "eval_poses")
+MIN_PHASE_B_SHARE = 1 / 3
+"""At least this share of the planned phase B must be left after a restart that was not planned."""
+
+OTHERS = ("restarts.", "cameras.eval_")
 """Beginnings of the names of what attempts do not train."""
 
 
@@ -31,13 +35,13 @@ class Learner(Protocol):
 
 
 class AttemptState:
-    """Of a pipeline."""
+    """Everything that an attempt at phase A trains: drawn anew, copied, and put back."""
 
     def __init__(self, pipeline: nn.Module, learners: Sequence[Learner]) -> None:
         """
         Args:
-            pipeline: what has the parts' parameters and buffers, and the poses, in its state.
-            learners: those parts. The poses are not among them: they are looked up at the end of phase A.
+            pipeline: has the parts' parameters and buffers, and the poses, in its state.
+            learners: those parts. Poses need not be drawn anew: they are looked up at the end of phase A.
         """
         self._pipeline, self._learners = pipeline, learners
 
@@ -50,24 +54,24 @@ class AttemptState:
     def copied(self) -> Dict[str, Tensor]:
         """A copy of all parts and of the poses."""
         state = self._pipeline.state_dict()
-        return {name: value.clone() for name, value in state.items() if not name.startswith(OTHERS)}
+        return {
+            name: value.clone()
+            for name, value in state.items()
+            if isinstance(value, Tensor) and not name.startswith(OTHERS)
+        }
 
     def put_back(self, state: Dict[str, Tensor]) -> None:
         """Go on from such a copy."""
         self._pipeline.load_state_dict(state, strict=False)
 
 
-MIN_PHASE_B_SHARE = 1 / 3
-"""At least so much of the planned phase B must be left after a restart."""
-
-
 @dataclass
 class RestartsConfig:
-    """Configuration of `Restarts`."""
+    """When phase A counts as failed, and how often it begins anew."""
 
-    min_explained_variance: float = 0.1
-    """Phase A begins anew if renderings explain less than this of how images differ from their mean."""
-    max_restarts: int = 2
+    min_explained_variance: tyro.conf.Suppress[float] = 0.1
+    """Phase A begins anew if renderings explain less than this share of how images differ from their mean."""
+    max_restarts: tyro.conf.Suppress[int] = 2
     """How often it may, beyond the attempts that the schedule plans."""
 
 
@@ -77,80 +81,68 @@ class Restarts(nn.Module):
     Attributes:
         begin: training step at which the present attempt began.
         count: how many attempts came before it.
-        best: what the best of earlier attempts has trained, until it is decided which to go on from.
+        best: what the best of earlier attempts has trained, until it is decided which one is kept.
     """
 
     begin: Tensor
     count: Tensor
 
     def __init__(
-        self,
-        config: RestartsConfig,
-        schedule: PhaseScheduleConfig,
-        attempt: AttemptState,
-        seed_at: Callable[[int], int],
+        self, config: RestartsConfig, planned: Schedule, attempt: AttemptState, seed_at: Callable[[int], int]
     ) -> None:
         """
         Args:
             config: when and how often.
-            schedule: begins anew in place.
+            planned: the schedule of a run in which nothing fails.
             attempt: what an attempt trains.
             seed_at: random seed of an attempt that begins at a step.
         """
         super().__init__()
         self.config = config
-        self._schedule = schedule
+        self._planned = planned
+        self._num_planned = planned.attempts_left + 1
         self._attempt, self._seed_at = attempt, seed_at
-        self._planned = schedule.attempts_left + 1
-        self._shortest_phase_b = MIN_PHASE_B_SHARE * schedule.phase_b_steps
         self.register_buffer("begin", torch.tensor(0))
         self.register_buffer("count", torch.tensor(0))
-        self.best_share = -torch.inf
+        self.best_explained = -torch.inf
         self.best: Optional[Dict[str, Tensor]] = None
 
     def get_extra_state(self) -> Dict[str, Any]:
         """For checkpoints: the best attempt."""
-        return {"best_share": self.best_share, "best": self.best}
+        return {"best_explained": self.best_explained, "best": self.best}
 
     def set_extra_state(self, state: Dict[str, Any]) -> None:
         """From checkpoints."""
-        self.best_share, self.best = state["best_share"], state["best"]
+        self.best_explained, self.best = state["best_explained"], state["best"]
 
-    def resume(self) -> None:
-        """Let the schedule begin where a checkpoint has it."""
-        self._schedule.begin_anew(int(self.begin), self._planned_after(int(self.count)))
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule with phase A where the present attempt began."""
+        attempts_left = max(0, self._num_planned - 1 - int(self.count))
+        return self._planned.begun_anew(int(self.begin), attempts_left)
 
     def after(self, step: int, explained_variance: Optional[float]) -> bool:
-        """Start over, or go back to the best attempt, if a step has shown what the present one has come to.
+        """Start over, or go back to the best attempt, once a step has shown what the present one has come to.
 
         Args:
             step: the one that is done.
-            explained_variance: `PoseSearch.explained_variance` if poses were looked up in it, else None.
+            explained_variance: of all poses if these were looked up in it (`ImageCosts.explained_variance`), else None.
 
         Returns:
-            Whether what is trained has been replaced. Optimizers have to forget then, too.
+            Whether what is trained has been replaced. Optimizers have to be reset then.
         """
         if explained_variance is None:
             return False
         writer.put_scalar("Train Poses/explained_variance", explained_variance, step)
-        is_best = explained_variance >= self.best_share
-        attempts = int(self.count) + 1
-        if self._planned > 1:
-            CONSOLE.print(f"Attempt {attempts} at phase A explains {explained_variance:.0%} of how the images differ.")
-        begins_anew = attempts < self._planned
-        # In this order, a share that is no number, of a diverged attempt, counts as none.
-        if not begins_anew and max(self.best_share, explained_variance) < self.config.min_explained_variance:
-            begins_anew = self._may_begin_anew(step, attempts)
+        if self._num_planned > 1:
             CONSOLE.print(
-                f"At step {step} renderings do not tell the images apart; phase A begins anew."
-                if begins_anew
-                else "[yellow]Phase A ended without telling the images apart, so the poses will be wrong. Train "
-                "with another --machine.seed or more --pipeline.schedule.phase-a-steps, and check that the images "
-                "show one object, alone or with masks."
+                f"Attempt {int(self.count) + 1} at phase A explains {explained_variance:.0%} of how the images differ."
             )
-        if begins_anew:
+        is_best = explained_variance >= self.best_explained  # never true of NaN, of an attempt that has diverged
+        verdict = self._verdict(step, explained_variance)
+        if verdict == "begin anew":
             if is_best:
-                self.best_share, self.best = explained_variance, self._attempt.copied()
+                self.best_explained, self.best = explained_variance, self._attempt.copied()
             self._begin_anew(step + 1)
             return True
         best, self.best = self.best, None
@@ -159,16 +151,30 @@ class Restarts(nn.Module):
         self._attempt.put_back(best)
         return True
 
-    def _planned_after(self, attempt: int) -> int:
-        """How many planned attempts come after one, counted from 0."""
-        return max(0, self._planned - 1 - attempt)
+    def _verdict(self, step: int, explained_variance: float) -> Literal["begin anew", "keep the best"]:
+        """Whether there is to be another attempt; says so where none was planned."""
+        if int(self.count) + 1 < self._num_planned:
+            return "begin anew"
+        # `max` keeps its first argument where the second is NaN.
+        if max(self.best_explained, explained_variance) >= self.config.min_explained_variance:
+            return "keep the best"
+        if self._may_begin_anew(step):
+            CONSOLE.print(f"At step {step} renderings do not tell the images apart; phase A is restarted.")
+            return "begin anew"
+        CONSOLE.print(
+            "[yellow]Phase A ended without telling the images apart, so the poses will be wrong. Train with another "
+            "--machine.seed or more --pipeline.schedule.phase-a-steps, and check that the images show one object, "
+            "alone or with masks."
+        )
+        return "keep the best"
 
-    def _may_begin_anew(self, step: int, attempts: int) -> bool:
-        steps_left = self._schedule.phase_b_steps - (step + 1 - self._schedule.begins_at)
-        return attempts < self._planned + self.config.max_restarts and steps_left >= self._shortest_phase_b
+    def _may_begin_anew(self, step: int) -> bool:
+        schedule = self.schedule
+        steps_left = schedule.phase_b_steps - (step + 1 - schedule.begins_at)
+        shortest = MIN_PHASE_B_SHARE * self._planned.phase_b_steps
+        return int(self.count) + 1 < self._num_planned + self.config.max_restarts and steps_left >= shortest
 
     def _begin_anew(self, step: int) -> None:
         self.count += 1
         self.begin.fill_(step)
-        self._schedule.begin_anew(step, self._planned_after(int(self.count)))
         self._attempt.initialize(self._seed_at(step))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, Optional, Tuple
 
+import tyro
+
 from gnerf_ns.utils.annealing import geometric, linear
+from gnerf_ns.utils.errors import InputError
 
 FEW_IMAGES = 30
 """Of up to so many, each is a large part of what the field learns from."""
@@ -73,105 +76,141 @@ class PhaseScheduleConfig:
     phase_b_steps: int = 1500
     """Steps of phase B alone."""
     phase_a_attempts: Optional[int] = None
-    """How often phase A is made, each time with other random numbers; the attempt that explains the images best is
-    gone on from. None for 4 with 4 to 30 training images, and one with more; one where poses are not looked up."""
+    """Number of phase-A attempts, each with its own seed; the best one is kept. None: 4 for 4 to 30 training images,
+    otherwise 1; 1 where poses are not looked up."""
     pose_trial_rounds: Optional[int] = None
     """Rounds, after the last attempt, in which each image is tried at other poses (`PoseTrials`), until one moves
     nobody. None for 2 with 4 to 30 training images, and none with more; none where poses are not looked up."""
     leave_out_rounds: Optional[int] = None
     """Rounds, between phases A and B, in which images take turns in being left out of training and looked up in
     what the others make of the field; None for 31 rounds with 4 to 30 training images, and none with more."""
-    leave_out_steps: int = 20
+    leave_out_steps: tyro.conf.Suppress[int] = 20
     """Steps of such a round."""
-    two_turns_are_an_iteration: bool = False
+    two_turns_are_an_iteration: tyro.conf.Suppress[bool] = False
     """Whether an A and a B step of AB count as one in what decays by the step, as GNeRF does both in one iteration."""
-    phase_a_image_side: Tuple[int, int] = (16, 16)
+    phase_a_image_side: tyro.conf.Suppress[Tuple[int, int]] = (16, 16)
     """Longer side of images at the beginning and at the end of phase A, in pixels."""
-    interleaved_image_side: Optional[Tuple[int, int]] = None
+    interleaved_image_side: tyro.conf.Suppress[Optional[Tuple[int, int]]] = None
     """Longer side of images at the beginning and at the end of AB, in pixels; None for what A ended with."""
     phase_b_image_side: Tuple[int, int] = (24, 100)
     """Longer side of images at the beginning of phase B and after `growth_fraction` of it, in pixels."""
-    image_growth: Literal["geometric", "linear"] = "geometric"
+    image_growth: tyro.conf.Suppress[Literal["geometric", "linear"]] = "geometric"
     """How images grow between those ends: by equal factors or by equal numbers of pixels."""
     growth_fraction: float = 0.6
     """Share of phase B over which image side and levels of detail grow."""
-    min_patch_scale: float = 0.8
+    min_patch_scale: tyro.conf.Suppress[float] = 0.8
     """Smallest scale of a dynamic patch at step 0."""
-    patch_scale_decay: float = 2e-4
+    patch_scale_decay: tyro.conf.Suppress[float] = 2e-4
     """Rate at which that scale shrinks, per step."""
-    patch_scale_hold: int = 0
+    patch_scale_hold: tyro.conf.Suppress[int] = 0
     """Steps before it begins to shrink."""
-    patch_scale_floor: Literal["current", "final"] = "current"
+    patch_scale_floor: tyro.conf.Suppress[Literal["current", "final"]] = "current"
     """It never gets smaller than where a patch pixel is an image pixel: of images as large as at the step, or as
     large as they will be in the end."""
-    patch_side: int = 16
+    patch_side: tyro.conf.Suppress[int] = 16
     """Side of the adversarial patches, in pixels; bounds how small their scale may get."""
-    epsilon: Tuple[float, float] = (0.05, 0.003)
+    epsilon: tyro.conf.Suppress[Tuple[float, float]] = (0.05, 0.003)
     """Entropic regularization at the beginning and at the end of phase A; geometric in between."""
-    density_noise: float = 1.0
+    density_noise: tyro.conf.Suppress[float] = 1.0
     """Noise on densities at step 0."""
-    density_noise_steps: int = 80
+    density_noise_steps: tyro.conf.Suppress[int] = 80
     """Steps over which that noise falls to 0."""
     distortion_boost: Optional[Tuple[float, float]] = None
     """How many times the model's own weight the distortion loss has at the beginning and at the end of phase B;
     geometric in between, and 1 before. Matter spread along their rays lets few images be explained from wrong
     poses. None for 150 and 15 with up to 12 training images, falling to 1 with 25."""
-    looks_up_poses: bool = True
+    looks_up_poses: tyro.conf.Suppress[bool] = True
     """Whether every pose is looked up at the end of phase A. Without, the pose table goes on with what phase A has
     left in it, as GNeRF's does: adversarial training pulls it towards the inversion network all along."""
-    misfit_search_steps: Tuple[int, ...] = (60, 150, 300, 600, 1000)
+    misfit_search_steps: tyro.conf.Suppress[Tuple[int, ...]] = (60, 150, 300, 600, 1000)
     """Steps of phase B before which misfits are offered better poses."""
 
-    begins_at: int = field(init=False, default=0)
-    """Not an option: the step at which the present attempt at phase A began."""
-    attempts_left: int = field(init=False, default=0)
-    """Not an option: how many planned ones come after it."""
+    def settled(self, num_images: int) -> PhaseScheduleConfig:
+        """The same for a number of training images, with nothing left open.
+
+        Raises:
+            InputError: a figure is out of range.
+        """
+        self._check()
+        are_few = MIN_TO_HALVE <= num_images <= FEW_IMAGES
+        likely = (31, 2, 4) if are_few else (0, 0, 1)
+        chosen = (self.leave_out_rounds, self.pose_trial_rounds, self.phase_a_attempts)
+        rounds, trials, attempts = (left if mine is None else mine for mine, left in zip(chosen, likely, strict=True))
+        return replace(
+            self,
+            leave_out_rounds=rounds,
+            pose_trial_rounds=trials if num_images >= MIN_TO_HALVE else 0,
+            phase_a_attempts=attempts if self.looks_up_poses else 1,
+            distortion_boost=self.distortion_boost or _likely_distortion_boost(num_images),
+        )
+
+    def _check(self) -> None:
+        lengths = ("phase_a_steps", "interleaved_steps", "phase_b_steps", "leave_out_steps", "density_noise_steps")
+        counts = (*lengths, "pose_trial_rounds", "leave_out_rounds")
+        for name in counts:
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise InputError(f"The schedule's {name} is {value}; give 0 or more.")
+        if self.phase_a_attempts is not None and self.phase_a_attempts < 1:
+            raise InputError(f"The schedule's phase_a_attempts is {self.phase_a_attempts}; give 1 or more.")
+        if not 0.0 < self.growth_fraction <= 1.0:
+            raise InputError(f"The schedule's growth_fraction is {self.growth_fraction:g}; give more than 0, up to 1.")
+        for name in (
+            "phase_a_image_side",
+            "interleaved_image_side",
+            "phase_b_image_side",
+            "epsilon",
+            "distortion_boost",
+        ):
+            ends = getattr(self, name)
+            if ends is not None and min(ends) <= 0:
+                raise InputError(f"The schedule's {name} is {ends}; give two positive numbers.")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What happens at which step of a run: a pure function of the step."""
+
+    config: PhaseScheduleConfig
+    """Lengths and values, with nothing left open (`PhaseScheduleConfig.settled`)."""
+    phase_b_steps: int
+    """Steps of phase B; fewer than planned where phase A had to begin anew."""
+    begins_at: int = 0
+    """Step at which the present attempt at phase A began."""
+    attempts_left: int = 0
+    """Number of planned attempts after it."""
+
+    @classmethod
+    def of(cls, config: PhaseScheduleConfig, num_images: int) -> Schedule:
+        """The schedule of a run that begins, for a number of training images."""
+        settled = config.settled(num_images)
+        return cls(settled, settled.phase_b_steps, attempts_left=(settled.phase_a_attempts or 1) - 1)
+
+    def begun_anew(self, step: int, attempts_left: int = 0) -> Schedule:
+        """The same with phase A beginning at a step, and the end where it was: if unplanned, phase B is shorter."""
+        anew = replace(self, begins_at=step, attempts_left=attempts_left)
+        return replace(anew, phase_b_steps=max(0, self.phase_b_steps + self.total_steps - anew.total_steps))
 
     @property
     def total_steps(self) -> int:
         """Length of a whole run."""
-        # What an attempt has come to shows in the step after it.
-        return self.attempts_left * (self.phase_a_steps + 1) + self.phase_b_start + self.phase_b_steps
+        # The explained variance of an attempt shows in the step after it.
+        return self.attempts_left * (self.config.phase_a_steps + 1) + self.phase_b_start + self.phase_b_steps
 
     @property
     def interleaved_start(self) -> int:
         """First step after phase A alone."""
-        return self.begins_at + self.phase_a_steps
+        return self.begins_at + self.config.phase_a_steps
 
     @property
     def phase_a_end(self) -> int:
         """First step after phases A and AB."""
-        return self.interleaved_start + self.interleaved_steps
+        return self.interleaved_start + self.config.interleaved_steps
 
     @property
     def phase_b_start(self) -> int:
-        """First step of phase B on all images, from which on things grow."""
-        return self.phase_a_end + (self.leave_out_rounds or 0) * self.leave_out_steps
-
-    def for_images(self, count: int) -> PhaseScheduleConfig:
-        """The schedule for so many images: what was left open is settled."""
-        are_few = MIN_TO_HALVE <= count <= FEW_IMAGES
-        likely = (31, 2, 4) if are_few else (0, 0, 1)
-        chosen = (self.leave_out_rounds, self.pose_trial_rounds, self.phase_a_attempts)
-        rounds, trials, attempts = (left if mine is None else mine for mine, left in zip(chosen, likely, strict=True))
-        if count < MIN_TO_HALVE:
-            trials = 0
-        boost = self.distortion_boost or _likely_distortion_boost(count)
-        settled = replace(
-            self,
-            leave_out_rounds=rounds,
-            pose_trial_rounds=trials,
-            phase_a_attempts=attempts,
-            distortion_boost=boost,
-        )
-        settled.attempts_left = attempts - 1 if self.looks_up_poses else 0
-        return settled
-
-    def begin_anew(self, step: int, attempts_left: int = 0) -> None:
-        """Put the beginning of phase A at a step, with the end where it was: unplanned, it makes phase B shorter."""
-        end = self.total_steps
-        self.begins_at, self.attempts_left = step, attempts_left
-        self.phase_b_steps = max(0, self.phase_b_steps + end - self.total_steps)
+        """First step of phase B on all images, from which on image side and levels grow."""
+        return self.phase_a_end + (self.config.leave_out_rounds or 0) * self.config.leave_out_steps
 
     def at(self, step: int) -> StepPlan:
         """Plan of one step. Steps past the end are like the last one."""
@@ -179,15 +218,15 @@ class PhaseScheduleConfig:
         # AB starts with an A step and takes turns from there.
         in_phase_a = step < self.interleaved_start or (interleaved and (step - self.interleaved_start) % 2 == 0)
         age = step - self.begins_at
-        a_progress = min(1.0, age / max(1, self.phase_a_steps))
+        a_progress = min(1.0, age / max(1, self.config.phase_a_steps))
         b_step = step - self.phase_b_start
         b_progress = min(1.0, max(0.0, b_step / max(1, self.phase_b_steps)))
-        growth = min(1.0, b_progress / self.growth_fraction)
+        growth = min(1.0, b_progress / self.config.growth_fraction)
         image_side = self._image_side(step, growth)
         leaves_out = self.phase_a_end <= step < self.phase_b_start
-        leave_out_round, step_of_round = divmod(step - self.phase_a_end, max(1, self.leave_out_steps))
-        # One step is made before: it shows what the attempt has come to, and the best one is gone on from.
-        tries_poses = self.looks_up_poses and step == max(self.phase_a_end, self.interleaved_start + 1)
+        leave_out_round, step_of_round = divmod(step - self.phase_a_end, max(1, self.config.leave_out_steps))
+        # One step later: only then it is known which attempt was the best.
+        tries_poses = self.config.looks_up_poses and step == max(self.phase_a_end, self.interleaved_start + 1)
         return StepPlan(
             step=step,
             phase="A" if in_phase_a else "B",
@@ -196,43 +235,49 @@ class PhaseScheduleConfig:
             phase_b_progress=b_progress,
             image_side=round(image_side),
             patch_scale=(self._smallest_patch_scale(step, image_side), 1.0),
-            epsilon=geometric(self.epsilon, a_progress),
-            density_noise=self.density_noise * max(0.0, 1.0 - age / max(1, self.density_noise_steps)),
+            epsilon=geometric(self.config.epsilon, a_progress),
+            density_noise=self.config.density_noise * max(0.0, 1.0 - age / max(1, self.config.density_noise_steps)),
             active_levels=growth,
-            distortion_boost=1.0 if b_step < 0 else geometric(self.distortion_boost or (1.0, 1.0), b_progress),
-            searches_all_poses=self.looks_up_poses and step == self.interleaved_start,
-            searches_misfit_poses=b_step in self.misfit_search_steps,
+            distortion_boost=1.0 if b_step < 0 else geometric(self.config.distortion_boost or (1.0, 1.0), b_progress),
+            searches_all_poses=self.config.looks_up_poses and step == self.interleaved_start,
+            searches_misfit_poses=b_step in self.config.misfit_search_steps,
             leave_out_round=leave_out_round if leaves_out else None,
             ends_leave_out_round=self.phase_a_end < step <= self.phase_b_start and step_of_round == 0,
-            pose_trial_rounds=(self.pose_trial_rounds or 0) if tries_poses else 0,
+            pose_trial_rounds=(self.config.pose_trial_rounds or 0) if tries_poses else 0,
         )
 
     def iterations_before(self, step: int) -> int:
         """How much of what decays by the step has passed at the beginning of one."""
-        if not self.two_turns_are_an_iteration:
+        if not self.config.two_turns_are_an_iteration:
             return step
-        return step - (min(max(0, step - self.interleaved_start), self.interleaved_steps) + 1) // 2
+        return step - (min(max(0, step - self.interleaved_start), self.config.interleaved_steps) + 1) // 2
 
     def first_step_after(self, iterations: int) -> int:
         """The step at whose beginning so many of `iterations_before` have passed."""
-        if not self.two_turns_are_an_iteration:
+        if not self.config.two_turns_are_an_iteration:
             return iterations
-        return iterations + min(max(0, iterations - self.phase_a_steps), (self.interleaved_steps + 1) // 2)
+        return iterations + min(
+            max(0, iterations - self.config.phase_a_steps), (self.config.interleaved_steps + 1) // 2
+        )
 
     def _image_side(self, step: int, growth: float) -> float:
-        between = geometric if self.image_growth == "geometric" else linear
+        between = geometric if self.config.image_growth == "geometric" else linear
         if step >= self.phase_a_end:
-            return between(self.phase_b_image_side, growth)
-        if step >= self.interleaved_start and self.interleaved_image_side is not None:
-            return between(self.interleaved_image_side, (step - self.interleaved_start) / self.interleaved_steps)
-        return between(self.phase_a_image_side, min(1.0, (step - self.begins_at) / max(1, self.phase_a_steps)))
+            return between(self.config.phase_b_image_side, growth)
+        if step >= self.interleaved_start and self.config.interleaved_image_side is not None:
+            return between(
+                self.config.interleaved_image_side, (step - self.interleaved_start) / self.config.interleaved_steps
+            )
+        return between(
+            self.config.phase_a_image_side, min(1.0, (step - self.begins_at) / max(1, self.config.phase_a_steps))
+        )
 
     def _smallest_patch_scale(self, step: int, image_side: float) -> float:
-        bounding_side = image_side if self.patch_scale_floor == "current" else self.phase_b_image_side[1]
-        shrinking = max(0, self.iterations_before(step) - self.begins_at - self.patch_scale_hold)
+        bounding_side = image_side if self.config.patch_scale_floor == "current" else self.config.phase_b_image_side[1]
+        shrinking = max(0, self.iterations_before(step) - self.begins_at - self.config.patch_scale_hold)
         return max(
-            self.min_patch_scale * math.exp(-self.patch_scale_decay * shrinking),
-            min(1.0, self.patch_side / bounding_side),
+            self.config.min_patch_scale * math.exp(-self.config.patch_scale_decay * shrinking),
+            min(1.0, self.config.patch_side / bounding_side),
         )
 
 

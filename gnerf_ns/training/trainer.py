@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import warnings
-import zipfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional, Type, cast
+from typing import Any, Literal, Optional, Type, cast
 
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
+from rich.markup import escape
 
 from gnerf_ns.cameras.plots import save_image
 from gnerf_ns.data.datamanager import UnposedDataManagerConfig
-from gnerf_ns.data.dataset import scale_focal
 from gnerf_ns.data.transforms_json import write_transforms_json
 from gnerf_ns.training.ambiguity import find_ambiguity
-from gnerf_ns.training.learning_rates import PhaseSchedulerConfig
-from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig
+from gnerf_ns.training.learning_rates import following
+from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig, refuse_several_devices
+from gnerf_ns.utils.checkpoints import find_checkpoint, latest_checkpoint, read_checkpoint
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.system_libraries import export_advice
 
 POSES_FOLDER = "estimated_poses"
 """Beside the checkpoints' folder: nerfstudio takes every file in the latter for a checkpoint."""
-
 
 NO_TIMESTAMP = "{timestamp}"
 """nerfstudio's placeholder for the second in which a run starts."""
@@ -55,8 +54,9 @@ class GNeRFTrainerConfig(TrainerConfig):
         """Name the run by the second in which it starts, and claim its folder: others may start in the same second.
 
         Raises:
-            InputError: the folder cannot be made.
+            InputError: the folder cannot be made, or more than one device was asked for.
         """
+        refuse_several_devices(self.machine.num_devices * self.machine.num_machines)
         if self.timestamp != NO_TIMESTAMP:
             return
         super().set_timestamp()
@@ -96,28 +96,43 @@ class GNeRFTrainerConfig(TrainerConfig):
         super().save_config()
 
 
-def latest_checkpoint(folder: Path) -> Optional[Path]:
-    """The checkpoint of the highest step in a folder, which need not exist."""
-    return max(folder.glob("step-*.ckpt"), default=None)  # the steps have leading zeros
-
-
 class GNeRFTrainer(Trainer):
     """Overrides hooks of `Trainer`: how long a run is, how checkpoints are found and saved, how a run goes on."""
 
     config: GNeRFTrainerConfig
     pipeline: GNeRFPipeline
 
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Build pipeline and optimizers; if the input cannot be used, nothing is left of the run's folder."""
+        try:
+            super().setup(test_mode)
+        except InputError:
+            self._remove_empty_run()
+            raise
+
+    def _remove_empty_run(self) -> None:
+        """Remove the run's folder if nothing but its configuration is in it."""
+        if {path.name for path in self.base_dir.iterdir()} <= {"config.yml"}:
+            shutil.rmtree(self.base_dir)
+            with suppress(OSError):  # raised where other runs lie beside it
+                for parent in list(self.base_dir.parents)[:2]:
+                    parent.rmdir()
+
     def setup_optimizers(self) -> Optimizers:
-        """Length, where left open, and learning rates follow the pipeline's schedule, which knows the images."""
-        schedule = self.pipeline.schedule
+        """Length, where left open, and learning rates follow the pipeline's schedule, which knows the images.
+
+        Raises:
+            InputError: there is no optimizer for what is to be trained.
+        """
         if self.config.max_num_iterations is None:
-            self.config.max_num_iterations = schedule.total_steps
-        # The configuration of a run may be older than this parameter.
-        self.config.optimizers.setdefault("up_direction", copy.deepcopy(self.config.optimizers["poses"]))
-        for optimizer in self.config.optimizers.values():
-            if isinstance(optimizer["scheduler"], PhaseSchedulerConfig):
-                optimizer["scheduler"].schedule = schedule
-        return super().setup_optimizers()
+            self.config.max_num_iterations = self.pipeline.schedule.total_steps
+        groups = self.pipeline.get_param_groups()
+        missing = sorted(groups.keys() - self.config.optimizers.keys())
+        if missing:
+            raise InputError(
+                f"{self.config.method_name} has no optimizer for {', '.join(missing)}; use gnerf-ns-adversarial."
+            )
+        return Optimizers(following(self.config.optimizers, lambda: self.pipeline.schedule), groups)
 
     def _load_checkpoint(self) -> None:
         """Check that there is something to resume from before nerfstudio looks.
@@ -125,24 +140,14 @@ class GNeRFTrainer(Trainer):
         Raises:
             InputError: there is no whole checkpoint where one was said to be, or it does not fit.
         """
-        path, folder = self.config.load_checkpoint, self.config.load_dir
-        if folder is not None:
-            path = latest_checkpoint(folder)
-            if path is None:
-                raise InputError(
-                    f"There is no checkpoint (step-*.ckpt) in {folder}; name the run's nerfstudio_models folder."
-                )
-            if self.config.load_step is not None:
-                path = folder / f"step-{self.config.load_step:09d}.ckpt"
-        if path is not None and not path.is_file():
-            raise InputError(f"There is no checkpoint {path}; name one that exists.")
-        if path is not None and not zipfile.is_zipfile(path):
-            raise InputError(f"{path} is not a whole checkpoint; use another one.")
+        path = self.config.load_checkpoint
+        if self.config.load_dir is not None:
+            path = find_checkpoint(self.config.load_dir, self.config.load_step)
+        if path is not None:
+            if not path.is_file():
+                raise InputError(f"There is no checkpoint {path}; name one that exists.")
+            read_checkpoint(path)
         super()._load_checkpoint()
-        for scheduler in self.optimizers.schedulers.values():
-            if self._start_step > 0 and scheduler.last_epoch == 0:  # of a parameter that the checkpoint does not know
-                scheduler.last_epoch = self._start_step - 1
-                scheduler.step()
 
     def train(self) -> None:
         """Train up to `max_num_iterations` in all; nerfstudio would add that many to a resumed run."""
@@ -159,8 +164,17 @@ class GNeRFTrainer(Trainer):
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
         """Save checkpoint and poses so that a kill at any moment leaves the previous ones whole."""
-        if step >= self._last_step:
-            self.pipeline.estimate_held_out_poses(step)
+        if not all(bool(value.isfinite().all()) for value in self.pipeline.parameters()):
+            CONSOLE.print(f"[yellow]Step {step} is not saved: phase A has diverged and will begin anew.")
+            return
+        # The viewer's thread renders, and switches the model's mode, whenever the lock is free.
+        with self.train_lock:
+            self._save_checkpoint(step)
+
+    def _save_checkpoint(self, step: int) -> None:
+        is_last = step >= self._last_step
+        if is_last:
+            self.pipeline.estimate_eval_poses(step)
         final_folder = self.checkpoint_dir
         self.checkpoint_dir = self.base_dir / "unfinished_checkpoint"
         try:
@@ -172,29 +186,33 @@ class GNeRFTrainer(Trainer):
         os.replace(written / name, final_folder / name)
         shutil.rmtree(written)
         self.write_poses(self.base_dir / POSES_FOLDER)
-        if step >= self._last_step:
+        if is_last:
             self._say_what_came_out()
         if self.config.save_only_latest_checkpoint:
-            for older in final_folder.glob("*.ckpt"):
+            for older in final_folder.glob("step-*.ckpt"):
                 if older.name != name:
                     older.unlink()
 
     def write_poses(self, folder: Path) -> None:
-        """Write the estimated poses as a nerfstudio transforms.json, and images of them and of where they are from.
+        """Write the estimated cameras as a nerfstudio transforms.json, and plots of them and of where they are from.
+
+        Held-out images are in the file once their poses have been estimated: at the end of training.
 
         Args:
             folder: which gets `transforms.json`, `cameras.png` and `distribution.png`.
         """
-        pipeline = self.pipeline
-        dataset = pipeline.datamanager.train_dataset
+        pipeline, datamanager = self.pipeline, self.pipeline.datamanager
+        splits = {"train": datamanager.train_dataset}
+        if pipeline.cameras.has_eval_poses:
+            splits["test"] = datamanager.eval_dataset
         write_transforms_json(
             folder / "transforms.json",
-            # The training cameras are those of images cropped and shrunk.
-            scale_focal(dataset.file_cameras, pipeline.focal_scales()),
-            pipeline.estimated_cameras().camera_to_worlds,
-            dataset.image_filenames,
-            dataset.mask_filenames,
-            dataset.applies_orientation,
+            {
+                name: dataset.file_frames(
+                    pipeline.cameras.estimated("train" if name == "train" else "eval", dataset.file_cameras)
+                )
+                for name, dataset in splits.items()
+            },
         )
         save_image(folder / "cameras.png", (pipeline.evaluation.plot_poses() * 255).round().byte().numpy())
         save_image(folder / "distribution.png", pipeline.plot_pose_distribution())
@@ -204,9 +222,10 @@ class GNeRFTrainer(Trainer):
         if advice is not None:
             CONSOLE.print(advice)
         folder, pipeline = self.base_dir / POSES_FOLDER, self.pipeline
-        CONSOLE.print(f"Estimated poses: {folder / 'transforms.json'}, an image of them: {folder / 'cameras.png'}")
+        poses, plot = escape(str(folder / "transforms.json")), escape(str(folder / "cameras.png"))
+        CONSOLE.print(f"Estimated poses: {poses}, a plot of them: {plot}")
         ambiguity = find_ambiguity(
-            pipeline.pose_search, pipeline.scene.image_set, pipeline.train_poses(), pipeline.scene.prior
+            pipeline.pose_search, pipeline.scene.image_set, pipeline.cameras.poses("train"), pipeline.scene.prior
         )
         for sentence in ambiguity.sentences:
             CONSOLE.print(f"[yellow]{sentence}")

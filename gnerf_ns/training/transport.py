@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, Optional, Tuple
 
 import torch
+import tyro
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -105,19 +106,19 @@ class TransportObjectiveConfig:
     does in the same time."""
     max_images: int = 256
     """Images matched in one step; of larger sets a random part."""
-    sinkhorn_iterations: int = 50
+    sinkhorn_iterations: tyro.conf.Suppress[int] = 50
     """Iterations for one transport plan."""
     pose_marginal_damping: float = 0.9
     """1 takes the prior as the truth; less allows that no image was taken from part of it."""
     learned_share: float = 0.5
     """Share of the poses, at the end of phase A, that are drawn near those which images were matched with; the
     others come from the prior. 0 learns no distribution of poses."""
-    learning_start: float = 0.3
+    learning_start: tyro.conf.Suppress[float] = 0.3
     """Share of phase A after which the first poses are drawn so; from there on they become more."""
-    learned_spread: Tuple[float, float] = (0.15, 0.05)
+    learned_spread: tyro.conf.Suppress[Tuple[float, float]] = (0.15, 0.05)
     """How far from such poses they are drawn, at that moment and at the end of phase A: standard deviation of the
     direction in radians, and of distance and roll as a share of the prior's range."""
-    remembered_steps: int = 10
+    remembered_steps: tyro.conf.Suppress[int] = 10
     """Steps whose poses are remembered."""
     loss_mult: float = 1.0
     """Weight of the loss."""
@@ -135,14 +136,9 @@ class TransportObjective(nn.Module):
     def __init__(self, config: TransportObjectiveConfig, scene: TrainingScene) -> None:
         super().__init__()
         self.config = config
-        self._scene = (scene,)  # in a tuple: the scene's modules are not this one's
+        self.scene = scene
         self.population = PosePopulation(config.num_poses * config.remembered_steps)
         self.compared: Optional[ComparedImages] = None
-
-    @property
-    def scene(self) -> TrainingScene:
-        """What it works on."""
-        return self._scene[0]
 
     def reset_parameters(self) -> None:
         """Forget where images were taken."""
@@ -158,7 +154,7 @@ class TransportObjective(nn.Module):
         device = scene.model.device
         height, width = scene.image_set.size_at(plan.image_side, multiple_of=4)
         level = self._sample_poses(plan, device)
-        camera_to_worlds = scene.poses.codec.up.from_z_up(level)
+        camera_to_worlds = scene.cameras.up_direction.from_z_up(level)
         camera_indices = torch.randint(len(scene.image_set), (config.num_poses,), device=device)
         directions = scene.image_set.pixel_directions(camera_indices, height, width)
         chosen = torch.randperm(len(scene.image_set), device=device)[: config.max_images]
@@ -167,14 +163,16 @@ class TransportObjective(nn.Module):
             background = scene.model.draw_background()
             colors = scene.model.colors_over(outputs, background)
             renderings = colors.view(config.num_poses, height, width, 3).permute(0, 3, 1, 2)
-            image_set = scene.image_set.resized(height, width, background, chosen)
-            described = scene.matcher.matching.describe(renderings, background)
-            matches = scene.matcher.matching.compare(
-                scene.matcher.matching.describe(image_set, background), described, (height, width), plan.epsilon
+            images = scene.image_set.resized(height, width, background, chosen)
+            validity = scene.image_set.validity(height, width, chosen)
+            matching = scene.proposals.matching
+            described = matching.describe(renderings, background)
+            matches = matching.compare(
+                matching.describe(images, background), described, (height, width), plan.epsilon, validity
             )
             loss, transport_plan = transport_loss(
                 matches.cost,
-                scene.matcher.matching.compare(described, described, (height, width), plan.epsilon).cost,
+                matching.compare(described, described, (height, width), plan.epsilon).cost,
                 plan.epsilon,
                 config.sinkhorn_iterations,
                 config.pose_marginal_damping,
@@ -184,10 +182,10 @@ class TransportObjective(nn.Module):
             self.population.remember(level, votes)
             best = transport_plan.argmax(dim=1)
             if not plan.interleaved:  # in AB the photometric steps have better poses
-                scene.poses.assign(chosen, scene.matcher.matched_poses(camera_to_worlds, matches, best))
+                scene.cameras.assign(chosen, scene.proposals.matched_poses(camera_to_worlds, matches, best))
             self.compared = ComparedImages(
                 "images above the best matching renderings",
-                image_set[:COLUMNS],
+                images[:COLUMNS],
                 renderings.detach()[best[:COLUMNS]],
             )
             return {"transport_loss": config.loss_mult * loss}
@@ -196,11 +194,11 @@ class TransportObjective(nn.Module):
 
     def _sample_poses(self, plan: StepPlan, device: torch.device) -> Float[Tensor, "poses 3 4"]:
         """Poses of the step, with +z up: of the prior, and more and more of them near what images matched."""
-        config, matcher = self.config, self.scene.matcher
+        config, proposals = self.config, self.scene.proposals
         learned = max(0.0, (plan.phase_a_progress - config.learning_start) / (1.0 - config.learning_start))
         count = round(config.learned_share * learned * config.num_poses)
         if count == 0 or self.population.is_empty:
-            return matcher.sample(config.num_poses, device)
-        drawn = matcher.sample(config.num_poses - count, device)
+            return proposals.sample(config.num_poses, device)
+        drawn = proposals.sample(config.num_poses - count, device)
         spread = geometric(config.learned_spread, learned)
-        return torch.cat([drawn, self.population.sample(count, matcher.prior, matcher.radius, spread)])
+        return torch.cat([drawn, self.population.sample(count, proposals.prior, proposals.radius, spread)])

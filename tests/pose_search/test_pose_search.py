@@ -9,7 +9,7 @@ from gnerf_ns.cameras.pose_codec import PoseCodec
 from gnerf_ns.cameras.pose_prior import PosePrior, PosePriorConfig
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.models.gnerf import GNeRFModel
-from gnerf_ns.pose_search.pose_search import PoseMatcher, PoseSearch, PoseSearchConfig
+from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
 
 
 class Nothing(Blobs):
@@ -25,7 +25,7 @@ def angles_deg(first: Tensor, second: Tensor) -> Tensor:
 
 def search_of(model: GNeRFModel, prior: PosePrior) -> PoseSearch:
     codec = PoseCodec("look_at" if prior.looks_at_origin else "free", RADIUS)
-    return PoseSearch(PoseSearchConfig(bank_size=600), model, PoseMatcher(prior, RADIUS), codec)
+    return PoseSearch(PoseSearchConfig(bank_size=600), model, PoseProposals(prior, lambda: RADIUS), codec)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_random_backgrounds_do_not_mislead(model: GNeRFModel, image_set: ImageSe
     plain = model_of(Blobs(num_samples=16), background_color="random")
     prior = PosePriorConfig(elevation_deg=(-60.0, 60.0)).resolve()
     poses, _ = PoseSearch(
-        PoseSearchConfig(bank_size=600), plain, PoseMatcher(prior, RADIUS), PoseCodec("look_at", RADIUS)
+        PoseSearchConfig(bank_size=600), plain, PoseProposals(prior, lambda: RADIUS), PoseCodec("look_at", RADIUS)
     ).best_poses(image_set)
     assert angles_deg(poses, random_poses(12, seed=3)).median() < 10
 

@@ -7,15 +7,15 @@ import torch
 from gnerf_ns.cameras.learned_cameras import FocalScales
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.pose_search.image_matching import Matches, PlainMatching, ShiftTolerantMatching
-from gnerf_ns.pose_search.pose_search import PoseMatcher
+from gnerf_ns.pose_search.pose_search import PoseProposals
 
 RADIUS = 2.75
 CPU = torch.device("cpu")
 
 
 def test_only_a_prior_with_jitter_asks_for_shifts() -> None:
-    assert isinstance(PoseMatcher(PosePriorConfig().resolve(), RADIUS).matching, PlainMatching)
-    loose = PoseMatcher(PosePriorConfig(look_at_jitter=0.1).resolve(), RADIUS)
+    assert isinstance(PoseProposals(PosePriorConfig().resolve(), lambda: RADIUS).matching, PlainMatching)
+    loose = PoseProposals(PosePriorConfig(look_at_jitter=0.1).resolve(), lambda: RADIUS)
     assert isinstance(loose.matching, ShiftTolerantMatching)
     # A tenth of the distance, where half the image's side sees 1 / RADIUS of it.
     assert math.isclose(loose.matching.shift_std, 0.1 * RADIUS)
@@ -25,7 +25,7 @@ def test_only_a_prior_with_jitter_asks_for_shifts() -> None:
 
 
 def test_images_show_the_origin_where_they_were_shifted_to() -> None:
-    matcher = PoseMatcher(PosePriorConfig(look_at_jitter=0.1).resolve(), RADIUS)
+    matcher = PoseProposals(PosePriorConfig(look_at_jitter=0.1).resolve(), lambda: RADIUS)
     bank = matcher.sample(6, CPU)
     shift = torch.rand(3, 6, 2) - 0.5
     columns = torch.tensor([[4, 0], [1, 1], [5, 2]])
@@ -39,7 +39,7 @@ def test_images_show_the_origin_where_they_were_shifted_to() -> None:
 
 
 def test_without_shifts_poses_are_the_renderings() -> None:
-    matcher = PoseMatcher(PosePriorConfig().resolve(), RADIUS)
+    matcher = PoseProposals(PosePriorConfig().resolve(), lambda: RADIUS)
     bank = matcher.sample(4, CPU)
     columns = torch.tensor([2, 2, 0])
     assert torch.equal(matcher.matched_poses(bank, Matches(torch.zeros(3, 4), None), columns), bank[columns])
@@ -47,7 +47,7 @@ def test_without_shifts_poses_are_the_renderings() -> None:
 
 def test_cameras_stand_farther_back_behind_a_longer_lens() -> None:
     factors = FocalScales(3, "shared")
-    matcher = PoseMatcher(PosePriorConfig().resolve(), RADIUS, factors)
+    matcher = PoseProposals(PosePriorConfig().resolve(), RADIUS, factors)
     with torch.no_grad():
         factors.logarithms.fill_(math.log(1.2))
     distances = torch.linalg.vector_norm(matcher.sample(10, CPU)[..., 3], dim=-1)
