@@ -131,19 +131,14 @@ def _differences(then: RunImages, now: RunImages) -> str:
         )
     names = {content: name for name, content in before.items()}
     renamed = [f"{names[content]} (now {name})" for name, content in after.items() if name not in before]
+    if renamed:
+        return _listed((renamed, "has another name", "have other names"))
     trained = {image.name for image in then.train}
-    return (
-        _listed(
-            (renamed, "has another name", "have other names"),
-            ([image.name for image in now.held_out if image.name in trained], "is held out now", "are held out now"),
-            (
-                [image.name for image in now.train if image.name in before.keys() - trained],
-                "was held out",
-                "were held out",
-            ),
-        )
-        or "they come in another order"
-    )
+    came = [image.name for image in now.train if image.name not in trained]
+    went = [image.name for image in now.held_out if image.name in trained]
+    if came or went:
+        return _listed((went, "is held out now", "are held out now"), (came, "was held out", "were held out"))
+    return "they come in another order"
 
 
 def _listed(*kinds: Tuple[Sequence[str], str, str]) -> str:
