@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import gnerf_ns
+from gnerf_ns.utils.system_libraries import LIBUSB
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -176,6 +177,22 @@ def test_dataparsers_stay_clear_of_nerfstudios_import_circle():
 
 def test_importing_the_package_alone_does_not_load_nerfstudio():
     assert python("import sys, gnerf_ns; print('nerfstudio' in sys.modules)").strip() == "False"
+
+
+@pytest.mark.parametrize(("program", "files"), [("notebook.py", []), ("ns-render", ["ffmpeg"])])
+def test_only_the_commands_change_anything_on_the_machine(tmp_path: Path, program: str, files: List[str]):
+    code = (
+        "import os, sys\n"
+        f"sys.argv[0], sys.prefix = {program!r}, {str(tmp_path)!r}\n"
+        "os.environ.update(HOME=sys.prefix, XDG_CACHE_HOME=sys.prefix, PATH='/nowhere')\n"
+        "import torch\n"
+        "before = dict(os.environ), sys.excepthook\n"
+        "import gnerf_ns\n"
+        "print(before == (dict(os.environ), sys.excepthook))\n"
+    )
+    assert (python(code).strip() == "True") == (program == "notebook.py")
+    made = {path.name for path in tmp_path.rglob("*") if not path.is_dir()}
+    assert made - {LIBUSB} == set(files) and (LIBUSB not in made or program != "notebook.py")
 
 
 def test_methods_load_nothing_heavy_that_nerfstudio_did_not_load():

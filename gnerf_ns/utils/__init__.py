@@ -1,1 +1,1 @@
-"""What belongs to no room: errors, the machine, checkpoints, the console."""
+"""Errors, console commands, checkpoints, and what depends on the machine."""

@@ -1,14 +1,14 @@
-"""Progress as the console commands show it."""
+"""The progress display of the console commands."""
 
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SPEED_WINDOW_SECONDS = 60.0
-"""The remaining time is told from the speed in a window this long."""
+"""Length of the time window from whose speed the remaining time is estimated."""
 
 
 def progress_display() -> Progress:
-    """One line a stage: what, how far, how long so far, how long to go."""
+    """A display with one line per stage: description, bar, percentage, elapsed and remaining time."""
     return Progress(
         TextColumn("{task.description:<24}"),
         BarColumn(),
