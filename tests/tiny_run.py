@@ -17,11 +17,12 @@ from gnerf_ns.models.inversion_network import InversionNetworkConfig
 from gnerf_ns.pose_search.pose_search import PoseSearchConfig
 from gnerf_ns.pose_search.refinement import LocalizationConfig, RefinementConfig
 from gnerf_ns.training.adversarial import AdversarialObjectiveConfig
-from gnerf_ns.training.evaluation import HeldOutConfig
+from gnerf_ns.training.evaluation import EvalPosesConfig
 from gnerf_ns.training.learning_rates import PhaseSchedulerConfig, QuickAdamOptimizerConfig
 from gnerf_ns.training.photometric import PhotometricObjectiveConfig
 from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig
 from gnerf_ns.training.pose_trials import PoseTrialsConfig, ProbeFieldConfig
+from gnerf_ns.training.pose_updates import MisfitsConfig
 from gnerf_ns.training.restarts import RestartsConfig
 from gnerf_ns.training.schedule import PhaseScheduleConfig
 from gnerf_ns.training.trainer import GNeRFTrainerConfig
@@ -84,9 +85,9 @@ def pipeline_config(data: Path, phase_a: PhaseA = "both", **options: Any) -> GNe
                 num_hypotheses=2,
                 improvement=((0.05, 8),),
                 changes_per_round=2,
-                outlier_refinement=refinement,
             ),
-            "held_out": HeldOutConfig(num_hypotheses=2, localization=localization),
+            "misfits": MisfitsConfig(outlier_refinement=refinement),
+            "eval_poses": EvalPosesConfig(num_hypotheses=2, localization=localization),
             **options,
         }
     )
