@@ -1,14 +1,27 @@
 """Find the images of a folder, divide them into training and held-out ones, and give each its mask."""
 
 import math
+import os
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import List, Optional, Tuple
 
 from gnerf_ns.data.images import IMAGE_SUFFIXES, is_image
-from gnerf_ns.data.masks import masks_of_folder
-from gnerf_ns.data.transforms_json import Frame, read_transforms_json
+from gnerf_ns.data.masks import masks_of_images, split_off_masks
+from gnerf_ns.data.remarks import named, remark
+from gnerf_ns.data.transforms_json import Frame, TransformsJson, read_transforms_json
 from gnerf_ns.utils.errors import InputError
+
+UNREAD_SUFFIXES = (
+    *(".heic", ".heif", ".gif", ".jp2", ".jxl", ".exr", ".hdr", ".tga", ".psd", ".ppm", ".pgm"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
+    *(".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm"),
+)
+"""File name endings of images and videos that are passed over, in lower case."""
+
+_MAX_FOLDERS = 200
+"""So many folders are searched for the images of one that has none."""
 
 
 def read_frames(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Frame]]:
@@ -16,8 +29,8 @@ def read_frames(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Fra
 
     ``transforms_train.json`` goes with ``transforms_test.json``, else ``transforms_val.json``, as the held-out
     frames. In a single ``transforms.json``, ``train_filenames`` and ``test_filenames`` (else ``val_filenames``)
-    decide, where given. In all other cases every ``eval_interval``-th image by file name is held out, but at least
-    two are (0: none).
+    decide, where given; without the first, all that is not held out is trained on. In all other cases every
+    ``eval_interval``-th image by file name is held out, but at least two are (0: none).
 
     Raises:
         InputError: the folder is missing, empty or without images; a transforms file cannot be read; an image or
@@ -25,6 +38,7 @@ def read_frames(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Fra
             images.
     """
     train, held_out = _split(folder, eval_interval)
+    _say_overlap(train, held_out)
     # Of both splits at once, since they share the folder.
     frames = _with_masks_of_folder(train + held_out, folder)
     return frames[: len(train)], frames[len(train) :]
@@ -46,11 +60,11 @@ def _split(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Frame]]:
     if listing is not None:
         return _split_by_lists(listing, eval_interval)
     if not folder.exists():
-        raise InputError(f"There is no folder {folder}; give --data the folder that holds the images.")
+        raise InputError(f"There is no folder {folder}; give the folder that holds the images.")
     if is_image(folder):
         return [Frame(folder)], []
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; give --data the folder that holds the images.")
+        raise InputError(f"{folder} is not a folder; give the folder that holds the images.")
     if not any(folder.iterdir()):
         raise InputError(f"The folder {folder} is empty; put the images there.")
     train = folder / "transforms_train.json"
@@ -58,8 +72,9 @@ def _split(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Frame]]:
         frames = read_transforms_json(train).frames
         for split in ("test", "val"):
             held_out = folder / f"transforms_{split}.json"
-            if held_out.is_file():
-                return frames, read_transforms_json(held_out).frames
+            held_out_frames = read_transforms_json(held_out).frames if held_out.is_file() else []
+            if held_out_frames:
+                return frames, held_out_frames
         return hold_out_every(frames, eval_interval)
     return hold_out_every(frames_from_folder(folder), eval_interval)
 
@@ -83,32 +98,128 @@ def hold_out_every(frames: List[Frame], interval: int) -> Tuple[List[Frame], Lis
 
 
 def frames_from_folder(folder: Path) -> List[Frame]:
-    """Frames of a folder (or its ``images`` subfolder) without any transforms file, by file name."""
-    images = _images_in(folder / "images") or _images_in(folder)
-    if not images:
-        endings = ", ".join(IMAGE_SUFFIXES)
-        raise InputError(f"No image is among the files in {folder}; images end in {endings} (in any letter case).")
+    """Frames of a folder (or its ``images`` subfolder) without any transforms file, by file name.
+
+    Files that are passed over (in a format that is not read, or beside the folder ``images``) are named on the console.
+
+    Raises:
+        InputError: there is no image.
+    """
+    inner = next((path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() == "images"), None)
+    images = [] if inner is None else _images_in(inner)
+    if inner is not None and images:
+        _say_what_is_skipped(inner)
+        beside = _images_in(folder)
+        if beside:
+            remark(f"{inner} is read, but not the images beside that folder: {named(beside)}.")
+    else:
+        images = _images_in(folder)
+        if not images:
+            raise InputError(_no_image_in(folder))
+        _say_what_is_skipped(folder)
     return [Frame(image) for image in images]
 
 
 def _split_by_lists(path: Path, eval_interval: int) -> Tuple[List[Frame], List[Frame]]:
     listing = read_transforms_json(path)
-    if "train_filenames" not in listing.lists:
+    for key, names in listing.unmatched.items():
+        if names:
+            remark(f"{path} has no frame for {len(names)} of the names in its {key}: {named(names)}.")
+    held_out = _held_out_list(listing, path)
+    if "train_filenames" in listing.lists:
+        train = listing.lists["train_filenames"]
+        if not train:
+            raise InputError(
+                f"train_filenames in {path} names none of its {len(listing.frames)} frames; correct the names, or "
+                "remove that list."
+            )
+        return train, held_out
+    if not held_out:
         return hold_out_every(listing.frames, eval_interval)
-    held_out = listing.lists.get("test_filenames") or listing.lists.get("val_filenames") or []
-    return listing.lists["train_filenames"], held_out
+    images = {frame.image for frame in held_out}
+    return [frame for frame in listing.frames if frame.image not in images], held_out
+
+
+def _held_out_list(listing: TransformsJson, path: Path) -> List[Frame]:
+    """Those that ``test_filenames`` names, else ``val_filenames``; none where there is neither."""
+    for key in ("test_filenames", "val_filenames"):
+        if listing.lists.get(key):
+            return listing.lists[key]
+    wrong = [key for key in ("test_filenames", "val_filenames") if listing.unmatched.get(key)]
+    if wrong:
+        raise InputError(
+            f"{' and '.join(wrong)} in {path} name none of its {len(listing.frames)} frames; correct the names, or "
+            "remove the lists."
+        )
+    return []
+
+
+def _say_overlap(train: List[Frame], held_out: List[Frame]) -> None:
+    trained = {frame.image.resolve() for frame in train}
+    both = [frame.image for frame in held_out if frame.image.resolve() in trained]
+    if both:
+        remark(
+            f"{len(both)} of {len(held_out)} held-out images are trained on, too ({named(both)}): figures of held-out "
+            "images say little."
+        )
 
 
 def _images_in(folder: Path) -> List[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if is_image(path))
+    """By name; masks beside images are none."""
+    images, _ = split_off_masks(sorted(path for path in folder.iterdir() if is_image(path)))
+    return images
+
+
+def _say_what_is_skipped(folder: Path) -> None:
+    skipped = _unread_formats(folder)
+    if skipped:
+        remark(f"Files in {folder} are skipped: {_counted(skipped)}; convert them to JPEG or PNG to use them.")
+
+
+def _unread_formats(folder: Path) -> Counter[str]:
+    """How many files there are of each format that has images or video, but is not read."""
+    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return Counter(path.suffix.lower() for path in sorted(files) if path.suffix.lower() in UNREAD_SUFFIXES)
+
+
+def _counted(suffixes: Counter[str]) -> str:
+    return ", ".join(f"{count} {suffix}" for suffix, count in suffixes.items())
+
+
+def _no_image_in(folder: Path) -> str:
+    """What is said of a folder without images, with a hint at what it has instead."""
+    sentence = f"No image is among the files in {folder}"
+    unread = _unread_formats(folder)
+    if unread:
+        return f"{sentence}, but there are others ({_counted(unread)}); convert them to JPEG or PNG."
+    inner = [path for path in _folders_below(folder, depth=3) if _images_in(path)]
+    if inner:
+        listed = ", ".join(f"{path} ({len(_images_in(path))})" for path in inner[:3])
+        more = f" and {len(inner) - 3} more folders" if len(inner) > 3 else ""
+        return f"{sentence}; there are images in {listed}{more}: give one of these folders."
+    return f"{sentence}; images end in {', '.join(IMAGE_SUFFIXES)} (in any letter case)."
+
+
+def _folders_below(folder: Path, depth: int) -> List[Path]:
+    """Up to so many levels below a folder, the nearest first, and no more than a few hundred."""
+    found = [folder]
+    level = [folder]
+    for _ in range(depth):
+        level = [path for parent in level for path in sorted(parent.iterdir()) if _can_be_listed(path)][:_MAX_FOLDERS]
+        found += level
+    return found[1 : _MAX_FOLDERS + 1]
+
+
+def _can_be_listed(path: Path) -> bool:
+    return (
+        path.is_dir() and not path.is_symlink() and not path.name.startswith(".") and os.access(path, os.R_OK | os.X_OK)
+    )
 
 
 def _with_masks_of_folder(frames: List[Frame], folder: Path) -> List[Frame]:
-    """Frames for which no mask is listed take theirs from ``masks/``."""
+    """Frames for which no mask is listed take theirs from a folder of masks, or from beside the image."""
     data_folder = folder.parent if folder.is_file() else folder
-    masks = masks_of_folder([frame.image for frame in frames if frame.mask is None], data_folder)
+    masks = masks_of_images([frame.image for frame in frames if frame.mask is None], data_folder)
     if masks is None:
         return frames
     return [replace(frame, mask=frame.mask or masks[frame.image]) for frame in frames]

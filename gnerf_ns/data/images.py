@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gnerf_ns.utils.errors import InputError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".tif", ".tiff", ".bmp")
 """File name endings taken for images, in any letter case."""
 
 MAX_MEGAPIXELS = 300

@@ -1,0 +1,97 @@
+"""Which files of a folder are images; see test_dataparser.py for splits and transforms files."""
+
+from pathlib import Path
+from typing import List
+
+import pytest
+
+from gnerf_ns.data.frames import read_all_frames, read_frames
+from gnerf_ns.data.remarks import remark
+from gnerf_ns.utils.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_yet():
+    remark.cache_clear()
+
+
+def touch(folder: Path, names: List[str]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def found(folder: Path) -> List[str]:
+    return [frame.image.relative_to(folder).as_posix() for frame in read_all_frames(folder)]
+
+
+def test_skipped_formats_are_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    touch(tmp_path, ["a.jpg", "b.HEIC", "c.heic", "d.mov", "e.dng", "._f.heic", "notes.txt"])
+    assert found(tmp_path) == ["a.jpg"]
+    read_frames(tmp_path, eval_interval=8)
+    said = capsys.readouterr().out
+    assert (
+        said == f"Files in {tmp_path} are skipped: 2 .heic, 1 .mov, 1 .dng; convert them to JPEG or PNG to use them.\n"
+    )
+
+
+def test_nothing_is_said_of_what_is_all_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    touch(
+        tmp_path, ["a.jpg", "b.PNG", "c.webp", "d.avif", "e.tif", "f.TIFF", "g.bmp", "h.jfif", "transforms.txt", ".x"]
+    )
+    assert len(found(tmp_path)) == 8
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["images", "Images"])
+def test_images_beside_the_folder_images(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]):
+    touch(tmp_path, [f"{name}/a.png", f"{name}/b.heic", "c.png", "d.png"])
+    assert found(tmp_path) == [f"{name}/a.png"]
+    said = capsys.readouterr().out
+    assert f"{tmp_path / name} is read, but not the images beside that folder: c.png, d.png." in said
+    assert f"Files in {tmp_path / name} are skipped: 1 .heic" in said
+
+
+def test_a_folder_images_without_images(tmp_path: Path):
+    touch(tmp_path, ["images/notes.txt", "c.png"])
+    assert found(tmp_path) == ["c.png"]
+
+
+def test_masks_beside_images_are_no_images(tmp_path: Path):
+    touch(tmp_path, [f"p{index:02d}{ending}" for index in range(12) for ending in (".png", "_mask.png")])
+    frames = read_all_frames(tmp_path)
+    assert [frame.image.name for frame in frames] == [f"p{index:02d}.png" for index in range(12)]
+    assert [frame.mask and frame.mask.name for frame in frames] == [f"p{index:02d}_mask.png" for index in range(12)]
+
+
+def test_masks_beside_images_in_the_folder_images(tmp_path: Path):
+    touch(tmp_path, ["images/a.png", "images/b.png", "images/mask_a.png", "images/mask_b.png"])
+    frames = read_all_frames(tmp_path)
+    assert [frame.image.name for frame in frames] == ["a.png", "b.png"]
+    assert [frame.mask and frame.mask.name for frame in frames] == ["mask_a.png", "mask_b.png"]
+
+
+def test_where_the_images_are_instead(tmp_path: Path):
+    touch(tmp_path, ["keyframes/images/0.jpg", "keyframes/images/1.jpg", "keyframes/cameras/0.json", ".git/x.png"])
+    inner = tmp_path / "keyframes" / "images"
+    with pytest.raises(InputError) as error:
+        read_frames(tmp_path, eval_interval=8)
+    assert str(error.value) == (
+        f"No image is among the files in {tmp_path}; there are images in {inner} (2): give one of these folders."
+    )
+    touch(tmp_path, [f"images_{factor}/a.png" for factor in (2, 4, 8)])
+    with pytest.raises(InputError, match=r"images_2 \(1\), .*images_8 \(1\) and 1 more folders: give one"):
+        read_frames(tmp_path, eval_interval=8)
+
+
+def test_only_formats_that_are_not_read(tmp_path: Path):
+    touch(tmp_path, ["a.heic", "b.HEIC"])
+    with pytest.raises(InputError, match=r"No image is among the files in .* there are others \(2 \.heic\); convert"):
+        read_frames(tmp_path, eval_interval=8)
+
+
+@pytest.mark.parametrize("name", ["video.mp4", "scene.zip"])
+def test_a_file_in_place_of_the_folder(tmp_path: Path, name: str):
+    touch(tmp_path, [name])
+    with pytest.raises(InputError, match=rf"{name} is not a folder; give the folder that holds the images\."):
+        read_frames(tmp_path / name, eval_interval=8)
