@@ -183,11 +183,11 @@ def _fault_of(matrix: Float[np.ndarray, "*shape"]) -> Optional[str]:
     """Why a matrix is no camera_to_world: a rotation, perhaps scaled, and a position; None if it is one."""
     if matrix.shape not in ((3, 4), (4, 4)) or not np.isfinite(matrix).all():
         return "is not 4x4 finite numbers"
-    if len(matrix) == 4 and not np.allclose(matrix[3], (0.0, 0.0, 0.0, 1.0), atol=1e-6):
-        return "does not end with the row 0 0 0 1"
     longest, _, shortest = np.linalg.svd(matrix[:3, :3], compute_uv=False)
     if longest == 0:
         return "has only zeros for its rotation"
+    if len(matrix) == 4 and not np.allclose(matrix[3], (0.0, 0.0, 0.0, 1.0), atol=1e-6):
+        return "does not end with the row 0 0 0 1"
     if shortest < (1 - _ROTATION_TOLERANCE) * longest:
         return "is no rotation (its axes are of differing lengths or not at right angles)"
     return "mirrors the world (its determinant is negative)" if np.linalg.det(matrix[:3, :3]) < 0 else None
