@@ -1,5 +1,6 @@
 """A nerfstudio dataset whose images and cameras have all been brought to one small size."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -231,9 +232,10 @@ class UnposedDataset(InputDataset):
             )
             if paths
         ]
-        usual = max(set(self._file_sizes), key=self._file_sizes.count) if count else canvas
+        counts = Counter(self._file_sizes)
+        usual = counts.most_common(1)[0][0] if count else canvas
         if max(usual) > max(canvas):
-            others = " and other sizes" if len(set(self._file_sizes)) > 1 else ""
+            others = " and other sizes" if len(counts) > 1 else ""
             parts.insert(0, f"shrunk from {usual}{others}")
         return f"Images are brought to {canvas} pixels: {'; '.join(parts)}." if parts else None
 

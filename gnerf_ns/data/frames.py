@@ -38,7 +38,7 @@ def read_frames(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Fra
             images.
     """
     train, held_out = _split(folder, eval_interval)
-    _say_overlap(train, held_out)
+    _say_overlap(train, held_out, folder)
     # Of both splits at once, since they share the folder.
     frames = _with_masks_of_folder(train + held_out, folder)
     return frames[: len(train)], frames[len(train) :]
@@ -154,13 +154,13 @@ def _held_out_list(listing: TransformsJson, path: Path) -> List[Frame]:
     return []
 
 
-def _say_overlap(train: List[Frame], held_out: List[Frame]) -> None:
+def _say_overlap(train: List[Frame], held_out: List[Frame], folder: Path) -> None:
     trained = {frame.image.resolve() for frame in train}
     both = [frame.image for frame in held_out if frame.image.resolve() in trained]
     if both:
         remark(
-            f"{len(both)} of {len(held_out)} held-out images are trained on, too ({named(both)}): figures of held-out "
-            "images say little."
+            f"{len(both)} of {len(held_out)} held-out images of {folder} are trained on, too ({named(both)}): figures "
+            "of held-out images say little."
         )
 
 
