@@ -23,6 +23,7 @@ from gnerf_ns.training.ambiguity import find_ambiguity
 from gnerf_ns.training.learning_rates import following
 from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig, refuse_several_devices
 from gnerf_ns.utils.checkpoints import find_checkpoint, latest_checkpoint, read_checkpoint
+from gnerf_ns.utils.cpu import shared_cores
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.system_libraries import export_advice
 
@@ -159,7 +160,8 @@ class GNeRFTrainer(Trainer):
             self.step = max(0, self._start_step - 1)
             self.save_checkpoint(self.step)
             return
-        super().train()
+        with shared_cores():
+            super().train()
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
