@@ -36,7 +36,7 @@ def test_a_refused_setting_is_reported(monkeypatch):
     class Refusing:
         @staticmethod
         def mallopt(name: int, value: int) -> int:
-            return int(name != freed_memory.M_TOP_PAD)
+            return int(name != cpu.M_TOP_PAD)
 
     monkeypatch.setattr(cpu.sys, "platform", "linux")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Refusing)
@@ -64,20 +64,25 @@ def test_large_tensors_come_from_kept_memory():
     assert int(faults["keep"]) < 0.2 * int(faults["return"])
 
 
-class FakeTeam:
-    exists = False
+class FakeTeam(cpu.IdleTeam):
+    def __init__(self) -> None:
+        self.started = False
+
+    @property
+    def exists(self) -> bool:
+        return self.started
 
     def start(self) -> None:
-        self.exists = True
+        self.started = True
 
     def stop(self) -> None:
-        self.exists = False
+        self.started = False
 
 
 def test_threads_spin_less_while_the_machine_is_crowded_and_again_once_it_has_been_quiet():
     times = [cpu.Waiting(0, 0)]
     team = FakeTeam()
-    sharing = cpu.CoreSharing(team, look=lambda: times[-1])  # type: ignore[arg-type]
+    sharing = cpu.CoreSharing(team, look=lambda: times[-1])
 
     def after(running: int, waiting: int) -> bool:
         times.append(cpu.Waiting(times[-1].running_ns + running, times[-1].waiting_ns + waiting))
