@@ -298,6 +298,24 @@ def test_whole_image_and_its_metrics(monkeypatch):
         assert image.ndim == 3 and image.shape[-1] == 3 and image.min() >= 0 and image.max() <= 1, name
 
 
+def test_padding_of_an_image_does_not_count_in_its_metrics(monkeypatch):
+    model = model_of(Blobs()).eval()
+    monkeypatch.setattr(
+        model, "image_metrics", lambda rendered, truth: {"largest": float((rendered - truth).abs().max())}
+    )
+    camera = cameras(1, 12, 10)
+    camera.camera_to_worlds = random_poses(1)
+    outputs = model.get_outputs_for_camera(camera)
+    mask = torch.zeros((10, 12, 1), dtype=torch.bool)
+    mask[:, 3:9] = True
+    padded = torch.where(mask, outputs["rgb"], torch.zeros(3))
+    metrics, images = model.get_image_metrics_and_images(outputs, {"image": padded, "mask": mask})
+    assert metrics["largest"] < 1e-5
+    assert images["img"].shape == (10, 18, 3) and images["depth"].shape == (10, 6, 3)
+    metrics, _ = model.get_image_metrics_and_images(outputs, {"image": padded})
+    assert metrics["largest"] > 0.1
+
+
 def test_rendering_depends_on_no_neighboring_ray():
     """Chunks of an image are rendered apart; the image must not show where they end."""
     model = model_of(Blobs()).eval()
