@@ -29,7 +29,7 @@ from gnerf_ns.models.image_metrics import ImageMetrics
 SCENE_RADIUS = 1.0
 """The object fills the ball of this radius around the origin, in scene units."""
 BEYOND_THE_SCENE = 2.0 * SCENE_RADIUS
-"""Depth added for rays that hit nothing: more than the distance of the scene box's corners from the origin."""
+"""Rays that hit nothing end at least this far from the origin, beyond the corners of the scene box."""
 
 NORMAL_RADIUS = 0.03 * SCENE_RADIUS
 """Distance over which normals are measured, in scene units; about a pixel where the ball fills 100 pixels."""

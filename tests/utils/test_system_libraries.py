@@ -1,4 +1,4 @@
-"""ffmpeg and libusb come from Python packages where the system has none; what cannot come is named."""
+"""ffmpeg and libusb come from Python packages if the system has none; missing graphics libraries are named."""
 
 import os
 import shutil
@@ -55,6 +55,24 @@ def test_cache_folder_that_cannot_be_made_changes_nothing(no_ffmpeg_on_path, tmp
     path_before = os.environ["PATH"]
     system_libraries.provide_ffmpeg()
     assert os.environ["PATH"] == path_before
+
+
+def test_ffmpeg_is_copied_on_windows_where_links_need_a_privilege(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    (tmp_path / "ffmpeg-win.exe").write_bytes(b"program")
+    (tmp_path / "ffmpeg-win.exe").chmod(0o755)
+    placed = tmp_path / "bin" / "ffmpeg.exe"
+    system_libraries._place(placed, tmp_path / "ffmpeg-win.exe")
+    assert not placed.is_symlink() and placed.read_bytes() == b"program" and os.access(placed, os.X_OK)
+    assert list(placed.parent.iterdir()) == [placed]
+
+
+def test_libusb_is_of_linux_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "libusb_package", None)  # pip leaves it out there
+    system_libraries.provide_libusb()
+    assert list(tmp_path.iterdir()) == []
 
 
 @linux_only
