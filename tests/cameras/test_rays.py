@@ -134,7 +134,7 @@ def test_learned_focal_scales_give_the_rays_of_nerfstudios_cameras_with_those_fo
 def test_gradients_reach_the_focal_scales(camera_type: CameraType, distorted: bool) -> None:
     cameras = make_cameras(camera_type, distorted)
     generator = torch.Generator().manual_seed(0)
-    coords = 1.8 * torch.rand(3, 4, 2, generator=generator, dtype=torch.float64) - 0.9
+    coords = 1.8 * torch.rand(3, 1, 2, generator=generator, dtype=torch.float64) - 0.9
 
     def directions(learned: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
         return CameraDirections(cameras, lambda indices: learned[indices]).at(torch.arange(3), coords, given)
