@@ -86,7 +86,7 @@ def test_images(
 ) -> Tuple[ImageSet, Float[Tensor, "n 3 4"], float]:
     """Images, their true poses in the field's frame, and a unit of the data's frame there."""
     listed = arguments.data / "transforms_test.json"
-    images = read_new_images(listed, scene.fov_deg, arguments.image_side, scene.field.device)
+    images = read_new_images(listed, scene.lens, arguments.image_side, scene.renderer.device)
     ((_, image_set),) = images.groups
     assert images.given_poses is not None
     true_training: Optional[Tensor] = getattr(pipeline.datamanager, "train_ground_truth", None)
@@ -95,9 +95,9 @@ def test_images(
     else:
         similarity = fit_similarity(true_training.cpu(), scene.camera_to_worlds.detach().cpu())
         truth, unit = similarity.apply(images.given_poses), float(similarity.scale)
-    truth = truth.to(scene.field.device)
+    truth = truth.to(scene.renderer.device)
     count = min(arguments.max_images, len(image_set))
-    chosen = torch.linspace(0, len(image_set) - 1, count).round().long().to(scene.field.device)
+    chosen = torch.linspace(0, len(image_set) - 1, count).round().long().to(scene.renderer.device)
     return image_set[chosen], truth[chosen], unit
 
 

@@ -1,4 +1,4 @@
-"""Where to begin to look for an image's pose: near training images like it, all around, or near a given pose."""
+"""Poses of new images in a trained field: hypotheses are drawn, compared as thumbnails, refined and judged."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses
 from gnerf_ns.data.image_set import ImageSet, ImageStack
 from gnerf_ns.localize.scene import TrainedScene
 from gnerf_ns.pose_search.hypotheses import Hypotheses, increments_about
-from gnerf_ns.pose_search.image_matching import pairwise_cost, pyramid_features
+from gnerf_ns.pose_search.image_matching import PlainMatching, pairwise_cost, pyramid_features
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
 from gnerf_ns.pose_search.pixel_sampling import PixelChoice
+from gnerf_ns.pose_search.pose_search import match_bank
 from gnerf_ns.pose_search.refinement import (
     Localization,
     LocalizationConfig,
@@ -32,119 +33,52 @@ from gnerf_ns.utils.cpu import keep_freed_memory
 from gnerf_ns.utils.errors import InputError
 
 THUMBNAIL_SIDE = 16
-"""Longer side, in pixels, of what is compared to choose where to begin."""
-
-
-def poses_of_alike(
-    field: ImageRenderer,
-    image_set: ImageSet,
-    training: ImageSet,
-    camera_to_worlds: Float[Tensor, "m 3 4"],
-    count: int,
-) -> Float[Tensor, "n hypotheses 3 4"]:
-    """Poses of the training images whose thumbnails are most like each image's (retrieval)."""
-    size = image_set.size_at(THUMBNAIL_SIDE, multiple_of=4)
-    features = [pyramid_features(each.resized(*size, field.background_or_black)) for each in (image_set, training)]
-    alike = pairwise_cost(*features).topk(min(count, len(training)), dim=1, largest=False).indices
-    return camera_to_worlds[alike]
-
-
-@torch.no_grad()
-def best_of(
-    field: ImageRenderer, image_set: ImageSet, candidates: Float[Tensor, "n candidates 3 4"], count: int
-) -> Float[Tensor, "n hypotheses 3 4"]:
-    """The few candidates of each image from which the field looks most like it, at thumbnail size."""
-    chosen = []
-    for index, poses in enumerate(candidates):
-        image = image_set[torch.tensor([index], device=poses.device)]
-        chosen.append(best_of_bank(field, image, poses, count)[0])
-    return torch.stack(chosen)
-
-
-@torch.no_grad()
-def best_of_bank(
-    field: ImageRenderer, image_set: ImageSet, bank: Float[Tensor, "m 3 4"], count: int
-) -> Float[Tensor, "n hypotheses 3 4"]:
-    """Likewise of a bank that is shared by all images, which are taken to have a typical one's intrinsics."""
-    size = image_set.size_at(THUMBNAIL_SIDE, multiple_of=4)
-    same_camera = image_set.directions.typical.to(bank.device).expand(len(bank))
-    renderings = field.render_images(bank, image_set.directions, same_camera, *size)
-    images = image_set.resized(*size, field.background_or_black)
-    cost = pairwise_cost(pyramid_features(images), pyramid_features(renderings))
-    return bank[cost.topk(min(count, len(bank)), dim=1, largest=False).indices]
-
-
-def perturb_poses(
-    camera_to_worlds: Float[Tensor, "n 3 4"],
-    center: Float[Tensor, "3"],
-    count: int,
-    rotation_deg: float,
-    translation: float,
-) -> Float[Tensor, "n {count} 3 4"]:
-    """Each given pose, and random ones around it: turned about the center, and shifted.
-
-    Args:
-        camera_to_worlds: the poses.
-        center: what is turned about, in scene units.
-        count: how many of each, the given one included.
-        rotation_deg: largest turn about a random axis, in degrees.
-        translation: largest shift along each axis, in camera distances.
-    """
-    repeated = camera_to_worlds.repeat_interleave(count, dim=0)
-    increments = PoseIncrements(repeated, center)
-    axes = torch.nn.functional.normalize(torch.randn(len(repeated), 3, device=repeated.device), dim=-1)
-    angles = math.radians(rotation_deg) * torch.rand(len(repeated), 1, device=repeated.device)
-    shifts = translation * (2.0 * torch.rand(len(repeated), 3, device=repeated.device) - 1.0)
-    tangents = torch.cat([shifts, angles * axes], dim=-1)
-    tangents[::count] = 0.0
-    increments.tangents.data.copy_(tangents)
-    return increments().detach().unflatten(0, (len(camera_to_worlds), count))
-
+"""Longer side, in pixels, of the images by which hypotheses are chosen."""
 
 MAX_REFERENCES = 24
-"""Training images by whose errors those of new ones are judged."""
+"""At most so many training images give the error that new images are judged by."""
 
 POOR_FIELD_ERROR = 0.1
-"""Root mean square color error of training images from which on such a judgement says little: 20 dB."""
+"""Root mean square color error of training images above which such a judgement says little: 20 dB."""
 
 
 @dataclass
 class LocalizerConfig:
-    """Where to begin, and how to go on."""
+    """How hypotheses about poses are made and refined."""
 
     init: Literal["auto", "inversion", "retrieval", "prior", "given"] = "auto"
-    """Where hypotheses come from. inversion: around what the run's inversion network says. retrieval: around the
-    training cameras whose images look most alike. prior: all around, at the training cameras' distance and
+    """Where hypotheses come from. inversion: around the prediction of the run's inversion network. retrieval: around
+    the training cameras whose images look most alike. prior: all around, at the training cameras' distance and
     elevations. given: around poses that come with the images. auto: inversion where the run has such a network, else
     retrieval."""
     num_hypotheses: int = 16
     """Poses of each image that are refined side by side."""
     num_candidates: int = 192
-    """Poses rendered as thumbnails in a round, the best of which become hypotheses."""
+    """Poses of each image rendered as thumbnails in a round; the best of them are kept as hypotheses."""
     candidate_rounds: int = 2
-    """Rounds of them, each around the best of the round before."""
+    """Rounds of candidates, each around the best of the round before."""
     candidate_shrinkage: float = 0.4
-    """How much less far candidates of a round are from those of the round before."""
+    """Factor on the spread of candidates from one round to the next."""
     num_retrieved: int = 16
-    """Training cameras around which these are drawn for `retrieval`."""
+    """Training cameras around which candidates are drawn for `retrieval`."""
     retrieval_spread_deg: float = 20.0
-    """How far candidates are turned away from a retrieved or regressed camera at most, in degrees."""
+    """Largest rotation of candidates away from a retrieved or predicted camera, in degrees."""
     given_spread_deg: float = 40.0
-    """Likewise from a given one."""
+    """Largest rotation of candidates away from a given pose, in degrees."""
     spread: float = 0.1
-    """How far candidates are shifted along each axis at most, in camera distances."""
+    """Largest shift of candidates along each axis, in camera distances."""
     bank_size: int = 500
     """Poses rendered as thumbnails for `prior`, for all images together."""
     retry_error_ratio: Optional[float] = 1.5
-    """An image whose squared error is more than so many times that of training images is looked up again, with
-    hypotheses from all around; None for never."""
+    """An image whose squared error exceeds that of training images by this factor is searched again, with hypotheses
+    from all around; None for never."""
     negligible_error: float = 0.03
-    """Root mean square color error up to which it does not matter that training images have less."""
+    """Root mean square color error below which it does not matter that training images have less."""
     images_per_batch: int = 8
     """Images refined together; bounds memory."""
     keep_freed_memory: bool = True
-    """Have glibc reuse freed memory, for as long as the process lasts: large networks, as vanilla-nerf's and mipnerf's,
-    render 1.7 times as fast on a CPU."""
+    """Have glibc reuse freed memory until the process ends: large networks, as vanilla-nerf's and mipnerf's, render
+    1.7 times as fast on a CPU."""
     refinement: LocalizationConfig = field(default_factory=LocalizationConfig)
     """How hypotheses are refined and pruned."""
 
@@ -159,21 +93,21 @@ def localize(
     """Find the poses of images in a trained pipeline.
 
     Args:
-        pipeline: loaded, of any method that renders single rays with gradients in them; left as it was, but
-            for hash grids that run compiled code from now on.
+        pipeline: loaded, of any method that renders single rays with gradients; left as it was, except that hash grids
+            run compiled code from now on.
         images: RGB, or RGBA with straight alpha.
-        cameras: their intrinsics; the poses are not looked at.
-        config: how; the defaults if None.
-        given_poses: rough poses to begin from, in the pipeline's own frame (see `WorldFrame.to_field`).
+        cameras: their intrinsics; the poses are ignored.
+        config: how; None for the defaults.
+        given_poses: rough poses for `init="given"`, in the pipeline's own frame (see `WorldFrame.to_field`).
 
     Returns:
-        One for each image; poses are in the pipeline's frame (`TrainedScene.world` leads out of it).
+        One for each image; poses are in the pipeline's frame (`TrainedScene.world` converts them).
 
     Raises:
-        InputError: the method's rays carry no gradient; or `init` asks for what is not there.
+        InputError: the method's rays have no gradient; or `init` asks for what is not there.
     """
     scene = TrainedScene.of(pipeline)
-    device = scene.field.device
+    device = scene.renderer.device
     image_set = ImageSet(ImageStack(images.to(device)), CameraDirections(cameras.to(device)))
     return localize_in_scene(scene, image_set, config or LocalizerConfig(), given_poses)
 
@@ -185,14 +119,14 @@ def localize_in_scene(
     given_poses: Optional[Float[Tensor, "n 3 4"]] = None,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> List[Localization]:
-    """See `localize`; tells `on_progress` how many more images are done."""
+    """See `localize`; `on_progress` is called with the number of images that were finished since the last call."""
     if config.keep_freed_memory:
         keep_freed_memory()
     check_gradients(scene)
     error = reference_error(scene, config.refinement.comparison_side)
     if error > POOR_FIELD_ERROR**2:
         CONSOLE.print(
-            f"[yellow]The run shows its own training images at {-10.0 * math.log10(error):.1f} dB only; poses some "
+            f"[yellow]The run renders its own training images at {-10.0 * math.log10(error):.1f} dB only; poses some "
             "degrees off will count as localized, too. Train it longer."
         )
     reference = max(error, config.negligible_error**2)
@@ -200,7 +134,7 @@ def localize_in_scene(
     limit = math.inf if config.retry_error_ratio is None else config.retry_error_ratio * reference
     doubtful = [index for index, localization in enumerate(found) if localization.error**2 > limit]
     if doubtful:
-        some = torch.tensor(doubtful, device=scene.field.device)
+        some = torch.tensor(doubtful, device=scene.renderer.device)
         from_all_around = replace(config, init="prior")
         again = _attempt(scene, image_set[some], from_all_around, None, reference, lambda count: None)
         for index, localization in zip(doubtful, again, strict=True):
@@ -224,11 +158,14 @@ def _attempt(
     found: List[Localization] = []
     for some in torch.arange(len(image_set), device=starts.device).split(config.images_per_batch):
         began = time.monotonic()
-        batch = localize_images(config.refinement, scene.field, image_set[some], starts[some], make_poses, reference)
+        batch = localize_images(config.refinement, scene.renderer, image_set[some], starts[some], make_poses, reference)
         seconds = to_begin + (time.monotonic() - began) / len(some)
         found += [replace(localization, seconds=seconds) for localization in batch]
         on_progress(len(some))
     return found
+
+
+# Hypotheses
 
 
 def starting_poses(
@@ -247,7 +184,7 @@ def starting_poses(
         init = "retrieval" if scene.regress_poses is None else "inversion"
     if init == "prior":
         bank = scene.viewing_shell.all_around(config.bank_size)
-        return best_of_bank(scene.field, image_set, bank, config.num_hypotheses)
+        return best_of_bank(scene.renderer, image_set, bank, config.num_hypotheses)
     poses, spread_deg = _rough_poses(scene, image_set, config, init, given_poses)
     for turn in range(config.candidate_rounds):
         each, shrunk = -(-config.num_candidates // poses.shape[1]), config.candidate_shrinkage**turn
@@ -255,7 +192,7 @@ def starting_poses(
             poses.flatten(0, 1), scene.viewing_shell.center, each, shrunk * spread_deg, shrunk * config.spread
         )
         candidates = around.flatten(0, 1).unflatten(0, (len(image_set), -1))
-        poses = best_of(scene.field, image_set, candidates, config.num_hypotheses)
+        poses = best_candidates(scene.renderer, image_set, candidates, config.num_hypotheses)
     return poses
 
 
@@ -266,16 +203,16 @@ def _rough_poses(
     init: str,
     given_poses: Optional[Float[Tensor, "n 3 4"]],
 ) -> Tuple[Float[Tensor, "n some 3 4"], float]:
-    """What candidates are drawn around, and how far from it, in degrees."""
+    """The poses that candidates are drawn around, and their largest rotation away from these, in degrees."""
     if init == "given":
         if given_poses is None:
             raise InputError(
                 "No poses came with the images; give --images a transforms.json in which every frame has a "
                 "transform_matrix, or use --init retrieval."
             )
-        return given_poses[:, None].to(scene.field.device), config.given_spread_deg
+        return given_poses[:, None].to(scene.renderer.device), config.given_spread_deg
     if init == "retrieval":
-        alike = poses_of_alike(scene.field, image_set, scene.training, scene.camera_to_worlds, config.num_retrieved)
+        alike = retrieved_poses(scene.renderer, image_set, scene.training, scene.camera_to_worlds, config.num_retrieved)
         return alike, config.retrieval_spread_deg
     if scene.regress_poses is None:
         raise InputError("This run has no inversion network; use --init retrieval, or train with gnerf-ns-adversarial.")
@@ -283,27 +220,100 @@ def _rough_poses(
         return scene.regress_poses(image_set)[:, None], config.retrieval_spread_deg
 
 
+def retrieved_poses(
+    renderer: ImageRenderer,
+    image_set: ImageSet,
+    training: ImageSet,
+    camera_to_worlds: Float[Tensor, "m 3 4"],
+    count: int,
+) -> Float[Tensor, "n hypotheses 3 4"]:
+    """Poses of the training images whose thumbnails are most like each image's (image retrieval), best first.
+
+    Args:
+        renderer: tells the background.
+        image_set: the images.
+        training: the training images.
+        camera_to_worlds: their poses.
+        count: how many poses of each image, at most.
+    """
+    size = image_set.size_at(THUMBNAIL_SIDE, multiple_of=4)
+    features = [pyramid_features(each.resized(*size, renderer.background_or_black)) for each in (image_set, training)]
+    alike = pairwise_cost(*features).topk(min(count, len(training)), dim=1, largest=False).indices
+    return camera_to_worlds[alike]
+
+
+@torch.no_grad()
+def best_of_bank(
+    renderer: ImageRenderer, image_set: ImageSet, bank: Float[Tensor, "m 3 4"], count: int
+) -> Float[Tensor, "n hypotheses 3 4"]:
+    """The poses of a shared bank at which the field looks most like each image, at thumbnail size, best first."""
+    matches = match_bank(renderer, image_set, bank, THUMBNAIL_SIDE, PlainMatching(), renderer.background_or_black)
+    return bank[matches.cost.topk(min(count, len(bank)), dim=1, largest=False).indices]
+
+
+def best_candidates(
+    renderer: ImageRenderer, image_set: ImageSet, candidates: Float[Tensor, "n candidates 3 4"], count: int
+) -> Float[Tensor, "n hypotheses 3 4"]:
+    """Likewise of candidates that each image has for itself."""
+    indices = torch.arange(len(candidates), device=candidates.device)
+    best = [
+        best_of_bank(renderer, image_set[index], poses, count)
+        for index, poses in zip(indices.split(1), candidates, strict=True)
+    ]
+    return torch.cat(best)
+
+
+def perturb_poses(
+    camera_to_worlds: Float[Tensor, "n 3 4"],
+    center: Float[Tensor, "3"],
+    count: int,
+    rotation_deg: float,
+    translation: float,
+) -> Float[Tensor, "n {count} 3 4"]:
+    """Each given pose, and random ones around it: rotated about the center, and shifted.
+
+    Args:
+        camera_to_worlds: the poses.
+        center: center of rotation, in scene units.
+        count: number of poses for each, the given one included.
+        rotation_deg: largest rotation about a random axis, in degrees.
+        translation: largest shift along each axis, in camera distances.
+    """
+    repeated = camera_to_worlds.repeat_interleave(count, dim=0)
+    increments = PoseIncrements(repeated, center)
+    axes = torch.nn.functional.normalize(torch.randn(len(repeated), 3, device=repeated.device), dim=-1)
+    angles = math.radians(rotation_deg) * torch.rand(len(repeated), 1, device=repeated.device)
+    shifts = translation * (2.0 * torch.rand(len(repeated), 3, device=repeated.device) - 1.0)
+    tangents = torch.cat([shifts, angles * axes], dim=-1)
+    tangents[::count] = 0.0
+    increments.tangents.data.copy_(tangents)
+    return increments().detach().unflatten(0, (len(camera_to_worlds), count))
+
+
+# What the field allows
+
+
 def check_gradients(scene: TrainedScene) -> None:
-    """Make sure that poses can be found in this field.
+    """Make sure that poses can be refined in this field.
 
     Raises:
         InputError: they cannot.
     """
-    one = torch.zeros(1, dtype=torch.long, device=scene.field.device)
-    middle = 0.5 * (2.0 * torch.rand(1, 64, 2, device=scene.field.device) - 1.0)
+    one = torch.zeros(1, dtype=torch.long, device=scene.renderer.device)
+    middle = 0.5 * (2.0 * torch.rand(1, 64, 2, device=scene.renderer.device) - 1.0)
     directions = scene.training.directions
     rays = rays_from_poses(
         scene.camera_to_worlds[:1], directions.at(one, middle), one, directions.pixel_areas(one, 64, 64)
     )
-    scene.field.check_gradients(rays)
+    scene.renderer.check_gradients(rays)
 
 
 def reference_error(scene: TrainedScene, image_side: int) -> float:
-    """Median over training images of the mean squared color error at their poses."""
+    """Median over training images of their mean squared color error, the longer side brought to a length in pixels."""
     count = len(scene.training)
-    chosen = torch.arange(count)[:: -(-count // MAX_REFERENCES)].to(scene.field.device)
+    chosen = torch.arange(count)[:: -(-count // MAX_REFERENCES)].to(scene.renderer.device)
     image_set, poses = scene.training[chosen], scene.camera_to_worlds[chosen]
     everyone = torch.arange(len(chosen), device=chosen.device)
     hypotheses = Hypotheses(image_set, everyone, poses, increments_about(scene.viewing_shell.center))
-    pixels = PixelChoice(image_set, "random", scene.field.background)
-    return float(squared_errors(scene.field, pixels, hypotheses, image_side).median())
+    pixels = PixelChoice(image_set, "random", scene.renderer.background)
+    return float(squared_errors(scene.renderer, pixels, hypotheses, image_side).median())

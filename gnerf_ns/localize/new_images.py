@@ -3,84 +3,163 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from gnerf_ns.cameras.rays import CameraDirections
-from gnerf_ns.data.dataparser import GROUND_TRUTH_KEY, UnposedDataParserConfig
-from gnerf_ns.data.dataset import UnposedDataset, scale_focal
+from gnerf_ns.data.dataparser import UnposedDataParserConfig, _placeholder_cameras
+from gnerf_ns.data.dataset import MIN_IMAGE_SIDE, UnposedDataset, scale_focal
+from gnerf_ns.data.frames import read_all_frames
 from gnerf_ns.data.image_set import ImageSet, ImageStack
-from gnerf_ns.data.images import ImageSize
+from gnerf_ns.data.images import ImageSize, is_image, read_image, read_mask
+from gnerf_ns.data.lens_sources import LensSource, lenses_of_frames
+from gnerf_ns.data.orientation import ORIENTATIONS_KEY, read_header
+from gnerf_ns.data.remarks import named, remark
+from gnerf_ns.data.transforms_json import FileFrames, Frame
+from gnerf_ns.localize.scene import RunLens
+from gnerf_ns.utils.errors import InputError
+
+SMALL = ImageSize(MIN_IMAGE_SIDE, MIN_IMAGE_SIDE)
+"""What files are decoded to where only that they can be decoded matters."""
 
 
 @dataclass(frozen=True)
 class NewImages:
     """Images, in groups of one size each."""
 
-    dataset: UnposedDataset
-    """All of them, with the cameras of their files."""
+    frames: List[Frame]
+    """All that can be used."""
+    cameras: Cameras
+    """Their intrinsics, at the size that these were given for; the poses say nothing."""
+    lens_source: LensSource
+    """Who gave their focal lengths; "default" stands for the run."""
     groups: List[Tuple[Int[Tensor, "_"], ImageSet]]
-    """Indices into it, and those images."""
-    given_poses: Optional[Float[Tensor, "n 3 4"]]
-    """Poses that came with them, in the frame that these were written in; None unless all have one."""
+    """Indices into them, and those images."""
+    orientations: Mapping[Path, int]
+    """EXIF orientations to apply to images and masks in place of their own (see `FileFrames`)."""
+    skipped: List[Path]
+    """Files that cannot be used."""
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.frames)
+
+    @property
+    def image_filenames(self) -> List[Path]:
+        """The image files, in order."""
+        return [frame.image for frame in self.frames]
+
+    @property
+    def given_poses(self) -> Optional[Float[Tensor, "n 3 4"]]:
+        """Poses that came with the images, in the frame of their file; None unless all have one."""
+        poses = [frame.camera_to_world for frame in self.frames if frame.camera_to_world is not None]
+        return torch.from_numpy(np.stack(poses)).float() if len(poses) == len(self.frames) else None
+
+    def with_cameras(
+        self, camera_to_worlds: Float[Tensor, "n 3 4"], focal_scales: Float[Tensor, "n"], remarks: List[Dict[str, Any]]
+    ) -> FileFrames:
+        """What a transforms.json says about them.
+
+        Args:
+            camera_to_worlds: their poses.
+            focal_scales: factors on their focal lengths.
+            remarks: further entries of each frame.
+        """
+        cameras = scale_focal(self.cameras, focal_scales)
+        cameras.camera_to_worlds = camera_to_worlds
+        masks = [frame.mask for frame in self.frames if frame.mask is not None]
+        all_masks = masks if len(masks) == len(self.frames) else None
+        return FileFrames(cameras, self.image_filenames, all_masks, self.orientations, remarks)
 
 
 def read_new_images(
-    path: Path, fov_deg: float, max_image_side: int, device: torch.device, focal_scale: float = 1.0
+    path: Path, lens: RunLens, max_image_side: int, device: torch.device, fov_deg: Optional[float] = None
 ) -> NewImages:
-    """Read images.
+    """Read images; those that cannot be decoded or are too small are named and skipped.
 
     Args:
         path: an image, a folder of them, or a transforms.json that lists them.
-        fov_deg: field of view along an image's longer side, in degrees, where neither a transforms.json nor EXIF data
-            tell.
+        lens: what the run knows about its own lens: that of images about which nothing else tells.
         max_image_side: longest side that they are brought to, in pixels.
         device: where they are wanted.
-        focal_scale: how many times longer their focal lengths are than any of these say, as the run has found out.
+        fov_deg: field of view along an image's longer side, in degrees, as the user says; None for nothing said.
 
     Raises:
-        InputError: there is no image, or some cannot be read.
+        InputError: there is no image that can be used, or the lens or mask of one cannot be.
     """
-    parser = UnposedDataParserConfig(data=path, fov_deg=fov_deg, eval_interval=0, min_images=1).setup()
-    outputs = parser.get_dataparser_outputs("all")  # even if a transforms.json calls some held out
-    outputs = replace(outputs, cameras=scale_focal(outputs.cameras, torch.full((len(outputs.cameras),), focal_scale)))
-    dataset = UnposedDataset(outputs)
-    members: Dict[ImageSize, List[int]] = defaultdict(list)
-    for index, size in enumerate(_sizes(dataset.file_cameras)):
-        members[size].append(index)
+    if path.is_file() and path.suffix.lower() != ".json" and not is_image(path):
+        raise InputError(f"--images {path} is no image of a known kind, no folder of images and no transforms.json.")
+    UnposedDataParserConfig(data=path, fov_deg=fov_deg).setup()  # checks the field of view
+    frames, skipped = _usable(read_all_frames(path))
+    lenses = lenses_of_frames(frames, fov_deg, lens.fov_deg)
+    origin = "this run" if lenses.source == "default" else lenses.origin
+    CONSOLE.print(f"{len(frames)} images from {path}; focal lengths from {origin}", markup=False)
+    for doubt, images in lenses.doubts.items():
+        remark(f"{doubt} {named(images)}.")
+    focal_scale = lens.focal_scale_of(lenses.source)
+    cameras = scale_focal(_placeholder_cameras(lenses.intrinsics), torch.full((len(frames),), focal_scale))
+    orientations = {file: turn for frame in frames for file, turn in frame.orientations.items()}
     groups = []
-    for indices in members.values():
-        some = torch.tensor(indices)
-        of_one_size = UnposedDataset(_chosen(outputs, some), max_image_side)
-        image_set = ImageSet(
-            ImageStack.from_dataset(of_one_size, device), CameraDirections(of_one_size.cameras.to(device))
+    for indices in _of_one_kind(frames, orientations):
+        outputs = DataparserOutputs(
+            image_filenames=[frames[index].image for index in indices],
+            cameras=cameras[torch.tensor(indices)],
+            mask_filenames=[mask for index in indices if (mask := frames[index].mask) is not None] or None,
+            metadata={ORIENTATIONS_KEY: orientations},
         )
-        groups.append((some, image_set))
-    return NewImages(dataset, groups, outputs.metadata[GROUND_TRUTH_KEY])
+        dataset = UnposedDataset(outputs, max_image_side)
+        orientations = {**orientations, **dataset.orientations}
+        image_set = ImageSet(ImageStack.from_dataset(dataset, device), CameraDirections(dataset.cameras.to(device)))
+        groups.append((torch.tensor(indices), image_set))
+    return NewImages(frames, cameras, lenses.source, groups, orientations, skipped)
 
 
-def _chosen(outputs: DataparserOutputs, indices: Int[Tensor, "some"]) -> DataparserOutputs:
-    masks = outputs.mask_filenames
-    return replace(
-        outputs,
-        image_filenames=[outputs.image_filenames[index] for index in indices.tolist()],
-        mask_filenames=None if masks is None else [masks[index] for index in indices.tolist()],
-        cameras=outputs.cameras[indices],
-    )
+def _usable(frames: List[Frame]) -> Tuple[List[Frame], List[Path]]:
+    """Those that can be used, and the files of the others."""
+    usable: List[Frame] = []
+    reasons: Dict[Path, str] = {}
+    for frame in frames:
+        try:
+            _check(frame)
+            usable.append(frame)
+        except InputError as error:
+            reasons[frame.image] = str(error)
+    if not usable:
+        raise InputError(next(iter(reasons.values())))
+    skipped = list(reasons)
+    if skipped:
+        remark(f"{len(skipped)} of {len(frames)} images are skipped ({named(skipped)}): {reasons[skipped[0]]}")
+    return usable, skipped
 
 
-def _sizes(cameras: Cameras) -> List[ImageSize]:
-    return [
-        ImageSize(int(width), int(height))
-        for width, height in zip(cameras.width.flatten(), cameras.height.flatten(), strict=True)
-    ]
+def _check(frame: Frame) -> None:
+    """Raises:
+    InputError: an image or its mask cannot be decoded, or it is too small.
+    """
+    size = read_header(frame.image).size
+    if min(size) < MIN_IMAGE_SIDE:
+        raise InputError(
+            f"The image {frame.image} has {size} pixels, but at least {MIN_IMAGE_SIDE} on a side are needed to tell "
+            "where it was taken from."
+        )
+    read_image(frame.image, size=SMALL)
+    if frame.mask is not None:
+        read_mask(frame.mask, SMALL)
+
+
+def _of_one_kind(frames: List[Frame], orientations: Mapping[Path, int]) -> List[List[int]]:
+    """Indices of frames of one size, with masks or without."""
+    members: Dict[Tuple[ImageSize, bool], List[int]] = defaultdict(list)
+    for index, frame in enumerate(frames):
+        header = read_header(frame.image)
+        size = header.size_as(orientations.get(frame.image, header.orientation))
+        members[size, frame.mask is None].append(index)
+    return list(members.values())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import torch
 import yaml
@@ -17,18 +18,20 @@ from nerfstudio.models.base_model import Model
 from nerfstudio.pipelines.base_pipeline import Pipeline
 from torch import Tensor
 
-from gnerf_ns.cameras.learned_cameras import FocalScales
-from gnerf_ns.cameras.pose_codec import UP_DIRECTION_KEY, UpDirection
+from gnerf_ns.cameras.learned_cameras import LearnedCameras
+from gnerf_ns.cameras.pose_codec import UpDirection
 from gnerf_ns.cameras.pose_prior import PosePrior
 from gnerf_ns.cameras.rays import CameraDirections
+from gnerf_ns.data.dataparser import LENS_SOURCE_KEY
 from gnerf_ns.data.dataset import UnposedDataset
 from gnerf_ns.data.grown_dataparser import GrownDataParserConfig, WorldFrame, world_frame_of
 from gnerf_ns.data.image_set import ImageSet, ImageStack
+from gnerf_ns.data.lens_sources import LensSource
 from gnerf_ns.fields.hash_encoding import use_compiled_hash_grids
 from gnerf_ns.models.image_metrics import without_lpips
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
 from gnerf_ns.pose_search.pose_search import PoseRegressor
-from gnerf_ns.utils.checkpoints import explain_other_hash_grids
+from gnerf_ns.utils.checkpoints import check_finite, explain_other_hash_grids, find_checkpoint, read_checkpoint
 from gnerf_ns.utils.errors import InputError
 
 TRAINING_SIDE = 64
@@ -36,21 +39,42 @@ TRAINING_SIDE = 64
 
 
 @dataclass(frozen=True)
+class RunLens:
+    """What a run knows about the lens of its training images."""
+
+    fov_deg: float
+    """Their median field of view along the longer side, in degrees, as it was given."""
+    source: Optional[LensSource] = None
+    """Who gave it; None where the method's data do not say."""
+    focal_scale: float = 1.0
+    """How many times longer focal lengths have turned out to be than was given, where the method learns that."""
+
+    def focal_scale_of(self, source: LensSource) -> float:
+        """Factor on the focal length of a new image: only a guess like the one that the run started from is corrected.
+
+        Args:
+            source: who tells the focal length of the new image; "default" stands for this run.
+        """
+        is_same_guess = source == "default" or (source == "exif" and self.source == "exif")
+        return self.focal_scale if is_same_guess else 1.0
+
+
+@dataclass(frozen=True)
 class ViewingShell:
-    """How training cameras stand around what they look at."""
+    """How training cameras are placed around what they look at."""
 
     center: Float[Tensor, "3"]
     """The point that they look at, in scene units."""
     radius: float
-    """Their median distance from it."""
+    """Their median distance from it, in scene units."""
     elevation_deg: Tuple[float, float]
-    """The lowest and the highest of them above the horizontal plane through it, in degrees."""
+    """Lowest and highest elevation of a camera above the horizontal plane through it, in degrees."""
     up: UpDirection = field(default_factory=UpDirection)
-    """What is up: nerfstudio's z, unless a run has learned otherwise."""
+    """The up direction: nerfstudio's z, unless a run has learned another."""
 
     @classmethod
     def of(cls, camera_to_worlds: Float[Tensor, "n 3 4"], up: Optional[UpDirection] = None) -> ViewingShell:
-        """Of given training poses, and what is up there."""
+        """Of training poses, and the up direction of their scene (None for z)."""
         up = up or UpDirection()
         poses = camera_to_worlds.detach().cpu()
         bottom = torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(len(poses), 1, 4)
@@ -68,7 +92,7 @@ class ViewingShell:
         )
 
     def all_around(self, count: int) -> Float[Tensor, "count 3 4"]:
-        """Random poses at that distance and those elevations, looking at the center."""
+        """Random poses at that distance and within those elevations, looking at the center."""
         prior = PosePrior((0.0, 360.0), self.elevation_deg, (1.0, 1.0), 0.0, (0.0, 0.0))
         poses = self.up.from_z_up(prior.sample(count, self.radius, self.center.device))
         return torch.cat([poses[..., :3], poses[..., 3:] + self.center[:, None]], dim=-1)
@@ -76,24 +100,22 @@ class ViewingShell:
 
 @dataclass(frozen=True)
 class TrainedScene:
-    """A field and what it was trained on."""
+    """A trained field, and the images and cameras it was trained on."""
 
-    field: ImageRenderer
-    """The trained model."""
+    renderer: ImageRenderer
+    """Renders the trained model."""
     training: ImageSet
     """Its training images, small."""
     camera_to_worlds: Float[Tensor, "n 3 4"]
     """Their poses, in the field's frame; refined ones, where the method refines them."""
     viewing_shell: ViewingShell
-    """How those stand around what they look at."""
-    fov_deg: float
-    """Median field of view of training images along their longer side, in degrees, as it was given."""
-    focal_scale: float
-    """How many times longer focal lengths have turned out to be than was given, where the method learns that."""
+    """How these cameras are placed."""
+    lens: RunLens
+    """What the run knows about their lens."""
     image_side: int
     """Median longer side of training images as the method has them, in pixels."""
     world: WorldFrame
-    """The way between the field's frame and that of the data."""
+    """Converts poses between the field's frame and that of the data."""
     regress_poses: Optional[PoseRegressor]
     """The run's inversion network, if it has one."""
 
@@ -120,19 +142,28 @@ class TrainedScene:
             world = world_frame_of(getattr(datamanager, "dataparser", None), outputs)
         cameras = dataset.cameras.to(device)
         poses = _refined(model, cameras.camera_to_worlds)
-        factors: Optional[FocalScales] = getattr(pipeline, "focal_scales", None)
-        painted = None if outputs.alpha_color is None else torch.as_tensor(outputs.alpha_color).float()
+        learned = _learned_cameras(pipeline)
+        background = None if outputs.alpha_color is None else torch.as_tensor(outputs.alpha_color).float()
         return cls(
-            field=ImageRenderer(model, painted),
+            renderer=ImageRenderer(model, background),
             training=ImageSet(ImageStack.from_dataset(dataset, device), CameraDirections(cameras)),
             camera_to_worlds=poses,
-            viewing_shell=ViewingShell.of(poses, getattr(pipeline, "up_direction", None)),
-            fov_deg=_longer_field_of_view(dataset.given_cameras),
-            focal_scale=1.0 if factors is None else float(factors.typical),
+            viewing_shell=ViewingShell.of(poses, None if learned is None else learned.up_direction),
+            lens=RunLens(
+                fov_deg=_longer_field_of_view(dataset.given_cameras),
+                source=outputs.metadata.get(LENS_SOURCE_KEY),
+                focal_scale=1.0 if learned is None else float(learned.focal_scales.typical),
+            ),
             image_side=int(torch.maximum(given.width, given.height).median()),
             world=world,
             regress_poses=getattr(pipeline, "pose_regressor", None),
         )
+
+
+def _learned_cameras(pipeline: Pipeline) -> Optional[LearnedCameras]:
+    """Those of our own pipeline; other methods have none."""
+    cameras = getattr(pipeline, "cameras", None)
+    return cameras if isinstance(cameras, LearnedCameras) else None
 
 
 def _refined(model: Model, camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n 3 4"]:
@@ -156,53 +187,95 @@ def _longer_field_of_view(cameras: Cameras) -> float:
 
 
 def load_run(load_config: Path) -> Tuple[Any, Any]:
-    """Configuration of a run, as it was saved but for where it lies now (it may have been moved); and its pipeline.
+    """Load a run from its folder, wherever that was copied or moved to.
 
     Args:
-        load_config: its config.yml.
+        load_config: its config.yml, beside the folder of its checkpoints.
+
+    Returns:
+        Its configuration as it was saved, but with the folder where it is now; and its pipeline, from the latest
+        checkpoint.
 
     Raises:
-        InputError: the run or its data cannot be found, or its weights do not fit what is installed here.
+        InputError: the run or its data cannot be found; or its checkpoint is damaged, or does not fit what is installed
+            here.
     """
-    # Imports every installed method.
-    from nerfstudio.utils.eval_utils import eval_setup
-
-    if not load_config.is_file():
-        raise InputError(f"There is no file {load_config}; give --load-config the config.yml of a trained run.")
+    config = _read_config(load_config)
     run = load_config.resolve().parent
-    checkpoints = sorted((run / "nerfstudio_models").glob("step-*.ckpt"))  # the steps have leading zeros
-    if not checkpoints:
-        raise InputError(f"{run / 'nerfstudio_models'} holds no checkpoint; train the run first.")
-
-    def where_it_lies_now(config: Any) -> Any:
-        _set_folder(config, run)
-        _check_data(config, load_config)
-        return config
-
+    _set_folder(config, run)
+    checkpoint = find_checkpoint(run / config.relative_model_dir)
+    state = read_checkpoint(checkpoint)
+    check_finite(state["pipeline"])
+    _check_data(config, load_config)
     try:
-        with without_lpips():
-            _, pipeline, _, _ = eval_setup(load_config, test_mode="inference", update_config_callback=where_it_lies_now)
+        pipeline = _build_pipeline(config)
     except (RuntimeError, AssertionError, ImportError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"The run of {load_config} cannot be loaded on this machine ({reason[0]}); splatfacto and whatever else "
-            "needs a GPU has to be loaded where there is one."
+            f"The run of {load_config} cannot be loaded on this machine ({_first_line(error)}); splatfacto and other "
+            "methods that need a GPU can only be loaded on a machine with one."
         ) from error
-    # Read again: eval_setup's own is changed for rendering only.
-    config = where_it_lies_now(yaml.load(load_config.read_text(), Loader=yaml.Loader))
-    _check_weights(checkpoints[-1], pipeline)
+    _check_weights(checkpoint, state["pipeline"], pipeline)
+    try:
+        pipeline.load_pipeline(state["pipeline"], state["step"])
+    except RuntimeError as error:
+        raise InputError(
+            f"{checkpoint} does not fit {load_config} or the data named there ({_last_line(error)}); restore these as "
+            "they were in training."
+        ) from error
     return config, pipeline
 
 
-def _set_folder(config: Any, run: Path) -> None:
-    """Saved paths of nerfstudio's own methods hold only from the folder in which training was started."""
-    experiment, method, timestamp = ("", *run.parts)[-3:]
-    if method != config.method_name:
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+
+
+def _read_config(load_config: Path) -> Any:
+    from nerfstudio.engine.trainer import TrainerConfig
+
+    if not load_config.is_file():
+        raise InputError(f"There is no file {load_config}; give --load-config the config.yml of a trained run.")
+    try:
+        config = yaml.load(load_config.read_text(encoding="utf-8"), Loader=yaml.Loader)
+    except Exception as error:  # whatever constructing the objects that it names may raise
+        reason = getattr(error, "problem", None) or _last_line(error)  # PyYAML's messages have several lines
         raise InputError(
-            f"{run} is a run of {config.method_name}, which nerfstudio looks for in a folder of that name; move it to "
-            f"{run.parent / config.method_name / run.name}."
-        )
-    config.output_dir, config.experiment_name, config.timestamp = run.parents[2], experiment, timestamp
+            f"{load_config} cannot be read ({reason}); give --load-config the config.yml of a run whose "
+            "method is installed here."
+        ) from error
+    if not isinstance(config, TrainerConfig):
+        raise InputError(f"{load_config} is not the config.yml of a nerfstudio run; give --load-config one that is.")
+    return config
+
+
+def _build_pipeline(config: Any) -> Any:
+    """As nerfstudio's `eval_setup`, but for the checkpoint."""
+    # Not above: it imports every installed method.
+    from nerfstudio.configs.method_configs import all_methods
+
+    config = copy.deepcopy(config)  # pipelines write into theirs
+    if config.method_name in all_methods:  # not every class survives being saved in a config.yml
+        config.pipeline.datamanager._target = all_methods[config.method_name].pipeline.datamanager._target
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with without_lpips():
+        pipeline = config.pipeline.setup(device=device, test_mode="inference")
+    pipeline.eval()
+    return pipeline
+
+
+def _set_folder(config: Any, run: Path) -> None:
+    """Have a configuration find the run where it lies now, and not where it was first saved, if it can.
+
+    nerfstudio's own can only where the folder above is named after the method.
+    """
+    if hasattr(config, "set_folder"):  # ours
+        config.set_folder(run)
+        return
+    if run.parent.name == config.method_name:
+        config.output_dir, config.experiment_name, config.timestamp = run.parents[2], run.parents[1].name, run.name
     dataparser = getattr(config.pipeline.datamanager, "dataparser", None)
     if isinstance(dataparser, GrownDataParserConfig):
         dataparser.localized = run / dataparser.localized.name
@@ -219,15 +292,18 @@ def _check_data(config: Any, load_config: Path) -> None:
         )
 
 
-def _check_weights(checkpoint: Path, pipeline: Any) -> None:
-    """nerfstudio takes what fits from a checkpoint, and leaves the rest as it was drawn at random."""
-    saved = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)["pipeline"]
-    names = {name.removeprefix("module.") for name in saved}
+def _check_weights(checkpoint: Path, saved: Mapping[str, Any], pipeline: Any) -> None:
+    """nerfstudio loads what fits from a checkpoint, and leaves the rest as it was initialized."""
+    weights = {name.removeprefix("module."): value for name, value in saved.items()}
     # What is no tensor is a module's extra state, and no weight.
-    own = {name for name, value in pipeline.state_dict().items() if isinstance(value, torch.Tensor)}
-    missing = sorted(name for name in own - names - {UP_DIRECTION_KEY} if "lpips" not in name)
+    own: Dict[str, Tensor] = {
+        name: value
+        for name, value in pipeline.state_dict().items()
+        if isinstance(value, Tensor) and "lpips" not in name
+    }
+    missing = sorted(own.keys() - weights.keys())
     if missing:
-        explain_other_hash_grids(missing, sorted(names - own))
+        explain_other_hash_grids(missing, sorted(weights.keys() - own.keys()))
         raise InputError(
             f"{checkpoint} holds no {missing[0]}, which the method has here; open it with the versions of nerfstudio "
             "and its methods that it was trained with."

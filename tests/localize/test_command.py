@@ -1,6 +1,7 @@
 """`gnerf-localize`, on a run that has learned nothing: what it reads, writes and refuses."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,6 @@ from PIL import Image
 from tiny_run import build_trainer, trainer_config
 from torch import nn
 
-from gnerf_ns.cameras.pose_codec import UP_DIRECTION_KEY
 from gnerf_ns.localize.command import NOT_ALL_LOCALIZED, Localize, entrypoint
 from gnerf_ns.localize.localizer import LocalizerConfig, localize_in_scene
 from gnerf_ns.localize.scene import _check_weights, load_run
@@ -60,14 +60,15 @@ def test_cameras_figures_and_images_are_written(config_path: Path, tiny_scene: P
 
 
 def test_a_single_image_and_one_of_another_shape(config_path: Path, tmp_path: Path):
-    Image.fromarray(np.full((12, 20, 3), 90, np.uint8)).save(tmp_path / "photo.png")
+    Image.fromarray(np.full((18, 28, 3), 90, np.uint8)).save(tmp_path / "photo.png")
     meta = localized(config_path, tmp_path / "photo.png", tmp_path / "out" / "poses.json")
     (frame,) = meta["frames"]
-    assert (frame["w"], frame["h"]) == (20, 12)
+    assert (frame["w"], frame["h"]) == (28, 18)
     # Nothing tells its field of view, so it is that of the training images.
     _, pipeline = load_run(config_path)
     camera = pipeline.datamanager.train_dataset.cameras[0]
-    assert frame["fl_x"] / 20 == pytest.approx(float(camera.fx / camera.width), rel=1e-4)
+    assert frame["fl_x"] / 28 == pytest.approx(float(camera.fx / camera.width), rel=1e-4)
+    assert frame["localization"]["lens_source"] == "default"
 
 
 def test_the_same_seed_finds_the_same(config_path: Path, tiny_scene: Path, tmp_path: Path):
@@ -83,7 +84,7 @@ def test_a_run_may_have_been_moved(config_path: Path, tmp_path: Path):
     shutil.rmtree(moved / "estimated_poses")
     _, pipeline = load_run(moved / "config.yml")
     _, original = load_run(config_path)
-    assert torch.equal(pipeline.train_poses(), original.train_poses())
+    assert torch.equal(pipeline.cameras(), original.cameras())
 
 
 def copied(config_path: Path, folder: Path) -> Path:
@@ -93,25 +94,17 @@ def copied(config_path: Path, folder: Path) -> Path:
     return moved / "config.yml"
 
 
-def test_a_run_may_have_been_renamed_but_its_method_may_not(config_path: Path, tmp_path: Path):
-    run = copied(config_path, tmp_path).parent
-    renamed = run.rename(run.parent / "best")
-    config, _ = load_run(renamed / "config.yml")
-    assert config.get_base_dir() == renamed
-    loose = shutil.copytree(renamed, tmp_path / "method" / "best")
-    with pytest.raises(InputError, match=r"best is a run of gnerf-ns.*move it to .*method/gnerf-ns.*/best"):
-        load_run(loose / "config.yml")
-
-
-def test_older_runs_load(config_path: Path, tmp_path: Path):
-    """From before attempts at phase A were remembered, and before what is up was learned."""
-    older = copied(config_path, tmp_path)
-    (checkpoint,) = (older.parent / "nerfstudio_models").glob("*.ckpt")
+def test_a_run_may_have_any_name_and_place(config_path: Path, tmp_path: Path):
+    """And what lies where it was trained is not looked at."""
+    loose = shutil.copytree(config_path.parent, tmp_path / "best")
+    (checkpoint,) = (loose / "nerfstudio_models").glob("*.ckpt")
     state = torch.load(checkpoint, weights_only=False)
-    del state["pipeline"]["restarts._extra_state"], state["pipeline"][UP_DIRECTION_KEY]
+    state["pipeline"]["cameras.codes"] += 0.125
     torch.save(state, checkpoint)
-    _, pipeline = load_run(older)
-    assert pipeline.restarts.best is None and not pipeline.up_direction.tilt.any()
+    config, pipeline = load_run(loose / "config.yml")
+    _, original = load_run(config_path)
+    assert config.get_base_dir() == loose and config.get_checkpoint_dir() == loose / "nerfstudio_models"
+    torch.testing.assert_close(pipeline.cameras.codes, original.cameras.codes + 0.125)
 
 
 @pytest.mark.parametrize("given_to", ["method", "dataparser"])
@@ -139,15 +132,50 @@ def test_a_method_that_cannot_be_built_here_gets_one_sentence(
 @pytest.mark.parametrize(
     "saved_as, words", [("field.tcnn_encoding.params", "trained with tiny-cuda-nn"), ("field.other", "holds no field.")]
 )
-def test_weights_that_would_stay_random_get_one_sentence(tmp_path: Path, saved_as: str, words: str):
-    checkpoint, pipeline = tmp_path / "step-000000001.ckpt", nn.Module()
+def test_weights_that_would_stay_random_get_one_sentence(saved_as: str, words: str):
+    pipeline = nn.Module()
     pipeline.field, pipeline.lpips = nn.Module(), nn.Linear(1, 1)
     pipeline.field.hash_table = nn.Parameter(torch.zeros(2))
-    torch.save({"pipeline": {saved_as: torch.zeros(3)}}, checkpoint)
     with pytest.raises(InputError, match=words):
-        _check_weights(checkpoint, pipeline)
-    torch.save({"pipeline": {"module.field.hash_table": torch.zeros(2)}}, checkpoint)
-    _check_weights(checkpoint, pipeline)
+        _check_weights(Path("step-000000001.ckpt"), {saved_as: torch.zeros(3)}, pipeline)
+    _check_weights(Path("step-000000001.ckpt"), {"module.field.hash_table": torch.zeros(2)}, pipeline)
+
+
+def spoil_nan(checkpoint: Path) -> None:
+    state = torch.load(checkpoint, weights_only=False)
+    next(value for name, value in state["pipeline"].items() if "hash_table" in name).fill_(float("nan"))
+    torch.save(state, checkpoint)
+
+
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (lambda checkpoint: os.truncate(checkpoint, 1000), "is not a whole checkpoint"),
+        (lambda checkpoint: os.truncate(checkpoint, 0), "is not a whole checkpoint"),
+        (lambda checkpoint: torch.save({"weights": torch.zeros(1)}, checkpoint), "is not a checkpoint of nerfstudio's"),
+        (spoil_nan, "numbers that are not finite"),
+    ],
+)
+def test_a_damaged_checkpoint_gets_one_sentence(config_path: Path, tmp_path: Path, spoil: Any, words: str):
+    run = copied(config_path, tmp_path)
+    (run.parent / "nerfstudio_models" / ".DS_Store").write_text("no checkpoint")
+    spoil(next((run.parent / "nerfstudio_models").glob("*.ckpt")))
+    with pytest.raises(InputError, match=words):
+        load_run(run)
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("", "is not the config.yml of a nerfstudio run"),
+        ("[1, 2", "cannot be read"),
+        ("!!python/object:gone.module.Config {}", "cannot be read .*gone"),
+    ],
+)
+def test_a_damaged_config_gets_one_sentence(tmp_path: Path, content: str, words: str):
+    (tmp_path / "config.yml").write_text(content)
+    with pytest.raises(InputError, match=words):
+        load_run(tmp_path / "config.yml")
 
 
 @pytest.mark.parametrize("converged, status", [([True, True], None), ([True, False], NOT_ALL_LOCALIZED)])
@@ -183,7 +211,7 @@ def test_nothing_is_overwritten(config_path: Path, tiny_scene: Path, tmp_path: P
 def test_what_leaves_nothing_to_see_gets_one_sentence(
     config_path: Path, tiny_scene: Path, tmp_path: Path, options: Any
 ):
-    with pytest.raises(InputError, match=r"is not between 0 and 180|leaves too little to see"):
+    with pytest.raises(InputError, match=r"is not between|is too small to tell poses"):
         Localize(config_path, tiny_scene, tmp_path / "poses.json", localizer=QUICK, **options).main()
 
 
@@ -197,7 +225,7 @@ def test_runs_that_are_not_there_get_one_sentence(config_path: Path, tmp_path: P
     with pytest.raises(InputError, match=r"no file .*config\.yml; give --load-config"):
         load_run(tmp_path / "config.yml")
     shutil.copy(config_path, tmp_path / "config.yml")
-    with pytest.raises(InputError, match="holds no checkpoint; train the run first"):
+    with pytest.raises(InputError, match="There is no checkpoint"):
         load_run(tmp_path / "config.yml")
 
 

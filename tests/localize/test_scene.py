@@ -1,7 +1,7 @@
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Set, Tuple, get_args
 
 import pytest
 import torch
@@ -18,8 +18,9 @@ from nerfstudio.pipelines.base_pipeline import Pipeline
 from tiny_run import build_pipeline, pipeline_config
 from torch import nn
 
+from gnerf_ns.data.lens_sources import LensSource
 from gnerf_ns.fields.hash_encoding import CompiledHashEncoding, use_compiled_hash_grids
-from gnerf_ns.localize.scene import TrainedScene
+from gnerf_ns.localize.scene import RunLens, TrainedScene
 from gnerf_ns.utils.errors import InputError
 
 
@@ -50,9 +51,9 @@ def test_a_scene_of_another_method(pipeline: Any):
     assert len(scene.training) == len(outputs.image_filenames) == len(scene.camera_to_worlds)
     assert torch.equal(scene.camera_to_worlds, outputs.cameras.camera_to_worlds)
     camera = outputs.cameras
-    assert scene.fov_deg == pytest.approx(math.degrees(2 * math.atan(0.5 * float(camera.width[0] / camera.fx[0]))))
+    assert scene.lens.fov_deg == pytest.approx(math.degrees(2 * math.atan(0.5 * float(camera.width[0] / camera.fx[0]))))
     assert scene.image_side == int(camera.width[0]) and scene.regress_poses is None
-    assert torch.equal(scene.field.background_or_black, torch.ones(3))  # blender's images are laid over white
+    assert torch.equal(scene.renderer.background_or_black, torch.ones(3))  # blender's images are laid over white
 
 
 def test_the_frames_of_field_and_data(pipeline: Any):
@@ -65,18 +66,34 @@ def test_the_frames_of_field_and_data(pipeline: Any):
 def test_a_learned_focal_length_is_no_part_of_what_was_given(tiny_scene: Path):
     built = build_pipeline(pipeline_config(tiny_scene, focal_length="shared"))
     count = len(built.datamanager.train_dataset)
-    built.train_poses.assign(torch.arange(count), random_poses(count))
+    built.cameras.assign(torch.arange(count), random_poses(count))
     built.publish_poses()
-    before = TrainedScene.of(built)
-    built.focal_scales.logarithms.data.fill_(math.log(1.2))
+    before = TrainedScene.of(built).lens
+    built.cameras.focal_scales.logarithms.data.fill_(math.log(1.2))
     built.publish_poses()
-    after = TrainedScene.of(built)
+    after = TrainedScene.of(built).lens
     assert (before.focal_scale, after.focal_scale) == (1.0, pytest.approx(1.2))
     assert after.fov_deg == pytest.approx(before.fov_deg)
     # Training images are seen through the lens as it turned out to be.
-    assert float(
-        built.datamanager.train_dataset.cameras.fx[0] / built.datamanager.train_dataset.given_cameras.fx[0]
-    ) == (pytest.approx(1.2))
+    dataset = built.datamanager.train_dataset
+    assert float(dataset.cameras.fx[0] / dataset.given_cameras.fx[0]) == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize(
+    "started_from, corrected",
+    [
+        ("default", {"default"}),
+        ("user", {"default"}),
+        ("transforms.json", {"default"}),
+        ("exif", {"default", "exif"}),
+        (None, {"default"}),
+    ],
+)
+def test_only_guesses_like_the_first_one_are_corrected(started_from: Any, corrected: Set[str]):
+    lens = RunLens(40.0, started_from, focal_scale=1.2)
+    sources: Tuple[LensSource, ...] = get_args(LensSource)
+    assert {source for source in sources if lens.focal_scale_of(source) == 1.2} == corrected
+    assert all(lens.focal_scale_of(source) == 1.0 for source in sources if source not in corrected)
 
 
 def test_corrections_of_a_camera_optimizer_count(pipeline: Any):

@@ -6,7 +6,7 @@ import torch
 from analytic_scene import RADIUS, Blobs, image_set_of, model_of, random_poses
 
 from gnerf_ns.cameras.pose_codec import UpDirection
-from gnerf_ns.localize.localizer import best_of, best_of_bank, perturb_poses, poses_of_alike
+from gnerf_ns.localize.localizer import best_candidates, best_of_bank, perturb_poses, retrieved_poses
 from gnerf_ns.localize.scene import ViewingShell
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
 
@@ -72,9 +72,9 @@ def field() -> ImageRenderer:
 def test_retrieval_finds_the_same_image_and_its_neighbors(field: ImageRenderer):
     poses = random_poses(30, seed=1)
     training = image_set_of(field.model, poses)  # type: ignore[arg-type]
-    found = poses_of_alike(field, training[torch.tensor([7, 21])], training, poses, count=5)
+    found = retrieved_poses(field, training[torch.tensor([7, 21])], training, poses, count=5)
     assert found.shape == (2, 5, 3, 4) and torch.equal(found[:, 0], poses[[7, 21]])
-    assert poses_of_alike(field, training[torch.tensor([7])], training, poses, count=99).shape[1] == 30
+    assert retrieved_poses(field, training[torch.tensor([7])], training, poses, count=99).shape[1] == 30
 
 
 def test_the_best_candidates_are_those_that_look_alike(field: ImageRenderer):
@@ -82,5 +82,5 @@ def test_the_best_candidates_are_those_that_look_alike(field: ImageRenderer):
     image_set = image_set_of(field.model, truth)  # type: ignore[arg-type]
     candidates = random_poses(4 * 20, seed=3).view(4, 20, 3, 4).clone()
     candidates[:, 13] = truth
-    assert torch.equal(best_of(field, image_set, candidates, 3)[:, 0], truth)
+    assert torch.equal(best_candidates(field, image_set, candidates, 3)[:, 0], truth)
     assert torch.equal(best_of_bank(field, image_set, candidates.flatten(0, 1), 3)[:, 0], truth)
