@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gnerf_ns.cameras.pose_codec import PoseCodec, UpDirection
 from gnerf_ns.data.grown_dataparser import GrownDataParserConfig
+from gnerf_ns.data.transforms_json import load_transforms_json, read_transforms_json
 from gnerf_ns.fields.hash_encoding import use_compiled_hash_grids
 from gnerf_ns.models.image_metrics import without_lpips
 from gnerf_ns.training.schedule import Schedule
@@ -174,11 +175,11 @@ def grow_run(run_config: Any, poses_json: Path, config: GrowthConfig) -> Optiona
             not got to where it trains on images.
     """
     method = _method_of(run_config, _checkpoint_of(run_config))
-    meta = json.loads(poses_json.read_text())
+    meta, poses = load_transforms_json(poses_json), upright_poses(poses_json)
     frames = [
         {**frame, "localized": True}
         for frame in meta["frames"]
-        if config.accepts(frame["localization"]) and method.can_hold(torch.tensor(frame["transform_matrix"][:3]))
+        if config.accepts(frame["localization"]) and method.can_hold(poses[poses_json.parent / frame["file_path"]])
     ]
     if not frames:
         return None
@@ -207,6 +208,16 @@ def train_further(run_config: Any, localized: Mapping[str, Any], config: GrowthC
     if growth.folder is None:
         shutil.rmtree(folder)
     return growth
+
+
+def upright_poses(path: Path) -> Dict[Path, Float[Tensor, "3 4"]]:
+    """By image file, in the order of dataparsers, the poses of a transforms.json, which are those of stored pixels."""
+    frames = read_transforms_json(path).frames
+    return {
+        frame.image: torch.from_numpy(frame.camera_to_world).float()
+        for frame in frames
+        if frame.camera_to_world is not None
+    }
 
 
 def _checkpoint_of(run_config: Any) -> Dict[str, Any]:
@@ -275,8 +286,8 @@ def _train(
     before = trainer.pipeline.get_average_eval_image_metrics(step=None)["psnr"]
     CONSOLE.print(f"{len(frames)} images more, {steps} training steps; held-out PSNR before: {before:.2f} dB")
 
-    poses = torch.tensor([frame["transform_matrix"][:3] for frame in frames]).reshape(-1, 3, 4)
-    method.begin(trainer.pipeline, poses)
+    poses = list(upright_poses(folder / LOCALIZED_FILE).values())
+    method.begin(trainer.pipeline, torch.stack(poses) if poses else torch.empty(0, 3, 4))
     _rewind(trainer, steps)
     trainer.train()
     after = trainer.pipeline.get_average_eval_image_metrics(step=None)["psnr"]

@@ -33,6 +33,7 @@ from gnerf_ns.data.orientation import (
     upright_outputs,
 )
 from gnerf_ns.data.transforms_json import FileFrames, read_transforms_json, write_transforms_json
+from gnerf_ns.localize.growth import upright_poses
 
 COUNT = 3
 POSES = PosePriorConfig("dtu").resolve().sample(COUNT, 2.8, "cpu", torch.Generator().manual_seed(0))
@@ -148,6 +149,15 @@ def test_written_once_more_the_file_says_the_same(tmp_path: Path, orientation: i
         assert old["file_path"] == new["file_path"]
         for key in ("w", "h", "fl_x", "fl_y", "cx", "cy", "k1", "p1", "p2", "transform_matrix"):
             np.testing.assert_allclose(new[key], old[key], rtol=1e-6, atol=1e-6)
+
+
+def test_growth_gets_the_poses_of_upright_images(tmp_path: Path):
+    """A portrait photograph of a telephone is level, although the camera of its stored pixels is not."""
+    files = images(tmp_path / "photos", (32, 48), 6)
+    write_transforms_json(tmp_path / "poses.json", {"localized": FileFrames(upright_cameras((32, 48)), files)})
+    poses = upright_poses(tmp_path / "poses.json")
+    assert list(poses) == files
+    torch.testing.assert_close(torch.stack(list(poses.values())), POSES, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("has_size", [False, True])
