@@ -1,10 +1,10 @@
-"""Does a run get better by what is localized in it? Train on half of the images, localize the others, train on.
+"""Does a run get better by images that are localized in it? Train on half of the images, localize the others, go on.
 
     python benchmarks/growing.py --data LEGO --output FOLDER --methods nerfacto gnerf-ns
 
-Every second training image is trained on, nerfacto at its true pose and ours at none; those between are localized
-from nothing. `psnr` is of the test images; `without them` is after as many steps more on the old images alone. What
-is in the folder already, a run or the poses found in it, is not made again.
+Every second training image is trained on, by nerfacto with its true pose and by ours without; the others are localized
+without a pose. `psnr` is of the test images; `without them` is after the same number of further steps on the old images
+alone. What is in the folder already, a run or the poses found in it, is not made again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COLUMNS += ["psnr before", "without them", "with them", "localizing s", "growing
 
 @dataclass
 class Arguments:
-    """What to grow."""
+    """Which runs to grow, and how."""
 
     data: Path
     """Folder in the Blender layout."""
@@ -40,7 +40,7 @@ class Arguments:
     methods: Tuple[str, ...] = ("nerfacto", "gnerf-ns")
     """nerfacto, and methods of ours."""
     seed: int = 0
-    """Of all."""
+    """Seed of all random numbers."""
     steps: Optional[int] = None
     """As in GrowthConfig."""
 
@@ -77,7 +77,7 @@ def main(arguments: Arguments) -> None:
 
 
 def split(data: Path, output: Path) -> Tuple[Path, Path]:
-    """A folder with every second training image and all held-out ones, and a list of the images between."""
+    """A folder with every second training image and all held-out ones, and a list of the other training images."""
     half, new_images = output / "data" / "half", output / "data" / "new.json"
     half.mkdir(parents=True, exist_ok=True)
     for name in ("train", "test", "val"):

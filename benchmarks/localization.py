@@ -1,10 +1,10 @@
-"""New images localized in trained runs of any method: how many, how well, how fast.
+"""Localize new images in trained runs of any method: success rate, accuracy and time.
 
     python benchmarks/localization.py --data LEGO --load-configs RUN/config.yml OTHER/config.yml
 
-iNeRF's protocol begins with poses turned by up to 40 degrees and shifted by up to 0.2 units of the data's frame (times
-5 starts an image); the other rows begin with no pose at all. Runs without the truth in their frame (ours) are compared
-with it after the similarity that fits their training cameras best.
+iNeRF's protocol starts from poses rotated by up to 40 degrees and shifted by up to 0.2 units of the data's frame (5
+starts for each image); the other rows start without a pose. Runs that have a frame of their own (ours) are compared
+with the true poses after the similarity that fits their training cameras best.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from gnerf_ns.localize.scene import TrainedScene, load_run
 from gnerf_ns.pose_search.pixel_sampling import RaySelection
 from gnerf_ns.pose_search.refinement import Localization
 
-COLUMNS = ["method", "begun from", "pixels", "seed", "images", "under 5° and 5 %", "under 2°", "median °", "max °"]
+COLUMNS = ["method", "started from", "pixels", "seed", "images", "under 5° and 5 %", "under 2°", "median °", "max °"]
 COLUMNS += ["said to converge", "s an image", "CPU s", "rays"]
 
 PROTOCOL_DEG, PROTOCOL_SHIFT = 40.0, 0.2
@@ -49,19 +49,19 @@ class Arguments:
     load_configs: Tuple[Path, ...]
     """config.yml of each run."""
     inits: Tuple[Init, ...] = ("given", "retrieval", "prior")
-    """Where to begin from; `inversion` needs runs that have such a network."""
+    """Where hypotheses come from; `inversion` needs runs that have an inversion network."""
     ray_selections: Tuple[RaySelection, ...] = ("interest",)
     """Which pixels are compared."""
     seeds: Tuple[int, ...] = (0,)
-    """Of everything that is drawn."""
+    """Seeds of the random numbers."""
     starts: int = 5
-    """Poses to begin from for each image, under iNeRF's protocol."""
+    """Starting poses of each image, under iNeRF's protocol."""
     max_images: int = 25
     """Test images, evenly spread over all of them."""
     image_side: int = 100
     """Longest side that they are brought to, in pixels."""
     localizer: LocalizerConfig = field(default_factory=LocalizerConfig)
-    """How, but for the two above."""
+    """How, except for the two options above."""
 
 
 def main(arguments: Arguments) -> None:
@@ -84,7 +84,7 @@ def main(arguments: Arguments) -> None:
 def test_images(
     arguments: Arguments, pipeline: Any, scene: TrainedScene
 ) -> Tuple[ImageSet, Float[Tensor, "n 3 4"], float]:
-    """Images, their true poses in the field's frame, and a unit of the data's frame there."""
+    """Images, their true poses in the field's frame, and the length there of one unit of the data's frame."""
     listed = arguments.data / "transforms_test.json"
     images = read_new_images(listed, scene.lens, arguments.image_side, scene.renderer.device)
     ((_, image_set),) = images.groups
@@ -120,7 +120,7 @@ def measure(
     if init == "given":
         each = torch.arange(len(truth), device=truth.device).repeat_interleave(arguments.starts)
         image_set, truth = image_set[each], truth[each]
-        # In camera distances, of which those of the data's frame are some.
+        # Shifts are in camera distances.
         center = scene.viewing_shell.center
         distance = float((truth[..., 3] - center).norm(dim=-1).median())
         given = perturb_poses(truth, center, 2, PROTOCOL_DEG, PROTOCOL_SHIFT * unit / distance)[:, 1]

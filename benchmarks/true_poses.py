@@ -1,9 +1,9 @@
-"""nerfstudio's own methods on the true poses, on a machine without a GPU: what others are measured by, or localized in.
+"""Train nerfstudio's own methods on the true poses, on a machine without a GPU: for comparison, or to localize in.
 
     python benchmarks/true_poses.py --data LEGO --methods nerfacto vanilla-nerf mipnerf --output FOLDER
 
-Their settings are nerfstudio's for synthetic images, but for what a CPU cannot bear: nerfacto has the sizes of our
-field and our compiled hash grids (the same values), the others fewer samples along a ray and fewer steps.
+Their settings are nerfstudio's for synthetic images, except for what takes too long on a CPU: nerfacto has the sizes of
+our field and our compiled hash grids (the same values), the others fewer samples along a ray and fewer steps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from gnerf_ns.demo.command import trainer_config
 from gnerf_ns.fields.hash_encoding import use_compiled_hash_grids
 from gnerf_ns.models.image_metrics import without_lpips
-from gnerf_ns.training.trainer import latest_checkpoint
+from gnerf_ns.utils.checkpoints import latest_checkpoint
 
 NEAR_AND_FAR = (2.0, 6.0)
 """Planes between which NeRF's synthetic scenes lie, in scene units."""
@@ -45,13 +45,13 @@ class Arguments:
     methods: Tuple[str, ...] = ("nerfacto", "vanilla-nerf", "mipnerf")
     """Names of nerfstudio's methods."""
     steps: Optional[int] = None
-    """Of each; by default, what gives a field to localize in. A run that has made fewer goes on to so many."""
+    """Training steps of each; None: enough for a field to localize in. A run that has made fewer is resumed."""
     seed: int = 0
-    """Of each."""
+    """Seed of each."""
 
 
 def main(arguments: Arguments) -> None:
-    """Train each and say how good it is."""
+    """Train each and print its image quality and time."""
     for method in arguments.methods:
         config = nerfacto_config(arguments.data) if method == "nerfacto" else network_config(method, arguments.data)
         config.output_dir, config.experiment_name = arguments.output, arguments.data.name
@@ -64,7 +64,7 @@ def main(arguments: Arguments) -> None:
 
 
 def nerfacto_config(data: Path, full_size: bool = False) -> Any:
-    """nerfacto with what its documentation says for synthetic images, and no appearance embedding."""
+    """nerfacto with the settings that its documentation gives for synthetic images, and no appearance embedding."""
     config = _common("nerfacto", data, rays_per_step=4096, steps=1200)
     model = config.pipeline.model
     model.background_color, model.proposal_initial_sampler = "white", "uniform"
@@ -81,7 +81,7 @@ def network_config(method: str, data: Path) -> Any:
     """A method whose field is one large network (vanilla-nerf, mipnerf): fewer samples and steps."""
     config = _common(method, data, rays_per_step=512, steps=1500)
     config.pipeline.model.num_coarse_samples = config.pipeline.model.num_importance_samples = 32
-    # NeRF's Adam with a falling rate: nerfstudio's RAdam takes its first thousand steps to come up to speed.
+    # NeRF's Adam with a decaying rate: nerfstudio's RAdam warms up for its first thousand steps.
     for optimizer in config.optimizers.values():
         optimizer["optimizer"] = AdamOptimizerConfig(lr=1e-3)
         optimizer["scheduler"] = ExponentialDecaySchedulerConfig(lr_final=1e-4)
@@ -116,7 +116,7 @@ def _as_large_as_ours(model: Any) -> None:
 def train(config: Any, seed: int) -> Tuple[Any, float, float]:
     """Train to the end of a configuration; metrics on the test images, wall and CPU time in seconds."""
     config.machine.seed = seed
-    # Rates fall within as many steps as there are.
+    # Learning rates decay over all steps.
     for optimizer in config.optimizers.values():
         if getattr(optimizer["scheduler"], "max_steps", None) is not None:
             optimizer["scheduler"].max_steps = config.max_num_iterations
@@ -129,7 +129,7 @@ def train(config: Any, seed: int) -> Tuple[Any, float, float]:
         trainer.setup(test_mode="test")
     use_compiled_hash_grids(trainer.pipeline.model)
     config.save_config()
-    config.max_num_iterations -= trainer._start_step  # nerfstudio would make so many more
+    config.max_num_iterations -= trainer._start_step  # nerfstudio counts the steps after a resume
     if config.max_num_iterations > 0:
         trainer.train()
     wall_s, cpu_s = time.monotonic() - wall, time.process_time() - cpu

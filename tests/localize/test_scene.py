@@ -67,10 +67,10 @@ def test_a_learned_focal_length_is_no_part_of_what_was_given(tiny_scene: Path):
     built = build_pipeline(pipeline_config(tiny_scene, focal_length="shared"))
     count = len(built.datamanager.train_dataset)
     built.cameras.assign(torch.arange(count), random_poses(count))
-    built.publish_poses()
+    built.publish_cameras()
     before = TrainedScene.of(built).lens
     built.cameras.focal_scales.logarithms.data.fill_(math.log(1.2))
-    built.publish_poses()
+    built.publish_cameras()
     after = TrainedScene.of(built).lens
     assert (before.focal_scale, after.focal_scale) == (1.0, pytest.approx(1.2))
     assert after.fov_deg == pytest.approx(before.fov_deg)
