@@ -1,10 +1,10 @@
 """A scene that is known in closed form, for everything that works on a trained field."""
 
 import math
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Literal, Sequence, Tuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.model_components.ray_samplers import UniformSampler
@@ -85,6 +85,13 @@ class ConstantFog(Blobs):
         return RadianceAlongRays(samples, rgb, samples.get_weights(density))
 
 
+class Nothing(Blobs):
+    """Empty space."""
+
+    def density(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
+        return 0.0 * super().density(positions)
+
+
 def model_of(radiance: nn.Module | None = None, **options: Any) -> GNeRFModel:
     """A model of a given radiance, or of a tiny hash grid."""
     config = GNeRFModelConfig(radiance=HashRadianceConfig(**TINY_RADIANCE), **options)
@@ -119,3 +126,21 @@ def image_set_of(model: GNeRFModel, poses: Float[Tensor, "n 3 4"], width: int = 
     color = ((outputs["rgb"] - (1 - alpha)) / alpha.clamp_min(1e-3)).clamp(0, 1)  # from over white
     pixels = torch.cat([color, alpha], dim=-1).view(len(poses), height, width, 4)
     return ImageSet(ImageStack((255 * pixels).round().byte()), directions)
+
+
+def padded_squares(
+    pixels: UInt8[Tensor, "n side side channels"],
+    sizes: Sequence[Tuple[int, int]],
+    content: Literal["black", "noise"],
+) -> ImageStack:
+    """Square images of which only the middle, of some height and width each, is kept; the rest becomes padding."""
+    side = pixels.shape[1]
+    generator = torch.Generator().manual_seed(7)
+    padded = torch.randint(0, 256, pixels.shape, generator=generator, dtype=torch.uint8)
+    padded = padded if content == "noise" else torch.zeros_like(padded)
+    for index, (height, width) in enumerate(sizes):
+        top, left = (side - height) // 2, (side - width) // 2
+        inside = (index, slice(top, top + height), slice(left, left + width))
+        padded[inside] = pixels[inside]
+    extents = torch.tensor([[width / side, height / side] for height, width in sizes])
+    return ImageStack(padded, extents)

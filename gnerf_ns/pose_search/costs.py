@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gnerf_ns.data.image_set import ImageSet
-from gnerf_ns.pose_search.image_matching import pyramid_features, pyramid_weights
+from gnerf_ns.pose_search.image_matching import FULLY_INSIDE, pyramid_features, pyramid_weights
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
 
 LEAST_CONTRAST = 1e-9
@@ -103,8 +103,9 @@ class ImageCosts:
         if validity is None:
             mean = images.mean(dim=(2, 3), keepdim=True)
         else:
-            mean = (validity[:, None] * images).sum(dim=(2, 3), keepdim=True)
-            mean = mean / validity.sum(dim=(1, 2))[:, None, None, None].clamp_min(1e-9)
+            inside = (validity[:, None] > FULLY_INSIDE).to(images)
+            mean = (inside * images).sum(dim=(2, 3), keepdim=True)
+            mean = mean / inside.sum(dim=(2, 3), keepdim=True).clamp_min(1e-9)
         squares = pyramid_features(images - mean).square()
         return self._weighted_sum(squares, image_set, size).clamp_min(LEAST_CONTRAST)
 

@@ -110,17 +110,29 @@ def _weights(
     stack = image_set.images
     images = stack.at_resolution(stack.height, stack.width)
     colors = composite(images, images.new_zeros(3) if background is None else background)
-    weights = None
-    if selection == "interest":
-        weights = torch.stack([near_keypoints(image) for image in colors])
-    elif selection == "importance":
-        weights = torch.stack([how_much_it_changes(image) for image in colors])
-    shares = [images[:, 3]] if background is None and stack.has_alpha else []
     validity = image_set.validity(stack.height, stack.width)
+    weights = None
+    if selection != "random":
+        measure = near_keypoints if selection == "interest" else how_much_it_changes
+        weights = torch.zeros_like(colors[:, 0])
+        for index, image in enumerate(colors):
+            # Of the image alone: the border to padding is an edge that says nothing.
+            rows, columns = _inside(None if validity is None else validity[index], stack.height, stack.width)
+            weights[index, rows, columns] = measure(image[:, rows, columns])
+    shares = [images[:, 3]] if background is None and stack.has_alpha else []
     shares += [] if validity is None else [validity]
     for share in shares:
         weights = share if weights is None else weights * share
     return weights
+
+
+def _inside(validity: Optional[Float[Tensor, "height width"]], height: int, width: int) -> Tuple[slice, slice]:
+    """Rows and columns of the rectangle that an image fills; all of them where it is not padded."""
+    if validity is None or not bool((validity > FULLY_INSIDE).any()):
+        return slice(height), slice(width)
+    inside = validity > FULLY_INSIDE
+    rows, columns = inside.any(dim=1).nonzero()[:, 0], inside.any(dim=0).nonzero()[:, 0]
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def near_keypoints(image: Float[Tensor, "3 height width"]) -> Float[Tensor, "height width"]:
