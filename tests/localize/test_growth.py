@@ -14,7 +14,7 @@ from nerfstudio.configs.method_configs import method_configs
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from tiny_run import build_trainer, trainer_config
 
-from gnerf_ns.cameras.pose_codec import UP_DIRECTION_KEY, UpDirection
+from gnerf_ns.cameras.pose_codec import UpDirection
 from gnerf_ns.demo.scene import ProceduralSceneConfig, render_procedural_scene
 from gnerf_ns.localize.growth import (
     LOCALIZED_FILE,
@@ -102,7 +102,7 @@ def quality_is(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
 
 def state_of(run: Path) -> Dict[str, torch.Tensor]:
     (checkpoint,) = (run.parent / "nerfstudio_models").glob("*.ckpt")
-    return torch.load(checkpoint, weights_only=False)["pipeline"]
+    return torch.load(checkpoint, weights_only=True)["pipeline"]
 
 
 def files_of(folder: Path) -> Dict[Path, bytes]:
@@ -119,11 +119,11 @@ def test_our_run_goes_on_with_more_images(our_run: Path, new_images: Any, tmp_pa
     assert files_of(our_run.parent) == before
 
     old, new = state_of(our_run), state_of(growth.folder / "config.yml")
-    assert len(old["train_poses.codes"]) == 7 and len(new["train_poses.codes"]) == 10
-    assert not torch.equal(old["train_poses.codes"], new["train_poses.codes"][:7]), "they are learned on"
+    assert len(old["cameras.codes"]) == 7 and len(new["cameras.codes"]) == 10
+    assert not torch.equal(old["cameras.codes"], new["cameras.codes"][:7]), "they are learned on"
     _, pipeline = load_run(growth.folder / "config.yml")
     given = torch.tensor([frame["transform_matrix"][:3] for frame in new_images])
-    found = pipeline.estimated_cameras().camera_to_worlds[-3:]
+    found = pipeline.cameras.poses("train")[-3:]
     assert not torch.equal(found, given)
     turns = (found[..., :3].mT @ given[..., :3]).diagonal(dim1=-2, dim2=-1).sum(-1)
     assert bool((turns > 2.9).all()), "they began where they had been found"
@@ -137,7 +137,7 @@ def test_both_figures_are_of_the_whole_field(our_run: Path, new_images: Any, tmp
     seen = []
 
     def metrics(self: Any, step: Any) -> Dict[str, float]:
-        seen.append((self.model.radiance.field.view_dependence, int(self.eval_poses_step), int(self.restarts.begin)))
+        seen.append((self.model.radiance.field.view_dependence, int(self.cameras.eval_step), int(self.restarts.begin)))
         return {"psnr": 1.0}
 
     monkeypatch.setattr("gnerf_ns.training.pipeline.GNeRFPipeline.get_average_eval_image_metrics", metrics)
@@ -162,7 +162,7 @@ def test_a_focal_length_is_not_corrected_twice(tiny_scene: Path, new_images: Any
     config.pipeline.schedule.distortion_boost = (1.0, 1.0)  # or a dozen steps are too few to localize anything in
     trainer = build_trainer(config)
     trainer.train()
-    factor = float(trainer.pipeline.focal_scales.typical)
+    factor = float(trainer.pipeline.cameras.focal_scales.typical)
     growth = grown(config.get_base_dir() / "config.yml", new_images, tmp_path)
     frames = json.loads((growth.folder / LOCALIZED_FILE).read_text())["frames"]
     assert factor != 1.0 and [frame["fl_x"] for frame in frames] == [pytest.approx(22.0 / factor)] * 3
@@ -184,17 +184,39 @@ def test_cameras_have_to_be_level_where_the_run_leans(our_run: Path, new_images:
     leaning = tmp_path.joinpath("leaning", *our_run.parent.parts[-3:])
     shutil.copytree(our_run.parent, leaning)
     (checkpoint,) = (leaning / "nerfstudio_models").glob("*.ckpt")
-    state = torch.load(checkpoint, weights_only=False)
-    state["pipeline"][UP_DIRECTION_KEY] = torch.tensor([0.1, 0.05])
+    state = torch.load(checkpoint, weights_only=True)
+    state["pipeline"]["cameras.up_direction.tilt"] = torch.tensor([0.1, 0.05])
     torch.save(state, checkpoint)
     up = UpDirection()
-    up.tilt.copy_(state["pipeline"][UP_DIRECTION_KEY])
+    up.tilt.copy_(state["pipeline"]["cameras.up_direction.tilt"])
     frames = copy.deepcopy(new_images)
     for frame in frames[:2]:
         pose = torch.tensor(frame["transform_matrix"])
         pose[:3] = up.from_z_up(pose[:3])
         frame["transform_matrix"] = pose.tolist()
     assert grown(leaning / "config.yml", frames, tmp_path).num_added == 2
+
+
+def test_a_copy_of_a_run_grows_beside_itself(our_run: Path, new_images: Any, tmp_path: Path, monkeypatch: Any):
+    quality_is(monkeypatch, 1.0, 1.0, 1.0, 1.0)
+    copied = tmp_path / "my run"
+    shutil.copytree(our_run.parent, copied)
+    growth = grown(copied / "config.yml", new_images[:2], tmp_path)
+    assert growth.folder == tmp_path / "my run-grown"
+    moved = tmp_path / "moved"
+    growth.folder.rename(moved)
+    assert grown(moved / "config.yml", new_images[2:], tmp_path).folder == tmp_path / "moved-grown"
+
+
+def test_a_grown_run_knows_the_images_that_were_added(our_run: Path, new_images: Any, tmp_path: Path, monkeypatch: Any):
+    quality_is(monkeypatch, 1.0, 1.0)
+    added = tmp_path / "added.png"
+    shutil.copy(new_images[0]["file_path"], added)
+    growth = grown(our_run, [{**new_images[0], "file_path": str(added)}], tmp_path)
+    load_run(growth.folder / "config.yml")
+    shutil.copy(new_images[1]["file_path"], added)
+    with pytest.raises(InputError, match=r"added\.png has other content"):
+        load_run(growth.folder / "config.yml")
 
 
 def test_what_is_interrupted_leaves_nothing_behind(our_run: Path, new_images: Any, tmp_path: Path, monkeypatch: Any):
@@ -249,8 +271,8 @@ def test_the_same_steps_without_more_images(our_run: Path, monkeypatch: Any):
     control = train_further(load_run(our_run)[0], {"frames": []}, GrowthConfig(steps=3))
     assert (control.num_added, control.num_steps) == (0, 3) and control.folder is not None
     old, new = state_of(our_run), state_of(control.folder / "config.yml")
-    assert old["train_poses.codes"].shape == new["train_poses.codes"].shape
-    assert not torch.equal(old["train_poses.codes"], new["train_poses.codes"])
+    assert old["cameras.codes"].shape == new["cameras.codes"].shape
+    assert not torch.equal(old["cameras.codes"], new["cameras.codes"])
 
 
 def test_only_sure_images_are_added(our_run: Path, new_images: Any, tmp_path: Path):
