@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Optional, Type, cast
 
 from nerfstudio.engine.optimizers import Optimizers
-from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
@@ -22,7 +22,8 @@ from gnerf_ns.data.transforms_json import write_transforms_json
 from gnerf_ns.training.ambiguity import find_ambiguity
 from gnerf_ns.training.learning_rates import following
 from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig, refuse_several_devices
-from gnerf_ns.utils.checkpoints import find_checkpoint, latest_checkpoint, read_checkpoint
+from gnerf_ns.training.run_folder import RunFolderConfig
+from gnerf_ns.utils.checkpoints import latest_checkpoint
 from gnerf_ns.utils.cpu import shared_cores
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.system_libraries import export_advice
@@ -35,7 +36,7 @@ NO_TIMESTAMP = "{timestamp}"
 
 
 @dataclass
-class GNeRFTrainerConfig(TrainerConfig):
+class GNeRFTrainerConfig(RunFolderConfig):
     """`TrainerConfig` whose runs never share a folder, and whose saved paths hold from anywhere."""
 
     _target: Type = field(default_factory=lambda: GNeRFTrainer)
@@ -141,13 +142,7 @@ class GNeRFTrainer(Trainer):
         Raises:
             InputError: there is no whole checkpoint where one was said to be, or it does not fit.
         """
-        path = self.config.load_checkpoint
-        if self.config.load_dir is not None:
-            path = find_checkpoint(self.config.load_dir, self.config.load_step)
-        if path is not None:
-            if not path.is_file():
-                raise InputError(f"There is no checkpoint {path}; name one that exists.")
-            read_checkpoint(path)
+        self.config.check_resumed()
         super()._load_checkpoint()
 
     def train(self) -> None:
