@@ -15,12 +15,11 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
-from gnerf_ns.data.images import ImageSize, centered_window, fit_max_side, read_image, read_mask
+from gnerf_ns.data.images import ImageSize, centered_window, fit_max_side, read_header, read_image, read_mask
 from gnerf_ns.data.orientation import (
     ORIENTATIONS_KEY,
     displayed_pixels,
     mask_orientation,
-    read_header,
     upright_outputs,
 )
 from gnerf_ns.data.remarks import named

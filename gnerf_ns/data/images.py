@@ -3,6 +3,8 @@
 import math
 import threading
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ContextManager, Iterator, NamedTuple, Optional, Tuple
 
@@ -99,6 +101,46 @@ def exif_orientation(image: Image.Image) -> int:
     return read_exif(image).get(ExifTags.Base.Orientation, 1)
 
 
+@dataclass(frozen=True)
+class Header:
+    """What the beginning of an image file tells."""
+
+    size: ImageSize
+    """Of the pixels as stored."""
+    orientation: int
+    """EXIF orientation, 1 to 8; 1 where there is none."""
+
+    def size_as(self, orientation: int) -> ImageSize:
+        """Size after applying an EXIF orientation."""
+        return _turned_size(self.size, orientation)
+
+    @property
+    def displayed_size(self) -> ImageSize:
+        """Size after applying its own orientation."""
+        return self.size_as(self.orientation)
+
+
+def read_header(path: Path) -> Header:
+    """Size and orientation of an image file; it is opened again only after it has changed.
+
+    Raises:
+        InputError: the file is missing, empty, or no image.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return _read_header(path, 0, 0)  # which says what is wrong
+    return _read_header(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=2**14)
+def _read_header(path: Path, modified_ns: int, num_bytes: int) -> Header:
+    del modified_ns, num_bytes  # a part of the cache's key
+    with _opened(path) as image:
+        orientation = exif_orientation(image)
+        return Header(ImageSize(*image.size), orientation if orientation in range(1, 9) else 1)
+
+
 def image_size(path: Path, apply_orientation: bool = True) -> ImageSize:
     """Size of an image, from its header alone.
 
@@ -109,8 +151,8 @@ def image_size(path: Path, apply_orientation: bool = True) -> ImageSize:
     Raises:
         InputError: the file is missing, empty, or no image.
     """
-    with _opened(path) as image:
-        return _turned_size(ImageSize(*image.size), exif_orientation(image) if apply_orientation else 1)
+    header = read_header(path)
+    return header.displayed_size if apply_orientation else header.size
 
 
 def focal_from_exif(path: Path) -> Optional[float]:

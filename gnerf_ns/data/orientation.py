@@ -5,8 +5,7 @@ those of the pixels as stored. Here every camera is that of the upright image, s
 read, and turned back when they are written.
 """
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -18,7 +17,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from PIL import Image
 from torch import Tensor
 
-from gnerf_ns.data.images import ImageSize, exif_orientation, image_size
+from gnerf_ns.data.images import Header, ImageSize, read_header
 from gnerf_ns.data.intrinsics import Intrinsics
 
 ORIENTATIONS_KEY = "orientations"
@@ -32,48 +31,6 @@ then flipped left to right."""
 _MIRRORED = (2, 4, 5, 7)
 _TURNABLE_CAMERAS = (CameraType.PERSPECTIVE, CameraType.FISHEYE)
 """Models that can hold the camera of a turned image."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the beginning of an image file tells."""
-
-    size: ImageSize
-    """Of the pixels as stored."""
-    orientation: int
-    """EXIF orientation, 1 to 8; 1 where there is none."""
-
-    def size_as(self, orientation: int) -> ImageSize:
-        """Size after applying an EXIF orientation."""
-        width, height = self.size
-        return ImageSize(height, width) if _QUARTER_TURNS[orientation] % 2 else self.size
-
-    @property
-    def displayed_size(self) -> ImageSize:
-        """Size after applying its own orientation."""
-        return self.size_as(self.orientation)
-
-
-def read_header(path: Path) -> Header:
-    """Size and orientation of an image file; it is opened again only after it has changed.
-
-    Raises:
-        InputError: the file is missing, empty, or no image.
-    """
-    try:
-        status = path.stat()
-    except OSError:
-        return _read_header(path, 0, 0)  # which says what is wrong
-    return _read_header(path, status.st_mtime_ns, status.st_size)
-
-
-@lru_cache(maxsize=2**14)
-def _read_header(path: Path, modified_ns: int, num_bytes: int) -> Header:
-    del modified_ns, num_bytes  # a part of the cache's key
-    size = image_size(path, apply_orientation=False)
-    with Image.open(path) as image:
-        orientation = exif_orientation(image)
-    return Header(size, orientation if orientation in _QUARTER_TURNS else 1)
 
 
 def displayed_pixels(

@@ -13,13 +13,12 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, Cameras, CameraType
 from PIL import Image
 
-from gnerf_ns.data.images import IMAGE_SUFFIXES, ImageSize
+from gnerf_ns.data.images import IMAGE_SUFFIXES, ImageSize, read_header
 from gnerf_ns.data.orientation import (
     as_displayed,
     as_stored,
     intrinsics_of,
     listed_orientation,
-    read_header,
     resized_intrinsics,
     turned_intrinsics,
     turned_pose,

@@ -17,16 +17,14 @@ from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.cameras.rays import CameraDirections
 from gnerf_ns.data.dataparser import GROUND_TRUTH_KEY, UnposedDataParserConfig
 from gnerf_ns.data.dataset import UnposedDataset
-from gnerf_ns.data.images import ImageSize
+from gnerf_ns.data.images import Header, ImageSize, read_header
 from gnerf_ns.data.intrinsics import Intrinsics
 from gnerf_ns.data.orientation import (
     ORIENTATIONS_KEY,
-    Header,
     as_displayed,
     as_stored,
     displayed_pixels,
     is_of_stored_pixels,
-    read_header,
     stored_outputs,
     turned_intrinsics,
     turned_pose,
