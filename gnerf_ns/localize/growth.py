@@ -8,7 +8,7 @@ import re
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Type
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Type, Union
 
 import roma
 import torch
@@ -26,6 +26,7 @@ from gnerf_ns.training.schedule import Schedule
 from gnerf_ns.training.trainer import GNeRFTrainerConfig
 from gnerf_ns.utils.checkpoints import find_checkpoint, for_more_images, read_checkpoint
 from gnerf_ns.utils.errors import InputError
+from gnerf_ns.utils.run_images import ImageFile, RunImages
 
 LOCALIZED_FILE = "localized.json"
 """In the new run's folder: the images that were added, in the frame of the data."""
@@ -277,7 +278,7 @@ def _train(
         trainer = config.setup(local_rank=0, world_size=1)
         trainer.setup(test_mode="test")
     use_compiled_hash_grids(trainer.pipeline.model)
-    _check_split(trainer.pipeline.datamanager)
+    _check_split(trainer.pipeline.datamanager, len(frames))
     config.load_checkpoint = folder / "begin.ckpt"
     torch.save(for_more_images(state, trainer), config.load_checkpoint)
     trainer._load_checkpoint()
@@ -342,19 +343,27 @@ def _learn_poses_of_added(config: Any, num_added: int) -> None:
         )
 
 
-def _check_split(datamanager: Any) -> None:
-    held_out = {_full_size(path) for path in datamanager.eval_dataset.image_filenames}
-    training = [_full_size(path) for path in datamanager.train_dataset.image_filenames]
+def _check_split(datamanager: Any, num_added: int) -> None:
+    """Whether growth can be judged by images that are not trained on, and whether the added ones are new."""
+    training, held_out = datamanager.train_dataset.image_filenames, datamanager.eval_dataset.image_filenames
     if not held_out:
         raise InputError("The run holds no images out, by which growth could be judged; train it with some held out.")
-    both = sorted(held_out.intersection(training))
-    if both:
-        raise InputError(
-            f"{both[0]} is held out to judge the run by, and cannot be trained on; leave it out of --images."
-        )
-    if len(set(training)) < len(training):
-        twice = next(path for path in training if training.count(path) > 1)
-        raise InputError(f"{twice} is a training image of this run already; leave it out of --images.")
+    images = RunImages.read(training, held_out, Path.cwd())
+    num_before = len(training) - num_added
+    known = _known_by(training[:num_before], images.train[:num_before])
+    judged_by = _known_by(held_out, images.held_out)
+    for path, image in zip(training[num_before:], images.train[num_before:], strict=True):
+        if {_full_size(path), image.content} & judged_by:
+            raise InputError(
+                f"{path} is held out to judge the run by, and cannot be trained on; leave it out of --images."
+            )
+        if {_full_size(path), image.content} & known:
+            raise InputError(f"{path} is a training image of this run already; leave it out of --images.")
+
+
+def _known_by(paths: Sequence[Path], images: Sequence[ImageFile]) -> Set[Union[Path, str]]:
+    """Where images are, and what is in their files: one may have been copied, or shrunk."""
+    return {*map(_full_size, paths), *(image.content for image in images)}
 
 
 def _full_size(path: Path) -> Path:

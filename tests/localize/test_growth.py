@@ -287,9 +287,11 @@ def test_images_that_the_run_has_get_one_sentence(our_run: Path, tiny_scene: Pat
         ("held_out/0001.png", "is held out to judge the run by"),
         ("images/0003.png", "is a training image of this run already"),
     ):
-        frame = {**new_images[0], "file_path": str((tiny_scene / name).resolve())}
-        with pytest.raises(InputError, match=sentence):
-            grown(our_run, [frame], tmp_path)
+        copied = tmp_path / "copied.png"
+        shutil.copy(tiny_scene / name, copied)
+        for path in ((tiny_scene / name).resolve(), copied):
+            with pytest.raises(InputError, match=sentence):
+                grown(our_run, [{**new_images[0], "file_path": str(path)}], tmp_path)
     assert sorted(our_run.parent.parent.iterdir()) == beside
 
 
