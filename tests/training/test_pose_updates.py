@@ -1,0 +1,252 @@
+"""Poses that are replaced: images left out of training, misfits, and when a run does what."""
+
+from pathlib import Path
+from typing import Any, List, Tuple
+
+import pytest
+import roma
+import torch
+from analytic_scene import RADIUS, Blobs, cameras, image_set_of, model_of, random_poses
+from tiny_run import SCHEDULE, build_pipeline, build_trainer, pipeline_config, train_steps, trainer_config
+from torch import Tensor
+
+from gnerf_ns.cameras.learned_cameras import LearnedCameras
+from gnerf_ns.cameras.look_at import aim_beside
+from gnerf_ns.cameras.pose_codec import PoseMode
+from gnerf_ns.cameras.pose_prior import PosePrior, PosePriorConfig
+from gnerf_ns.models.gnerf import GNeRFModel
+from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
+from gnerf_ns.training.objective import TrainingScene
+from gnerf_ns.training.pose_updates import LeaveOut, Misfits, MisfitsConfig
+from gnerf_ns.training.schedule import PhaseScheduleConfig
+
+AROUND = PosePriorConfig(elevation_deg=(-60.0, 60.0)).resolve()
+TRUTH = random_poses(12, seed=3)
+
+
+@pytest.fixture(scope="module")
+def model() -> GNeRFModel:
+    return model_of(Blobs(num_samples=16))
+
+
+def scene_of(
+    model: GNeRFModel, taken: Tensor, current: Tensor, prior: PosePrior = AROUND, mode: PoseMode = "look_at"
+) -> Tuple[TrainingScene, PoseSearch]:
+    """Images taken from some poses and believed to be from others, in a field that shows them as they are."""
+    torch.manual_seed(0)
+    learned = LearnedCameras(cameras(len(taken)), cameras(0), mode)
+    learned.assign(torch.arange(len(taken)), current)
+    proposals = PoseProposals(prior, lambda: RADIUS)
+    search = PoseSearch(PoseSearchConfig(bank_size=400), model, proposals, learned.codec)
+    return TrainingScene(model, image_set_of(model, taken), learned, prior, proposals), search
+
+
+def errors_deg(poses: Tensor, truth: Tensor) -> Tensor:
+    return torch.rad2deg(roma.rotmat_geodesic_distance(poses[:, :, :3], truth[:, :, :3]))
+
+
+# Images left out of training
+
+
+@pytest.fixture
+def leave_out(model: GNeRFModel) -> LeaveOut:
+    """Of nine images, 1 and 4 are believed to be from elsewhere."""
+    current = TRUTH[:9].clone()
+    current[[1, 4]] = random_poses(2, seed=4)
+    leave_out = LeaveOut(*scene_of(model, TRUTH[:9], current))
+    leave_out.take_turns(0)
+    return leave_out
+
+
+def test_none_is_left_out_then_a_half_then_the_other_half(leave_out: LeaveOut):
+    leave_out.take_turns(0)
+    assert leave_out.training_indices.tolist() == list(range(9))
+    leave_out.take_turns(1)
+    half = leave_out.left_out.clone()
+    assert half.sum() == 4
+    leave_out.take_turns(2)
+    assert torch.equal(leave_out.left_out, ~half)
+    assert sorted(leave_out.training_indices.tolist() + half.logical_not().nonzero()[:, 0].tolist()) == list(range(9))
+    leave_out.take_turns(3)
+    assert leave_out.left_out.sum() == 4 and not torch.equal(leave_out.left_out, half)
+    leave_out.take_turns(None)
+    assert not leave_out.left_out.any()
+
+
+def test_those_left_out_are_looked_up_and_no_others(leave_out: LeaveOut):
+    learned = leave_out._scene.cameras
+    before = learned.poses("train")
+    leave_out.left_out[[4, 7]] = True
+    learned.assign(torch.tensor([7]), random_poses(1, seed=9))  # as an optimizer's momentum moves it on
+    leave_out.look_up()
+    errors = errors_deg(learned.poses("train"), TRUTH[:9])
+    assert errors[1] > 20 and errors[4] < 5
+    others = [0, 1, 2, 3, 5, 6, 8]
+    torch.testing.assert_close(learned.poses("train")[others], before[others], rtol=0, atol=0)
+    assert errors[7] < 0.01, "it fitted best where it was"
+
+
+def test_looking_up_none_changes_nothing(leave_out: LeaveOut):
+    before = leave_out._scene.cameras.poses("train")
+    leave_out.look_up()
+    torch.testing.assert_close(leave_out._scene.cameras.poses("train"), before, rtol=0, atol=0)
+
+
+def test_checkpoints_hold_which_images_are_left_out(leave_out: LeaveOut):
+    leave_out.take_turns(1)
+    assert set(leave_out.state_dict()) == {"left_out", "poses_then"}
+    assert leave_out.state_dict()["left_out"].sum() == 4
+
+
+# Misfits
+
+
+def test_only_misfits_are_moved(model: GNeRFModel):
+    current = TRUTH.clone()
+    current[[2, 7]] = random_poses(2, seed=4)
+    scene, search = scene_of(model, TRUTH, current)
+    moved, poses = Misfits(MisfitsConfig(), search).better_poses(scene, 32)
+    assert sorted(moved.tolist()) == [2, 7]
+    assert errors_deg(poses, TRUTH[moved]).max() < 20
+
+
+def test_an_image_that_shows_little_in_a_corner_is_a_misfit_too(model: GNeRFModel):
+    """It costs less than the others where it is wrong, and few of the bank's poses come near."""
+    aside = torch.tensor([[0.33, 0.33]])
+    truth, current = TRUTH.clone(), TRUTH.clone()
+    truth[:1], current[:1] = aim_beside(truth[:1], aside), aim_beside(random_poses(1, seed=8), aside)
+    prior = PosePriorConfig(elevation_deg=(-60.0, 60.0), look_at_jitter=0.15).resolve()
+    scene, search = scene_of(model, truth, current, prior, "free")
+    search.config.bank_size = 600
+    assert errors_deg(current, truth)[0] > 40
+    everyone, side = torch.arange(12), search.config.image_side
+    cost = search.costs.at(scene.image_set, everyone, random_poses(12, seed=9), side)
+    assert search.costs.at(scene.image_set, torch.tensor([0]), current[:1], side) < cost.median()
+    moved, poses = Misfits(MisfitsConfig(), search).better_poses(scene, 32)
+    # Random search alone leaves it eight degrees off.
+    assert moved.tolist() == [0] and errors_deg(poses, truth[:1]).max() < 3
+
+
+def test_a_misfit_stays_unless_its_cost_falls_as_far_as_required(model: GNeRFModel):
+    scene, search = scene_of(model, TRUTH, random_poses(12, seed=4))
+    strict, loose = (Misfits(MisfitsConfig(cost_ratio=0.0, required_cost_ratio=share), search) for share in (0.0, 0.85))
+    assert strict.better_poses(scene, 32)[0].tolist() == []
+    moved, poses = loose.better_poses(scene, 32)
+    assert len(moved) == 8, "as many as may be searched again"
+    cost, cost_there = (
+        search.costs.at(scene.image_set, moved, at, 32) for at in (scene.cameras.poses("train")[moved], poses)
+    )
+    assert bool((cost_there < 0.85 * cost).all())
+
+
+def test_where_no_image_is_a_misfit_none_is_searched(model: GNeRFModel, monkeypatch: pytest.MonkeyPatch):
+    scene, search = scene_of(model, TRUTH, TRUTH)
+    monkeypatch.setattr(search, "top_poses", lambda *arguments: pytest.fail("searched"))
+    moved, poses = Misfits(MisfitsConfig(cost_ratio=1e6), search).better_poses(scene, 32)
+    assert len(moved) == len(poses) == 0
+    scene.cameras.assign(moved, poses)  # as the run does
+    torch.testing.assert_close(scene.cameras.poses("train"), TRUTH)
+
+
+# In a run
+
+
+@pytest.mark.parametrize(
+    ("phase_a", "expected"),
+    [
+        ("transport", {3: "all by search", 7: "misfits"}),
+        ("adversarial", {3: "all by network", 7: "misfits"}),
+    ],
+)
+def test_poses_are_looked_up_and_mended_where_the_schedule_says_so(tiny_scene: Path, monkeypatch, phase_a, expected):
+    pipeline = build_pipeline(pipeline_config(tiny_scene, phase_a))
+    calls: List[str] = []
+
+    def record(owner: Any, name: str, meaning: str) -> None:
+        original = getattr(owner, name)
+
+        def recorded(*arguments):
+            calls.append(meaning)
+            return original(*arguments)
+
+        monkeypatch.setattr(owner, name, recorded)
+
+    record(pipeline.pose_search, "top_poses", "all by search")
+    record(pipeline.pose_updates._misfits, "better_poses", "misfits")
+    if pipeline.adversarial is not None:
+        record(pipeline.pose_updates, "_regress", "all by network")
+    found = {}
+    for step in range(12):
+        train_steps(pipeline, range(step, step + 1))
+        if calls:
+            found[step] = calls[0]  # one search may use the other
+            calls.clear()
+    assert found == expected
+
+
+def test_images_that_the_inversion_network_gets_wrong_are_looked_up(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch):
+    """All of them if need be: it may have learned nothing."""
+    pipeline = build_pipeline(pipeline_config(tiny_scene, "adversarial"))
+    search, image_set = pipeline.pose_search, pipeline.scene.image_set
+    everyone, side = torch.arange(len(image_set)), search.config.image_side
+    good, _ = search.top_poses(image_set, 1)
+    nonsense = good[:1, 0].expand(len(image_set), -1, -1)
+    cost = search.costs.at(image_set, everyone, nonsense, side)
+    monkeypatch.setattr(pipeline.pose_updates, "_regress", lambda image_set: nonsense)
+    pipeline.pose_updates.apply(pipeline.schedule.at(3))
+    found = pipeline.cameras.poses("train")
+    moved = (found - nonsense).abs().amax(dim=(1, 2)) > 1e-3
+    assert int(moved.sum()) > len(image_set) // 2
+    better = search.costs.at(image_set, everyone, found, side)
+    assert bool((better[moved] < cost[moved]).all())
+
+
+def test_images_that_are_left_out_train_nothing(tiny_scene: Path):
+    config = PhaseScheduleConfig(**{**SCHEDULE, "leave_out_rounds": 3, "leave_out_steps": 2})
+    pipeline = build_pipeline(pipeline_config(tiny_scene, "transport", schedule=config))
+    schedule = pipeline.schedule
+    train_steps(pipeline, range(schedule.phase_a_end + 2))
+    for step in range(schedule.phase_a_end + 2, schedule.phase_b_start):
+        pipeline.zero_grad(set_to_none=True)
+        pipeline.get_train_loss_dict(step)[1]["photometric_loss"].backward()
+        gradient = pipeline.cameras.codes.grad
+        assert gradient is not None
+        left_out = pipeline.leave_out.left_out
+        assert 0 < left_out.sum() < len(left_out)
+        assert (gradient[left_out] == 0).all() and (gradient[~left_out] != 0).any(dim=1).all()
+    pipeline.get_train_loss_dict(schedule.phase_b_start)
+    assert not pipeline.leave_out.left_out.any()
+
+
+@pytest.mark.parametrize("are_replaced", [True, False])
+def test_optimizers_begin_anew_where_trials_replaced_the_field(
+    tiny_scene: Path, tmp_path: Path, monkeypatch: Any, are_replaced: bool
+):
+    config = trainer_config(tiny_scene, tmp_path, max_num_iterations=7)
+    config.pipeline.schedule = PhaseScheduleConfig(**{**SCHEDULE, "pose_trial_rounds": 2})
+    trainer = build_trainer(config)
+    pipeline = trainer.pipeline
+    trials, render, asked, momenta = pipeline.pose_updates._trials, pipeline.model.render, [], []
+
+    def replaced(rounds: int) -> bool:
+        asked.append(rounds)
+        return are_replaced
+
+    def rendering(rays: Any) -> Any:
+        if len(momenta) < len(asked):
+            momenta.append(sum(len(optimizer.state) for optimizer in trainer.optimizers.optimizers.values()))
+        return render(rays)
+
+    monkeypatch.setattr(trials, "run", replaced)
+    monkeypatch.setattr(pipeline.model, "render", rendering)
+    trainer.train()
+    assert asked == [2], "once, where phase B begins"
+    assert len(momenta) == 1 and (momenta[0] == 0) == are_replaced
+
+
+def test_trials_leave_no_gradients(tiny_scene: Path):
+    """Their rays depend on the run's focal lengths, which the step after them would move."""
+    pipeline = build_pipeline(pipeline_config(tiny_scene, focal_length="shared"))
+    pipeline.pose_updates._trials.run(1)
+    assert all(parameter.grad is None for parameter in pipeline.parameters())
+    assert torch.isfinite(pipeline.cameras.poses("train")).all()
