@@ -8,7 +8,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple, Optional
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Names of glibc's mallopt parameters."""
@@ -75,12 +75,12 @@ class IdleTeam:
     times less while it has more threads than there are cores, which anybody can bring about.
     """
 
-    def __init__(self, libgomp: ctypes.CDLL) -> None:
+    def __init__(self, libraries: Sequence[ctypes.CDLL]) -> None:
         """
         Args:
-            libgomp: the library that torch uses.
+            libraries: each copy of libgomp that is loaded; torch's and numba's threads may be of different ones.
         """
-        self._parallel = libgomp.GOMP_parallel
+        self._libraries = libraries
         self._free = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)
         self._done: Optional[threading.Event] = None
 
@@ -103,8 +103,9 @@ class IdleTeam:
             self._done = None
 
     def _hold(self, done: threading.Event, begun: threading.Event) -> None:
-        # Each thread does free(NULL), which is nothing.
-        self._parallel(self._free, None, ctypes.c_uint(os.cpu_count() or 1), ctypes.c_uint(0))
+        for library in self._libraries:
+            # Each thread does free(NULL), which is nothing.
+            library.GOMP_parallel(self._free, None, ctypes.c_uint(os.cpu_count() or 1), ctypes.c_uint(0))
         begun.set()
         done.wait()
 
@@ -136,14 +137,14 @@ class CoreSharing:
             self._team.stop()
 
 
-def loaded_libgomp() -> Optional[ctypes.CDLL]:
-    """GNU's OpenMP library if this process has loaded it (torch's wheels for Linux bring it), else None."""
+def loaded_libgomps() -> List[ctypes.CDLL]:
+    """Each copy of GNU's OpenMP library that this process has loaded; torch's wheels for Linux bring one."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
-        return None
-    paths = [line.split(maxsplit=5)[5] for line in lines if "/libgomp" in line]
-    return ctypes.CDLL(paths[0]) if paths else None
+        return []
+    paths = {line.split(maxsplit=5)[5] for line in lines if "/libgomp" in line}
+    return [ctypes.CDLL(path) for path in sorted(paths)]
 
 
 @contextmanager
@@ -152,12 +153,12 @@ def shared_cores() -> Iterator[None]:
 
     Nothing happens without libgomp, on one core, or where the environment says how threads are to wait.
     """
-    libgomp = loaded_libgomp()
+    libraries = loaded_libgomps()
     said = any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
-    if libgomp is None or said or (os.cpu_count() or 1) == 1:
+    if not libraries or said or (os.cpu_count() or 1) == 1:
         yield
         return
-    team, ended = IdleTeam(libgomp), threading.Event()
+    team, ended = IdleTeam(libraries), threading.Event()
 
     def watch() -> None:
         sharing = CoreSharing(team)
