@@ -20,6 +20,7 @@ from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIn
 from nerfstudio.model_components.ray_generators import RayGenerator
 from torch import Tensor
 
+from gnerf_ns.data.content import check_content
 from gnerf_ns.data.dataparser import (
     GROUND_TRUTH_KEY,
     HAS_CALIBRATION_KEY,
@@ -116,7 +117,6 @@ WITHOUT_EFFECT = (
     "images_on_gpu",
     "masks_on_gpu",
     "patch_size",
-    "pixel_sampler",
 )
 """Options of nerfstudio's datamanager."""
 
@@ -213,18 +213,25 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
         """All held-out images, read at the first use."""
         return ImageStack.from_dataset(self.eval_dataset, self.device)
 
+    def _read_files(self) -> None:
+        """Read everything before a training starts: what cannot be used must end it now, and files may change later."""
+        train, held_out = self.train_dataset, self.eval_dataset
+        check_content(
+            [self.train_images, self.eval_images],
+            [*train.image_filenames, *held_out.image_filenames],
+            [*(train.mask_filenames or []), *(held_out.mask_filenames or [])] or None,
+        )
+        _ = self.run_images
+
     def setup_train(self) -> None:
         """Sets up what ``next_train`` needs."""
         if self.test_mode == "val":
-            # A broken image must end a training before it starts, and a file may change while it runs.
-            _ = self.train_images, self.run_images
+            self._read_files()
         self.train_pixel_sampler = self._get_pixel_sampler(self.train_dataset, self.config.train_num_rays_per_batch)
         self.train_ray_generator = RayGenerator(self.train_dataset.cameras.to(self.device))
 
     def setup_eval(self) -> None:
         """Sets up what ``next_eval`` and the evaluation of whole images need."""
-        if self.test_mode == "val":
-            _ = self.eval_images
         self.eval_pixel_sampler = self._get_pixel_sampler(self.eval_dataset, self.config.eval_num_rays_per_batch)
         self.eval_ray_generator = RayGenerator(self.eval_dataset.cameras.to(self.device))
         self.fixed_indices_eval_dataloader = FixedIndicesEvalDataloader(self.eval_dataset, device=self.device)
@@ -244,7 +251,11 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
         self, images: ImageStack, sampler: Optional[PixelSampler], ray_generator: RayGenerator
     ) -> Tuple[RayBundle, Dict]:
         assert sampler is not None
-        batch = sampler.sample({"image": images.pixels, "image_idx": torch.arange(len(images))})
+        batch = {"image": images.pixels, "image_idx": torch.arange(len(images))}
+        inside = images.validity(images.height, images.width)
+        if inside is not None:  # no pixels of padding
+            batch["mask"] = inside[..., None] > 0
+        batch = sampler.sample(batch)
         alpha_color = self.train_dataparser_outputs.alpha_color
         if alpha_color is None:
             batch["image"] = batch["image"].float() / 255

@@ -1,15 +1,14 @@
-import dataclasses
 import json
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
+from typing import Tuple
 
 import numpy as np
 import pytest
 import torch
 import tyro
 import yaml
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
@@ -19,21 +18,36 @@ from torch import Tensor
 
 from gnerf_ns.data.datamanager import UnposedDataManager, UnposedDataManagerConfig
 from gnerf_ns.data.dataparser import UnposedDataParserConfig
+from gnerf_ns.data.dataset import UnposedDataset
+from gnerf_ns.data.orientation import ORIENTATIONS_KEY
 from gnerf_ns.utils.errors import InputError
 
 
 def config_for(data: Path, **options) -> UnposedDataManagerConfig:
-    return UnposedDataManagerConfig(
-        data=data, train_num_rays_per_batch=64, eval_num_rays_per_batch=16, **{"max_image_side": 16, **options}
-    )
+    return UnposedDataManagerConfig(data=data, eval_num_rays_per_batch=16, **{"max_image_side": 16, **options})
 
 
 def random_poses(count: int, seed: int = 0) -> Tensor:
     return torch.randn(count, 3, 4, generator=torch.Generator().manual_seed(seed))
 
 
+def random_cameras(dataset: UnposedDataset, seed: int = 0) -> Cameras:
+    """The dataset's, with poses and focal lengths of their own."""
+    cameras = dataset.given_cameras[...]
+    cameras.camera_to_worlds = random_poses(len(dataset), seed)
+    cameras.fx, cameras.fy = 1.5 * cameras.fx, 1.25 * cameras.fy
+    return cameras
+
+
+def publish(manager: UnposedDataManager) -> Tuple[Cameras, Cameras]:
+    cameras = random_cameras(manager.train_dataset), random_cameras(manager.eval_dataset, seed=1)
+    manager.publish_cameras(*cameras)
+    return cameras
+
+
 def test_batches(blender_folder: Path):
     manager: UnposedDataManager = config_for(blender_folder).setup()
+    manager.report_rays_per_step(64)
     assert isinstance(manager, VanillaDataManager), "ns-render spiral and ns-export insist on it"
     assert manager.train_images.pixels.shape == (8, 16, 16, 4) and manager.eval_images.pixels.shape == (4, 16, 16, 4)
     bundle, batch = manager.next_train(0)
@@ -47,7 +61,7 @@ def test_batches(blender_folder: Path):
     camera, batch = manager.next_eval_image(0)
     assert camera.shape == (1,) and batch["image"].shape == (16, 16, 3)
     assert len(list(manager.fixed_indices_eval_dataloader)) == 4
-    assert manager.train_dataset.metadata == {"num_eval_images": 4}
+    assert manager.train_dataset.metadata["num_eval_images"] == 4
     assert manager.get_train_rays_per_batch() == 64 and manager.get_eval_rays_per_batch() == 16
 
 
@@ -170,7 +184,8 @@ def test_colmap(nerfstudio_folder: Path):
     manager = config_for(nerfstudio_folder, dataparser=parser).setup()
     assert len(manager.train_dataset) + len(manager.eval_dataset) == 16
     assert manager.train_ground_truth.shape == (len(manager.train_dataset), 3, 4)
-    assert manager.train_dataset.metadata.keys() == {"num_eval_images"}  # the reconstructed points are truth as well
+    # The reconstructed points are truth as well.
+    assert manager.train_dataset.metadata.keys() == {"num_eval_images", ORIENTATIONS_KEY}
 
 
 def test_one_held_out_split_in_all_modes(blender_folder: Path):
@@ -185,11 +200,10 @@ def test_one_held_out_split_in_all_modes(blender_folder: Path):
 
 
 @pytest.mark.parametrize("test_mode", ["val", "test", "inference"])
-def test_published_poses_reach_every_copy(blender_folder: Path, test_mode, monkeypatch):
+def test_published_cameras_reach_every_copy(blender_folder: Path, test_mode, monkeypatch):
     config = config_for(blender_folder)
     manager: UnposedDataManager = config.setup(test_mode=test_mode)
-    train, held_out = random_poses(8), random_poses(4, seed=1)
-    manager.publish_poses(train, held_out)
+    train, held_out = publish(manager)
     places = {
         "train_dataset": (manager.train_dataset, train),
         "eval_dataset": (manager.eval_dataset, held_out),
@@ -203,42 +217,77 @@ def test_published_poses_reach_every_copy(blender_folder: Path, test_mode, monke
         places["eval_dataloader"] = (manager.eval_dataloader, held_out)
         places["fixed_indices_eval_dataloader"] = (manager.fixed_indices_eval_dataloader, held_out)
         bundle, batch = manager.next_train(0)
-        torch.testing.assert_close(bundle.origins, train[batch["indices"][:, 0], :, 3])
+        torch.testing.assert_close(bundle.origins, train.camera_to_worlds[batch["indices"][:, 0], :, 3])
         camera, _ = next(iter(manager.fixed_indices_eval_dataloader))
-        torch.testing.assert_close(camera.camera_to_worlds, held_out[:1])
-    for name, (holder, expected) in places.items():
-        torch.testing.assert_close(holder.cameras.camera_to_worlds, expected, msg=name)
+        torch.testing.assert_close(camera.camera_to_worlds, held_out.camera_to_worlds[:1])
+    for place, (holder, expected) in places.items():
+        for name in ("camera_to_worlds", "fx", "fy", "cx", "cy"):
+            torch.testing.assert_close(getattr(holder.cameras, name), getattr(expected, name), msg=place)
     # What `ns-render dataset` does: new datamanagers from the same config, without set-up.
     with monkeypatch.context() as patch:
         patch.setattr(config._target, "setup_train", lambda self: None)
         patch.setattr(config._target, "setup_eval", lambda self: None)
         again = config.setup(test_mode="test")
-    torch.testing.assert_close(again.train_dataset.cameras.camera_to_worlds, train)
-    torch.testing.assert_close(again.eval_dataset.cameras.camera_to_worlds, held_out)
+    torch.testing.assert_close(again.train_dataset.cameras.camera_to_worlds, train.camera_to_worlds)
+    torch.testing.assert_close(again.eval_dataset.cameras.fx, held_out.fx)
     full = config.setup(test_mode="val")
-    torch.testing.assert_close(full.fixed_indices_eval_dataloader.cameras.camera_to_worlds, held_out)
+    torch.testing.assert_close(full.fixed_indices_eval_dataloader.cameras.camera_to_worlds, held_out.camera_to_worlds)
 
 
-def test_published_poses_are_copies(blender_folder: Path):
+def test_published_cameras_are_copies(blender_folder: Path):
     manager = config_for(blender_folder).setup()
-    poses = random_poses(8).requires_grad_()
-    manager.publish_poses(poses)
+    cameras = random_cameras(manager.train_dataset)
+    poses = cameras.camera_to_worlds = random_poses(8).requires_grad_()
+    manager.publish_cameras(cameras)
     with torch.no_grad():
         poses.zero_()
     published = manager.train_dataset.cameras.camera_to_worlds
     assert published.any() and not published.requires_grad
-    held_out = random_poses(4)
-    manager.publish_poses(random_poses(8), held_out)
-    manager.publish_poses(random_poses(8))
-    torch.testing.assert_close(manager.config.published_poses.eval, held_out)
+    _, held_out = publish(manager)
+    manager.publish_cameras(random_cameras(manager.train_dataset))
+    torch.testing.assert_close(manager.config.published_cameras.eval.camera_to_worlds, held_out.camera_to_worlds)
 
 
-def test_poses_for_other_images(blender_folder: Path, nerfstudio_folder: Path):
+def test_cameras_of_other_images(blender_folder: Path, nerfstudio_folder: Path):
+    """Such as those of `ns-render dataset --data OTHER`."""
     config = config_for(blender_folder)
-    config.setup().publish_poses(random_poses(8), random_poses(4))
+    publish(config.setup())
     config.data = nerfstudio_folder
-    with pytest.raises(InputError, match="8 training images, but the data has 14"):
+    with pytest.raises(InputError, match="none of its 12 images is among the 16 that are there"):
         config.setup()
+
+
+def test_cameras_of_as_many_other_images(blender_folder: Path, tmp_path: Path):
+    config = config_for(blender_folder)
+    publish(config.setup())
+    config.data = tmp_path / "copy"
+    shutil.copytree(blender_folder, config.data)
+    config.setup()
+    first, second = sorted((config.data / "train").iterdir())[:2]
+    shutil.copy(first, second)
+    with pytest.raises(InputError, match=f"train/{second.name} has other content"):
+        config.setup()
+
+
+def test_cameras_of_another_number_of_images(blender_folder: Path):
+    manager = config_for(blender_folder).setup()
+    with pytest.raises(InputError, match="There are poses for 4 training images, but the data has 8 of them"):
+        manager.publish_cameras(manager.eval_dataset.given_cameras)
+
+
+@pytest.mark.parametrize("test_mode", ["val", "inference"])
+def test_checkpoints_are_told_which_images_they_are_of(blender_folder: Path, test_mode: str):
+    manager = config_for(blender_folder).setup(test_mode=test_mode)
+    state = manager.state_dict()["_extra_state"]
+    assert [Path(name).parts[0] for name, _ in state["train"] + state["held_out"]] == ["train"] * 8 + ["test"] * 4
+    assert state["folder"] == str(blender_folder)
+    manager.load_state_dict({"_extra_state": state})
+
+
+def test_files_that_change_while_they_are_trained_on_are_known_as_they_were(blender_folder: Path):
+    manager = config_for(blender_folder).setup(test_mode="val")
+    (blender_folder / "train").rename(blender_folder / "elsewhere")
+    assert len(manager.state_dict()["_extra_state"]["train"]) == 8
 
 
 def test_no_held_out_images(blender_folder: Path):
@@ -247,12 +296,14 @@ def test_no_held_out_images(blender_folder: Path):
     manager = config_for(blender_folder, dataparser=UnposedDataParserConfig(eval_interval=0)).setup()
     assert len(manager.train_dataset) == 8 and len(manager.eval_dataset) == 0
     assert len(manager.eval_images) == 0
-    manager.publish_poses(random_poses(8), random_poses(0))
+    publish(manager)
+    manager.report_rays_per_step(64)
     assert manager.next_train(0)[1]["image"].shape == (64, 3)
 
 
 def test_alpha_color_none_hands_on_rgba(blender_folder: Path):
     manager = config_for(blender_folder, dataparser=UnposedDataParserConfig(alpha_color=None)).setup()
+    manager.report_rays_per_step(64)
     assert manager.next_train(0)[1]["image"].shape == (64, 4)
     assert manager.next_eval_image(0)[1]["image"].shape == (16, 16, 4)
 
@@ -264,6 +315,30 @@ def test_a_broken_image_ends_a_training_before_it_starts(image_folder):
     with pytest.raises(InputError, match=r"view_04\.png cannot be decoded"):
         config_for(folder).setup(test_mode="val")
     config_for(folder).setup(test_mode="inference")  # opening a finished run reads no image
+
+
+def test_pixels_are_drawn_inside_padded_images(image_folder):
+    folder = image_folder()
+    for path in list(folder.glob("*.png"))[::2]:
+        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path)
+    manager = config_for(folder, max_image_side=32).setup()
+    manager.report_rays_per_step(2000)
+    assert manager.train_images.extents is not None
+    for images, (_, batch) in (
+        (manager.train_images, manager.next_train(0)),
+        (manager.eval_images, manager.next_eval(0)),
+    ):
+        index, row, column = batch["indices"].T
+        inside = images.validity(images.height, images.width)
+        assert inside is not None and bool((inside[index, row, column] > 0).all())
+
+
+def test_what_images_show_is_looked_at_before_a_training(image_folder):
+    folder = image_folder()
+    for path in folder.glob("*.png"):
+        Image.new("RGB", (32, 24), "gray").save(path)
+    with pytest.raises(InputError, match="All 10 images are of a single color"):
+        config_for(folder).setup(test_mode="val")
 
 
 def test_a_mask_of_another_size(image_folder):
@@ -280,12 +355,12 @@ def test_config_survives_yaml(blender_folder: Path, monkeypatch):
     monkeypatch.chdir(blender_folder.parent)
     config = config_for(Path("blender"), dataparser=UnposedDataParserConfig(fov_deg=33.0))
     text = yaml.dump(config)
-    config.setup().publish_poses(random_poses(8), random_poses(4))
+    publish(config.setup())
     assert "published" not in yaml.dump(config), "poses belong to the checkpoint"
     monkeypatch.chdir("/")
     loaded = yaml.load(text, Loader=yaml.Loader)
     assert loaded.max_image_side == 16 and loaded.dataparser.fov_deg == 33.0
-    assert loaded.data == blender_folder and loaded.published_poses is None
+    assert loaded.data == blender_folder and loaded.published_cameras is None
     assert yaml.dump(loaded) == text
     assert len(loaded.setup().train_dataset) == 8
 
@@ -298,7 +373,25 @@ def test_command_line_has_our_options_and_not_the_poses(capsys):
     assert isinstance(tyro.cli(UnposedDataManagerConfig, args=[]).dataparser, UnposedDataParserConfig)
     with pytest.raises(SystemExit):
         tyro.cli(UnposedDataManagerConfig, args=["--help"])
-    assert "published" not in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "--max-image-side" in shown and "rays-per-step" in shown
+    for name in ("published", "pixel-sampler", "patch-size", "sample-from", "repeat-images", "image-indices", "on-gpu"):
+        assert name not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("train_num_rays_per_batch", 4096),
+        ("train_num_images_to_sample_from", 10),
+        ("patch_size", 8),
+        ("images_on_gpu", True),
+    ],
+)
+def test_options_without_effect_are_refused(blender_folder: Path, name: str, value):
+    with pytest.raises(InputError, match=f"--pipeline.datamanager.{name.replace('_', '-')} has no effect") as error:
+        config_for(blender_folder, **{name: value}).setup()
+    assert "--pipeline.photometric.rays-per-step" in str(error.value)
 
 
 def test_default_image_side_follows_the_machine(monkeypatch):
@@ -307,18 +400,3 @@ def test_default_image_side_follows_the_machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert UnposedDataManagerConfig().max_image_side == 800
     assert isinstance(UnposedDataManagerConfig().dataparser, UnposedDataParserConfig)
-    assert "published_poses" in {field.name for field in dataclasses.fields(UnposedDataManagerConfig)}
-
-
-def test_bad_input_ends_a_command_with_one_sentence(tmp_path: Path):
-    script = (
-        "import sys; from pathlib import Path\n"
-        "from gnerf_ns.data.datamanager import UnposedDataManagerConfig\n"
-        "UnposedDataManagerConfig(data=Path(sys.argv[1])).setup()"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "nowhere")], capture_output=True, text=True, env=dict(os.environ)
-    )
-    assert result.returncode == 1
-    assert result.stderr.strip().splitlines()[-1].startswith("There is no folder")
-    assert "Traceback" not in result.stderr
