@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from gnerf_ns.data.dataset import MIN_SHRUNK_SIDE
+from gnerf_ns.data.dataset import MIN_IMAGE_SIDE, MIN_SHRUNK_SIDE
 from gnerf_ns.data.image_set import ImageStack
 from gnerf_ns.data.images import ImageSize, has_labels
 from gnerf_ns.data.orientation import read_header
@@ -29,8 +29,10 @@ _SIGNATURE_SIDE = 12
 # How much the brightness of 12x12 parts may differ, as root mean square and at most, in terms of its spread.
 # Thumbnails, and JPEG copies of small images, differ by as much as views half a degree apart; but copies in files of
 # the same format and size hardly differ at all.
-_COPY_OF_SAME_KIND = (0.01, 0.04)
+_COPY_OF_SAME_KIND = (0.015, 0.06)
 _COPY_OF_OTHER_KIND = (0.038, 0.15)
+_ALL_THE_SAME = (0.06, 0.3)
+"""Not even views from one side only are all that similar."""
 _LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
@@ -67,6 +69,12 @@ def check_content(
     Raises:
         InputError: images are too small, show nothing, or are all the same; masks are empty or inverted.
     """
+    tiny = [file for file in image_files if min(read_header(file).size) < MIN_IMAGE_SIDE]
+    if tiny:
+        raise InputError(
+            f"{len(tiny)} of {len(image_files)} images have less than {MIN_IMAGE_SIDE} pixels on a side "
+            f"({named(tiny)}), too few to tell poses; replace or remove them."
+        )
     remaining = iter(image_files)
     looks = [look for stack in stacks for look in _looks(stack, list(islice(remaining, len(stack))))]
     _check_masks(looks, image_files, mask_files)
@@ -112,11 +120,11 @@ def _check_masks(looks: Sequence[_Look], images: Sequence[Path], masks: Optional
 
 
 def _check_brightness(looks: Sequence[_Look], files: Sequence[Path]) -> None:
-    flat = [file for file, look in zip(files, looks, strict=True) if look.is_flat]
-    dark = [file for file, look in zip(files, looks, strict=True) if look.is_dark and not look.is_flat]
+    dark = [file for file, look in zip(files, looks, strict=True) if look.is_dark]
+    flat = [file for file, look in zip(files, looks, strict=True) if look.is_flat and not look.is_dark]
     if len(flat) == len(files):
         raise InputError(f"All {len(files)} images are of a single color, like {files[0]}; they show nothing.")
-    if len(flat) + len(dark) == len(files):
+    if len(dark) == len(files):
         sentence = (
             f"No image is brighter than 10 %, like {dark[0]}; brighten them (values of 10 or 12 bits in files of 16 "
             "bits are to be scaled to 16)."
@@ -131,15 +139,15 @@ def _check_brightness(looks: Sequence[_Look], files: Sequence[Path]) -> None:
 
 
 def _check_copies(looks: Sequence[_Look], files: Sequence[Path]) -> None:
-    groups = [[index for index in group if not looks[index].is_flat] for group in _groups_of_copies(looks, files)]
-    copies = [group for group in groups if len({files[index] for index in group}) > 1]
-    if copies and len(copies[0]) == len(files):
+    signatures = np.stack([look.signature for look in looks])
+    if _are_copies(signatures, signatures[0], np.array(_ALL_THE_SAME)[:, None]).all():
         raise InputError(f"All {len(files)} images are the same image, like {named(files)}; take them from all around.")
-    count = sum(len(group) for group in copies)
+    groups = [[index for index in group if not looks[index].is_flat] for group in _groups_of_copies(signatures, files)]
+    copies = [group for group in groups if len({files[index] for index in group}) > 1]
     if copies:
         remark(
-            f"{count} of {len(files)} images come more than once ({_listed(copies, files)}): copies are trained on and "
-            "held out at the same time; keep one of each."
+            f"{sum(map(len, copies))} of {len(files)} images come more than once ({_listed(copies, files)}): copies "
+            "are trained on and held out at the same time; keep one of each."
         )
     same_stem = [group for group in _groups_of_stems(files) if group not in copies]
     if same_stem:
@@ -161,23 +169,30 @@ def _groups_of_stems(files: Sequence[Path]) -> List[List[int]]:
     return [group for group in by_stem.values() if len({files[index] for index in group}) > 1]
 
 
-def _groups_of_copies(looks: Sequence[_Look], files: Sequence[Path]) -> Iterator[List[int]]:
+def _groups_of_copies(signatures: Float[np.ndarray, "images cells"], files: Sequence[Path]) -> Iterator[List[int]]:
     """Images that are copies of the first of each group."""
-    signatures = np.stack([look.signature for look in looks])
-    spread = signatures.std(axis=1)
     kinds = {kind: number for number, kind in enumerate({_kind(file) for file in files})}
     kind_of = np.array([kinds[_kind(file)] for file in files])
-    grouped = np.zeros(len(looks), dtype=bool)
-    for index in range(len(looks)):
-        if grouped[index]:
-            continue
-        differences = np.abs(signatures - signatures[index]) / np.maximum(spread, spread[index]).clip(1e-6)[:, None]
-        rms, largest = np.where(
-            kind_of == kind_of[index], *np.array([_COPY_OF_SAME_KIND, _COPY_OF_OTHER_KIND])[:, :, None]
-        )
-        is_copy = ((differences**2).mean(axis=1) <= rms**2) & (differences.max(axis=1) <= largest) & ~grouped
-        grouped |= is_copy
-        yield np.flatnonzero(is_copy).tolist()
+    tolerances = np.array([_COPY_OF_SAME_KIND, _COPY_OF_OTHER_KIND])
+    grouped = np.zeros(len(files), dtype=bool)
+    for index in range(len(files)):
+        if not grouped[index]:
+            tolerance = tolerances[(kind_of != kind_of[index]).astype(int)].T
+            is_copy = _are_copies(signatures, signatures[index], tolerance) & ~grouped
+            grouped |= is_copy
+            yield np.flatnonzero(is_copy).tolist()
+
+
+def _are_copies(
+    signatures: Float[np.ndarray, "images cells"],
+    signature: Float[np.ndarray, "cells"],
+    tolerance: Float[np.ndarray, "2 #images"],
+) -> Bool[np.ndarray, "images"]:
+    """Which images differ from one by no more than a root mean square, and a maximum."""
+    spread = np.maximum(signatures.std(axis=1), signature.std()).clip(1e-6)
+    differences = np.abs(signatures - signature) / spread[:, None]
+    rms, largest = tolerance
+    return (np.sqrt((differences**2).mean(axis=1)) <= rms) & (differences.max(axis=1) <= largest)
 
 
 def _kind(file: Path) -> Tuple[str, ImageSize]:

@@ -154,8 +154,8 @@ def _masks_beside(images: Sequence[Path], are_used: bool) -> Dict[Path, Path]:
         lacking = [image for image in images if image not in masks]
         if lacking:
             raise InputError(
-                f"{len(lacking)} of {len(images)} images have no mask beside them like the others' "
-                f"{next(iter(masks.values())).name} ({named(lacking)}); give every image one, or none."
+                f"There is no mask beside {named(lacking)}, while {len(masks)} other images have one, like "
+                f"{next(iter(masks.values())).name}; give every image one, or none."
             )
     return masks
 

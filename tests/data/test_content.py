@@ -42,6 +42,15 @@ def named_files(count: int, pattern: str = "p{:02d}.png") -> List[Path]:
     return [Path(pattern.format(index)) for index in range(count)]
 
 
+def written(folder: Path, names: Sequence[Path]) -> List[Path]:
+    """Files whose size matters, not what they show."""
+    files = [folder / name for name in names]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        Image.new("L", (32, 24)).save(file)
+    return files
+
+
 @pytest.fixture
 def check(tmp_path: Path) -> Callable[..., None]:
     """As of a run that holds the first two images out."""
@@ -49,10 +58,7 @@ def check(tmp_path: Path) -> Callable[..., None]:
     def check_all(
         pixels: np.ndarray, names: Optional[Sequence[Path]] = None, masks: Optional[Sequence[Path]] = None
     ) -> None:
-        files = [tmp_path / name for name in names or named_files(len(pixels))]
-        for file in files:  # whose sizes matter, not what they show
-            file.parent.mkdir(exist_ok=True)
-            Image.new("L", (32, 24)).save(file)
+        files = written(tmp_path, named_files(len(pixels)) if names is None else names)
         stacks = [ImageStack(torch.from_numpy(part)) for part in (pixels[2:], pixels[:2])]
         check_content(stacks, [*files[2:], *files[:2]], None if masks is None else [*masks[2:], *masks[:2]])
 
@@ -66,19 +72,18 @@ def test_nothing_is_said_of_good_images(channels: int, said, check):
 
 
 def test_no_held_out_images(tmp_path: Path, said):
-    file = tmp_path / "a.png"
-    Image.new("L", (32, 24)).save(file)
-    check_content([ImageStack(torch.from_numpy(views())), ImageStack(torch.empty(0, 24, 32, 3).byte())], [file] * 6)
+    stacks = [ImageStack(torch.from_numpy(views())), ImageStack(torch.empty(0, 24, 32, 3).byte())]
+    check_content(stacks, written(tmp_path, named_files(6)))
     assert not said()
 
 
-@pytest.mark.parametrize("color", [0, 100, 255])
-def test_images_of_a_single_color(color: int, said, check):
+@pytest.mark.parametrize("color", [100, 255])
+def test_images_of_a_single_color(color: int, check, said):
     pixels = views()
     pixels[[0, 3]] = color
     check(pixels)
     assert said() == ["2 of 6 images are of a single color (p03.png, p00.png); they show nothing."]
-    pixels[:] = np.random.default_rng(0).integers(color - color // 100, color + (color < 255), pixels.shape)
+    pixels[:] = np.random.default_rng(0).integers(color - 2, color + 1, pixels.shape)
     with pytest.raises(InputError, match=r"All 6 images are of a single color, like .*p02\.png"):
         check(pixels)
 
@@ -90,6 +95,9 @@ def test_dark_images(said, check):
     assert said() == ["4 of 6 images are nearly black (p02.png, p03.png, p00.png and 1 more)."]
     pixels[4:] //= 16
     with pytest.raises(InputError, match=r"No image is brighter than 10 %, like .*p02\.png; brighten them .*12 bits"):
+        check(pixels)
+    pixels //= 4
+    with pytest.raises(InputError, match=r"No image is brighter than 10 %"):
         check(pixels)
 
 
@@ -193,7 +201,7 @@ def test_views_close_together_are_no_copies(check, said):
 
 def test_the_same_image_only(check):
     pixels = views()
-    pixels[:] = pixels[:1]
+    pixels[:] = pixels[:1] ^ np.random.default_rng(0).integers(0, 16, pixels.shape, dtype=np.uint8)  # compressed, say
     with pytest.raises(
         InputError, match=r"All 6 images are the same image, like .*p02\.png, .*; take them from all aro"
     ):
@@ -232,11 +240,19 @@ def test_padding_does_not_count(tmp_path: Path, said):
     stack.pixels[0, 6:18], stack.pixels[2, 6:18], stack.pixels[1, :, 6:18] = 200, 200, 200
     stack.pixels[..., 3] = 255 * (stack.pixels[..., 0] > 0)
     with pytest.raises(InputError, match="All 3 images are of a single color"):
-        check_content([stack], named_files(3))
+        check_content([stack], written(tmp_path, named_files(3)))
 
 
-def test_strips_among_other_images():
+def test_tiny_images_are_refused_if_held_out_as_well(tmp_path: Path):
+    names = [tmp_path / f"p{index}.png" for index in range(6)]
+    for index, file in enumerate(names):
+        Image.new("L", (8, 32) if index == 5 else (32, 24)).save(file)
+    with pytest.raises(InputError, match=r"1 of 6 images have less than 16 pixels on a side \(p5\.png\)"):
+        check_content([ImageStack(torch.from_numpy(views()))], names)
+
+
+def test_strips_among_other_images(tmp_path: Path):
     extents = torch.tensor([[1.0, 1.0], [1.0, 0.25], [1.0, 1.0]])
     stack = ImageStack(torch.from_numpy(views(3)), extents)
     with pytest.raises(InputError, match=r"p01\.png is shrunk to 32x6 pixels"):
-        check_content([stack], named_files(3))
+        check_content([stack], written(tmp_path, named_files(3)))
