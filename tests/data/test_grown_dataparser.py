@@ -10,10 +10,12 @@ import torch
 from analytic_scene import random_poses
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
-from PIL import Image
+from PIL import ExifTags, Image
 
 from gnerf_ns.data.dataparser import GROUND_TRUTH_KEY, UnposedDataParserConfig
+from gnerf_ns.data.dataset import UnposedDataset
 from gnerf_ns.data.grown_dataparser import GrownDataParserConfig
+from gnerf_ns.data.orientation import ORIENTATIONS_KEY
 from gnerf_ns.data.transforms_json import FileFrames, write_transforms_json
 from gnerf_ns.utils.errors import InputError
 
@@ -89,3 +91,32 @@ def test_what_each_training_image_comes_with_and_added_ones_do_not_gets_one_sent
     monkeypatch.setattr(base._target, "_generate_dataparser_outputs", with_depth)
     with pytest.raises(InputError, match=r"entry of depth_filenames, which those of .*localized\.json have not"):
         GrownDataParserConfig(data=tiny_scene, base=base, localized=localized).setup().get_dataparser_outputs("train")
+
+
+@pytest.mark.parametrize("base_has_true_poses", [False, True])
+def test_added_images_are_turned_as_the_run_reads_them(tiny_scene: Path, tmp_path: Path, base_has_true_poses: bool):
+    """Other methods' datasets read pixels as they are stored, ours turn them upright."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(np.zeros((24, 16, 3), np.uint8)).save(tmp_path / "new.png", exif=exif)
+    upright = Cameras(POSES[:1], fx=20.0, fy=21.0, cx=11.0, cy=9.0, width=24, height=16)
+    path = tmp_path / "localized.json"
+    write_transforms_json(path, {"localized": FileFrames(upright, [tmp_path / "new.png"])})
+    config = GrownDataParserConfig(
+        data=tiny_scene, base=BlenderDataParserConfig(), localized=path, base_has_true_poses=base_has_true_poses
+    )
+    outputs = config.setup().get_dataparser_outputs("train")
+    added: Any = outputs.cameras[-1]
+    right, up, backward = POSES[0, :, :3].T
+    if base_has_true_poses:
+        assert ORIENTATIONS_KEY not in outputs.metadata
+        figures, axes = (21.0, 20.0, 9.0, 13.0, 16, 24), torch.stack([-up, right, backward], dim=-1)
+    else:
+        assert outputs.metadata[ORIENTATIONS_KEY] == {}
+        figures, axes = (20.0, 21.0, 11.0, 9.0, 24, 16), POSES[0, :, :3]
+    assert tuple(float(getattr(added, name)) for name in ("fx", "fy", "cx", "cy", "width", "height")) == figures
+    torch.testing.assert_close(added.camera_to_worlds[:, :3], axes)
+    # Either way, ours sees the same upright image with the same camera.
+    dataset = UnposedDataset(outputs)
+    assert (int(dataset.file_cameras.width[-1]), int(dataset.file_cameras.height[-1])) == (24, 16)
+    torch.testing.assert_close(dataset.cameras.camera_to_worlds[-1, :, :3], POSES[0, :, :3])
