@@ -31,7 +31,7 @@ _SIGNATURE_SIDE = 12
 # the same format and size hardly differ at all.
 _COPY_OF_SAME_KIND = (0.015, 0.06)
 _COPY_OF_OTHER_KIND = (0.038, 0.15)
-_ALL_THE_SAME = (0.06, 0.3)
+_ALL_THE_SAME = (0.1, 0.35)
 """Not even views from one side only are all that similar."""
 _LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
