@@ -1,13 +1,16 @@
-"""What all tests share: images of the procedural scene, rendered once, and no downloads."""
+"""What all tests share: images of the procedural scene, rendered once, no downloads, and no plots at every save."""
 
 import os
 from pathlib import Path
 from typing import Iterator, List
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 
+from gnerf_ns.cameras import plots
 from gnerf_ns.demo.scene import ProceduralSceneConfig, render_procedural_scene
+from gnerf_ns.training import evaluation, pipeline
 
 LONGEST = "test_end_to_end.py"
 
@@ -43,3 +46,20 @@ def no_downloads() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lpip, "LearnedPerceptualImagePatchSimilarity", refuse)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blank_plots() -> Iterator[None]:
+    """Plots take longer than all else that a tiny training does; `drawn_plots` has them back."""
+    blank = np.zeros((8, 12, 3), dtype=np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "plot_cameras", lambda *arguments: blank)
+        patch.setattr(pipeline, "plot_pose_distribution", lambda *arguments: blank)
+        yield
+
+
+@pytest.fixture
+def drawn_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test whose plots are those of a real run."""
+    monkeypatch.setattr(evaluation, "plot_cameras", plots.plot_cameras)
+    monkeypatch.setattr(pipeline, "plot_pose_distribution", plots.plot_pose_distribution)

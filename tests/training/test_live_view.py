@@ -1,8 +1,8 @@
-"""The live view in a real viewer of nerfstudio's, watched by a made-up visitor."""
+"""The live view in a real viewer of nerfstudio's, watched by a made-up visitor; and what it says of the training."""
 
 import math
 from types import SimpleNamespace
-from typing import Optional
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -17,8 +17,9 @@ from nerfstudio.viewer.viewer import Viewer
 from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
 from torch import nn
 
+from gnerf_ns.cameras.learned_cameras import LearnedCameras
 from gnerf_ns.cameras.look_at import look_at
-from gnerf_ns.cameras.pose_codec import UpDirection
+from gnerf_ns.data.datamanager import UnposedDataManager
 from gnerf_ns.training.live_view import (
     CPU_MAX_RESOLUTION,
     LiveView,
@@ -27,7 +28,7 @@ from gnerf_ns.training.live_view import (
     frustum_scale,
     viser_pose,
 )
-from gnerf_ns.training.schedule import PhaseScheduleConfig
+from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 
 
 def cameras(count: int, seed: int) -> Cameras:
@@ -39,17 +40,36 @@ def cameras(count: int, seed: int) -> Cameras:
 Z = torch.tensor([0.0, 0.0, 1.0])
 
 
+SCHEDULE = Schedule.of(PhaseScheduleConfig(phase_a_steps=10, interleaved_steps=6, phase_b_steps=20), 100)
+
+
+class FakeDataManager(UnposedDataManager):
+    """Given cameras, without images."""
+
+    def __init__(self, given: Cameras, held_out: Cameras) -> None:
+        nn.Module.__init__(self)
+        self.includes_time = False
+        self.train_dataset: Any = SimpleNamespace(given_cameras=given)
+        self.eval_dataset: Any = SimpleNamespace(given_cameras=held_out)
+
+
 class FakePipeline(nn.Module):
-    """What the viewer asks of a pipeline, and estimates that a test can change."""
+    """What the viewer asks of a pipeline, with estimates that a test can change."""
 
     def __init__(self, on_cpu: bool = True):
         super().__init__()
-        self.train_cameras = cameras(9, 0)
-        self.held_out_cameras: Optional[Cameras] = None
-        self.datamanager = SimpleNamespace(includes_time=False)
+        given, held_out = cameras(9, 1), cameras(4, 1)
+        self.cameras = LearnedCameras(given, held_out)
+        self.cameras.assign(torch.arange(9), cameras(9, 0).camera_to_worlds)
+        self.datamanager = FakeDataManager(given, held_out)
         self.model = nn.Linear(1, 1)
-        self.live_view = LiveView(lambda: self.train_cameras, lambda: self.held_out_cameras, on_cpu, UpDirection())
-        self.training_status = TrainingStatus(PhaseScheduleConfig())
+        self.live_view = LiveView(self.cameras, self.datamanager, on_cpu)
+        self.training_status = TrainingStatus(lambda: SCHEDULE)
+
+    @property
+    def poses(self) -> torch.Tensor:
+        """Estimated poses of the training images."""
+        return self.cameras.poses("train")
 
 
 class FakeDataset:
@@ -109,7 +129,7 @@ def test_frusta_follow_the_estimate_only_while_somebody_watches(viewer_of):
 
     watch(viewer)
     pipeline.live_view.update()
-    expected = pipeline.train_cameras.camera_to_worlds.double()
+    expected = pipeline.poses.double()
     torch.testing.assert_close(shown_poses(viewer.camera_handles), expected, atol=1e-5, rtol=0)
     assert (before - expected).abs().max() > 0.1
 
@@ -122,17 +142,31 @@ def test_held_out_frusta_appear_with_their_first_estimate_and_move_with_later_on
     assert not pipeline.live_view._held_out_frusta
 
     for seed in (2, 3):
-        pipeline.held_out_cameras = cameras(4, seed)
+        pipeline.cameras.assign_eval(cameras(4, seed).camera_to_worlds, seed)
         pipeline.live_view.update()
         shown = shown_poses(pipeline.live_view._held_out_frusta)
         torch.testing.assert_close(shown, cameras(4, seed).camera_to_worlds.double(), atol=1e-5, rtol=0)
 
 
-def test_no_viewer_costs_nothing():
-    def fail():
-        raise AssertionError("asked for cameras that nobody sees")
+def test_no_viewer_costs_nothing(monkeypatch: pytest.MonkeyPatch):
+    pipeline = FakePipeline()
+    monkeypatch.setattr(LearnedCameras, "estimated", lambda *arguments: pytest.fail("cameras that nobody sees"))
+    pipeline.live_view.update()
 
-    LiveView(fail, fail, True, UpDirection()).update()
+
+def test_frusta_have_the_learned_focal_lengths(viewer_of):
+    pipeline = FakePipeline()
+    pipeline.cameras = LearnedCameras(cameras(9, 1), cameras(4, 1), focal_mode="shared")
+    pipeline.live_view = LiveView(pipeline.cameras, pipeline.datamanager, on_cpu=True)
+    with torch.no_grad():
+        pipeline.cameras.focal_scales.logarithms.fill_(math.log(2.0))
+    pipeline.cameras.assign_eval(cameras(4, 2).camera_to_worlds, 0)
+    viewer = viewer_of(pipeline, ViewerConfig())
+    watch(viewer)
+    viewer.viser_server.scene.add_camera_frustum = draw = Mock(side_effect=viewer.viser_server.scene.add_camera_frustum)
+    pipeline.live_view.update()
+    drawn = [call.kwargs["fov"] for call in draw.call_args_list]
+    assert drawn == pytest.approx([2 * math.atan(30 / 200)] * 4, rel=1e-5)
 
 
 @pytest.mark.parametrize("on_cpu, expected", [(True, CPU_MAX_RESOLUTION), (False, 512)])
@@ -157,7 +191,7 @@ def test_a_visitor_starts_among_the_cameras_and_looks_at_the_object(viewer_of):
     client = Mock(spec=viser.ClientHandle)
     client.atomic, client.camera = Mock(return_value=Mock(__enter__=Mock(), __exit__=Mock())), SimpleNamespace()
     pipeline.live_view._welcome(client)
-    heights = pipeline.train_cameras.camera_to_worlds[:, 2, 3]
+    heights = pipeline.poses[:, 2, 3]
     assert client.camera.position[2] == pytest.approx(7.5 * float(heights.median()), rel=1e-5)
     assert np.linalg.norm(client.camera.position) == pytest.approx(7.5 * 2.8, rel=1e-5)
     assert client.camera.look_at == (0.0, 0.0, 0.0)
@@ -191,3 +225,39 @@ def test_viser_axes_point_forward_and_down():
     np.testing.assert_allclose(positions, [[20.0, 0.0, 0.0]])
     np.testing.assert_allclose(axes[:, 2], [-1.0, 0.0, 0.0], atol=1e-6)
     np.testing.assert_allclose(axes[:, 1], [0.0, 0.0, -1.0], atol=1e-6)
+
+
+# Phase and step
+
+
+@pytest.mark.parametrize(
+    "step, phase, end", [(0, "A", 10), (9, "A", 10), (10, "AB", 16), (11, "AB", 16), (16, "B", 36), (35, "B", 36)]
+)
+def test_says_phase_step_and_end(step, phase, end):
+    status = TrainingStatus(lambda: SCHEDULE)
+    status.report(step)
+    assert status.text.startswith(f"**Phase {phase}**")
+    assert f"Step {step + 1}, phase ends at {end} " in status.text
+
+
+def test_panel_shows_what_was_reported_before_and_after_it_was_built():
+    status = TrainingStatus(lambda: SCHEDULE)
+    server = Mock(spec=viser.ViserServer)
+    server.gui = Mock()
+    markdown = server.gui.add_markdown.return_value = Mock(spec=viser.GuiMarkdownHandle)
+    status.report(3)
+    status.install(server)
+    server.gui.add_markdown.assert_called_once_with(status.text)
+    status.report(20)
+    assert markdown.content == status.text
+    assert "Phase B" in status.text
+
+
+def test_the_status_follows_a_restart_of_phase_a():
+    present = [SCHEDULE]
+    status = TrainingStatus(lambda: present[0])
+    status.report(11)
+    assert "Phase AB" in status.text
+    present[0] = SCHEDULE.begun_anew(11)
+    status.report(11)
+    assert "Phase A**" in status.text and "phase ends at 21" in status.text

@@ -1,3 +1,5 @@
+"""When phase A begins anew, which attempt is kept, and what is forgotten."""
+
 import math
 from pathlib import Path
 from typing import Any, Dict, List
@@ -8,71 +10,74 @@ import torch
 from tiny_run import build_pipeline, build_trainer, pipeline_config, state_of, train_steps, trainer_config
 
 from gnerf_ns.training.restarts import AttemptState, Restarts, RestartsConfig
-from gnerf_ns.training.schedule import PhaseScheduleConfig
+from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 
 
 def seed_at(step: int) -> int:
     return 100 * step
 
 
-@pytest.fixture
-def schedule() -> PhaseScheduleConfig:
-    return PhaseScheduleConfig(phase_a_steps=10, phase_b_steps=100)
+def planned(num_attempts: int = 1, **lengths: Any) -> Schedule:
+    """Ten steps of phase A in each attempt, and a hundred of phase B."""
+    config = PhaseScheduleConfig(**{"phase_a_steps": 10, "phase_b_steps": 100, **lengths})
+    config.phase_a_attempts = num_attempts
+    return Schedule.of(config, 100)
 
 
-def restarts_of(schedule: PhaseScheduleConfig, **options: Any) -> Restarts:
+def restarts_of(schedule: Schedule, **options: Any) -> Restarts:
     return Restarts(RestartsConfig(**options), schedule, Mock(spec=AttemptState), seed_at)
 
 
-def test_only_a_failed_phase_a_begins_anew(schedule: PhaseScheduleConfig):
-    restarts = restarts_of(schedule, min_explained_variance=0.2, max_restarts=1)
+def test_only_a_failed_phase_a_begins_anew():
+    restarts = restarts_of(planned(), min_explained_variance=0.2, max_restarts=1)
     attempt: Any = restarts._attempt
     assert not restarts.after(9, None) and not restarts.after(10, 0.2)
+    assert restarts.schedule == planned()
     attempt.initialize.assert_not_called()
     assert restarts.after(10, 0.19)
     attempt.initialize.assert_called_once_with(seed_at(11))
     attempt.copied.assert_called_once_with()
+    schedule = restarts.schedule
     assert schedule.begins_at == 11 and schedule.at(11).phase == "A" and schedule.at(11).phase_a_progress == 0
     assert schedule.at(21).searches_all_poses and schedule.total_steps == 110
 
 
-def test_an_attempt_that_diverged_has_failed(schedule: PhaseScheduleConfig):
-    assert restarts_of(schedule).after(10, math.nan) and schedule.begins_at == 11
-    schedule = PhaseScheduleConfig(phase_a_steps=10, phase_b_steps=100, phase_a_attempts=2).for_images(12)
-    restarts = restarts_of(schedule)
+def test_an_attempt_that_diverged_has_failed():
+    restarts = restarts_of(planned())
+    assert restarts.after(10, math.nan) and restarts.schedule.begins_at == 11
+    restarts = restarts_of(planned(2))
     assert restarts.after(10, 0.5) and restarts.after(21, math.nan)
-    assert schedule.begins_at == 11, "the first attempt is gone on from"
+    assert restarts.schedule.begins_at == 11, "training continues from the first attempt"
 
 
-def test_it_is_tried_so_often_and_then_said(schedule: PhaseScheduleConfig, capsys):
-    restarts = restarts_of(schedule, max_restarts=1)
+def test_after_the_last_restart_a_failure_is_said(capsys):
+    restarts = restarts_of(planned(), max_restarts=1)
     assert restarts.after(10, -0.5)
-    assert "begins anew" in capsys.readouterr().out
+    assert "phase A is restarted" in capsys.readouterr().out
     assert not restarts.after(21, -0.5)
-    assert schedule.begins_at == 11
+    assert restarts.schedule.begins_at == 11
     assert "--machine.seed" in capsys.readouterr().out
 
 
 def test_enough_of_phase_b_must_be_left():
     """gnerf-ns-adversarial's lengths, for which a second restart would end the run within phase A."""
-    schedule = PhaseScheduleConfig(phase_a_steps=500, interleaved_steps=100, phase_b_steps=900)
-    restarts = restarts_of(schedule, max_restarts=9)
+    restarts = restarts_of(planned(phase_a_steps=500, interleaved_steps=100, phase_b_steps=900), max_restarts=9)
     assert restarts.after(500, 0.0)
+    schedule = restarts.schedule
     assert (schedule.begins_at, schedule.phase_b_steps, schedule.total_steps) == (501, 399, 1500)
     assert not restarts.after(1001, 0.0)
 
 
 @pytest.mark.parametrize("shares, best", [((0.3, 0.7, 0.5), 1), ((0.7, 0.5, 0.3), 0), ((0.3, 0.5, 0.7), 2)])
 @pytest.mark.parametrize("resumed_after", [None, 0, 1])
-def test_the_best_of_several_attempts_is_gone_on_from(shares, best: int, resumed_after):
+def test_training_continues_from_the_best_of_several_attempts(shares, best: int, resumed_after):
     """Steps 0 to 9, 11 to 20 and 22 to 31 are A; the states are just numbered."""
     trained: List[Dict[str, torch.Tensor]] = []
     attempt_state = Mock(spec=AttemptState)
     attempt_state.copied.side_effect = lambda: trained[-1]
 
     def build() -> Restarts:
-        schedule = PhaseScheduleConfig(phase_a_steps=10, phase_b_steps=100, phase_a_attempts=3).for_images(100)
-        return Restarts(RestartsConfig(), schedule, attempt_state, seed_at)
+        return Restarts(RestartsConfig(), planned(3), attempt_state, seed_at)
 
     restarts = build()
     for attempt, step in enumerate((10, 21, 32)):
@@ -80,30 +85,28 @@ def test_the_best_of_several_attempts_is_gone_on_from(shares, best: int, resumed
         assert not restarts.after(step - 1, None)
         assert restarts.after(step, shares[attempt]) == (attempt < 2 or best < 2)
         if attempt == resumed_after:
-            state = restarts.state_dict()
+            state, schedule = restarts.state_dict(), restarts.schedule
             restarts = build()
             restarts.load_state_dict(state)
-            restarts.resume()
+            assert restarts.schedule == schedule
     if best == 2:
         attempt_state.put_back.assert_not_called()
     else:
         attempt_state.put_back.assert_called_once_with({"attempt": torch.tensor(best)})
     assert restarts.best is None
-    assert restarts._schedule.begins_at == 22
-    assert restarts._schedule.phase_b_steps == 100 and restarts._schedule.total_steps == 132
+    assert restarts.schedule.begins_at == 22
+    assert restarts.schedule.phase_b_steps == 100 and restarts.schedule.total_steps == 132
 
 
-def test_attempts_that_all_failed_are_followed_by_another_one(schedule: PhaseScheduleConfig):
-    schedule.phase_a_attempts = 2
-    restarts = restarts_of(schedule.for_images(12), max_restarts=1)
-    assert restarts.after(10, 0.05) and restarts.after(21, 0.01) and restarts._schedule.begins_at == 22
+def test_attempts_that_all_failed_are_followed_by_another_one():
+    restarts = restarts_of(planned(2), max_restarts=1)
+    assert restarts.after(10, 0.05) and restarts.after(21, 0.01) and restarts.schedule.begins_at == 22
     assert not restarts.after(32, 0.5)
 
 
-def test_the_best_of_attempts_that_all_failed_is_gone_on_from(schedule: PhaseScheduleConfig):
+def test_training_continues_from_the_best_of_attempts_that_all_failed():
     """Also if it was the last planned one."""
-    schedule.phase_a_attempts = 2
-    restarts = restarts_of(schedule.for_images(12), max_restarts=1)
+    restarts = restarts_of(planned(2), max_restarts=1)
     attempt: Any = restarts._attempt
     attempt.copied.side_effect = [{"attempt": torch.tensor(0)}, {"attempt": torch.tensor(1)}]
     assert restarts.after(10, 0.01) and restarts.after(21, 0.05)
@@ -159,7 +162,7 @@ def test_networks_and_poses_of_the_best_attempt_come_back(tiny_scene: Path, tmp_
     config.pipeline.schedule.phase_a_attempts, config.pipeline.schedule.leave_out_rounds = 2, 0
     trainer = build_trainer(config)
     pipeline, scores, states = trainer.pipeline, iter(shares), []
-    monkeypatch.setattr(pipeline.pose_search, "explained_variance", lambda *arguments: next(scores))
+    monkeypatch.setattr(pipeline.pose_search.costs, "explained_variance", lambda *arguments: next(scores))
     decide = pipeline.restarts.after
 
     def after(step: int, explained_variance: Any) -> bool:
@@ -169,19 +172,19 @@ def test_networks_and_poses_of_the_best_attempt_come_back(tiny_scene: Path, tmp_
 
     monkeypatch.setattr(pipeline.restarts, "after", after)
     trainer.train()
-    assert len(states) == 2 and not torch.equal(states[0]["train_poses.codes"], states[1]["train_poses.codes"])
+    assert len(states) == 2 and not torch.equal(states[0]["cameras.codes"], states[1]["cameras.codes"])
     for name, value in AttemptState(pipeline, []).copied().items():
         assert torch.equal(value, states[best][name]), name
 
 
 @pytest.mark.parametrize("phase_a", ["transport", "adversarial"])
-def test_every_network_of_phase_a_forgets(tiny_scene: Path, phase_a: Any):
+def test_every_network_of_phase_a_is_drawn_anew(tiny_scene: Path, phase_a: Any):
     pipeline = build_pipeline(pipeline_config(tiny_scene, phase_a, focal_length="shared"))
     first_draw = {name: value.clone() for name, value in pipeline.named_parameters()}
     train_steps(pipeline, range(9))
     pipeline.restarts._attempt.initialize(9)
     for name, parameter in pipeline.named_parameters():
-        if parameter.ndim > 1 and not name.startswith(("train_poses", "eval_poses")):
+        if parameter.ndim > 1 and not name.startswith("cameras."):
             assert not torch.equal(parameter, first_draw[name]), f"{name} is the draw of the first attempt"
     (logarithms,) = pipeline.get_param_groups()["focal_lengths"]
     assert not logarithms.any()

@@ -1,3 +1,5 @@
+"""What is written to TensorBoard, and at which steps."""
+
 from unittest.mock import Mock
 
 import numpy as np
@@ -6,14 +8,15 @@ import torch
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils import writer
 
+from gnerf_ns.training import training_log
 from gnerf_ns.training.evaluation import Evaluation
 from gnerf_ns.training.objective import ComparedImages
 from gnerf_ns.training.photometric import PhotometricObjective
-from gnerf_ns.training.schedule import PhaseScheduleConfig
+from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 from gnerf_ns.training.trainer import GNeRFTrainerConfig
 from gnerf_ns.training.training_log import TrainingLog, training_log_callbacks
 
-SCHEDULE = PhaseScheduleConfig(phase_a_steps=100, phase_b_steps=400)
+SCHEDULE = Schedule.of(PhaseScheduleConfig(phase_a_steps=100, phase_b_steps=400), 100)
 
 
 def fake_objectives() -> list:
@@ -45,11 +48,12 @@ def written(monkeypatch):
 
     monkeypatch.setattr(writer, "put_scalar", note)
     monkeypatch.setattr(writer, "put_image", note)
+    monkeypatch.setattr(training_log, "STEPS_PER_PLOT", 200)
     return steps
 
 
 def test_what_is_written_when(written):
-    log = TrainingLog(SCHEDULE, fake_objectives(), fake_evaluation(), blank, steps_per_plot=200)
+    log = TrainingLog(lambda: SCHEDULE, fake_objectives(), fake_evaluation(), blank)
     for step in range(500):
         log.write(step)
     assert written == {
@@ -63,13 +67,13 @@ def test_what_is_written_when(written):
 def test_no_truth_no_errors(written):
     evaluation = fake_evaluation()
     evaluation.pose_metrics.return_value = {}
-    TrainingLog(SCHEDULE, fake_objectives(), evaluation, blank, steps_per_plot=200).write(50)
+    TrainingLog(lambda: SCHEDULE, fake_objectives(), evaluation, blank).write(50)
     assert list(written) == ["Phase A/pairs"]
 
 
 def test_no_phase_a(written):
-    schedule = PhaseScheduleConfig(phase_a_steps=0, phase_b_steps=10)
-    TrainingLog(schedule, fake_objectives(), fake_evaluation(), blank, steps_per_plot=200).write(0)
+    schedule = Schedule.of(PhaseScheduleConfig(phase_a_steps=0, phase_b_steps=10), 100)
+    TrainingLog(lambda: schedule, fake_objectives(), fake_evaluation(), blank).write(0)
     assert set(written) == {
         "Train Poses/rotation_error_deg_median",
         "Train Poses/cameras",
@@ -81,8 +85,8 @@ def test_no_phase_a(written):
 def test_only_where_a_writer_takes_it(vis, count):
     trainer = Mock(spec=Trainer)
     trainer.config = GNeRFTrainerConfig(vis=vis)
-    assert len(training_log_callbacks(SCHEDULE, fake_objectives(), fake_evaluation(), blank, trainer)) == count
+    assert len(training_log_callbacks(lambda: SCHEDULE, fake_objectives(), fake_evaluation(), blank, trainer)) == count
 
 
 def test_without_trainer():
-    assert training_log_callbacks(SCHEDULE, fake_objectives(), fake_evaluation(), blank, None) == []
+    assert training_log_callbacks(lambda: SCHEDULE, fake_objectives(), fake_evaluation(), blank, None) == []

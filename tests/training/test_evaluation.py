@@ -1,35 +1,96 @@
-"""Where the estimated poses go, how held-out ones are found, and what evaluation measures."""
+"""How held-out poses are found, where estimated cameras go, and what evaluation measures."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import roma
 import torch
+from analytic_scene import RADIUS, Blobs, image_set_of, model_of, random_poses
 from tiny_run import build_pipeline, pipeline_config, state_of, train_steps
 
 from gnerf_ns.cameras.alignment import pose_errors
+from gnerf_ns.cameras.pose_codec import PoseCodec
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
+from gnerf_ns.data.datamanager import UnposedDataManagerConfig
+from gnerf_ns.data.dataparser import UnposedDataParserConfig
+from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
+from gnerf_ns.pose_search.refinement import LocalizationConfig, RefinementConfig
+from gnerf_ns.training import evaluation
+from gnerf_ns.training.evaluation import EvalPosesConfig, estimate_eval_poses
 from gnerf_ns.utils.errors import InputError
+
+COUNT = 5
+
+
+@pytest.mark.parametrize("regressed", ["no network", "a wrong network", "a good network"])
+def test_held_out_poses_are_found_from_nothing(regressed: str):
+    torch.manual_seed(0)
+    model = model_of(Blobs(num_samples=16))
+    truth = random_poses(COUNT, seed=6)
+    image_set = image_set_of(model, truth)
+    prior = PosePriorConfig(elevation_deg=(-60.0, 60.0)).resolve()
+    # With a good network even a hopeless search does no harm.
+    bank_size = 5 if regressed == "a good network" else 400
+    search = PoseSearch(
+        PoseSearchConfig(bank_size=bank_size), model, PoseProposals(prior, lambda: RADIUS), PoseCodec("look_at", RADIUS)
+    )
+    first = RefinementConfig(steps=40, rays_per_hypothesis=64, learning_rate=1e-2, first_image_side=16)
+    last = RefinementConfig(steps=100, rays_per_hypothesis=64, learning_rate=5e-3)
+    networks = {
+        "no network": None,
+        "a wrong network": lambda image_set: random_poses(COUNT, seed=7),
+        "a good network": lambda image_set: truth + 0.05,
+    }
+    config = EvalPosesConfig(
+        num_hypotheses=3,
+        localization=LocalizationConfig(survivors=1, first=first, second=RefinementConfig(steps=0), last=last),
+    )
+    poses = estimate_eval_poses(config, image_set, search, networks[regressed])
+    errors = torch.rad2deg(roma.rotmat_geodesic_distance(poses[:, :, :3], truth[:, :, :3]))
+    assert errors.max() < 1.0
+
+
+def test_held_out_poses_do_not_depend_on_which_images_share_a_batch(monkeypatch: pytest.MonkeyPatch):
+    """Nor on how many there are: batches bound memory, and no image knows of others."""
+    model, truth = model_of(Blobs(num_samples=16)), random_poses(COUNT, seed=6)
+    search = PoseSearch(
+        PoseSearchConfig(bank_size=100),
+        model,
+        PoseProposals(PosePriorConfig(elevation_deg=(-60.0, 60.0)).resolve(), lambda: RADIUS),
+        PoseCodec("look_at", RADIUS),
+    )
+    none = RefinementConfig(steps=0)
+    config = EvalPosesConfig(localization=LocalizationConfig(survivors=1, first=none, second=none, last=none))
+    found = []
+    for batch in (2, 100):
+        monkeypatch.setattr(evaluation, "IMAGES_PER_BATCH", batch)
+        torch.manual_seed(0)
+        found.append(estimate_eval_poses(config, image_set_of(model, truth), search))
+    torch.testing.assert_close(*found)
+    errors = torch.rad2deg(roma.rotmat_geodesic_distance(found[0][:, :, :3], truth[:, :, :3]))
+    assert errors.median() < 20, "each image has its own pose"
 
 
 def test_estimated_cameras_have_the_tables_poses_and_the_images_intrinsics(tiny_scene: Path):
     pipeline = build_pipeline(pipeline_config(tiny_scene, "transport"))
     train_steps(pipeline, range(1))
     before = pipeline.datamanager.train_dataset.cameras.camera_to_worlds.clone()
-    cameras = pipeline.estimated_cameras()
-    torch.testing.assert_close(cameras.camera_to_worlds, pipeline.train_poses().detach())
+    cameras = pipeline.cameras.estimated("train", pipeline.datamanager.train_dataset.given_cameras)
+    torch.testing.assert_close(cameras.camera_to_worlds, pipeline.cameras.poses("train"))
     assert not cameras.camera_to_worlds.requires_grad
     torch.testing.assert_close(cameras.fx, pipeline.datamanager.train_dataset.cameras.fx)
     assert torch.equal(pipeline.datamanager.train_dataset.cameras.camera_to_worlds, before), "a copy was asked for"
-    assert len(pipeline.estimated_cameras("eval")) == 2
+    assert len(pipeline.cameras.estimated("eval", pipeline.datamanager.eval_dataset.given_cameras)) == 2
 
 
 def test_published_poses_reach_every_place_that_commands_read(tiny_scene: Path):
     pipeline = build_pipeline(pipeline_config(tiny_scene))
     train_steps(pipeline, range(6))
-    pipeline.estimate_held_out_poses(5)
-    pipeline.publish_poses()
-    train, held_out = pipeline.train_poses().detach(), pipeline.eval_poses().detach()
+    pipeline.estimate_eval_poses(5)
+    pipeline.publish_cameras()
+    train, held_out = pipeline.cameras.poses("train"), pipeline.cameras.poses("eval")
     manager = pipeline.datamanager
     torch.testing.assert_close(manager.train_dataset.cameras.camera_to_worlds, train)
     torch.testing.assert_close(manager.train_dataparser_outputs.cameras.camera_to_worlds, train)
@@ -45,7 +106,7 @@ def test_published_poses_reach_every_place_that_commands_read(tiny_scene: Path):
 def test_before_held_out_poses_are_estimated_only_training_poses_are_published(tiny_scene: Path):
     pipeline = build_pipeline(pipeline_config(tiny_scene))
     before = pipeline.datamanager.eval_dataset.cameras.camera_to_worlds.clone()
-    pipeline.publish_poses()
+    pipeline.publish_cameras()
     assert torch.equal(pipeline.datamanager.eval_dataset.cameras.camera_to_worlds, before)
 
 
@@ -54,25 +115,25 @@ def test_held_out_poses_are_estimated_once_per_step_with_everything_else_left_al
     train_steps(pipeline, range(6))
     before, random_state = state_of(pipeline), torch.get_rng_state()
     with torch.no_grad():  # nerfstudio evaluates like this
-        pipeline.estimate_held_out_poses(5)
+        pipeline.estimate_eval_poses(5)
     assert torch.equal(torch.get_rng_state(), random_state)
     after = state_of(pipeline)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"eval_poses.codes", "eval_poses_step"}
-    assert int(pipeline.eval_poses_step) == 5
-    pipeline.eval_poses.codes.data.add_(1.0)
-    kept = pipeline.eval_poses.codes.detach().clone()
-    pipeline.estimate_held_out_poses(5)
-    assert torch.equal(pipeline.eval_poses.codes, kept)
-    pipeline.estimate_held_out_poses(6)
-    assert not torch.equal(pipeline.eval_poses.codes, kept)
+    assert changed == {"cameras.eval_codes", "cameras.eval_step"}
+    assert int(pipeline.cameras.eval_step) == 5
+    pipeline.cameras.eval_codes.add_(1.0)
+    kept = pipeline.cameras.eval_codes.clone()
+    pipeline.estimate_eval_poses(5)
+    assert torch.equal(pipeline.cameras.eval_codes, kept)
+    pipeline.estimate_eval_poses(6)
+    assert not torch.equal(pipeline.cameras.eval_codes, kept)
 
 
 def test_held_out_poses_meet_no_optimizer(tiny_scene: Path):
     pipeline = build_pipeline(pipeline_config(tiny_scene))
     trained = {id(parameter) for group in pipeline.get_param_groups().values() for parameter in group}
     everything = {id(parameter) for parameter in pipeline.parameters() if parameter.numel()}
-    assert everything - trained == {id(pipeline.eval_poses.codes)}
+    assert everything == trained and not pipeline.cameras.eval_codes.requires_grad
 
 
 @pytest.mark.parametrize(
@@ -87,9 +148,9 @@ def test_held_out_poses_meet_no_optimizer(tiny_scene: Path):
 )
 def test_pose_mode_follows_the_prior(tiny_scene: Path, prior: PosePriorConfig, mode: Any, expected: int):
     pipeline = build_pipeline(pipeline_config(tiny_scene, "both", pose_prior=prior, pose_mode=mode))
-    assert pipeline.train_poses.codec.dim == pipeline.eval_poses.codec.dim == expected
+    assert pipeline.cameras.codec.dim == expected
     train_steps(pipeline, range(6))
-    assert torch.isfinite(pipeline.train_poses()).all()
+    assert torch.isfinite(pipeline.cameras()).all()
 
 
 def test_contradictory_priors_are_refused_at_once(tiny_scene: Path):
@@ -101,11 +162,11 @@ def test_true_poses_are_measured_as_such(tiny_scene: Path):
     pipeline = build_pipeline(pipeline_config(tiny_scene, "transport"))
     truth = pipeline.datamanager.train_ground_truth
     assert truth is not None
-    pipeline.train_poses.assign(torch.arange(7), truth)
+    pipeline.cameras.assign(torch.arange(7), truth)
     errors = pipeline.evaluation.pose_metrics()
     assert errors["rotation_error_deg_max"] < 0.1 and errors["mirrored"] == 0
     mirrored = truth * torch.tensor([-1.0, 1.0, 1.0])[:, None]
-    pipeline.train_poses.assign(torch.arange(7), mirrored)
+    pipeline.cameras.assign(torch.arange(7), mirrored)
     assert pipeline.evaluation.pose_metrics()["mirrored"] == 1
 
 
@@ -130,7 +191,7 @@ def test_average_metrics(tiny_scene: Path):
     assert pipeline.training, "training goes on afterwards"
     held_out = pipeline.datamanager.fixed_indices_eval_dataloader.cameras.camera_to_worlds
     # psnr_aligned moves cameras for itself only.
-    torch.testing.assert_close(held_out, pipeline.eval_poses().detach())
+    torch.testing.assert_close(held_out, pipeline.cameras.poses("eval"))
 
 
 @pytest.mark.parametrize("truth", [None, float("nan")])
@@ -160,9 +221,31 @@ def test_images_of_which_the_truth_is_not_known_do_not_count(tiny_scene: Path):
     manager = pipeline.datamanager
     assert manager.train_ground_truth is not None
     torch.manual_seed(0)
-    pipeline.train_poses.codes.data += 0.3 * torch.randn_like(pipeline.train_poses.codes)
+    pipeline.cameras.codes.data += 0.3 * torch.randn_like(pipeline.cameras.codes)
     some = slice(0, len(manager.train_ground_truth) - 2)
-    expected = pose_errors(pipeline.train_poses().detach()[some], manager.train_ground_truth[some]).summary()
+    expected = pose_errors(pipeline.cameras.poses("train")[some], manager.train_ground_truth[some]).summary()
     manager.train_ground_truth[some.stop :] = float("nan")
     assert pipeline.evaluation.pose_metrics() == expected
     assert bool(torch.isfinite(pipeline.evaluation.plot_poses()).all())
+
+
+def test_evaluation_without_held_out_images_ends_on_one_sentence(tiny_scene: Path, tmp_path: Path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, path in enumerate(sorted(tiny_scene.rglob("*.png"))):
+        shutil.copy(path, folder / f"{number}.png")
+    data = UnposedDataManagerConfig(data=folder, max_image_side=16, dataparser=UnposedDataParserConfig(eval_interval=0))
+    pipeline = build_pipeline(pipeline_config(folder, "transport", datamanager=data))
+    with pytest.raises(InputError, match=r"no held-out images to evaluate on; .*--eval-interval") as error:
+        pipeline.get_average_eval_image_metrics(output_path=tmp_path, get_std=True)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("drawn_plots")
+def test_plots_are_images_of_the_estimated_cameras(tiny_scene: Path):
+    pipeline = build_pipeline(pipeline_config(tiny_scene, "transport"))
+    cameras, distribution = pipeline.evaluation.plot_poses(), pipeline.plot_pose_distribution()
+    assert min(cameras.shape[:2]) > 200 and 0 <= cameras.min() < cameras.max() <= 1
+    assert min(distribution.shape[:2]) > 100 and distribution.std() > 1
+    pipeline.cameras.assign(torch.arange(7), pipeline.datamanager.train_ground_truth)
+    assert not torch.equal(pipeline.evaluation.plot_poses(), cameras)
