@@ -14,7 +14,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from gnerf_ns.data.dataset import MIN_IMAGE_SIDE
 from gnerf_ns.localize.growth import Growth, GrowthConfig, grow_run
 from gnerf_ns.localize.localizer import LocalizerConfig, localize_in_scene
-from gnerf_ns.localize.new_images import read_new_images
+from gnerf_ns.localize.new_images import check_path, read_new_images
 from gnerf_ns.localize.report import write_report
 from gnerf_ns.localize.scene import TrainedScene, load_run
 from gnerf_ns.pose_search.refinement import Localization
@@ -70,6 +70,7 @@ class Localize:
         for path in (self.output, folder):
             if path.exists():
                 raise InputError(f"{path} exists already; give another --output, or remove it.")
+        check_path(self.images)
         run_config, pipeline = load_run(self.load_config)
         if self.grow:
             self._check_place(run_config)

@@ -19,7 +19,7 @@ from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses
 from gnerf_ns.data.image_set import ImageSet, ImageStack
 from gnerf_ns.localize.scene import TrainedScene
 from gnerf_ns.pose_search.hypotheses import Hypotheses, increments_about
-from gnerf_ns.pose_search.image_matching import PlainMatching, pairwise_cost, pyramid_features
+from gnerf_ns.pose_search.image_matching import PlainMatching, pairwise_cost, pyramid_features, pyramid_weights
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
 from gnerf_ns.pose_search.pixel_sampling import PixelChoice
 from gnerf_ns.pose_search.pose_search import match_bank
@@ -236,10 +236,30 @@ def retrieved_poses(
         camera_to_worlds: their poses.
         count: how many poses of each image, at most.
     """
-    size = image_set.size_at(THUMBNAIL_SIDE, multiple_of=4)
-    features = [pyramid_features(each.resized(*size, renderer.background_or_black)) for each in (image_set, training)]
-    alike = pairwise_cost(*features).topk(min(count, len(training)), dim=1, largest=False).indices
-    return camera_to_worlds[alike]
+    sizes = [each.size_at(THUMBNAIL_SIDE, multiple_of=4) for each in (image_set, training)]
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+    background = renderer.background_or_black
+    ours, theirs = (
+        pyramid_features(_on_canvas(each.resized(*size, background), height, width, background))
+        for each, size in zip((image_set, training), sizes, strict=True)
+    )
+    validity = image_set.validity(*sizes[0])
+    if validity is None and sizes[0] != (height, width):
+        validity = torch.ones(len(image_set), *sizes[0], device=renderer.device)
+    weights = None
+    if validity is not None:
+        weights = pyramid_weights(_on_canvas(validity[:, None], height, width, validity.new_zeros(1))[:, 0])
+    cost = pairwise_cost(ours, theirs, weights)
+    return camera_to_worlds[cost.topk(min(count, len(training)), dim=1, largest=False).indices]
+
+
+def _on_canvas(
+    images: Float[Tensor, "n channels in_height in_width"], height: int, width: int, color: Float[Tensor, "channels"]
+) -> Float[Tensor, "n channels {height} {width}"]:
+    """Images in the middle of a larger canvas of one color."""
+    down, across = (height - images.shape[2]) // 2, (width - images.shape[3]) // 2
+    color = color.view(-1, 1, 1)
+    return torch.nn.functional.pad(images - color, (across, across, down, down)) + color
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
@@ -20,9 +20,9 @@ from gnerf_ns.data.dataparser import UnposedDataParserConfig, _placeholder_camer
 from gnerf_ns.data.dataset import MIN_IMAGE_SIDE, UnposedDataset, scale_focal
 from gnerf_ns.data.frames import read_all_frames
 from gnerf_ns.data.image_set import ImageSet, ImageStack
-from gnerf_ns.data.images import ImageSize, is_image, read_image, read_mask
+from gnerf_ns.data.images import ImageSize, is_image, read_header, read_image, read_mask
 from gnerf_ns.data.lens_sources import LensSource, lenses_of_frames
-from gnerf_ns.data.orientation import ORIENTATIONS_KEY, read_header
+from gnerf_ns.data.orientation import ORIENTATIONS_KEY
 from gnerf_ns.data.remarks import named, remark
 from gnerf_ns.data.transforms_json import FileFrames, Frame
 from gnerf_ns.localize.scene import RunLens
@@ -80,6 +80,16 @@ class NewImages:
         return FileFrames(cameras, self.image_filenames, all_masks, self.orientations, remarks)
 
 
+def check_path(path: Path) -> None:
+    """Raises:
+    InputError: there is nothing at a path that can be read as images.
+    """
+    if not path.exists():
+        raise InputError(f"There is no {path}; give --images an image, a folder of images or a transforms.json.")
+    if path.is_file() and path.suffix.lower() != ".json" and not is_image(path):
+        raise InputError(f"--images {path} is no image of a known kind, no folder of images and no transforms.json.")
+
+
 def read_new_images(
     path: Path, lens: RunLens, max_image_side: int, device: torch.device, fov_deg: Optional[float] = None
 ) -> NewImages:
@@ -87,7 +97,7 @@ def read_new_images(
 
     Args:
         path: an image, a folder of them, or a transforms.json that lists them.
-        lens: what the run knows about its own lens: that of images about which nothing else tells.
+        lens: that of the run, which images have if nothing else tells about theirs.
         max_image_side: longest side that they are brought to, in pixels.
         device: where they are wanted.
         fov_deg: field of view along an image's longer side, in degrees, as the user says; None for nothing said.
@@ -95,17 +105,19 @@ def read_new_images(
     Raises:
         InputError: there is no image that can be used, or the lens or mask of one cannot be.
     """
-    if path.is_file() and path.suffix.lower() != ".json" and not is_image(path):
-        raise InputError(f"--images {path} is no image of a known kind, no folder of images and no transforms.json.")
+    check_path(path)
     UnposedDataParserConfig(data=path, fov_deg=fov_deg).setup()  # checks the field of view
     frames, skipped = _usable(read_all_frames(path))
     lenses = lenses_of_frames(frames, fov_deg, lens.fov_deg)
-    origin = "this run" if lenses.source == "default" else lenses.origin
-    CONSOLE.print(f"{len(frames)} images from {path}; focal lengths from {origin}", markup=False)
+    origin, intrinsics = lenses.origin, lenses.intrinsics
+    if lenses.source == "default":
+        origin = "this run"
+        intrinsics = [replace(each, camera_type=lens.camera_type, distortion=lens.distortion) for each in intrinsics]
+    CONSOLE.print(f"{len(frames)} images from {path}; intrinsics from {origin}", markup=False)
     for doubt, images in lenses.doubts.items():
         remark(f"{doubt} {named(images)}.")
     focal_scale = lens.focal_scale_of(lenses.source)
-    cameras = scale_focal(_placeholder_cameras(lenses.intrinsics), torch.full((len(frames),), focal_scale))
+    cameras = scale_focal(_placeholder_cameras(intrinsics), torch.full((len(frames),), focal_scale))
     orientations = {file: turn for frame in frames for file, turn in frame.orientations.items()}
     groups = []
     for indices in _of_one_kind(frames, orientations):

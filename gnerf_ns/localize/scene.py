@@ -12,7 +12,7 @@ import torch
 import yaml
 from jaxtyping import Float
 from nerfstudio.cameras.camera_utils import focus_of_attention
-from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.models.base_model import Model
 from nerfstudio.pipelines.base_pipeline import Pipeline
@@ -43,11 +43,31 @@ class RunLens:
     """What a run knows about the lens of its training images."""
 
     fov_deg: float
-    """Their median field of view along the longer side, in degrees, as it was given."""
+    """Their median field of view along the longer side, in degrees, by their focal length as it was given."""
     source: Optional[LensSource] = None
     """Who gave it; None where the method's data do not say."""
     focal_scale: float = 1.0
     """How many times longer focal lengths have turned out to be than was given, where the method learns that."""
+    camera_type: CameraType = CameraType.PERSPECTIVE
+    """Their camera model."""
+    distortion: Tuple[float, ...] = (0.0,) * 6
+    """k1, k2, k3, k4, p1, p2 of a typical one."""
+
+    @classmethod
+    def of(cls, cameras: Cameras, source: Optional[LensSource], focal_scale: float) -> RunLens:
+        """Of the training cameras as they were given."""
+        is_wide = cameras.width >= cameras.height
+        sides = torch.where(is_wide, cameras.width, cameras.height)
+        focal = torch.where(is_wide, cameras.fx, cameras.fy)
+        fov, typical = (2.0 * torch.atan(0.5 * sides / focal)).flatten().median(dim=0)
+        distortion = cameras.distortion_params
+        return cls(
+            math.degrees(float(fov)),
+            source,
+            focal_scale,
+            CameraType(int(cameras.camera_type[typical])),
+            cls.distortion if distortion is None else tuple(distortion[typical].tolist()),
+        )
 
     def focal_scale_of(self, source: LensSource) -> float:
         """Factor on the focal length of a new image: only a guess like the one that the run started from is corrected.
@@ -149,10 +169,10 @@ class TrainedScene:
             training=ImageSet(ImageStack.from_dataset(dataset, device), CameraDirections(cameras)),
             camera_to_worlds=poses,
             viewing_shell=ViewingShell.of(poses, None if learned is None else learned.up_direction),
-            lens=RunLens(
-                fov_deg=_longer_field_of_view(dataset.given_cameras),
-                source=outputs.metadata.get(LENS_SOURCE_KEY),
-                focal_scale=1.0 if learned is None else float(learned.focal_scales.typical),
+            lens=RunLens.of(
+                dataset.given_cameras,
+                outputs.metadata.get(LENS_SOURCE_KEY),
+                1.0 if learned is None else float(learned.focal_scales.typical),
             ),
             image_side=int(torch.maximum(given.width, given.height).median()),
             world=world,
@@ -176,14 +196,6 @@ def _refined(model: Model, camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Te
     rotations = corrections[:, :, :3] @ camera_to_worlds[:, :, :3]
     # As `apply_to_raybundle` has it: positions are shifted, not turned.
     return torch.cat([rotations, camera_to_worlds[:, :, 3:] + corrections[:, :, 3:]], dim=-1)
-
-
-def _longer_field_of_view(cameras: Cameras) -> float:
-    """Median over the cameras, in degrees."""
-    is_wide = cameras.width >= cameras.height
-    sides = torch.where(is_wide, cameras.width, cameras.height)
-    focal = torch.where(is_wide, cameras.fx, cameras.fy)
-    return math.degrees(float((2.0 * torch.atan(0.5 * sides / focal)).median()))
 
 
 def load_run(load_config: Path) -> Tuple[Any, Any]:

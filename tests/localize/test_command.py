@@ -1,13 +1,14 @@
 """`gnerf-localize`, on a run that has learned nothing: what it reads, writes and refuses."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 import numpy as np
 import pytest
@@ -105,6 +106,29 @@ def test_a_run_may_have_any_name_and_place(config_path: Path, tmp_path: Path):
     _, original = load_run(config_path)
     assert config.get_base_dir() == loose and config.get_checkpoint_dir() == loose / "nerfstudio_models"
     torch.testing.assert_close(pipeline.cameras.codes, original.cameras.codes + 0.125)
+
+
+@pytest.mark.parametrize(
+    "images, fov_deg, expected",
+    [("transforms_test.json", None, 1.0), ("held_out/0000.png", 60.0, 1.0), ("held_out/0000.png", None, 1.25)],
+)
+def test_a_learned_focal_scale_is_for_images_without_a_lens_of_their_own(
+    config_path: Path, tiny_scene: Path, tmp_path: Path, images: str, fov_deg: Optional[float], expected: float
+):
+    run = copied(config_path, tmp_path)
+    (checkpoint,) = (run.parent / "nerfstudio_models").glob("*.ckpt")
+    state = torch.load(checkpoint, weights_only=False)
+    state["pipeline"]["cameras.focal_scales.logarithms"].fill_(math.log(1.25))
+    torch.save(state, checkpoint)
+    no_steps = RefinementConfig(steps=0)
+    unrefined = replace(
+        QUICK, init="prior", refinement=LocalizationConfig(first=no_steps, second=no_steps, last=no_steps)
+    )
+    Localize(run, tiny_scene / images, tmp_path / "poses.json", fov_deg=fov_deg, localizer=unrefined).main()
+    given = json.loads((tiny_scene / "transforms_test.json").read_text())["camera_angle_x"]
+    angle = given if fov_deg is None else math.radians(fov_deg)
+    for frame in json.loads((tmp_path / "poses.json").read_text())["frames"]:
+        assert frame["fl_x"] == pytest.approx(expected * 8 / math.tan(angle / 2), rel=1e-5)
 
 
 @pytest.mark.parametrize("given_to", ["method", "dataparser"])
@@ -230,7 +254,7 @@ def test_runs_that_are_not_there_get_one_sentence(config_path: Path, tmp_path: P
 
 
 def test_images_that_are_not_there_get_one_sentence(config_path: Path, tmp_path: Path):
-    with pytest.raises(InputError, match="There is no folder"):
+    with pytest.raises(InputError, match=r"There is no .*nowhere; give --images"):
         localized(config_path, tmp_path / "nowhere", tmp_path / "poses.json")
 
 

@@ -5,6 +5,7 @@ from typing import Any, Optional
 import numpy as np
 import pytest
 import torch
+from nerfstudio.cameras.cameras import CameraType
 from PIL import ExifTags, Image
 
 from gnerf_ns.localize.new_images import NewImages, read_new_images
@@ -83,6 +84,16 @@ def test_only_guesses_like_that_of_the_run_are_corrected(
     assert focal_lengths(images) == pytest.approx([expected], rel=1e-3)
 
 
+def test_images_without_a_lens_of_their_own_have_all_of_the_runs(tmp_path: Path):
+    write_image(tmp_path / "a.png", 40, 30)
+    lens = RunLens(40.0, "transforms.json", 1.0, CameraType.FISHEYE, (0.1, 0.0, 0.0, 0.0, 0.0, 0.0))
+    cameras = read(tmp_path, lens=lens).cameras
+    assert cameras.camera_type.tolist() == [[CameraType.FISHEYE.value]]
+    assert cameras.distortion_params is not None and cameras.distortion_params[0, 0] == pytest.approx(0.1)
+    cameras = read(tmp_path, lens=lens, fov_deg=60.0).cameras
+    assert cameras.camera_type.tolist() == [[CameraType.PERSPECTIVE.value]] and cameras.distortion_params is None
+
+
 def test_a_known_lens_is_used_as_it_is(tmp_path: Path):
     write_transforms(tmp_path / "transforms.json", 2, fl_x=55.0)
     images = read(tmp_path, lens=RunLens(40.0, "default", focal_scale=1.5))
@@ -156,7 +167,7 @@ def test_what_cannot_be_used_is_named_and_skipped(tmp_path: Path, capsys):
     assert [path.name for path in images.image_filenames] == ["good.png"]
     assert sorted(path.name for path in images.skipped) == ["cut.png", "empty.jpg", "small.png", "text.png"]
     printed = capsys.readouterr().out
-    assert "4 of 5 images are skipped (cut.png, empty.jpg, small.png and 1 more)" in printed and ".heic 1" in printed
+    assert "4 of 5 images are skipped (cut.png, empty.jpg, small.png and 1 more)" in printed and "1 .heic" in printed
 
 
 @pytest.mark.parametrize("size, words", [((40, 8), "has 40x8 pixels, but at least 16"), (None, "is empty")])
@@ -167,7 +178,10 @@ def test_an_image_that_cannot_be_used_alone_gets_one_sentence(tmp_path: Path, si
         read(path)
 
 
-@pytest.mark.parametrize("name, words", [("missing", "no folder"), ("note.txt", "--images .*note.txt is no image")])
+@pytest.mark.parametrize(
+    "name, words",
+    [("missing", "There is no .*missing; give --images"), ("note.txt", "--images .*note.txt is no image")],
+)
 def test_what_is_no_image_gets_one_sentence(tmp_path: Path, name: str, words: str):
     (tmp_path / "note.txt").write_text("hello")
     with pytest.raises(InputError, match=words) as raised:

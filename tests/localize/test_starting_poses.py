@@ -6,6 +6,7 @@ import torch
 from analytic_scene import RADIUS, Blobs, image_set_of, model_of, random_poses
 
 from gnerf_ns.cameras.pose_codec import UpDirection
+from gnerf_ns.data.image_set import ImageSet, ImageStack
 from gnerf_ns.localize.localizer import best_candidates, best_of_bank, perturb_poses, retrieved_poses
 from gnerf_ns.localize.scene import ViewingShell
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
@@ -75,6 +76,17 @@ def test_retrieval_finds_the_same_image_and_its_neighbors(field: ImageRenderer):
     found = retrieved_poses(field, training[torch.tensor([7, 21])], training, poses, count=5)
     assert found.shape == (2, 5, 3, 4) and torch.equal(found[:, 0], poses[[7, 21]])
     assert retrieved_poses(field, training[torch.tensor([7])], training, poses, count=99).shape[1] == 30
+
+
+def test_retrieval_does_not_stretch_images_of_another_shape(field: ImageRenderer):
+    """Training images lie in the middle of a square canvas, as those of upright and wide ones together do."""
+    poses = random_poses(30, seed=1)
+    wide = image_set_of(field.model, poses, 32, 24)  # type: ignore[arg-type]
+    pixels = torch.nn.functional.pad(wide.images.pixels, (0, 0, 0, 0, 4, 4))
+    padded = ImageSet(ImageStack(pixels, torch.tensor([[1.0, 0.75]]).expand(30, 2)), wide.directions)
+    some = torch.tensor([7, 21, 3])
+    assert torch.equal(retrieved_poses(field, wide[some], padded, poses, count=1)[:, 0], poses[some])
+    assert torch.equal(retrieved_poses(field, padded[some], wide, poses, count=1)[:, 0], poses[some])
 
 
 def test_the_best_candidates_are_those_that_look_alike(field: ImageRenderer):
