@@ -1,11 +1,12 @@
 """One finished run for all of nerfstudio's commands."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pytest
 import torch
 from analytic_scene import TINY_RADIANCE
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.eval_utils import eval_setup
 from tiny_run import build_trainer, trainer_config
 
@@ -18,6 +19,12 @@ class FinishedRun(NamedTuple):
 
     config_path: Path
     pipeline: GNeRFPipeline
+
+    def cameras(self, split: Literal["train", "eval"] = "train") -> Cameras:
+        """Estimated cameras."""
+        data = self.pipeline.datamanager
+        dataset = data.train_dataset if split == "train" else data.eval_dataset
+        return self.pipeline.cameras.estimated(split, dataset.given_cameras)
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ def evaluated(finished_run, tmp_path_factory):
 
 def test_image_quality_is_that_of_the_files_at_the_estimated_held_out_poses(finished_run, evaluated, tiny_scene: Path):
     pipeline = finished_run.pipeline
-    cameras = pipeline.estimated_cameras("eval")
+    cameras = finished_run.cameras("eval")
     truth = [over_white(path) for path in sorted((tiny_scene / "held_out").glob("*.png"))]
     assert len(truth) == len(cameras) == 2
     with torch.no_grad():
@@ -52,10 +52,10 @@ def test_pose_errors_and_quality_at_the_true_poses(finished_run, evaluated, tiny
         return torch.tensor([frame["transform_matrix"][:3] for frame in frames])
 
     pipeline, results = finished_run.pipeline, evaluated[0]["results"]
-    errors = pose_errors(pipeline.estimated_cameras().camera_to_worlds, poses("train"))
+    errors = pose_errors(finished_run.cameras().camera_to_worlds, poses("train"))
     for name, value in errors.summary().items():
         assert results[name] == pytest.approx(value, rel=1e-3), name
-    cameras = pipeline.estimated_cameras("eval")
+    cameras = finished_run.cameras("eval")
     cameras.camera_to_worlds = errors.similarity.inverse().apply(poses("test"))
     truth = [over_white(path) for path in sorted((tiny_scene / "held_out").glob("*.png"))]
     with torch.no_grad():

@@ -21,7 +21,7 @@ def test_cameras_are_the_estimated_ones(finished_run, tmp_path: Path):
     for file, split in (("transforms_train.json", "train"), ("transforms_eval.json", "eval")):
         frames = json.loads((tmp_path / file).read_text())
         found = torch.tensor([frame["transform"] for frame in frames])
-        torch.testing.assert_close(found, finished_run.pipeline.estimated_cameras(split).camera_to_worlds)
+        torch.testing.assert_close(found, finished_run.cameras(split).camera_to_worlds)
 
 
 def test_point_cloud_holds_the_object_and_not_its_background(finished_run, tmp_path: Path):

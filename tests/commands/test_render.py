@@ -35,7 +35,7 @@ def test_dataset_is_rendered_at_the_estimated_poses(finished_run, tmp_path: Path
         image_format="png",
         rendered_output_names=["rgb", "gt-rgb", "depth", "normals"],
     ).main()
-    cameras = finished_run.pipeline.estimated_cameras("train" if split == "train" else "eval")
+    cameras = finished_run.cameras("train" if split == "train" else "eval")
     assert not torch.allclose(cameras.camera_to_worlds[0], torch.tensor(PLACEHOLDER_CAMERA_TO_WORLD), atol=0.1)
     found = sorted((tmp_path / split / "rgb").rglob("*.png"))
     assert len(found) == len(cameras)
@@ -61,7 +61,7 @@ def camera_path(camera_to_world: torch.Tensor, fov_deg: float, side: int) -> dic
 
 
 def test_camera_path_goes_where_it_says(finished_run, tmp_path: Path):
-    cameras = finished_run.pipeline.estimated_cameras()
+    cameras = finished_run.cameras()
     path = camera_path(cameras.camera_to_worlds[3], 40.0, int(cameras.height[3]))
     (tmp_path / "path.json").write_text(json.dumps(path))
     RenderCameraPath(
@@ -86,7 +86,7 @@ def test_interpolation_passes_through_the_estimated_cameras(finished_run, tmp_pa
         output_format="images",
         image_format="png",
     ).main()
-    cameras = finished_run.pipeline.estimated_cameras(pose_source)
+    cameras = finished_run.cameras(pose_source)
     frames = sorted(tmp_path.glob("*.png"))
     assert len(frames) == 2 * (len(cameras) - 1)
     assert (image(frames[0]) - rendered_at(finished_run, cameras, 0)).abs().max() < 3 / 255
