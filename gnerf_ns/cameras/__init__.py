@@ -1,1 +1,1 @@
-"""Pose algebra: look-at, 9-D codec, pose prior, pose table, similarity alignment and pose errors."""
+"""Cameras: how poses, up direction and focal lengths are learned, their prior, rays, alignment and errors, plots."""

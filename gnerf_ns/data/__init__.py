@@ -1,1 +1,1 @@
-"""Files to images, masks, lenses and nerfstudio's data; never true poses to training."""
+"""Files to images, masks, lenses and what nerfstudio trains on; true poses are kept apart, for evaluation."""
