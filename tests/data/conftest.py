@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gnerf_ns.data.remarks import remark
+
 
 def image(index: int, width: int, height: int, channels: int = 3) -> np.ndarray:
     """Noise that differs from image to image; with four channels, a disc of it on a transparent ground."""
@@ -30,6 +32,12 @@ def pose_on_ring(index: int, count: int, radius: float = 4.0) -> List[List[float
         [0.0, 1.0, 0.0, 0.0],
         [0.0, 0.0, 0.0, 1.0],
     ]
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_yet() -> None:
+    """Each test sees all remarks, which are printed once."""
+    remark.cache_clear()
 
 
 @pytest.fixture

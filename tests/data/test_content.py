@@ -17,7 +17,6 @@ from gnerf_ns.utils.errors import InputError
 @pytest.fixture
 def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], List[str]]:
     """The lines printed since the last call."""
-    remark.cache_clear()
 
     def lines() -> List[str]:
         remark.cache_clear()

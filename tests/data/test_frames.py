@@ -6,13 +6,7 @@ from typing import List
 import pytest
 
 from gnerf_ns.data.frames import read_all_frames, read_frames
-from gnerf_ns.data.remarks import remark
 from gnerf_ns.utils.errors import InputError
-
-
-@pytest.fixture(autouse=True)
-def nothing_said_yet():
-    remark.cache_clear()
 
 
 def touch(folder: Path, names: List[str]) -> None:
