@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ContextManager, Dict, Iterator, NamedTuple, Optional, Tuple, Type, cast
+from typing import Any, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Tuple, Type, cast
 
 import torch
 import tyro
@@ -34,7 +34,7 @@ from gnerf_ns.data.image_set import ImageStack, composite, premultiply
 from gnerf_ns.data.orientation import ORIENTATIONS_KEY, upright_outputs
 from gnerf_ns.data.remarks import remark
 from gnerf_ns.utils.errors import InputError
-from gnerf_ns.utils.run_images import RunImages
+from gnerf_ns.utils.run_images import ImageSource, RunImages
 
 CPU_IMAGE_SIDE = 100
 """Longest side of images where there is no GPU, in pixels."""
@@ -194,7 +194,7 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
     def run_images(self) -> RunImages:
         """What the images are known by in checkpoints; their files are read at the first use."""
         data = Path(self.config.data or self.config.dataparser.data)
-        return RunImages.read(self.train_dataset.image_filenames, self.eval_dataset.image_filenames, data)
+        return RunImages.read(_sources(self.train_dataset), _sources(self.eval_dataset), data)
 
     def get_extra_state(self) -> Dict[str, Any]:
         """For checkpoints: which images they are of."""
@@ -311,6 +311,13 @@ def _say_changes(dataset: UnposedDataset, split: str) -> None:
     changes = dataset.changes()
     if changes is not None:
         remark(f"{split}: {changes}")
+
+
+def _sources(dataset: UnposedDataset) -> List[ImageSource]:
+    cameras = dataset.file_cameras
+    focal_lengths = (cameras.fx / cameras.width).flatten().tolist()
+    masks = dataset.mask_filenames or [None] * len(dataset)
+    return [ImageSource(*each) for each in zip(dataset.image_filenames, masks, focal_lengths, strict=True)]
 
 
 def _set_poses_aside(outputs: DataparserOutputs) -> Tuple[DataparserOutputs, Optional[Float[Tensor, "n 3 4"]]]:

@@ -26,7 +26,7 @@ from gnerf_ns.training.schedule import Schedule
 from gnerf_ns.training.trainer import GNeRFTrainerConfig
 from gnerf_ns.utils.checkpoints import find_checkpoint, for_more_images, read_checkpoint
 from gnerf_ns.utils.errors import InputError
-from gnerf_ns.utils.run_images import ImageFile, RunImages
+from gnerf_ns.utils.run_images import hashes
 
 LOCALIZED_FILE = "localized.json"
 """In the new run's folder: the images that were added, in the frame of the data."""
@@ -348,22 +348,20 @@ def _check_split(datamanager: Any, num_added: int) -> None:
     training, held_out = datamanager.train_dataset.image_filenames, datamanager.eval_dataset.image_filenames
     if not held_out:
         raise InputError("The run holds no images out, by which growth could be judged; train it with some held out.")
-    images = RunImages.read(training, held_out, Path.cwd())
     num_before = len(training) - num_added
-    known = _known_by(training[:num_before], images.train[:num_before])
-    judged_by = _known_by(held_out, images.held_out)
-    for path, image in zip(training[num_before:], images.train[num_before:], strict=True):
-        if {_full_size(path), image.content} & judged_by:
+    known, judged_by = _known_by(training[:num_before]), _known_by(held_out)
+    for path in training[num_before:]:
+        if _known_by([path]) & judged_by:
             raise InputError(
                 f"{path} is held out to judge the run by, and cannot be trained on; leave it out of --images."
             )
-        if {_full_size(path), image.content} & known:
+        if _known_by([path]) & known:
             raise InputError(f"{path} is a training image of this run already; leave it out of --images.")
 
 
-def _known_by(paths: Sequence[Path], images: Sequence[ImageFile]) -> Set[Union[Path, str]]:
+def _known_by(images: Sequence[Path]) -> Set[Union[Path, str]]:
     """Where images are, and what is in their files: one may have been copied, or shrunk."""
-    return {*map(_full_size, paths), *(image.content for image in images)}
+    return {*map(_full_size, images), *hashes(images)}
 
 
 def _full_size(path: Path) -> Path:

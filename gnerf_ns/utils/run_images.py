@@ -1,4 +1,4 @@
-"""Which images a run is of: the name and a hash of the content of each file, to be kept in its checkpoints.
+"""Which images a run is of: names, hashes of the files' content, and lenses, to be kept in its checkpoints.
 
 Estimated poses are rows of a table, in the order of the images. With an image more, less or replaced they would belong
 to other images without a word.
@@ -7,27 +7,48 @@ to other images without a word.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from gnerf_ns.utils.errors import InputError
 
 LISTED = 3
 """At most so many files are named for each kind of difference."""
 
+SAME_FOCAL_LENGTH = 1e-3
+"""Relative difference up to which focal lengths differ by rounding."""
+
 _CHUNK_BYTES = 2**20
 
 
+class ImageSource(NamedTuple):
+    """Where an image of a run comes from."""
+
+    path: Path
+    """Its file."""
+    mask: Optional[Path]
+    """The file of its mask, if it has one."""
+    focal_length: float
+    """The horizontal one that was given or guessed, in widths of the image."""
+
+
 class ImageFile(NamedTuple):
-    """One image of a run."""
+    """One image of a run, as checkpoints have it."""
 
     name: str
     """Path relative to the folder of the data (absolute if it lies elsewhere): for messages alone."""
     content: str
     """SHA-256 of the file's bytes: what an image is known by, wherever it lies."""
+    mask: str
+    """That of its mask; empty if it has none."""
+    focal_length: float
+    """As in `ImageSource`."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +63,7 @@ class RunImages:
     """Those it is evaluated on."""
 
     @classmethod
-    def read(cls, train: Sequence[Path], held_out: Sequence[Path], data: Path) -> RunImages:
+    def read(cls, train: Sequence[ImageSource], held_out: Sequence[ImageSource], data: Path) -> RunImages:
         """Of files.
 
         Args:
@@ -54,11 +75,19 @@ class RunImages:
             InputError: a file cannot be read.
         """
         folder = Path(os.path.abspath(data if data.is_dir() else data.parent))
-        files = [*train, *held_out]
-        # Threads, because both reading and hashing release the GIL.
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as executor:
-            contents = list(executor.map(_content, files))
-        images = [ImageFile(_name(path, folder), content) for path, content in zip(files, contents, strict=True)]
+        sources = [*train, *held_out]
+        masks = [source.mask for source in sources if source.mask is not None]
+        contents = hashes([source.path for source in sources] + masks)
+        masks_by_path = dict(zip(masks, contents[len(sources) :], strict=True))
+        images = [
+            ImageFile(
+                _name(source.path, folder),
+                content,
+                "" if source.mask is None else masks_by_path[source.mask],
+                source.focal_length,
+            )
+            for source, content in zip(sources, contents[: len(sources)], strict=True)
+        ]
         return cls(str(folder), tuple(images[: len(train)]), tuple(images[len(train) :]))
 
     @classmethod
@@ -68,12 +97,12 @@ class RunImages:
         return cls(state["folder"], train, held_out)
 
     def to_state(self) -> Dict[str, Any]:
-        """Text and lists of it, which any checkpoint may hold."""
+        """Text and numbers and lists of them, which any checkpoint may hold."""
         train, held_out = ([list(image) for image in images] for images in (self.train, self.held_out))
         return {"folder": self.folder, "train": train, "held_out": held_out}
 
     def check_training_images(self, now: RunImages) -> None:
-        """Whether poses of these training images are poses of others.
+        """Whether cameras of these training images are cameras of others. Other masks are told on the console.
 
         Names do not matter: files may have been moved or renamed, as long as they still come in the same order.
 
@@ -81,20 +110,48 @@ class RunImages:
             now: the images that the data has by now.
 
         Raises:
-            InputError: they are others, or come in another order; the sentence says which images differ.
+            InputError: they are others, come in another order, or have other lenses; the sentence says which.
         """
         if _contents(self.train) != _contents(now.train):
             raise InputError(
                 f"The images in {now.folder} are not those that the run was trained on: {_differences(self, now)}; "
                 "restore them as they were, or train anew."
             )
+        pairs = list(zip(self.train, now.train, strict=True))
+        for then, image in pairs:
+            if not math.isclose(then.focal_length, image.focal_length, rel_tol=SAME_FOCAL_LENGTH):
+                raise InputError(
+                    f"The lens is not the one that the run was trained with: {image.name} has a focal length of "
+                    f"{image.focal_length:.3f} image widths, which was {then.focal_length:.3f}; give the --fov-deg "
+                    "(behind the word unposed-data) or transforms.json of then, or train anew."
+                )
+        masked = [image.name for then, image in pairs if then.mask != image.mask]
+        if masked:
+            CONSOLE.print(
+                f"Not the masks that the run was trained with: {_listed((masked, 'has another', 'have others'))}.",
+                style="yellow",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def has_held_out_images_of(self, now: RunImages) -> bool:
-        """Whether poses of these held-out images are poses of others."""
-        return _contents(self.held_out) == _contents(now.held_out)
+        """Whether cameras of these held-out images are cameras of others."""
+        return [image[1:] for image in self.held_out] == [image[1:] for image in now.held_out]
 
 
-def _content(path: Path) -> str:
+def hashes(files: Sequence[Path]) -> List[str]:
+    """SHA-256 of each file.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    # Threads, because both reading and hashing release the GIL.
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as executor:
+        return list(executor.map(_hash, files))
+
+
+def _hash(path: Path) -> str:
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:

@@ -279,7 +279,9 @@ def test_cameras_of_another_number_of_images(blender_folder: Path):
 def test_checkpoints_are_told_which_images_they_are_of(blender_folder: Path, test_mode: str):
     manager = config_for(blender_folder).setup(test_mode=test_mode)
     state = manager.state_dict()["_extra_state"]
-    assert [Path(name).parts[0] for name, _ in state["train"] + state["held_out"]] == ["train"] * 8 + ["test"] * 4
+    listed = state["train"] + state["held_out"]
+    assert [Path(name).parts[0] for name, *_ in listed] == ["train"] * 8 + ["test"] * 4
+    assert {(mask, round(focal_length, 4)) for _, _, mask, focal_length in listed} == {("", 1.3698)}  # 0.5 / tan(0.35)
     assert state["folder"] == str(blender_folder)
     manager.load_state_dict({"_extra_state": state})
 

@@ -77,8 +77,8 @@ def files_of(folder: Path) -> Dict[Path, bytes]:
 
 def test_a_checkpoint_lists_its_images(trained: Path):
     listed = torch.load(checkpoint_of(trained), weights_only=True)["pipeline"][IMAGES_KEY]
-    assert [name for name, _ in listed["train"]] == [f"p{index:02d}.png" for index in range(1, 8)]
-    assert [name for name, _ in listed["held_out"]] == ["p00.png", "p08.png"]
+    assert [name for name, *_ in listed["train"]] == [f"p{index:02d}.png" for index in range(1, 8)]
+    assert [name for name, *_ in listed["held_out"]] == ["p00.png", "p08.png"]
 
 
 def replace_one(images: Path) -> None:
@@ -142,6 +142,15 @@ def test_poses_of_other_held_out_images_are_estimated_again(run: Path, images: P
     pipeline = open_run(run, **on(images))[1]
     assert estimated == [11, -1]
     assert len(pipeline.cameras.poses("eval")) == 2
+
+
+def test_another_lens_is_refused(run: Path, images: Path):
+    def with_another_field_of_view(config: Any) -> Any:
+        config.pipeline.datamanager.dataparser.fov_deg = 30.0
+        return config
+
+    with pytest.raises(InputError, match=r"The lens is not the one .* which was 1\.072; give the --fov-deg"):
+        open_run(run, update_config_callback=with_another_field_of_view)
 
 
 def test_images_are_known_while_attempts_are_compared(trained: Path):

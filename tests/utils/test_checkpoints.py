@@ -29,8 +29,8 @@ def images(train: str = "abcdefgh", held_out: str = "xyz") -> Rows:
     """One letter stands for a file's name and content."""
     return {
         "folder": "/data",
-        "train": [[each, each] for each in train],
-        "held_out": [[each, each] for each in held_out],
+        "train": [[each, each, "", 1.2] for each in train],
+        "held_out": [[each, each, "", 1.2] for each in held_out],
     }
 
 

@@ -2,12 +2,12 @@
 
 import shutil
 from pathlib import Path
-from typing import Callable, List
+from typing import Callable, List, Sequence
 
 import pytest
 
 from gnerf_ns.utils.errors import InputError
-from gnerf_ns.utils.run_images import RunImages
+from gnerf_ns.utils.run_images import ImageSource, RunImages
 
 
 def make_folder(folder: Path, count: int = 12) -> Path:
@@ -17,10 +17,19 @@ def make_folder(folder: Path, count: int = 12) -> Path:
     return folder
 
 
-def images_of(folder: Path, interval: int = 8) -> RunImages:
+def sources(paths: Sequence[Path], focal_length: float = 1.2) -> List[ImageSource]:
+    """Images with masks, if there is a folder of these beside theirs."""
+    masks = [path.parent.with_name("masks") / path.name for path in paths]
+    return [
+        ImageSource(path, mask if mask.exists() else None, focal_length)
+        for path, mask in zip(paths, masks, strict=True)
+    ]
+
+
+def images_of(folder: Path, interval: int = 8, focal_length: float = 1.2) -> RunImages:
     """As a bare folder is split."""
-    paths = sorted(folder.glob("*.png"))
-    return RunImages.read([path for index, path in enumerate(paths) if index % interval], paths[::interval], folder)
+    images = sources(sorted(folder.glob("*.png")), focal_length)
+    return RunImages.read([image for index, image in enumerate(images) if index % interval], images[::interval], folder)
 
 
 def complaint(then: RunImages, now: RunImages) -> str:
@@ -92,8 +101,8 @@ def test_another_split(tmp_path: Path):
 
 
 def test_another_order(tmp_path: Path):
-    paths: List[Path] = sorted(make_folder(tmp_path / "images").iterdir())
-    then, now = (RunImages.read(some, [], tmp_path) for some in (paths, paths[::-1]))
+    images = sources(sorted(make_folder(tmp_path / "images").iterdir()))
+    then, now = (RunImages.read(some, [], tmp_path) for some in (images, images[::-1]))
     assert complaint(then, now) == "they come in another order"
 
 
@@ -132,10 +141,10 @@ def test_names_are_relative_to_the_data_where_they_can_be(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     listing = Path("transforms.json")
     listing.touch()
-    images = RunImages.read([Path("images/p00.png"), aside], [], listing)
+    images = RunImages.read(sources([Path("images/p00.png"), aside]), [], listing)
     assert images.folder == str(tmp_path)
     assert [image.name for image in images.train] == ["images/p00.png", "aside.png"]
-    images = RunImages.read([aside], [], folder)
+    images = RunImages.read(sources([aside]), [], folder)
     assert [image.name for image in images.train] == [str(aside)]
 
 
@@ -146,4 +155,27 @@ def test_it_survives_being_saved(tmp_path: Path):
 
 def test_an_image_that_is_gone_gets_one_sentence(tmp_path: Path):
     with pytest.raises(InputError, match=r"gone\.png cannot be read \(No such file or directory\)"):
-        RunImages.read([tmp_path / "gone.png"], [], tmp_path)
+        RunImages.read(sources([tmp_path / "gone.png"]), [], tmp_path)
+
+
+def test_another_lens(tmp_path: Path):
+    folder = make_folder(tmp_path / "images")
+    then = images_of(folder)
+    then.check_training_images(images_of(folder, focal_length=1.2005))
+    now = images_of(folder, focal_length=0.93)
+    with pytest.raises(InputError, match=r"p01\.png has a focal length of 0\.930 image widths, which was 1\.200; give"):
+        then.check_training_images(now)
+    assert not then.has_held_out_images_of(now)
+
+
+def test_other_masks_are_told_and_used(tmp_path: Path, capsys: pytest.CaptureFixture):
+    folder, masks = make_folder(tmp_path / "images"), make_folder(tmp_path / "masks")
+    then = images_of(folder)
+    then.check_training_images(images_of(folder))
+    assert capsys.readouterr().out == ""
+    (masks / "p03.png").write_bytes(b"other")
+    then.check_training_images(images_of(folder))
+    assert capsys.readouterr().out == "Not the masks that the run was trained with: p03.png has another.\n"
+    shutil.rmtree(masks)
+    then.check_training_images(images_of(folder))
+    assert "p01.png, p02.png, p03.png and 7 more have others" in capsys.readouterr().out
