@@ -29,7 +29,7 @@ from gnerf_ns.pose_search.refinement import (
     localize_images,
     squared_errors,
 )
-from gnerf_ns.utils.cpu import keep_freed_memory
+from gnerf_ns.utils.cpu import keep_freed_memory, share_cores
 from gnerf_ns.utils.errors import InputError
 
 THUMBNAIL_SIDE = 16
@@ -122,6 +122,8 @@ def localize_in_scene(
     """See `localize`; `on_progress` is called with the number of images that were finished since the last call."""
     if config.keep_freed_memory:
         keep_freed_memory()
+    if scene.field.device.type == "cpu":
+        share_cores()
     check_gradients(scene)
     error = reference_error(scene, config.refinement.comparison_side)
     if error > POOR_FIELD_ERROR**2:

@@ -38,7 +38,7 @@ from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule, StepPlan
 from gnerf_ns.training.training_log import training_log_callbacks, training_metrics
 from gnerf_ns.training.transport import TransportObjective, TransportObjectiveConfig
 from gnerf_ns.utils.checkpoints import fitting_state
-from gnerf_ns.utils.cpu import keep_freed_memory
+from gnerf_ns.utils.cpu import keep_freed_memory, share_cores
 from gnerf_ns.utils.errors import InputError
 
 SEED_STRIDE = 1_000_003
@@ -138,6 +138,8 @@ class GNeRFPipeline(VanillaPipeline):
         refuse_several_devices(world_size)
         if config.keep_freed_memory:
             keep_freed_memory()
+        if torch.device(device).type == "cpu":
+            share_cores()
         super().__init__(config, cast(str, device), world_size=world_size, **kwargs)
         self.datamanager.lay_images_over(self.model.evaluation_background)
         self._seed = torch.initial_seed()
@@ -255,7 +257,9 @@ class GNeRFPipeline(VanillaPipeline):
                 optimizer.state.clear()
         if attributes.grad_scaler is not None and attributes.grad_scaler.is_enabled():
             # It halves at every step that is not finite, and has no floor: at 0 no later attempt would learn.
-            fresh = torch.amp.GradScaler(enabled=True)  # pyright: ignore[reportPrivateImportUsage]
+            fresh = torch.amp.GradScaler(  # pyright: ignore[reportPrivateImportUsage]
+                self.device.type, enabled=True
+            )
             attributes.grad_scaler.load_state_dict(fresh.state_dict())
 
     def _begin_anew_or_go_back(self, step: int) -> None:

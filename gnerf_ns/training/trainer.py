@@ -24,7 +24,6 @@ from gnerf_ns.training.learning_rates import following
 from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig, refuse_several_devices
 from gnerf_ns.training.run_folder import RunFolderConfig
 from gnerf_ns.utils.checkpoints import latest_checkpoint
-from gnerf_ns.utils.cpu import shared_cores
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.system_libraries import export_advice
 
@@ -155,8 +154,7 @@ class GNeRFTrainer(Trainer):
             self.step = max(0, self._start_step - 1)
             self.save_checkpoint(self.step)
             return
-        with shared_cores():
-            super().train()
+        super().train()
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:

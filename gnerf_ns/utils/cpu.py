@@ -6,9 +6,10 @@ import ctypes
 import os
 import sys
 import threading
-from contextlib import contextmanager
+import time
+from functools import cache
 from pathlib import Path
-from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Callable, List, NamedTuple, Optional
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Names of glibc's mallopt parameters."""
@@ -75,12 +76,7 @@ class IdleTeam:
     times less while it has more threads than there are cores, which anybody can bring about.
     """
 
-    def __init__(self, libraries: Sequence[ctypes.CDLL]) -> None:
-        """
-        Args:
-            libraries: each copy of libgomp that is loaded; torch's and numba's threads may be of different ones.
-        """
-        self._libraries = libraries
+    def __init__(self) -> None:
         self._free = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)
         self._done: Optional[threading.Event] = None
 
@@ -103,7 +99,7 @@ class IdleTeam:
             self._done = None
 
     def _hold(self, done: threading.Event, begun: threading.Event) -> None:
-        for library in self._libraries:
+        for library in loaded_libgomps():  # torch's and numba's threads may be of different ones
             # Each thread does free(NULL), which is nothing.
             library.GOMP_parallel(self._free, None, ctypes.c_uint(os.cpu_count() or 1), ctypes.c_uint(0))
         begun.set()
@@ -147,34 +143,27 @@ def loaded_libgomps() -> List[ctypes.CDLL]:
     return [ctypes.CDLL(path) for path in sorted(paths)]
 
 
-@contextmanager
-def shared_cores() -> Iterator[None]:
-    """While this lasts, torch's threads give way to other programs, and spin as ever where there are none.
+@cache
+def share_cores() -> bool:
+    """From now on torch's threads give way to other programs, and spin as ever where there are none.
 
     Nothing happens without libgomp, on one core, or where the environment says how threads are to wait.
+
+    Returns:
+        Whether it is so; once is enough for a process.
     """
-    libraries = loaded_libgomps()
     said = any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
-    if not libraries or said or (os.cpu_count() or 1) == 1:
-        yield
-        return
-    team, ended = IdleTeam(libraries), threading.Event()
+    if said or (os.cpu_count() or 1) == 1 or not loaded_libgomps():
+        return False
+    try:
+        sharing = CoreSharing(IdleTeam())
+    except OSError:
+        return False
 
     def watch() -> None:
-        sharing = CoreSharing(team)
-        while not ended.wait(SECONDS_PER_LOOK):
+        while True:
+            time.sleep(SECONDS_PER_LOOK)
             sharing.update()
-        team.stop()
 
-    try:
-        waiting_of_threads()
-    except OSError:
-        yield
-        return
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()
+    threading.Thread(target=watch, daemon=True).start()
+    return True
