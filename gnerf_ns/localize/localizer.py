@@ -122,7 +122,7 @@ def localize_in_scene(
     """See `localize`; `on_progress` is called with the number of images that were finished since the last call."""
     if config.keep_freed_memory:
         keep_freed_memory()
-    if scene.field.device.type == "cpu":
+    if scene.renderer.device.type == "cpu":
         share_cores()
     check_gradients(scene)
     error = reference_error(scene, config.refinement.comparison_side)
