@@ -54,9 +54,18 @@ class RunFolderConfig(TrainerConfig):
             self.load_step = step_of(checkpoint)
 
     def set_folder(self, folder: Path) -> None:
-        """Take a folder, of any name and anywhere, for that of the run."""
+        """Take a folder, of any name and anywhere, for that of the run.
+
+        If the data are gone, but lie where they would if they had been moved together with the run, they are read from
+        there; checkpoints tell whether they are the same.
+        """
+        before = self.get_base_dir()
         self.folder_of_runs, self.timestamp = folder.parent, folder.name
-        dataparser = getattr(self.pipeline.datamanager, "dataparser", None)
+        datamanager: Any = self.pipeline.datamanager
+        if datamanager.data is not None and not datamanager.data.exists():
+            moved = Path(os.path.normpath(folder / os.path.relpath(datamanager.data, before)))
+            datamanager.data = moved if moved.exists() else datamanager.data
+        dataparser = getattr(datamanager, "dataparser", None)
         if isinstance(dataparser, GrownDataParserConfig):
             dataparser.localized = folder / dataparser.localized.name
 

@@ -191,6 +191,25 @@ def test_a_copy_is_opened_where_it_is(run: Path, trained: Path, tmp_path: Path, 
     assert files_of(trained) == before
 
 
+def test_a_project_that_was_moved_with_its_data(trained: Path, tmp_path: Path):
+    project, aside = trained.parents[3], trained.parents[3].with_name("aside")
+    moved = tmp_path / "projects" / "mine"
+    shutil.copytree(project, moved)
+    run = moved / trained.relative_to(project)
+    project.rename(aside)
+    try:
+        pipeline = open_run(run)[1]
+        assert pipeline.datamanager.train_dataset.image_filenames[0] == moved / "data" / "p01.png"
+        (moved / "data" / "p01.png").unlink()
+        with pytest.raises(InputError, match=r"p01\.png is missing"):
+            open_run(run)
+        shutil.rmtree(moved / "data")
+        with pytest.raises(InputError, match=f"There is no folder {project / 'data'}"):
+            open_run(run)
+    finally:
+        aside.rename(project)
+
+
 def test_a_relative_path(run: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(run)
     config, *_ = eval_setup(Path("config.yml"), test_mode="inference")
