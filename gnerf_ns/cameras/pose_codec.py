@@ -12,9 +12,6 @@ from torch.nn import functional
 
 from gnerf_ns.cameras.look_at import look_at
 
-UP_DIRECTION_KEY = "up_direction.tilt"
-"""Where a pipeline's checkpoint has it; older ones have none."""
-
 
 class UpDirection(nn.Module):
     """A lean of the scene away from +z, as the parameter ``tilt``: a rotation vector in the xy plane, in radians.
