@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Dict, Optional
 
 import numpy as np
@@ -15,15 +16,17 @@ import pytest
 import torch
 import tyro
 import yaml
+from nerfstudio.engine.trainer import TrainerConfig
 from PIL import Image
 from tiny_run import build_trainer, trainer_config
 from torch import nn
 
+from gnerf_ns.data.grown_dataparser import GrownDataParserConfig
 from gnerf_ns.localize.command import NOT_ALL_LOCALIZED, Localize, entrypoint
 from gnerf_ns.localize.localizer import LocalizerConfig, localize_in_scene
-from gnerf_ns.localize.scene import _check_weights, load_run
+from gnerf_ns.localize.scene import _check_weights, _set_folder, load_run
 from gnerf_ns.pose_search.refinement import LocalizationConfig, RefinementConfig
-from gnerf_ns.training.pipeline import GNeRFPipelineConfig
+from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig
 from gnerf_ns.utils.errors import InputError
 
 FEW = RefinementConfig(steps=2, rays_per_hypothesis=8, first_image_side=8)
@@ -78,16 +81,6 @@ def test_the_same_seed_finds_the_same(config_path: Path, tiny_scene: Path, tmp_p
     assert first["frames"][0]["transform_matrix"] == second["frames"][0]["transform_matrix"]
 
 
-def test_a_run_may_have_been_moved(config_path: Path, tmp_path: Path):
-    base = config_path.parent
-    moved = tmp_path.joinpath("elsewhere", *base.parts[-3:])
-    shutil.copytree(base, moved)
-    shutil.rmtree(moved / "estimated_poses")
-    _, pipeline = load_run(moved / "config.yml")
-    _, original = load_run(config_path)
-    assert torch.equal(pipeline.cameras(), original.cameras())
-
-
 def copied(config_path: Path, folder: Path) -> Path:
     """The run in another place; its config.yml."""
     moved = folder.joinpath("elsewhere", *config_path.parent.parts[-3:])
@@ -106,6 +99,29 @@ def test_a_run_may_have_any_name_and_place(config_path: Path, tmp_path: Path):
     _, original = load_run(config_path)
     assert config.get_base_dir() == loose and config.get_checkpoint_dir() == loose / "nerfstudio_models"
     torch.testing.assert_close(pipeline.cameras.codes, original.cameras.codes + 0.125)
+
+
+def test_nerfstudios_own_configs_find_a_run_below_a_folder_of_their_method(tmp_path: Path):
+    config: Any = TrainerConfig(method_name="nerfacto", experiment_name="first", timestamp="now")
+    config.pipeline.datamanager = SimpleNamespace(dataparser=GrownDataParserConfig(localized=Path("gone/some.json")))
+    run = tmp_path / "second" / "nerfacto" / "best"
+    _set_folder(config, run)
+    assert config.get_base_dir() == run and config.pipeline.datamanager.dataparser.localized == run / "some.json"
+    loose = tmp_path / "loose"
+    _set_folder(config, loose)
+    command = Localize(loose / "config.yml", tmp_path, grow=True)
+    with pytest.raises(InputError, match=r"beside .*loose, .*move the run to .*nerfacto/loose"):
+        command._check_place(config)
+    Localize(run / "config.yml", tmp_path, grow=True)._check_place(config)
+
+
+def test_a_checkpoint_of_other_data_gets_one_sentence(config_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(self: Any, state: Any, step: int) -> None:
+        raise RuntimeError("Error(s) in loading state_dict:\n\tsize mismatch for embedding")
+
+    monkeypatch.setattr(GNeRFPipeline, "load_pipeline", refuse)
+    with pytest.raises(InputError, match=r"does not fit .*config\.yml .*\(size mismatch for embedding\); restore"):
+        load_run(config_path)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +235,22 @@ def test_the_exit_status_tells_whether_all_were_localized(
     with pytest.raises(SystemExit) as exit_:
         entrypoint()
     assert exit_.value.code == status
+
+
+def test_an_image_that_cannot_be_read_is_not_localized_either(
+    config_path: Path, tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    def localized_well(scene: Any, image_set: Any, *rest: Any) -> Any:
+        return [replace(each, converged=True) for each in localize_in_scene(scene, image_set, QUICK)]
+
+    monkeypatch.setattr("gnerf_ns.localize.command.localize_in_scene", localized_well)
+    images = tmp_path / "images"
+    shutil.copytree(tiny_scene / "held_out", images)
+    (images / "0001.png").write_bytes((images / "0001.png").read_bytes()[:200])
+    assert not Localize(config_path, images, tmp_path / "poses.json").main()
+    (frame,) = json.loads((tmp_path / "poses.json").read_text())["frames"]
+    assert Path(frame["file_path"]).name == "0000.png"
+    assert "Images that could not be used: 0001.png" in capsys.readouterr().out
 
 
 def test_nothing_is_overwritten(config_path: Path, tiny_scene: Path, tmp_path: Path):
