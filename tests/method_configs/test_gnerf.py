@@ -1,11 +1,13 @@
 """The installed methods as a user has them: through nerfstudio's entry points and its command line."""
 
+import contextlib
 import copy
+import io
 import math
-from collections import Counter
+import re
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Set
 
 import pytest
 import torch
@@ -18,7 +20,8 @@ from tiny_run import PhaseA, build_pipeline, build_trainer, pipeline_config, tra
 from gnerf_ns.data.dataparser import UnposedDataParserConfig
 from gnerf_ns.fields.mlp_radiance import MLPRadianceConfig
 from gnerf_ns.training.pose_trials import PoseTrialsConfig
-from gnerf_ns.training.schedule import PhaseScheduleConfig
+from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
+from gnerf_ns.utils.errors import InputError
 
 METHODS: Dict[str, MethodSpecification] = {
     point.name: point.load()
@@ -29,6 +32,11 @@ METHODS: Dict[str, MethodSpecification] = {
 
 def config_of(method: str) -> Any:
     return copy.deepcopy(METHODS[method].config)
+
+
+def schedule_of(method: str) -> Schedule:
+    """Of a hundred images."""
+    return Schedule.of(config_of(method).pipeline.schedule, 100)
 
 
 def on_tiny_images(config: Any, folder: Path) -> Any:
@@ -42,33 +50,41 @@ def test_there_are_five_methods():
     assert METHODS.keys() == names
 
 
+def groups_of(method: str, phase_a: PhaseA, folder: Path) -> Set[str]:
+    """What has to be optimized; with small networks of the method's kind, since groups do not depend on sizes."""
+    config = pipeline_config(folder, phase_a, focal_length="shared")
+    if isinstance(config_of(method).pipeline.model.radiance, MLPRadianceConfig):
+        config.model.radiance = MLPRadianceConfig(num_layers=2, layer_width=8, layer_width_color=8)  # type: ignore
+    return set(build_pipeline(config).get_param_groups())
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_each_parameter_group_has_an_optimizer_whatever_phase_a_is(method: str, tiny_scene: Path):
+def test_every_parameter_group_has_an_optimizer_and_every_optimizer_has_one(method: str, tiny_scene: Path):
     config = config_of(method)
-    every_group = set()
-    phases: Dict[PhaseA, Any] = {"transport": None, "adversarial": None, "both": None}
-    for phase_a in phases:
-        # Small networks, but of the method's kind: groups do not depend on sizes.
-        radiance = config.pipeline.model.radiance
-        pipeline = pipeline_config(tiny_scene, phase_a, focal_length="shared")
-        if isinstance(radiance, MLPRadianceConfig):
-            pipeline.model.radiance = MLPRadianceConfig(num_layers=2, layer_width=8, layer_width_color=8)  # type: ignore
-        groups = build_pipeline(pipeline).get_param_groups()
-        assert groups.keys() <= config.optimizers.keys()
-        every_group |= groups.keys()
-    assert every_group == config.optimizers.keys(), "an optimizer of nothing"
+    assert groups_of(method, config.pipeline.phase_a, tiny_scene) == set(config.optimizers)
+
+
+@pytest.mark.parametrize("phase_a", ["transport", "both"])
+def test_the_adversarial_method_has_optimizers_for_other_objectives_too(phase_a: PhaseA, tiny_scene: Path):
+    assert groups_of("gnerf-ns-adversarial", phase_a, tiny_scene) <= set(config_of("gnerf-ns-adversarial").optimizers)
+
+
+def test_an_adversary_without_an_optimizer_is_refused_by_name(tiny_scene: Path, tmp_path: Path):
+    config = trainer_config(tiny_scene, tmp_path)
+    config.optimizers = config_of("gnerf-ns").optimizers
+    with pytest.raises(InputError, match="no optimizer for discriminator, inversion_network; use gnerf-ns-adversarial"):
+        build_trainer(config)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_schedules_agree(method: str):
-    """Learning rates, length of the run and patch sizes follow the phases that the pipeline has."""
+def test_patches_are_of_one_size_for_schedule_and_discriminator(method: str):
     config = config_of(method)
     schedule = config.pipeline.schedule
     assert schedule.patch_side == config.pipeline.adversarial.discriminator.patch_side
 
 
 def test_a_schedule_given_by_hand_reaches_length_and_learning_rates(tiny_scene: Path, tmp_path: Path):
-    config = trainer_config(tiny_scene, tmp_path)
+    config = trainer_config(tiny_scene, tmp_path, "transport")
     config.optimizers = config_of("gnerf-ns").optimizers
     config.max_num_iterations = None
     config.pipeline.schedule = PhaseScheduleConfig(
@@ -81,15 +97,20 @@ def test_a_schedule_given_by_hand_reaches_length_and_learning_rates(tiny_scene: 
     )
     trainer = build_trainer(config)
     assert trainer.config.max_num_iterations == 31 + 90
+    schedule = trainer.pipeline.schedule
+    assert (schedule.phase_a_end, schedule.phase_b_start) == (34, 40)
     for group in ("fields", "proposal_networks", "poses"):
-        assert trainer.config.optimizers[group]["scheduler"].schedule is trainer.pipeline.schedule
-    assert (trainer.pipeline.schedule.phase_a_end, trainer.pipeline.schedule.phase_b_start) == (34, 40)
+        (factor,) = trainer.optimizers.schedulers[group].lr_lambdas
+        config_of_group = config.optimizers[group]["scheduler"]
+        assert [factor(step) for step in (0, 33, 40)] == [1.0, 1.0, config_of_group.first_factor]
+        assert factor(schedule.phase_b_start + 50) == pytest.approx(config_of_group.last_factor)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_images_never_get_smaller(method: str):
-    schedule = config_of(method).pipeline.schedule
-    sides = [schedule.at(step).image_side for step in range(0, schedule.total_steps, 10)]
+    schedule = schedule_of(method)
+    steps = range(0, schedule.total_steps, max(1, schedule.total_steps // 200))
+    sides = [schedule.at(step).image_side for step in steps]
     assert sides == sorted(sides)
 
 
@@ -100,6 +121,14 @@ def test_runs_where_there_is_no_gpu_and_ends_by_itself(method: str):
     assert config.mixed_precision == torch.cuda.is_available()
     assert config.viewer.quit_on_train_completion
     assert config.is_tensorboard_enabled(), "vis='viewer' alone runs no evaluation"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_evaluated_in_the_middle_of_a_run(method: str):
+    """Poses of all held-out images would be estimated for it, a tenth of a run's time."""
+    config = config_of(method)
+    intervals = (config.steps_per_eval_image, config.steps_per_eval_batch, config.steps_per_eval_all_images)
+    assert intervals == (10**9,) * 3
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -114,10 +143,22 @@ def test_yaml_round_trip(method: str, tmp_path: Path):
     assert loaded.optimizers == config.optimizers
 
 
+def test_options_that_the_command_line_hides_survive_the_yaml_round_trip():
+    config = config_of("gnerf-ns")
+    pipeline = config.pipeline
+    pipeline.pose_search.bank_size, pipeline.misfits.cost_ratio = 77, 2.5
+    pipeline.eval_poses.localization.first.steps, pipeline.schedule.patch_side = 7, 12
+    pipeline.pose_trials.probe_field.rays_per_step, pipeline.transport.sinkhorn_iterations = 99, 3
+    loaded: Any = yaml.load(yaml.dump(config), Loader=yaml.Loader)
+    assert loaded.pipeline == pipeline
+    assert (loaded.pipeline.pose_search.bank_size, loaded.pipeline.eval_poses.localization.first.steps) == (77, 7)
+
+
 def test_the_paper_s_published_values():
     pipeline = config_of("gnerf-ns-paper").pipeline
     assert pipeline.phase_a == "adversarial" and pipeline.datamanager.max_image_side == 400
-    radiance, objective, schedule = pipeline.model.radiance, pipeline.adversarial, pipeline.schedule
+    radiance, objective = pipeline.model.radiance, pipeline.adversarial
+    schedule = schedule_of("gnerf-ns-paper")
     assert (radiance.num_layers, radiance.layer_width) == (8, 360)
     assert (radiance.num_coarse_samples, radiance.num_fine_samples) == (64, 64)
     assert (objective.num_patches, objective.r1_weight, objective.pose_regularization_mult) == (12, 10.0, 0.1)
@@ -145,8 +186,7 @@ def test_the_paper_s_published_values():
     ("group", "every"), [("fields", 8_000), ("discriminator", 8_000), ("inversion_network", 4_000), ("poses", 4_000)]
 )
 def test_the_paper_s_learning_rates_are_halved_every_so_many_released_iterations(group: str, every: int):
-    config = config_of("gnerf-ns-paper")
-    schedule, entry = config.pipeline.schedule, config.optimizers[group]
+    schedule, entry = schedule_of("gnerf-ns-paper"), config_of("gnerf-ns-paper").optimizers[group]
     optimizer = entry["optimizer"].setup([torch.nn.Parameter(torch.zeros(1))])
     scheduler = entry["scheduler"].setup().get_scheduler(optimizer, entry["optimizer"].lr)
     (share,) = scheduler.lr_lambdas
@@ -155,17 +195,19 @@ def test_the_paper_s_learning_rates_are_halved_every_so_many_released_iterations
 
 
 def test_the_paper_s_released_schedule():
-    schedule = config_of("gnerf-ns-paper").pipeline.schedule
-    plans = [schedule.at(step) for step in range(schedule.total_steps)]
-    lengths = Counter((plan.name, plan.phase) for plan in plans)
-    assert lengths == {("A", "A"): 12_000, ("AB", "A"): 8_000, ("AB", "B"): 8_000, ("B", "B"): 20_000}
+    schedule = schedule_of("gnerf-ns-paper")
+    starts = (schedule.interleaved_start, schedule.phase_b_start, schedule.total_steps)
+    assert starts == (12_000, 28_000, 48_000)
+    assert [schedule.at(step).name for step in (0, 11_999, 12_000, 27_999, 28_000)] == ["A", "A", "AB", "AB", "B"]
+    assert "".join(schedule.at(12_000 + step).phase for step in range(6)) == "ABABAB"
     assert schedule.iterations_before(schedule.phase_b_start) == 20_000
-    assert not any(plan.searches_all_poses or plan.searches_misfit_poses for plan in plans)
-    sides = {step: plans[step].image_side for step in (0, 6_000, 12_000, 20_000, 28_000)}
+    plans = [schedule.at(step) for step in {*range(0, 48_000, 97), 12_000, 12_001, 28_000}]
+    assert not any(plan.searches_all_poses or plan.searches_misfit_poses or plan.pose_trial_rounds for plan in plans)
+    sides = {step: schedule.at(step).image_side for step in (0, 6_000, 12_000, 20_000, 28_000)}
     assert sides == {0: 16, 6_000: 72, 12_000: 128, 20_000: 264, 28_000: 400}
     for step in (0, 1_000, 5_000, 12_000, 20_000, 30_000):
         released = max(16 / 400, min(0.8, math.exp(-2e-4 * schedule.iterations_before(step))))
-        assert plans[step].patch_scale == (pytest.approx(released, rel=1e-3), 1.0)
+        assert schedule.at(step).patch_scale == (pytest.approx(released, rel=1e-3), 1.0)
 
 
 def test_the_paper_s_method_runs_an_a_and_a_b_step(tiny_scene: Path):
@@ -177,7 +219,7 @@ def test_the_paper_s_method_runs_an_a_and_a_b_step(tiny_scene: Path):
     radiance.layer_width, radiance.layer_width_color = 16, 8
     radiance.num_coarse_samples = radiance.num_fine_samples = 4
     config.adversarial, config.photometric, config.schedule = small.adversarial, small.photometric, small.schedule
-    config.pose_search, config.held_out = small.pose_search, small.held_out
+    config.pose_search, config.eval_poses = small.pose_search, small.eval_poses
     pipeline = build_pipeline(config)
     before = [parameter.detach().clone() for parameter in pipeline.model.parameters()]
     history = train_steps(pipeline, range(12))
@@ -194,7 +236,7 @@ def test_fast_methods_take_a_step_at_their_own_sizes(method: str, tiny_scene: Pa
     config.pose_trials = PoseTrialsConfig(num_places=1, steps_without=1, steps_with=1, steps_of_fit=1)
     pipeline = build_pipeline(config)
     losses = train_steps(pipeline, range(1)) + train_steps(
-        pipeline, range(config.schedule.phase_b_start, config.schedule.phase_b_start + 1)
+        pipeline, range(pipeline.schedule.phase_b_start, pipeline.schedule.phase_b_start + 1)
     )
     assert "photometric_loss" in losses[1] and "photometric_loss" not in losses[0]
     assert all(torch.isfinite(loss) for step in losses for loss in step.values())
@@ -217,11 +259,11 @@ def test_a_bare_command_takes_our_dataparser(command_line):
 def test_options_override(command_line):
     config = command_line(
         *("gnerf-ns", "--data", "images", "--pipeline.phase-a", "both"),
-        *("--pipeline.schedule.phase-a-image-side", "8", "16", "--pipeline.pose-prior.elevation-deg", "-30", "60"),
+        *("--pipeline.schedule.phase-b-image-side", "8", "16", "--pipeline.pose-prior.elevation-deg", "-30", "60"),
         *("--pipeline.model.radiance.num-levels", "5", "--optimizers.poses.optimizer.lr", "0.5"),
         *("unposed-data", "--fov-deg", "30"),
     )
-    assert config.pipeline.phase_a == "both" and config.pipeline.schedule.phase_a_image_side == (8, 16)
+    assert config.pipeline.phase_a == "both" and config.pipeline.schedule.phase_b_image_side == (8, 16)
     assert config.pipeline.pose_prior.elevation_deg == (-30.0, 60.0)
     assert config.pipeline.model.radiance.num_levels == 5
     assert config.optimizers["poses"]["optimizer"].lr == 0.5
@@ -234,3 +276,30 @@ def test_a_stock_dataparser(command_line):
     assert isinstance(config.pipeline.datamanager.dataparser, BlenderDataParserConfig)
     with pytest.raises(SystemExit):
         command_line("gnerf-ns", "--data", "images", "--pipeline.no-such-option", "1")
+
+
+@pytest.fixture(scope="module")
+def help_text() -> str:
+    """What `ns-train gnerf-ns --help` prints."""
+    from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as ended:
+        tyro.cli(AnnotatedBaseConfigUnion, args=["gnerf-ns", "--help"])  # type: ignore[arg-type]
+    assert ended.value.code == 0
+    return out.getvalue()
+
+
+def test_state_of_a_run_is_no_option(help_text: str):
+    assert "--pipeline.schedule.phase-a-steps" in help_text
+    for name in ("begins-at", "attempts-left", "scheduler.schedule", "folder-of-runs", "published-cameras"):
+        assert name not in help_text
+
+
+MAX_OPTIONS = 165
+"""It has 157; nerfacto has 153."""
+
+
+def test_the_help_stays_readable(help_text: str):
+    options = set(re.findall(r"--[a-z][a-z0-9.-]+", help_text))
+    assert 100 < len(options) <= MAX_OPTIONS, f"{len(options)} options: hide what only a method's author sets"
