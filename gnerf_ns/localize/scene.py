@@ -55,7 +55,7 @@ class RunLens:
 
     @classmethod
     def of(cls, cameras: Cameras, source: Optional[LensSource], focal_scale: float) -> RunLens:
-        """Of the training cameras as they were given."""
+        """Of the training images' cameras as they were given."""
         is_wide = cameras.width >= cameras.height
         sides = torch.where(is_wide, cameras.width, cameras.height)
         focal = torch.where(is_wide, cameras.fx, cameras.fy)
@@ -170,7 +170,7 @@ class TrainedScene:
             camera_to_worlds=poses,
             viewing_shell=ViewingShell.of(poses, None if learned is None else learned.up_direction),
             lens=RunLens.of(
-                dataset.given_cameras,
+                dataset.file_cameras,  # not those of cropped or padded images
                 outputs.metadata.get(LENS_SOURCE_KEY),
                 1.0 if learned is None else float(learned.focal_scales.typical),
             ),

@@ -8,6 +8,7 @@ import torch
 import torchmetrics.image.lpip
 from analytic_scene import random_poses
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.scene_box import SceneBox
@@ -15,6 +16,7 @@ from nerfstudio.field_components.encodings import HashEncoding
 from nerfstudio.models.nerfacto import NerfactoModel
 from nerfstudio.models.vanilla_nerf import VanillaModelConfig
 from nerfstudio.pipelines.base_pipeline import Pipeline
+from PIL import Image
 from tiny_run import build_pipeline, pipeline_config
 from torch import nn
 
@@ -54,6 +56,19 @@ def test_a_scene_of_another_method(pipeline: Any):
     assert scene.lens.fov_deg == pytest.approx(math.degrees(2 * math.atan(0.5 * float(camera.width[0] / camera.fx[0]))))
     assert scene.image_side == int(camera.width[0]) and scene.regress_poses is None
     assert torch.equal(scene.renderer.background_or_black, torch.ones(3))  # blender's images are laid over white
+
+
+def test_the_field_of_view_is_that_of_whole_images(pipeline: Any, tmp_path: Path):
+    """Although training images are compared without their borders, where their shapes differ a little."""
+    outputs = pipeline.datamanager.train_dataparser_outputs
+    widths = [42, 40] * 3
+    files = [tmp_path / f"{index}.png" for index in range(len(widths))]
+    for file, width in zip(files, widths, strict=True):
+        Image.new("RGB", (width, 32)).save(file)
+    sides = torch.tensor(widths, dtype=torch.float32)[:, None]
+    outputs.image_filenames = files
+    outputs.cameras = Cameras(random_poses(6), sides, sides, sides / 2, torch.full_like(sides, 16.0), sides.int(), 32)
+    assert TrainedScene.of(pipeline).lens.fov_deg == pytest.approx(math.degrees(2 * math.atan(0.5)), rel=1e-5)
 
 
 def test_the_frames_of_field_and_data(pipeline: Any):
