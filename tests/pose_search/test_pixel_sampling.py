@@ -211,8 +211,9 @@ def two_paddings(channels: int) -> Tuple[ImageSet, ImageSet]:
         generator = torch.Generator().manual_seed(1)
         alpha = torch.randint(0, 256, (3, SIDE, SIDE, 1), generator=generator, dtype=torch.uint8)
         pixels = torch.cat([pixels, alpha], dim=-1)
-    black, noise = (padded_squares(pixels, SIZES, content) for content in ("black", "noise"))
-    return tuple(ImageSet(stack, CameraDirections(cameras(3, SIDE, SIDE))) for stack in (black, noise))
+    lenses = CameraDirections(cameras(3, SIDE, SIDE))
+    black, noise = padded_squares(pixels, SIZES, "black"), padded_squares(pixels, SIZES, "noise")
+    return ImageSet(black, lenses), ImageSet(noise, lenses)
 
 
 @pytest.mark.parametrize("channels", [3, 4])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gnerf_ns.cameras.pose_codec import PoseCodec, UpDirection
 from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius
 from gnerf_ns.fields.radiance import RadianceAlongRays
-from gnerf_ns.pose_search.pose_search import PoseMatcher, PoseSearch, PoseSearchConfig
+from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
 from gnerf_ns.training.ambiguity import Ambiguity, find_ambiguity
 
 
@@ -55,7 +55,7 @@ def ambiguity_of(
     poses = up.from_z_up(level)
     image_set = image_set_of(model_of(radiance), poses, 48, 48)
     codec = PoseCodec("look_at", radius, up)
-    search = PoseSearch(PoseSearchConfig(), model_of(shown or radiance), PoseMatcher(prior, radius), codec)
+    search = PoseSearch(PoseSearchConfig(), model_of(shown or radiance), PoseProposals(prior, lambda: radius), codec)
     return find_ambiguity(search, image_set, poses, prior)
 
 

@@ -247,5 +247,7 @@ def test_plots_are_images_of_the_estimated_cameras(tiny_scene: Path):
     cameras, distribution = pipeline.evaluation.plot_poses(), pipeline.plot_pose_distribution()
     assert min(cameras.shape[:2]) > 200 and 0 <= cameras.min() < cameras.max() <= 1
     assert min(distribution.shape[:2]) > 100 and distribution.std() > 1
-    pipeline.cameras.assign(torch.arange(7), pipeline.datamanager.train_ground_truth)
+    truth = pipeline.datamanager.train_ground_truth
+    assert truth is not None
+    pipeline.cameras.assign(torch.arange(7), truth)
     assert not torch.equal(pipeline.evaluation.plot_poses(), cameras)

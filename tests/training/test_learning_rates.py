@@ -2,7 +2,7 @@
 
 import io
 from itertools import pairwise
-from typing import Any, List
+from typing import Any, List, Tuple
 
 import pytest
 import torch
@@ -28,16 +28,19 @@ SCHEDULE = schedule_of(phase_a_steps=8, interleaved_steps=2, phase_b_steps=20)
 PHASES = PhaseSchedulerConfig(first_factor=0.5, last_factor=0.05)
 
 
-def build(config: Any, schedule: Schedule = SCHEDULE) -> Any:
+Built = Tuple[LRScheduler, torch.optim.Optimizer]
+
+
+def build(config: Any, schedule: Schedule = SCHEDULE) -> Built:
     """A scheduler and its optimizer, built as nerfstudio does."""
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=0.02)
     bound = following({"group": {"optimizer": None, "scheduler": config}}, lambda: schedule)["group"]["scheduler"]
     return bound.setup().get_scheduler(optimizer, 0.02), optimizer
 
 
-def rates(scheduler: LRScheduler, optimizer: torch.optim.Optimizer, steps: int) -> List[float]:
+def rates(built: Built, steps: int) -> List[float]:
     """Of some more steps."""
-    values = []
+    (scheduler, optimizer), values = built, []
     for _ in range(steps):
         values.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
@@ -49,7 +52,7 @@ def rates(scheduler: LRScheduler, optimizer: torch.optim.Optimizer, steps: int) 
 
 
 def test_rates_hold_in_phase_a_and_decay_in_phase_b():
-    values = rates(*build(PHASES), 60)
+    values = rates(build(PHASES), 60)
     assert values[:10] == [0.02] * 10
     assert values[10] == pytest.approx(0.01)
     assert values[20] == pytest.approx(0.02 * (0.5 * 0.05) ** 0.5)
@@ -59,7 +62,7 @@ def test_rates_hold_in_phase_a_and_decay_in_phase_b():
 
 def test_rates_may_fall_over_the_second_half_of_phase_a():
     config = PhaseSchedulerConfig(phase_a_last_factor=0.25, first_factor=0.5, last_factor=0.05)
-    values = rates(*build(config), 12)
+    values = rates(build(config), 12)
     assert values[:5] == [0.02] * 5
     assert values[6] == pytest.approx(0.01)
     assert values[8:10] == pytest.approx([0.005] * 2)
@@ -68,12 +71,12 @@ def test_rates_may_fall_over_the_second_half_of_phase_a():
 
 def test_without_phase_b_the_rate_stays():
     config = PhaseSchedulerConfig(last_factor=0.1)
-    assert rates(*build(config, schedule_of(phase_a_steps=5, phase_b_steps=0)), 6) == [0.02] * 6
+    assert rates(build(config, schedule_of(phase_a_steps=5, phase_b_steps=0)), 6) == [0.02] * 6
 
 
 def test_the_rate_holds_between_the_phases():
     schedule = schedule_of(phase_a_steps=8, phase_b_steps=20, leave_out_rounds=2, leave_out_steps=2)
-    values = rates(*build(PHASES, schedule), 14)
+    values = rates(build(PHASES, schedule), 14)
     assert values[:8] == [0.02] * 8
     assert values[8:13] == pytest.approx([0.01] * 5)
     assert values[13] < 0.01
@@ -102,17 +105,17 @@ def test_only_rates_that_follow_the_phases_are_bound_to_the_schedule():
 
 
 def test_rates_are_halved_at_milestones():
-    assert rates(*build(HALVED), 13) == pytest.approx([0.02] * 4 + [0.01] * 6 + [0.005] * 3)
+    assert rates(build(HALVED), 13) == pytest.approx([0.02] * 4 + [0.01] * 6 + [0.005] * 3)
 
 
 def test_without_milestones_the_rate_stays():
-    assert rates(*build(StepDecaySchedulerConfig()), 5) == [0.02] * 5
+    assert rates(build(StepDecaySchedulerConfig()), 5) == [0.02] * 5
 
 
 def test_even_milestones_give_torch_s_own_rates():
-    ours = rates(*build(StepDecaySchedulerConfig(milestones=(3, 6, 9))), 12)
+    ours = rates(build(StepDecaySchedulerConfig(milestones=(3, 6, 9))), 12)
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=0.02)
-    theirs = rates(torch.optim.lr_scheduler.StepLR(optimizer, step_size=3, gamma=0.5), optimizer, 12)
+    theirs = rates((torch.optim.lr_scheduler.StepLR(optimizer, step_size=3, gamma=0.5), optimizer), 12)
     assert ours == pytest.approx(theirs)
 
 
@@ -121,9 +124,9 @@ def test_even_milestones_give_torch_s_own_rates():
 
 @pytest.mark.parametrize("config", [PHASES, HALVED], ids=["phases", "halved"])
 def test_checkpoints_hold_plain_numbers_and_a_resumed_run_goes_on_where_it_was(config: Any):
-    undisturbed = rates(*build(config), 40)
+    undisturbed = rates(build(config), 40)
     scheduler, optimizer = build(config)
-    rates(scheduler, optimizer, 17)
+    rates((scheduler, optimizer), 17)
     checkpoint = io.BytesIO()
     torch.save({"scheduler": scheduler.state_dict(), "optimizer": optimizer.state_dict()}, checkpoint)
     checkpoint.seek(0)
@@ -134,7 +137,7 @@ def test_checkpoints_hold_plain_numbers_and_a_resumed_run_goes_on_where_it_was(c
     resumed, resumed_optimizer = build(config)
     resumed.load_state_dict(state["scheduler"])
     resumed_optimizer.load_state_dict(state["optimizer"])
-    assert rates(resumed, resumed_optimizer, 23) == pytest.approx(undisturbed[17:])
+    assert rates((resumed, resumed_optimizer), 23) == pytest.approx(undisturbed[17:])
 
 
 # Optimizers

@@ -1,33 +1,47 @@
-"""An image that was put in a wrong place is found out by a field that begins anew."""
+"""Images in a wrong place are found out by a field that begins anew."""
 
 import math
+from typing import Any, List, Tuple
 
 import pytest
 import roma
 import torch
-from analytic_scene import RADIUS, Blobs, image_set_of, model_of, random_poses
+from analytic_scene import RADIUS, Blobs, cameras, image_set_of, model_of, random_poses
 from torch import Tensor
 
-from gnerf_ns.cameras.learned_cameras import PoseTable
+from gnerf_ns.cameras.learned_cameras import LearnedCameras
 from gnerf_ns.cameras.look_at import look_at
 from gnerf_ns.cameras.pose_codec import PoseCodec
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
+from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.fields.hash_radiance import HashRadianceConfig
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
-from gnerf_ns.pose_search.pose_search import PoseMatcher, PoseSearch, PoseSearchConfig
+from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
+from gnerf_ns.training.objective import TrainingScene
 from gnerf_ns.training.pose_trials import PoseTrials, PoseTrialsConfig, ProbeField, ProbeFieldConfig, angles_deg
 
 TRUTH = random_poses(10, seed=3)
 TRIED = (0, 4, 7)
+PRIOR = PosePriorConfig(elevation_deg=(-60.0, 60.0)).resolve()
 FIELD = ProbeFieldConfig(image_side=16, rays_per_step=512)
 RADIANCE = HashRadianceConfig(
-    num_levels=4, phase_a_levels=2, max_resolution=32, num_proposal_samples=24, num_nerf_samples=12
+    num_levels=4,
+    phase_a_levels=2,
+    max_resolution=32,
+    num_uniform_samples=16,
+    num_proposal_samples=16,
+    num_nerf_samples=8,
 )
 
 
 def search_in(model: GNeRFModel) -> PoseSearch:
-    prior = PosePriorConfig(elevation_deg=(-60.0, 60.0)).resolve()
-    return PoseSearch(PoseSearchConfig(bank_size=300), model, PoseMatcher(prior, RADIUS), PoseCodec("look_at", RADIUS))
+    proposals = PoseProposals(PRIOR, lambda: RADIUS)
+    return PoseSearch(PoseSearchConfig(bank_size=300), model, proposals, PoseCodec("look_at", RADIUS))
+
+
+@pytest.fixture(scope="module")
+def image_set() -> ImageSet:
+    return image_set_of(model_of(Blobs()), TRUTH)
 
 
 @pytest.fixture
@@ -42,7 +56,7 @@ def model_of_hash_grid() -> GNeRFModel:
     return config.setup(scene_box=reference.scene_box, num_train_data=10)
 
 
-def turned(poses: Tensor, indices: list[int]) -> Tensor:
+def turned(poses: Tensor, indices: List[int]) -> Tensor:
     """Some of them half around the vertical axis."""
     half_turn = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
     poses = poses.clone()
@@ -54,8 +68,8 @@ def errors_deg(poses: Tensor) -> Tensor:
     return torch.rad2deg(roma.rotmat_geodesic_distance(poses[:, :, :3], TRUTH[:, :, :3]))
 
 
-def test_a_young_field_explains_true_poses_best(model: GNeRFModel):
-    probe = ProbeField(FIELD, model, image_set_of(model_of(Blobs()), TRUTH), search_in(model))
+def test_a_probe_field_explains_true_poses_best(model: GNeRFModel, image_set: ImageSet):
+    probe = ProbeField(FIELD, model, image_set, search_in(model))
     shares, misfits = [], []
     for wrong in ([], [4], [4, 7]):
         probe.begin_anew()
@@ -67,8 +81,7 @@ def test_a_young_field_explains_true_poses_best(model: GNeRFModel):
     assert all(sorted(order) == list(range(10)) for order in misfits)
 
 
-def test_only_its_own_weights_and_the_poses_it_is_given_learn(model: GNeRFModel):
-    image_set = image_set_of(model_of(Blobs()), TRUTH)
+def test_only_its_own_weights_and_the_poses_it_is_given_learn(model: GNeRFModel, image_set: ImageSet):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     probe = ProbeField(FIELD, model, image_set, search_in(model))
     begun = probe.weights()
@@ -84,16 +97,22 @@ def test_only_its_own_weights_and_the_poses_it_is_given_learn(model: GNeRFModel)
     assert all(torch.equal(value, begun[name]) for name, value in probe.weights().items())
 
 
-def trials_on(model: GNeRFModel, start: Tensor, min_gain: float = 0.01) -> tuple[PoseTrials, PoseTable]:
+def trials_on(
+    model: GNeRFModel, image_set: ImageSet, start: Tensor, **options: Any
+) -> Tuple[PoseTrials, LearnedCameras]:
+    learned = LearnedCameras(cameras(len(TRUTH)), cameras(0))
+    learned.assign(torch.arange(len(TRUTH)), start)
+    config = PoseTrialsConfig(
+        **{"num_places": 2, "steps_without": 30, "steps_with": 20, "min_gain": 0.01, "probe_field": FIELD, **options}
+    )
     search = search_in(model)
-    table = PoseTable(len(TRUTH), search.codec)
-    table.assign(torch.arange(len(TRUTH)), start)
-    config = PoseTrialsConfig(num_places=2, steps_without=40, steps_with=20, min_gain=min_gain, probe_field=FIELD)
-    return PoseTrials(config, model, image_set_of(model_of(Blobs()), TRUTH), table, search), table
+    return PoseTrials(config, TrainingScene(model, image_set, learned, PRIOR, search.proposals), search), learned
 
 
-def test_those_in_a_wrong_place_are_brought_back(model: GNeRFModel, monkeypatch: pytest.MonkeyPatch):
-    trials, table = trials_on(model, turned(TRUTH, [4, 7]))
+def test_images_in_a_wrong_place_are_brought_back(
+    model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch
+):
+    trials, learned = trials_on(model, image_set, turned(TRUTH, [4, 7]), num_places=1, steps_of_fit=60)
     look = trials._somewhere_better
     # The other right ones would take half a minute.
     monkeypatch.setattr(
@@ -101,51 +120,57 @@ def test_those_in_a_wrong_place_are_brought_back(model: GNeRFModel, monkeypatch:
     )
     before = model.state_dict()["radiance.field.hash_encoding.hash_table"].clone()
     assert trials.run(1)
-    assert errors_deg(table().detach()).max() < 20
+    assert errors_deg(learned.poses("train")).max() < 20
     after = model.state_dict()["radiance.field.hash_encoding.hash_table"]
     assert after.abs().max() > 10 * before.abs().max(), "the field that explains these poses goes with them"
 
 
-def test_nothing_changes_where_nothing_explains_more(model: GNeRFModel, monkeypatch: pytest.MonkeyPatch):
-    trials, table = trials_on(model, TRUTH)
-    poses, weights = table().detach(), {name: value.clone() for name, value in model.state_dict().items()}
+def test_nothing_changes_where_nothing_explains_more(
+    model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch
+):
+    trials, learned = trials_on(model, image_set, TRUTH, steps_of_fit=2)
+    poses, weights = learned.poses("train"), {name: value.clone() for name, value in model.state_dict().items()}
     tried = []
     monkeypatch.setattr(trials, "_somewhere_better", lambda probe, image, poses: tried.append(image))
     assert not trials.run(3)
     assert sorted(tried) == list(range(10)), "once nobody moves, that was all"
-    torch.testing.assert_close(table().detach(), poses, rtol=0, atol=0)
+    torch.testing.assert_close(learned.poses("train"), poses, rtol=0, atol=0)
     for name, value in model.state_dict().items():
         assert torch.equal(value, weights[name]), name
 
 
-def test_a_round_that_made_things_worse_is_taken_back(model: GNeRFModel, monkeypatch: pytest.MonkeyPatch):
-    trials, table = trials_on(model, TRUTH)
-    poses = table().detach()
+def test_a_round_that_made_things_worse_is_taken_back(
+    model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch
+):
+    trials, learned = trials_on(model, image_set, TRUTH, steps_of_fit=50)
+    poses = learned.poses("train")
     monkeypatch.setattr(trials, "_somewhere_better", lambda probe, i, poses: turned(poses, [i]) if i < 3 else None)
     assert not trials.run(1)
-    torch.testing.assert_close(table().detach(), poses, rtol=0, atol=0)
+    torch.testing.assert_close(learned.poses("train"), poses, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("min_gain", [0.0, 1.0])
-def test_little_gain_is_chance(model: GNeRFModel, monkeypatch: pytest.MonkeyPatch, min_gain: float):
+def test_a_gain_that_chance_can_make_moves_nothing(
+    model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch, min_gain: float
+):
     wrong = turned(TRUTH, [4, 7])
-    trials, table = trials_on(model, wrong, min_gain)
+    trials, learned = trials_on(model, image_set, wrong, min_gain=min_gain, steps_of_fit=50)
     monkeypatch.setattr(trials, "_somewhere_better", lambda probe, i, poses: TRUTH.clone())
     assert trials.run(1) == (min_gain == 0.0)
-    assert (errors_deg(table().detach()).max() < 20) == (min_gain == 0.0)
+    assert (errors_deg(learned.poses("train")).max() < 20) == (min_gain == 0.0)
 
 
-def test_neighbors_are_the_nearest_few(model: GNeRFModel):
+def test_neighbors_are_the_nearest_few(model: GNeRFModel, image_set: ImageSet):
     azimuths = torch.deg2rad(torch.tensor([0.0, 25.0, -10.0, 180.0, 20.0, -29.0, 40.0, 90.0, 200.0, 270.0]))
     circle = look_at(RADIUS * torch.stack([azimuths.cos(), azimuths.sin(), torch.zeros(10)], dim=1))
-    trials, _ = trials_on(model, circle)
+    trials, _ = trials_on(model, image_set, circle)
     assert trials._neighbors(0, circle) == [2, 4, 1]
     assert trials._neighbors(3, circle) == [8]
     assert trials._neighbors(0, circle[:4]) == [2], "half of them have to remain"
 
 
-def test_places_are_apart_and_neighbors_come_along(model: GNeRFModel):
-    trials, _ = trials_on(model, TRUTH)
+def test_places_are_apart_and_neighbors_come_along(model: GNeRFModel, image_set: ImageSet):
+    trials, _ = trials_on(model, image_set, TRUTH)
     probe = ProbeField(FIELD, model, trials._image_set, trials._search)
     probe.learn(TRUTH, 20)
     tries = trials._moves(probe, 4, [7, 1], TRUTH[4])
