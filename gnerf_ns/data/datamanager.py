@@ -24,6 +24,7 @@ from gnerf_ns.data.content import check_content
 from gnerf_ns.data.dataparser import (
     GROUND_TRUTH_KEY,
     HAS_CALIBRATION_KEY,
+    LENS_SOURCE_KEY,
     UnposedDataParser,
     UnposedDataParserConfig,
     placeholder_camera_to_worlds,
@@ -341,7 +342,10 @@ def _set_poses_aside(outputs: DataparserOutputs) -> Tuple[DataparserOutputs, Opt
             alpha_color=outputs.alpha_color,
             scene_box=unit_scene_box(),
             mask_filenames=outputs.mask_filenames,
-            metadata={ORIENTATIONS_KEY: outputs.metadata[ORIENTATIONS_KEY]},
+            metadata={
+                ORIENTATIONS_KEY: outputs.metadata[ORIENTATIONS_KEY],
+                LENS_SOURCE_KEY: outputs.metadata.get(LENS_SOURCE_KEY),
+            },
         ),
         ground_truth,
     )

@@ -123,7 +123,7 @@ class UnposedDataParser(DataParser):
         masks = [frame.mask for frame in frames if frame.mask is not None]
         return DataparserOutputs(
             image_filenames=[frame.image for frame in frames],
-            cameras=_placeholder_cameras(intrinsics),
+            cameras=placeholder_cameras(intrinsics),
             alpha_color=None if self.config.alpha_color is None else get_color(self.config.alpha_color),
             scene_box=unit_scene_box(),
             mask_filenames=masks or None,
@@ -146,7 +146,7 @@ def placeholder_camera_to_worlds(count: int) -> Float[Tensor, "n 3 4"]:
     return torch.tensor(PLACEHOLDER_CAMERA_TO_WORLD).repeat(count, 1, 1)
 
 
-def _placeholder_cameras(intrinsics: List[Intrinsics]) -> Cameras:
+def placeholder_cameras(intrinsics: List[Intrinsics]) -> Cameras:
     def column(values: List[float]) -> Float[Tensor, "n 1"]:
         return torch.tensor(values, dtype=torch.float32)[:, None]
 

@@ -16,7 +16,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from gnerf_ns.cameras.rays import CameraDirections
-from gnerf_ns.data.dataparser import UnposedDataParserConfig, _placeholder_cameras
+from gnerf_ns.data.dataparser import UnposedDataParserConfig, placeholder_cameras
 from gnerf_ns.data.dataset import MIN_IMAGE_SIDE, UnposedDataset, scale_focal
 from gnerf_ns.data.frames import read_all_frames
 from gnerf_ns.data.image_set import ImageSet, ImageStack
@@ -114,10 +114,9 @@ def read_new_images(
         origin = "this run"
         intrinsics = [replace(each, camera_type=lens.camera_type, distortion=lens.distortion) for each in intrinsics]
     CONSOLE.print(f"{len(frames)} images from {path}; intrinsics from {origin}", markup=False)
-    for doubt, images in lenses.doubts.items():
-        remark(f"{doubt} {named(images)}.")
+    lenses.remark_doubts(path)
     focal_scale = lens.focal_scale_of(lenses.source)
-    cameras = scale_focal(_placeholder_cameras(intrinsics), torch.full((len(frames),), focal_scale))
+    cameras = scale_focal(placeholder_cameras(intrinsics), torch.full((len(frames),), focal_scale))
     orientations = {file: turn for frame in frames for file, turn in frame.orientations.items()}
     groups = []
     for indices in _of_one_kind(frames, orientations):

@@ -3,6 +3,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Set, Tuple, get_args
 
+import numpy as np
 import pytest
 import torch
 import torchmetrics.image.lpip
@@ -16,7 +17,7 @@ from nerfstudio.field_components.encodings import HashEncoding
 from nerfstudio.models.nerfacto import NerfactoModel
 from nerfstudio.models.vanilla_nerf import VanillaModelConfig
 from nerfstudio.pipelines.base_pipeline import Pipeline
-from PIL import Image
+from PIL import ExifTags, Image
 from tiny_run import build_pipeline, pipeline_config
 from torch import nn
 
@@ -139,3 +140,18 @@ def test_hash_grids_are_compiled_and_give_the_same():
     before = grid(positions)
     use_compiled_hash_grids(model)
     assert isinstance(grid, CompiledHashEncoding) and torch.allclose(grid(positions), before, atol=1e-6)
+
+
+@pytest.mark.parametrize("exif_focal_mm, source", [(35, "exif"), (None, "default")])
+def test_a_run_tells_where_its_lens_is_known_from(tmp_path: Path, exif_focal_mm: Any, source: str):
+    for index in range(8):
+        exif = Image.Exif()
+        if exif_focal_mm is not None:
+            exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = exif_focal_mm
+        noise = np.random.default_rng(index).integers(0, 255, (24, 24, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{index}.jpg", exif=exif)
+    built = build_pipeline(pipeline_config(tmp_path))
+    count = len(built.datamanager.train_dataset)
+    built.cameras.assign(torch.arange(count), random_poses(count))
+    built.publish_cameras()
+    assert TrainedScene.of(built).lens.source == source
