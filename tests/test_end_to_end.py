@@ -5,10 +5,11 @@ import json
 import shutil
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 import torch
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.configs.method_configs import method_configs
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
@@ -16,8 +17,11 @@ from nerfstudio.utils.eval_utils import eval_setup
 from tiny_run import build_trainer
 
 from gnerf_ns.cameras.alignment import PoseErrors, pose_errors
+from gnerf_ns.cameras.plots import plot_cameras, plot_pose_distribution
 from gnerf_ns.demo.scene import ProceduralSceneConfig, render_procedural_scene
 from gnerf_ns.models.image_metrics import without_lpips
+from gnerf_ns.training import evaluation
+from gnerf_ns.training import pipeline as gnerf_pipeline
 from gnerf_ns.training.pipeline import GNeRFPipeline
 
 
@@ -41,7 +45,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     config.data = config.pipeline.datamanager.data = images
     config.output_dir, config.experiment_name, config.timestamp = folder / "runs", "tiny", "now"
     config.vis, config.logging.local_writer.enable = "tensorboard", False
-    config.steps_per_eval_image = 10**9
     pipeline = config.pipeline
     pipeline.model.radiance.num_uniform_samples = 16
     pipeline.schedule.phase_a_steps, pipeline.schedule.phase_b_steps = 80, 450
@@ -53,43 +56,53 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     pipeline.photometric.rays_per_step = 1024
     pipeline.pose_search.bank_size, pipeline.pose_search.image_side = 300, 12
     pipeline.pose_search.num_hypotheses = 3
-    pipeline.held_out.num_hypotheses = 2
-    first, last = pipeline.held_out.localization.first, pipeline.held_out.localization.last
+    pipeline.eval_poses.num_hypotheses = 2
+    first, last = pipeline.eval_poses.localization.first, pipeline.eval_poses.localization.last
     first.steps, first.rays_per_hypothesis = 30, 64
     last.steps, last.rays_per_hypothesis = 40, 128
-    config.max_num_iterations = pipeline.schedule.total_steps
     trainer = build_trainer(config)
-    table = trainer.pipeline.train_poses
     truth = trainer.pipeline.datamanager.train_ground_truth
-    random_poses = trainer.pipeline.scene.prior.sample(len(truth), table.codec.radius, "cpu")
-    trainer.train()
+    random_poses = trainer.pipeline.scene.prior.sample(len(truth), trainer.pipeline.cameras.radius, "cpu")
+    with pytest.MonkeyPatch.context() as patch:  # plots as they are
+        patch.setattr(evaluation, "plot_cameras", plot_cameras)
+        patch.setattr(gnerf_pipeline, "plot_pose_distribution", plot_pose_distribution)
+        trainer.train()
     trainer.pipeline.eval()
     return Run(config.get_base_dir() / "config.yml", images, trainer.pipeline, pose_errors(random_poses, truth))
+
+
+def estimated_cameras(pipeline: GNeRFPipeline, split: Literal["train", "eval"]) -> Cameras:
+    """Of the size that images are trained at."""
+    dataset = getattr(pipeline.datamanager, f"{split}_dataset")
+    return pipeline.cameras.estimated(split, dataset.given_cameras)
 
 
 def test_poses_are_found(run: Run):
     random = run.errors_at_random.summary()
     found = run.pipeline.evaluation.pose_metrics()
     assert random["rotation_error_deg_median"] > 40
-    assert found["rotation_error_deg_median"] < 5
-    assert found["rotation_under_5deg"] > 0.5
+    # 0.7 and 3.4 degrees when this was written.
+    assert found["rotation_error_deg_median"] < 1.3
+    assert found["rotation_error_deg_max"] < 7
+    assert found["rotation_under_5deg"] > 0.9
     assert found["mirrored"] == 0
 
 
 def test_held_out_images_are_shown(run: Run):
-    metrics = run.pipeline.get_average_eval_image_metrics(run.pipeline.config.schedule.total_steps - 1)
-    assert metrics["psnr"] > 17, "the mean image alone gives about 13 dB"
-    assert metrics["psnr_aligned"] > 14
+    metrics = run.pipeline.get_average_eval_image_metrics(run.pipeline.schedule.total_steps - 1)
+    # 22.0 and 20.1 dB when this was written; the mean image alone gives about 13.
+    assert metrics["psnr"] > 20
+    assert metrics["psnr_aligned"] > 18
 
 
 def test_the_checkpoint_renders_what_training_ended_with(run: Run):
     """Through nerfstudio's own loading, as `ns-render`, `ns-viewer` and `ns-eval` do it."""
     config, loaded, checkpoint, step = eval_setup(run.config_path)
-    assert isinstance(loaded, GNeRFPipeline) and step == run.pipeline.config.schedule.total_steps - 1
+    assert isinstance(loaded, GNeRFPipeline) and step == run.pipeline.schedule.total_steps - 1
     assert checkpoint.parent == config.get_checkpoint_dir()
-    run.pipeline.publish_poses()
+    run.pipeline.publish_cameras()
     for split in ("train", "eval"):
-        cameras, own = loaded.estimated_cameras(split), run.pipeline.estimated_cameras(split)
+        cameras, own = estimated_cameras(loaded, split), estimated_cameras(run.pipeline, split)
         torch.testing.assert_close(cameras.camera_to_worlds, own.camera_to_worlds, rtol=0, atol=0)
         camera, own_camera = cameras[1:2], own[1:2]
         with torch.no_grad():
@@ -100,7 +113,7 @@ def test_the_checkpoint_renders_what_training_ended_with(run: Run):
     # What the commands read is what was estimated.
     dataset = loaded.datamanager.train_dataset
     assert dataset is not None
-    torch.testing.assert_close(dataset.cameras.camera_to_worlds, loaded.train_poses().detach(), rtol=0, atol=0)
+    torch.testing.assert_close(dataset.cameras.camera_to_worlds, loaded.cameras.poses("train"), rtol=0, atol=0)
 
 
 def test_other_held_out_images_are_looked_up_on_loading(run: Run, tmp_path: Path):
@@ -118,9 +131,9 @@ def test_other_held_out_images_are_looked_up_on_loading(run: Run, tmp_path: Path
 
     _, loaded, _, step = eval_setup(run.config_path, update_config_callback=elsewhere)
     assert isinstance(loaded, GNeRFPipeline)
-    assert loaded.eval_poses.num_poses == 2 and int(loaded.eval_poses_step) == step
-    here = run.pipeline.eval_poses().detach()[:2, :, 3]
-    assert (loaded.eval_poses().detach()[:, :, 3] - here).norm(dim=-1).median() < 0.5
+    assert len(loaded.cameras.eval_codes) == 2 and int(loaded.cameras.eval_step) == step
+    here = run.pipeline.cameras.poses("eval")[:2, :, 3]
+    assert (loaded.cameras.poses("eval")[:, :, 3] - here).norm(dim=-1).median() < 0.5
 
 
 def test_the_file_beside_the_checkpoint_holds_the_estimated_poses(run: Run):
@@ -133,7 +146,7 @@ def test_the_file_beside_the_checkpoint_holds_the_estimated_poses(run: Run):
     assert len(outputs.image_filenames) == 30
     dataset = run.pipeline.datamanager.train_dataset
     assert dataset is not None
-    estimated = dict(zip(dataset.image_filenames, run.pipeline.train_poses().detach(), strict=True))
+    estimated = dict(zip(dataset.image_filenames, run.pipeline.cameras.poses("train"), strict=True))
     for name, pose in zip(outputs.image_filenames, outputs.cameras.camera_to_worlds, strict=True):
         torch.testing.assert_close(pose, estimated[Path(name)], atol=1e-5, rtol=0)
     assert int(outputs.cameras.width[0]) == 48
