@@ -166,7 +166,7 @@ class TrainingStatus(ViewerElement[str]):
         self.text = (
             f"**Phase {plan.name}**: {PHASES[plan.name]}  \n"
             f"Step {step + 1}, phase ends at {end}  \n"
-            f"ImageSet at {plan.image_side} pixels"
+            f"Images at {plan.image_side} pixels"
         )
         if self._markdown is not None:
             self._markdown.content = self.text

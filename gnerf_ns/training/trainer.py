@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import warnings
@@ -102,6 +103,8 @@ class GNeRFTrainer(Trainer):
 
     config: GNeRFTrainerConfig
     pipeline: GNeRFPipeline
+    _last_step: float = math.inf
+    """The step after which a run is done; known once training starts."""
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build pipeline and optimizers; if the input cannot be used, nothing is left of the run's folder."""
@@ -160,7 +163,7 @@ class GNeRFTrainer(Trainer):
     def save_checkpoint(self, step: int) -> None:
         """Save checkpoint and poses so that a kill at any moment leaves the previous ones whole."""
         if not all(bool(value.isfinite().all()) for value in self.pipeline.parameters()):
-            CONSOLE.print(f"[yellow]Step {step} is not saved: phase A has diverged and will begin anew.")
+            CONSOLE.print(f"[yellow]Step {step} is not saved: the field is not finite. The last checkpoint is whole.")
             return
         # The viewer's thread renders, and switches the model's mode, whenever the lock is free.
         with self.train_lock:
