@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from gnerf_ns.data.datamanager import UnposedDataManager, UnposedDataManagerConfig
-from gnerf_ns.data.dataparser import UnposedDataParserConfig
+from gnerf_ns.data.dataparser import LENS_SOURCE_KEY, UnposedDataParserConfig
 from gnerf_ns.data.dataset import UnposedDataset
 from gnerf_ns.data.orientation import ORIENTATIONS_KEY
 from gnerf_ns.utils.errors import InputError
@@ -185,7 +185,7 @@ def test_colmap(nerfstudio_folder: Path):
     assert len(manager.train_dataset) + len(manager.eval_dataset) == 16
     assert manager.train_ground_truth.shape == (len(manager.train_dataset), 3, 4)
     # The reconstructed points are truth as well.
-    assert manager.train_dataset.metadata.keys() == {"num_eval_images", ORIENTATIONS_KEY}
+    assert manager.train_dataset.metadata.keys() == {"num_eval_images", LENS_SOURCE_KEY, ORIENTATIONS_KEY}
 
 
 def test_one_held_out_split_in_all_modes(blender_folder: Path):
