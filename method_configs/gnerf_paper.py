@@ -10,7 +10,7 @@ from nerfstudio.plugins.types import MethodSpecification
 
 from gnerf_ns.data.datamanager import UnposedDataManagerConfig
 from gnerf_ns.fields.mlp_radiance import MLPRadianceConfig
-from gnerf_ns.method_configs.gnerf import trainer_config
+from gnerf_ns.method_configs.gnerf import trainer_config  # pyright: ignore[reportMissingImports] (a mapped folder)
 from gnerf_ns.models.discriminator import DiscriminatorConfig
 from gnerf_ns.models.gnerf import GNeRFModelConfig
 from gnerf_ns.training.adversarial import AdversarialObjectiveConfig
