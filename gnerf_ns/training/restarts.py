@@ -99,13 +99,14 @@ class Restarts(nn.Module):
         """
         super().__init__()
         self.config = config
-        self._planned = planned
+        self._planned = self._schedule = planned
         self._num_planned = planned.attempts_left + 1
         self._attempt, self._seed_at = attempt, seed_at
         self.register_buffer("begin", torch.tensor(0))
         self.register_buffer("count", torch.tensor(0))
         self.best_explained = -torch.inf
         self.best: Optional[Dict[str, Tensor]] = None
+        self.register_load_state_dict_post_hook(lambda module, keys: self._update_schedule())
 
     def get_extra_state(self) -> Dict[str, Any]:
         """For checkpoints: the best attempt."""
@@ -118,8 +119,12 @@ class Restarts(nn.Module):
     @property
     def schedule(self) -> Schedule:
         """The schedule with phase A where the present attempt began."""
+        return self._schedule
+
+    def _update_schedule(self) -> None:
+        """Not read from the buffers in every step, which would stall a GPU."""
         attempts_left = max(0, self._num_planned - 1 - int(self.count))
-        return self._planned.begun_anew(int(self.begin), attempts_left)
+        self._schedule = self._planned.begun_anew(int(self.begin), attempts_left)
 
     def after(self, step: int, explained_variance: Optional[float]) -> bool:
         """Start over, or go back to the best attempt, once a step has shown what the present one has come to.
@@ -177,4 +182,5 @@ class Restarts(nn.Module):
     def _begin_anew(self, step: int) -> None:
         self.count += 1
         self.begin.fill_(step)
+        self._update_schedule()
         self._attempt.initialize(self._seed_at(step))
