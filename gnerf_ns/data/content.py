@@ -15,7 +15,7 @@ from gnerf_ns.data.dataset import MIN_IMAGE_SIDE, MIN_SHRUNK_SIDE
 from gnerf_ns.data.image_set import ImageStack
 from gnerf_ns.data.images import ImageSize, has_labels
 from gnerf_ns.data.orientation import read_header
-from gnerf_ns.data.remarks import named, remark
+from gnerf_ns.utils.console import named, remark
 from gnerf_ns.utils.errors import InputError
 
 _DARK = 25

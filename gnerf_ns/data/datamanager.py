@@ -33,7 +33,7 @@ from gnerf_ns.data.dataparser import (
 from gnerf_ns.data.dataset import UnposedDataset
 from gnerf_ns.data.image_set import ImageStack, composite, premultiply
 from gnerf_ns.data.orientation import ORIENTATIONS_KEY, upright_outputs
-from gnerf_ns.data.remarks import remark
+from gnerf_ns.utils.console import remark
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.run_images import ImageSource, RunImages
 

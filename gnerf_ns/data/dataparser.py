@@ -22,8 +22,8 @@ from gnerf_ns.data.frames import read_all_frames, read_frames
 from gnerf_ns.data.intrinsics import NARROWEST_FOV_DEG, WIDEST_PERSPECTIVE_FOV_DEG, Intrinsics
 from gnerf_ns.data.lens_sources import DEFAULT_FOV_DEG, lenses_of_frames
 from gnerf_ns.data.orientation import ORIENTATIONS_KEY
-from gnerf_ns.data.remarks import named
 from gnerf_ns.data.transforms_json import Frame
+from gnerf_ns.utils.console import named
 from gnerf_ns.utils.errors import InputError
 
 GROUND_TRUTH_KEY = "ground_truth_camera_to_worlds"

@@ -22,8 +22,8 @@ from gnerf_ns.data.orientation import (
     mask_orientation,
     upright_outputs,
 )
-from gnerf_ns.data.remarks import named
 from gnerf_ns.data.transforms_json import FileFrames
+from gnerf_ns.utils.console import named
 from gnerf_ns.utils.errors import InputError
 
 MIN_IMAGE_SIDE = 16

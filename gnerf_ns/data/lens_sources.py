@@ -19,8 +19,8 @@ from gnerf_ns.data.intrinsics import (
     focal_from_fov,
 )
 from gnerf_ns.data.orientation import turned_intrinsics
-from gnerf_ns.data.remarks import named, remark
 from gnerf_ns.data.transforms_json import Frame
+from gnerf_ns.utils.console import named, remark
 from gnerf_ns.utils.errors import InputError
 
 DEFAULT_FOV_DEG = 50.0

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from gnerf_ns.data.images import is_image
-from gnerf_ns.data.remarks import named, remark
+from gnerf_ns.utils.console import named, remark
 from gnerf_ns.utils.errors import InputError
 
 _FOLDER_NAME = re.compile(

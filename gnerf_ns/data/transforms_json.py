@@ -24,7 +24,7 @@ from gnerf_ns.data.orientation import (
     turned_pose,
     turns_to_upright,
 )
-from gnerf_ns.data.remarks import named, remark
+from gnerf_ns.utils.console import named, remark
 from gnerf_ns.utils.errors import InputError
 
 CAMERA_MODELS = {

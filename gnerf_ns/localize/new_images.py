@@ -23,9 +23,9 @@ from gnerf_ns.data.image_set import ImageSet, ImageStack
 from gnerf_ns.data.images import ImageSize, is_image, read_header, read_image, read_mask
 from gnerf_ns.data.lens_sources import LensSource, lenses_of_frames
 from gnerf_ns.data.orientation import ORIENTATIONS_KEY
-from gnerf_ns.data.remarks import named, remark
 from gnerf_ns.data.transforms_json import FileFrames, Frame
 from gnerf_ns.localize.scene import RunLens
+from gnerf_ns.utils.console import named, remark
 from gnerf_ns.utils.errors import InputError
 
 SMALL = ImageSize(MIN_IMAGE_SIDE, MIN_IMAGE_SIDE)

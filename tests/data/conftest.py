@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gnerf_ns.data.remarks import remark
+from gnerf_ns.utils.console import remark
 
 
 def image(index: int, width: int, height: int, channels: int = 3) -> np.ndarray:

@@ -10,7 +10,7 @@ from gnerf_ns.data.content import check_content
 from gnerf_ns.data.dataparser import UnposedDataParserConfig
 from gnerf_ns.data.dataset import UnposedDataset
 from gnerf_ns.data.image_set import ImageStack
-from gnerf_ns.data.remarks import remark
+from gnerf_ns.utils.console import remark
 from gnerf_ns.utils.errors import InputError
 
 
