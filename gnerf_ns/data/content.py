@@ -13,8 +13,8 @@ from PIL import Image
 
 from gnerf_ns.data.dataset import MIN_IMAGE_SIDE, MIN_SHRUNK_SIDE
 from gnerf_ns.data.image_set import ImageStack
-from gnerf_ns.data.images import ImageSize, has_labels
-from gnerf_ns.data.orientation import read_header
+from gnerf_ns.data.images import ImageSize, read_header
+from gnerf_ns.data.mask_pixels import has_labels
 from gnerf_ns.utils.console import named, remark
 from gnerf_ns.utils.errors import InputError
 

@@ -9,19 +9,15 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
-from gnerf_ns.data.images import ImageSize, centered_window, fit_max_side, read_header, read_image, read_mask
-from gnerf_ns.data.orientation import (
-    ORIENTATIONS_KEY,
-    displayed_pixels,
-    mask_orientation,
-    upright_outputs,
-)
+from gnerf_ns.data.images import ImageSize, centered_window, fit_max_side, read_header, read_image
+from gnerf_ns.data.mask_pixels import read_mask
+from gnerf_ns.data.orientation import ORIENTATIONS_KEY, mask_orientation, upright_outputs
 from gnerf_ns.data.transforms_json import FileFrames
 from gnerf_ns.utils.console import named
 from gnerf_ns.utils.errors import InputError
@@ -175,10 +171,11 @@ class UnposedDataset(InputDataset):
             path,
             size=placement.size,
             aspect=placement.crop_aspect,
-            apply_orientation=self.orientations.get(path) != 1,
+            orientation=self.orientations.get(path),
         )
         if self.mask_filenames is not None:
-            mask = self._mask(self.mask_filenames[image_idx], placement)
+            mask_path = self.mask_filenames[image_idx]
+            mask = read_mask(mask_path, placement.size, placement.crop_aspect, self.orientations[mask_path])
             if image.shape[-1] == 4:
                 mask = (image[..., 3].astype(np.uint16) * mask // 255).astype(np.uint8)
             image = np.concatenate([image[..., :3], mask[..., None]], axis=-1)
@@ -288,15 +285,6 @@ class UnposedDataset(InputDataset):
                 "make the mask as large as its image."
             )
         return orientation
-
-    def _mask(self, path: Path, placement: Placement) -> UInt8[np.ndarray, "height width"]:
-        orientation, header = self.orientations[path], read_header(path)
-        size, aspect = placement.size, placement.crop_aspect
-        if orientation == header.orientation:
-            return read_mask(path, size, aspect)
-        if header.size_as(orientation) != header.size:
-            size, aspect = ImageSize(size.height, size.width), None if aspect is None else 1 / aspect
-        return displayed_pixels(read_mask(path, size, aspect, apply_orientation=False), orientation)
 
 
 def _placed_cameras(

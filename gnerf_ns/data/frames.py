@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import List, Optional, Tuple
 
 from gnerf_ns.data.images import IMAGE_SUFFIXES, is_image
-from gnerf_ns.data.masks import masks_of_images, split_off_masks
+from gnerf_ns.data.mask_files import masks_of_images, split_off_masks
 from gnerf_ns.data.transforms_json import Frame, TransformsJson, read_transforms_json
 from gnerf_ns.utils.console import named, remark
 from gnerf_ns.utils.errors import InputError

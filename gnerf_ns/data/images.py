@@ -1,4 +1,4 @@
-"""Decode image and mask files of any common kind, upright, and shrunk while decoding so that memory stays bounded."""
+"""Decode image files of any common kind, upright, and shrunk while decoding so that memory stays bounded."""
 
 import math
 import threading
@@ -6,12 +6,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ContextManager, Iterator, NamedTuple, Optional, Tuple
+from typing import Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8, UInt16
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from jaxtyping import Float, UInt8
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from gnerf_ns.utils.errors import InputError
@@ -31,15 +31,18 @@ _LARGE_PIXELS = 50 * 10**6
 _LARGE_IMAGE_LOCK = threading.Lock()
 
 _ORIENTATIONS_THAT_SWAP_SIDES = (5, 6, 7, 8)
+_TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation, what is done to the stored pixels."""
 _FULL_FRAME_DIAGONAL_MM = math.hypot(36.0, 24.0)
 _MILLIMETERS_PER_RESOLUTION_UNIT = {2: 25.4, 3: 10.0, 4: 1.0}
-
-_LOSSLESS_FORMATS = ("PNG", "TIFF", "BMP")
-_LOSSY_MASK_NOISE = 1 / 8
-"""Share of a mask's maximum that lossy compression may add or take away."""
-_MAX_LABELS = 64
-_MAX_SMALL_LABEL = 32
-"""No soft mask is so dark that its maximum, of 255, is below this."""
 
 
 class ImageSize(NamedTuple):
@@ -81,9 +84,15 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"The image {path} cannot be decoded ({error}); replace or remove it.") from error
 
 
-def _memory_for(image: Image.Image) -> ContextManager[Any]:
-    """Threads that decode images wait here for each other when theirs are large."""
-    return _LARGE_IMAGE_LOCK if image.width * image.height > _LARGE_PIXELS else nullcontext()
+@contextmanager
+def decoding(path: Path) -> Iterator[Image.Image]:
+    """Open an image file to decode its pixels; threads wait here for each other when their images are large.
+
+    Raises:
+        InputError: the file is missing, empty, truncated, too large, of floating-point numbers, or no image.
+    """
+    with _opened(path) as image, _LARGE_IMAGE_LOCK if image.width * image.height > _LARGE_PIXELS else nullcontext():
+        yield image
 
 
 def read_exif(image: Image.Image) -> Image.Exif:
@@ -98,7 +107,18 @@ def exif_orientation(image: Image.Image) -> int:
     """How the pixels of an opened image are to be turned for display, as EXIF's number from 1 (not at all) to 8."""
     if image.format == "TIFF":  # these Pillow itself turns while decoding
         return 1
-    return read_exif(image).get(ExifTags.Base.Orientation, 1)
+    orientation = read_exif(image).get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def as_displayed(image: Image.Image, orientation: int) -> Image.Image:
+    """A stored image as an EXIF orientation wants it displayed."""
+    return image if orientation == 1 else image.transpose(_TRANSPOSES[orientation])
+
+
+def as_stored(image: Image.Image, orientation: int) -> Image.Image:
+    """The inverse of `as_displayed`."""
+    return as_displayed(image, {6: 8, 8: 6}.get(orientation, orientation))
 
 
 @dataclass(frozen=True)
@@ -137,22 +157,16 @@ def read_header(path: Path) -> Header:
 def _read_header(path: Path, modified_ns: int, num_bytes: int) -> Header:
     del modified_ns, num_bytes  # a part of the cache's key
     with _opened(path) as image:
-        orientation = exif_orientation(image)
-        return Header(ImageSize(*image.size), orientation if orientation in range(1, 9) else 1)
+        return Header(ImageSize(*image.size), exif_orientation(image))
 
 
-def image_size(path: Path, apply_orientation: bool = True) -> ImageSize:
-    """Size of an image, from its header alone.
-
-    Args:
-        path: the image file.
-        apply_orientation: the size as displayed, after the EXIF rotation; else as stored in the file.
+def image_size(path: Path) -> ImageSize:
+    """Size of an image as displayed, after the EXIF rotation, from its header alone.
 
     Raises:
         InputError: the file is missing, empty, or no image.
     """
-    header = read_header(path)
-    return header.displayed_size if apply_orientation else header.size
+    return read_header(path).displayed_size
 
 
 def focal_from_exif(path: Path) -> Optional[float]:
@@ -207,7 +221,7 @@ def read_image(
     max_side: Optional[int] = None,
     size: Optional[ImageSize] = None,
     aspect: Optional[float] = None,
-    apply_orientation: bool = True,
+    orientation: Optional[int] = None,
 ) -> UInt8[np.ndarray, "height width channels"]:
     """Read an image, area-averaged down to a size.
 
@@ -219,7 +233,7 @@ def read_image(
         max_side: longest side of the result, in pixels; None keeps the file's size.
         size: exact size of the result instead of ``max_side``.
         aspect: width over height of the centered window to keep; None keeps the whole image.
-        apply_orientation: turn the image as its EXIF orientation says.
+        orientation: EXIF orientation to turn the image by; None for its own.
 
     Returns:
         Three channels, or four with straight (not premultiplied) alpha, in 0-255.
@@ -227,59 +241,49 @@ def read_image(
     Raises:
         InputError: the file is missing, empty, truncated, too large, of floating-point numbers, or no image.
     """
-    with _opened(path) as image, _memory_for(image):
-        orientation = exif_orientation(image) if apply_orientation else 1
+    with decoding(path) as image:
+        orientation = exif_orientation(image) if orientation is None else orientation
         stored = ImageSize(*image.size)
         window = centered_window(_turned_size(stored, orientation), aspect)
-        target = size or fit_max_side(ImageSize(round(window[0]), round(window[1])), max_side)
-        # All that follows happens before the turn, on the file's own axes.
-        if orientation in _ORIENTATIONS_THAT_SWAP_SIDES:
-            window, target = (window[1], window[0]), ImageSize(target.height, target.width)
+        size = size or fit_max_side(ImageSize(round(window[0]), round(window[1])), max_side)
+        width, height = _turned_size(size, orientation)  # on the file's own axes, as all is before the turn
         # A 4001 pixel wide JPEG drafted at 1/8 is 501 pixels wide, of which 500.125 are image.
-        draft = image.draft("RGB", (2 * target.width, 2 * target.height))
+        draft = image.draft("RGB", (2 * width, 2 * height))
         shrinkage = 1.0 if draft is None else stored.width / draft[1][2]
-        pixels = _averaged(_as_rgb_or_rgba(image), stored, window, shrinkage, target)
-    return _turned(pixels, orientation)
+        return resized(as_rgb_or_rgba(image), stored, size, aspect, orientation, shrinkage)
 
 
-def read_mask(
-    path: Path, size: ImageSize, aspect: Optional[float] = None, apply_orientation: bool = True
-) -> UInt8[np.ndarray, "height width"]:
-    """Read a mask, area-averaged to ``size``: 255 where the object is, less along soft edges.
+def as_rgb_or_rgba(image: Image.Image) -> Image.Image:
+    """Any image in 8 bits a channel: RGBA where something may be transparent, RGB elsewhere."""
+    if image.mode.startswith("I"):  # 16-bit gray, which Pillow would clip rather than scale
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
-    The brightest pixel of the file is the object, whatever the file's depth: masks of 0 and 1, of 0 and 255, of 16
-    bits and of palette colors all serve. Levels in between are partly object, unless they are the labels of a
-    segmentation (see ``has_labels``): then the object is whatever is not 0. A mask that is transparent somewhere
-    counts by its alpha.
+
+def resized(
+    image: Image.Image,
+    stored: ImageSize,
+    size: ImageSize,
+    aspect: Optional[float],
+    orientation: int,
+    shrinkage: float = 1.0,
+) -> UInt8[np.ndarray, "height width *channels"]:
+    """The centered window of a file's pixels, averaged to a size and turned.
 
     Args:
-        path: the mask file.
+        image: gray, color, or color with alpha, as stored.
+        stored: size of the file.
         size: of the result.
-        aspect: width over height of the centered window to keep; None keeps all.
-        apply_orientation: turn the mask as its EXIF orientation says.
-
-    Raises:
-        InputError: the file is missing, empty, truncated, too large, of floating-point numbers, or no image.
+        aspect: of the window, as displayed; None for the whole image.
+        orientation: EXIF orientation to turn the image by.
+        shrinkage: how many pixels of the file are one of ``image``.
     """
-    with _opened(path) as image, _memory_for(image):
-        orientation = exif_orientation(image) if apply_orientation else 1
-        stored = ImageSize(*image.size)
-        window = centered_window(_turned_size(stored, orientation), aspect)
-        if orientation in _ORIENTATIONS_THAT_SWAP_SIDES:
-            window, size = (window[1], window[0]), ImageSize(size.height, size.width)
-        opacity = Image.fromarray(_opacity(_mask_levels(image), image.format in _LOSSLESS_FORMATS))
-        pixels = _averaged(opacity, stored, window, 1.0, size)
-    return _turned(pixels[..., 0], orientation)
-
-
-def has_labels(path: Path) -> bool:
-    """Whether a mask holds the labels of a segmentation, say 1 and 3, so that all of them are the object.
-
-    Raises:
-        InputError: as of ``read_mask``.
-    """
-    with _opened(path) as image, _memory_for(image):
-        return image.format in _LOSSLESS_FORMATS and _are_labels(_mask_levels(image))
+    window = centered_window(_turned_size(stored, orientation), aspect)
+    if orientation in _ORIENTATIONS_THAT_SWAP_SIDES:
+        window = window[::-1]
+    averaged = _averaged(image, stored, window, shrinkage, _turned_size(size, orientation))
+    return np.array(as_displayed(averaged, orientation))
 
 
 def area_resize(
@@ -307,47 +311,9 @@ def _area_weights(in_length: int, out_length: int, start: float, stop: float) ->
     return (overlap / overlap.sum(dim=1, keepdim=True)).float()
 
 
-def _mask_levels(image: Image.Image) -> UInt8[np.ndarray, "height width"] | UInt16[np.ndarray, "height width"]:
-    if image.mode.startswith("I"):
-        return np.asarray(image).clip(0, 65535).astype(np.uint16)
-    if image.mode == "L" and "transparency" not in image.info:
-        return np.array(image)
-    pixels = np.asarray(_as_rgb_or_rgba(image))
-    if pixels.shape[-1] == 4 and bool((pixels[..., 3] < 255).any()):
-        return pixels[..., 3]
-    return pixels[..., :3].max(axis=-1)
-
-
-def _opacity(
-    levels: UInt8[np.ndarray, "height width"] | UInt16[np.ndarray, "height width"], is_lossless: bool
-) -> UInt8[np.ndarray, "height width"]:
-    if is_lossless and _are_labels(levels):
-        return (levels > 0) * np.uint8(255)
-    opacity = levels * np.float32(1 / max(int(levels.max()), 1))
-    if not is_lossless:
-        opacity = ((opacity - _LOSSY_MASK_NOISE) / (1 - 2 * _LOSSY_MASK_NOISE)).clip(0, 1)
-    return (opacity * 255).round().astype(np.uint8)
-
-
-def _are_labels(levels: UInt8[np.ndarray, "height width"] | UInt16[np.ndarray, "height width"]) -> bool:
-    """Whether levels between 0 and the maximum fill areas rather than soft edges."""
-    present = np.unique(levels)
-    labels = present[present > 0]
-    if not 2 <= len(labels) <= _MAX_LABELS:
-        return False
-    if labels[-1] < _MAX_SMALL_LABEL:
-        return True
-    inner = levels[1:-1, 1:-1]
-    between = (inner > 0) & (inner < labels[-1])
-    is_flat = np.ones_like(between)
-    for neighbor in (levels[:-2, 1:-1], levels[2:, 1:-1], levels[1:-1, :-2], levels[1:-1, 2:]):
-        is_flat &= neighbor == inner
-    return 2 * int((between & is_flat).sum()) > int(between.sum())
-
-
 def _averaged(
     image: Image.Image, stored: ImageSize, window: Tuple[float, float], shrinkage: float, target: ImageSize
-) -> UInt8[np.ndarray, "height width channels"]:
+) -> Image.Image:
     """The centered window of an image, averaged to the target size.
 
     Pillow's own box filter counts a pixel on the border between two as all of one of them, which moves edges; it only
@@ -361,7 +327,7 @@ def _averaged(
         target: size of the result.
     """
     if (image.size, window, shrinkage) == (target, stored, 1.0):
-        return np.array(image).reshape(target.height, target.width, -1)
+        return image
     has_alpha = image.mode == "RGBA"
     image = image.convert("RGBa") if has_alpha else image  # invisible pixels must not lend their color to neighbors
     factor = min(image.width // target.width, image.height // target.height) // 4
@@ -374,22 +340,8 @@ def _averaged(
     values = torch.stack([rows @ band.float() @ columns.T for band in bands], dim=-1)
     if has_alpha:
         values[..., :3] *= 255 / values[..., 3:].clamp(min=1e-3)
-    return values.round().clamp(0, 255).to(torch.uint8).numpy()
-
-
-def _turned(pixels: UInt8[np.ndarray, "*shape"], orientation: int) -> UInt8[np.ndarray, "*turned_shape"]:
-    """Pixels as an EXIF orientation wants them displayed."""
-    image = Image.fromarray(pixels)
-    image.getexif()[ExifTags.Base.Orientation] = orientation
-    return np.array(ImageOps.exif_transpose(image))
+    return Image.fromarray(values.squeeze(dim=-1).round().clamp(0, 255).to(torch.uint8).numpy())
 
 
 def _turned_size(stored: ImageSize, orientation: int) -> ImageSize:
     return ImageSize(stored.height, stored.width) if orientation in _ORIENTATIONS_THAT_SWAP_SIDES else stored
-
-
-def _as_rgb_or_rgba(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit gray, which Pillow would clip rather than scale
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    mode = "RGBA" if image.has_transparency_data else "RGB"
-    return image if image.mode == mode else image.convert(mode)

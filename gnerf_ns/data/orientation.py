@@ -11,10 +11,9 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from PIL import Image
 from torch import Tensor
 
 from gnerf_ns.data.images import Header, ImageSize, read_header
@@ -25,35 +24,10 @@ ORIENTATIONS_KEY = "orientations"
 turned by its own. Where there is the entry, cameras are those of the images turned so; without it, of the stored pixels
 (or, where only those have the proportions of the camera, of the displayed ones)."""
 
-_QUARTER_TURNS = {1: 0, 2: 0, 3: 2, 4: 2, 5: 1, 6: 1, 7: 3, 8: 3}
-"""By EXIF orientation, how often the stored image is turned a quarter clockwise to be displayed; the mirrored ones are
-then flipped left to right."""
-_MIRRORED = (2, 4, 5, 7)
+_QUARTER_TURNS = {1: 0, 3: 2, 6: 1, 8: 3}
+"""By EXIF orientation, the quarter turns clockwise that display the stored image; the other four mirror it."""
 _TURNABLE_CAMERAS = (CameraType.PERSPECTIVE, CameraType.FISHEYE)
 """Models that can hold the camera of a turned image."""
-
-
-def displayed_pixels(
-    pixels: UInt8[np.ndarray, "in_height in_width *channels"], orientation: int
-) -> UInt8[np.ndarray, "height width *channels"]:
-    """Stored pixels as an EXIF orientation wants them displayed."""
-    pixels = np.rot90(pixels, -_QUARTER_TURNS[orientation])
-    return np.ascontiguousarray(pixels[:, ::-1] if orientation in _MIRRORED else pixels)
-
-
-def as_displayed(image: Image.Image, orientation: int) -> Image.Image:
-    """A stored image as an EXIF orientation wants it displayed."""
-    for _ in range(_QUARTER_TURNS[orientation]):
-        image = image.transpose(Image.Transpose.ROTATE_270)
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if orientation in _MIRRORED else image
-
-
-def as_stored(image: Image.Image, orientation: int) -> Image.Image:
-    """The inverse of `as_displayed`."""
-    image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if orientation in _MIRRORED else image
-    for _ in range(_QUARTER_TURNS[orientation]):
-        image = image.transpose(Image.Transpose.ROTATE_90)
-    return image
 
 
 def turns_to_upright(orientation: int, camera_type: CameraType) -> Optional[int]:
@@ -65,7 +39,7 @@ def turns_to_upright(orientation: int, camera_type: CameraType) -> Optional[int]
     """
     if orientation == 1:
         return 0
-    return None if orientation in _MIRRORED or camera_type not in _TURNABLE_CAMERAS else _QUARTER_TURNS[orientation]
+    return _QUARTER_TURNS.get(orientation) if camera_type in _TURNABLE_CAMERAS else None
 
 
 def is_of_stored_pixels(camera_size: Optional[ImageSize], header: Header, in_doubt: bool) -> bool:

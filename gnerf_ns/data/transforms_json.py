@@ -13,10 +13,8 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, Cameras, CameraType
 from PIL import Image
 
-from gnerf_ns.data.images import IMAGE_SUFFIXES, ImageSize, read_header
+from gnerf_ns.data.images import IMAGE_SUFFIXES, ImageSize, as_displayed, as_stored, read_header
 from gnerf_ns.data.orientation import (
-    as_displayed,
-    as_stored,
     intrinsics_of,
     listed_orientation,
     resized_intrinsics,

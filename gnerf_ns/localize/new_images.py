@@ -20,8 +20,9 @@ from gnerf_ns.data.dataparser import UnposedDataParserConfig, placeholder_camera
 from gnerf_ns.data.dataset import MIN_IMAGE_SIDE, UnposedDataset, scale_focal
 from gnerf_ns.data.frames import read_all_frames
 from gnerf_ns.data.image_set import ImageSet, ImageStack
-from gnerf_ns.data.images import ImageSize, is_image, read_header, read_image, read_mask
+from gnerf_ns.data.images import ImageSize, is_image, read_header, read_image
 from gnerf_ns.data.lens_sources import LensSource, lenses_of_frames
+from gnerf_ns.data.mask_pixels import read_mask
 from gnerf_ns.data.orientation import ORIENTATIONS_KEY
 from gnerf_ns.data.transforms_json import FileFrames, Frame
 from gnerf_ns.localize.scene import RunLens

@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any, List
 
 import numpy as np
 import pytest
@@ -18,11 +18,10 @@ from gnerf_ns.data.images import (
     area_resize,
     fit_max_side,
     focal_from_exif,
-    has_labels,
     image_size,
     is_image,
+    read_header,
     read_image,
-    read_mask,
 )
 from gnerf_ns.utils.errors import InputError
 
@@ -94,10 +93,10 @@ def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str):
     np.testing.assert_allclose(read_image(path).astype(int), upright, atol=tolerance)
     assert image_size(path) == ImageSize(32, 48)
     stored = upright if suffix == ".tif" else stored  # Pillow knows no other way to read those
-    assert image_size(path, apply_orientation=False) == ImageSize(stored.shape[1], stored.shape[0])
+    assert read_header(path).size == ImageSize(stored.shape[1], stored.shape[0])
     half = upright.reshape(24, 2, 16, 2, 3).mean(axis=(1, 3))
     np.testing.assert_allclose(read_image(path, max_side=24).astype(int), half, atol=tolerance)
-    np.testing.assert_allclose(read_image(path, apply_orientation=False).astype(int), stored, atol=tolerance)
+    np.testing.assert_allclose(read_image(path, orientation=1).astype(int), stored, atol=tolerance)
 
 
 def test_dimensions_in_a_header_alone(tmp_path: Path, recwarn: pytest.WarningsRecorder):
@@ -191,88 +190,6 @@ def test_crop_takes_the_middle(tmp_path: Path):
     np.testing.assert_array_equal(cropped, np.full((10, 10, 3), 200))
 
 
-def test_masks_of_all_kinds_agree(tmp_path: Path):
-    inside = np.zeros((40, 60), dtype=bool)
-    inside[10:30, 15:45] = True
-    ones = inside.astype(np.uint8)
-    palette = Image.fromarray(ones, mode="P")
-    palette.putpalette([0, 0, 0, 128, 0, 0])
-    transparent = Image.fromarray(np.stack([np.zeros_like(ones)] * 3 + [ones * 255], axis=-1))
-    opaque = Image.fromarray(np.stack([ones * 255] * 3 + [np.full_like(ones, 255)], axis=-1))
-    kinds = {
-        "bytes.png": Image.fromarray(ones * 255),
-        "ones.png": Image.fromarray(ones),
-        "bits.png": Image.fromarray(inside),
-        "bits.tif": Image.fromarray(inside),
-        "16bits.png": Image.fromarray(ones.astype(np.uint16) * 65535),
-        "16bit_ones.png": Image.fromarray(ones.astype(np.uint16)),
-        "noisy.jpg": Image.fromarray(ones * 255),
-        "palette.png": palette,
-        "transparent.png": transparent,
-        "opaque.webp": opaque,
-    }
-    for name, mask in kinds.items():
-        mask.save(tmp_path / name, lossless=True)
-        small = read_mask(tmp_path / name, ImageSize(12, 8))
-        expected = inside.reshape(8, 5, 12, 5).mean(axis=(1, 3)) * 255
-        np.testing.assert_allclose(small.astype(float), expected, atol=2 if name == "noisy.jpg" else 1, err_msg=name)
-        assert not has_labels(tmp_path / name)
-    Image.fromarray(np.zeros((40, 60), dtype=np.uint8)).save(tmp_path / "nothing.png")
-    assert not read_mask(tmp_path / "nothing.png", ImageSize(12, 8)).any()
-
-
-@pytest.mark.parametrize("scale", [1, 257])
-def test_soft_masks_stay_soft(tmp_path: Path, scale: int):
-    ramp = np.broadcast_to(np.linspace(0, 255, 60).round(), (40, 60)).astype(np.uint8)
-    Image.fromarray(ramp.astype(np.uint16) * scale if scale > 1 else ramp).save(tmp_path / "ramp.png")
-    np.testing.assert_allclose(read_mask(tmp_path / "ramp.png", ImageSize(60, 40)).astype(int), ramp, atol=1)
-    # A disc with two gray levels along its edge, as half the size of a bilevel one is.
-    rows, columns = np.mgrid[:80, :80]
-    disc = (np.hypot(rows - 39.5, columns - 39.5) < 25).reshape(40, 2, 40, 2).mean(axis=(1, 3)) * 255
-    values = disc.astype(np.uint16) * scale if scale > 1 else disc.astype(np.uint8)
-    Image.fromarray(values).save(tmp_path / "disc.png")
-    np.testing.assert_allclose(read_mask(tmp_path / "disc.png", ImageSize(40, 40)).astype(int), disc, atol=1)
-    assert not has_labels(tmp_path / "ramp.png") and not has_labels(tmp_path / "disc.png")
-
-
-@pytest.mark.parametrize("labels", [(1, 3), (1, 2), (7, 200), (85, 170, 255), (1000, 24001)])
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_all_labels_of_a_segmentation_are_the_object(tmp_path: Path, labels: Tuple[int, ...], suffix: str):
-    path = tmp_path / f"a{suffix}"
-    pixels = np.zeros((40, 60), dtype=np.uint16)
-    for index, label in enumerate(labels):
-        pixels[10:30, 10 + 12 * index : 22 + 12 * index] = label
-    Image.fromarray(pixels if max(labels) > 255 else pixels.astype(np.uint8)).save(path)
-    np.testing.assert_array_equal(read_mask(path, ImageSize(60, 40)), (pixels > 0) * np.uint8(255))
-    assert has_labels(path)
-
-
-def test_all_colors_of_a_segmentation_are_the_object(tmp_path: Path):
-    indices = np.zeros((40, 60), dtype=np.uint8)
-    indices[10:20, 10:50], indices[20:30, 10:50] = 1, 2
-    mask = Image.fromarray(indices, mode="P")
-    mask.putpalette([0, 0, 0, 128, 0, 0, 0, 64, 0])
-    for path in (tmp_path / "palette.png", tmp_path / "colors.png"):
-        (mask if path.stem == "palette" else mask.convert("RGB")).save(path)
-        np.testing.assert_array_equal(read_mask(path, ImageSize(60, 40)), (indices > 0) * np.uint8(255))
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_masks_turn_as_their_images_do(tmp_path: Path, orientation: int):
-    stored = np.zeros((32, 48), dtype=np.uint8)
-    stored[:8, 8:16], stored[16:, :8] = 255, 255
-    Image.fromarray(stored).save(tmp_path / "mask.png", exif=with_orientation(orientation))
-    Image.fromarray(np.repeat(stored[..., None], 3, axis=-1)).save(
-        tmp_path / "image.png", exif=with_orientation(orientation)
-    )
-    for upright in (True, False):
-        width, height = image_size(tmp_path / "image.png", upright)
-        for size, aspect in ((ImageSize(width // 2, height // 2), None), (ImageSize(16, 16), 1.0)):
-            image = read_image(tmp_path / "image.png", size=size, aspect=aspect, apply_orientation=upright)
-            mask = read_mask(tmp_path / "mask.png", size, aspect, apply_orientation=upright)
-            np.testing.assert_array_equal(mask, image[..., 0])
-
-
 def test_focal_from_exif(tmp_path: Path):
     path = tmp_path / "a.jpg"
     image = Image.new("RGB", (36, 24))
@@ -327,16 +244,15 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pyt
     Image.fromarray(noise(8, 8, 3)).save(tmp_path / "a.png")
     alone: List[bool] = []
 
-    def averaged(*args: Any) -> np.ndarray:
+    def averaged(image: Image.Image, *args: Any) -> Image.Image:
         alone.append(images._LARGE_IMAGE_LOCK.locked())
-        return noise(8, 8, 3)
+        return image
 
     monkeypatch.setattr(images, "_averaged", averaged)
     for limit in (64, 63):
         monkeypatch.setattr(images, "_LARGE_PIXELS", limit)
         read_image(tmp_path / "a.png")
-        read_mask(tmp_path / "a.png", ImageSize(8, 8))
-    assert alone == [False, False, True, True] and not images._LARGE_IMAGE_LOCK.locked()
+    assert alone == [False, True] and not images._LARGE_IMAGE_LOCK.locked()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

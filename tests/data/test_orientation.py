@@ -17,13 +17,10 @@ from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.cameras.rays import CameraDirections
 from gnerf_ns.data.dataparser import GROUND_TRUTH_KEY, UnposedDataParserConfig
 from gnerf_ns.data.dataset import UnposedDataset
-from gnerf_ns.data.images import Header, ImageSize, read_header
+from gnerf_ns.data.images import Header, ImageSize, as_displayed, as_stored, read_header, read_image
 from gnerf_ns.data.intrinsics import Intrinsics
 from gnerf_ns.data.orientation import (
     ORIENTATIONS_KEY,
-    as_displayed,
-    as_stored,
-    displayed_pixels,
     is_of_stored_pixels,
     stored_outputs,
     turned_intrinsics,
@@ -104,7 +101,7 @@ def test_what_exif_says_is_what_pillow_does(tmp_path: Path, orientation: int):
         np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(image)), pixels)
         stored = np.asarray(image)
         np.testing.assert_array_equal(np.asarray(as_displayed(image, orientation)), pixels)
-    np.testing.assert_array_equal(displayed_pixels(stored, orientation), pixels)
+    np.testing.assert_array_equal(read_image(path, orientation=orientation), pixels)
     header = read_header(path)
     assert header.orientation == orientation
     assert header.size == (stored.shape[1], stored.shape[0]) and header.displayed_size == (48, 32)

@@ -4,7 +4,7 @@ from typing import List, Tuple
 import pytest
 
 from gnerf_ns.data.frames import read_frames
-from gnerf_ns.data.masks import masks_of_images, split_off_masks
+from gnerf_ns.data.mask_files import masks_of_images, split_off_masks
 from gnerf_ns.utils.errors import InputError
 
 
