@@ -281,7 +281,7 @@ def resized(
     """
     window = centered_window(_turned_size(stored, orientation), aspect)
     if orientation in _ORIENTATIONS_THAT_SWAP_SIDES:
-        window = window[::-1]
+        window = (window[1], window[0])
     averaged = _averaged(image, stored, window, shrinkage, _turned_size(size, orientation))
     return np.array(as_displayed(averaged, orientation))
 
