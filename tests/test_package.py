@@ -33,7 +33,7 @@ LAYERS = (
     {"gnerf_ns"},
     {"cameras"},
     {"data"},
-    {"fields"},
+    {"fields", "matching"},
     {"models"},
     {"pose_search"},
     {"training"},

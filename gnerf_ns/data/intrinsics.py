@@ -1,13 +1,13 @@
 """Intrinsics and distortion of one image's lens, and whether a lens can be like that."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import List, Tuple
 
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.camera_utils import _compute_residual_and_jacobian, radial_and_tangential_undistort
-from nerfstudio.cameras.cameras import CameraType
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
 from gnerf_ns.data.images import ImageSize
@@ -42,6 +42,24 @@ class Intrinsics:
     """k1, k2, k3, k4, p1, p2."""
     camera_type: CameraType = CameraType.PERSPECTIVE
     """Camera model."""
+
+    @classmethod
+    def of_camera(cls, cameras: Cameras, index: int) -> "Intrinsics":
+        """Those of one of nerfstudio's cameras."""
+        distortion = cameras.distortion_params
+        return cls(
+            ImageSize(int(cameras.width[index]), int(cameras.height[index])),
+            (float(cameras.fx[index]), float(cameras.fy[index])),
+            (float(cameras.cx[index]), float(cameras.cy[index])),
+            (0.0,) * 6 if distortion is None else tuple(float(value) for value in distortion[index]),
+            CameraType(int(cameras.camera_type[index])),
+        )
+
+    def at_size(self, size: ImageSize) -> "Intrinsics":
+        """The same lens for the image resized."""
+        x, y = (new / old for new, old in zip(size, self.size, strict=True))
+        focal, center = (self.focal[0] * x, self.focal[1] * y), (self.center[0] * x, self.center[1] * y)
+        return replace(self, size=size, focal=focal, center=center)
 
     @property
     def fields_of_view(self) -> Tuple[float, float]:

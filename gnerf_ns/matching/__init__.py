@@ -1,0 +1,1 @@
+"""Local matches between images, and what structure from motion makes of them."""
