@@ -12,12 +12,17 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.base_config import InstantiateConfig
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.field_components.field_heads import FieldHeadNames
-from nerfstudio.model_components.ray_samplers import ProposalNetworkSampler, UniformSampler
+from nerfstudio.model_components.ray_samplers import (
+    ProposalNetworkSampler,
+    UniformLinDispPiecewiseSampler,
+    UniformSampler,
+)
 from nerfstudio.utils.external import TCNN_EXISTS
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from gnerf_ns.fields.contraction import UnitBallContraction
 from gnerf_ns.fields.nerfacto_field import CoarseToFineNerfactoField, CompiledDensityField
 from gnerf_ns.fields.radiance import RadianceAlongRays
 
@@ -96,9 +101,19 @@ def redraw_tcnn_weights(module: nn.Module) -> None:
 class HashRadiance(nn.Module):
     """A coarse-to-fine `NerfactoField`, sampled uniformly in phase A and by a proposal network in phase B."""
 
-    def __init__(self, config: HashRadianceConfig, scene_box: SceneBox, num_train_data: int) -> None:
+    def __init__(
+        self, config: HashRadianceConfig, scene_box: SceneBox, num_train_data: int, is_unbounded: bool = False
+    ) -> None:
+        """
+        Args:
+            config: sizes.
+            scene_box: where the field is, unless it is unbounded.
+            num_train_data: number of training images.
+            is_unbounded: whether space beyond the unit ball is part of it, contracted.
+        """
         super().__init__()
         self.config = config
+        contraction = UnitBallContraction() if is_unbounded else None
         implementation = resolve_implementation(config.implementation)
         self.field = CoarseToFineNerfactoField(
             scene_box.aabb,
@@ -112,6 +127,7 @@ class HashRadiance(nn.Module):
             num_layers_color=config.num_layers_color,
             appearance_embedding_dim=0,
             average_init_density=config.average_init_density,
+            spatial_distortion=contraction,
             implementation=implementation,
         )
         self.proposal_network = CompiledDensityField(
@@ -122,6 +138,7 @@ class HashRadiance(nn.Module):
             log2_hashmap_size=15,
             hidden_dim=16,
             average_init_density=config.average_init_density,
+            spatial_distortion=contraction,
             implementation=implementation,
         )
         self.uniform_sampler = UniformSampler(num_samples=config.num_uniform_samples)
@@ -131,7 +148,8 @@ class HashRadiance(nn.Module):
             num_proposal_network_iterations=1,
             # The proposal network gets gradients if more steps than this have passed since it last did: always.
             update_sched=lambda step: -1,
-            initial_sampler=UniformSampler(),
+            # Half of the samples within distance 1, the others uniform in disparity.
+            initial_sampler=UniformLinDispPiecewiseSampler() if is_unbounded else UniformSampler(),
         )
         self._phase_a = False
         redraw_tcnn_weights(self)

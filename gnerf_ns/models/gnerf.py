@@ -25,9 +25,12 @@ from gnerf_ns.fields.hash_radiance import HashRadianceConfig
 from gnerf_ns.fields.mlp_radiance import MLPRadianceConfig
 from gnerf_ns.fields.radiance import RadianceAlongRays
 from gnerf_ns.models.image_metrics import ImageMetrics
+from gnerf_ns.utils.errors import InputError
 
 SCENE_RADIUS = 1.0
 """The object fills the ball of this radius around the origin, in scene units."""
+UNBOUNDED_PLANES = (0.05, 1000.0)
+"""Near and far plane of unbounded scenes, in scene units; all cameras are about in the unit ball."""
 BEYOND_THE_SCENE = 2.0 * SCENE_RADIUS
 """Rays that hit nothing end at least this far from the origin, beyond the corners of the scene box."""
 
@@ -45,6 +48,9 @@ class GNeRFModelConfig(ModelConfig):
         default_factory=HashRadianceConfig
     )
     """Scene representation and its sampling along rays."""
+    extent: Literal["ball", "unbounded"] = "ball"
+    """ball: what lies in the unit ball, for objects that are alone or have masks; unbounded: everything, space beyond
+    the unit ball being contracted (Mip-NeRF 360 eq. 10), for images with their background."""
     background_color: Literal["white", "black", "random", "last_sample"] = "white"
     """Background of renderings and of transparent pixels of images. random: another color at every step (needs alpha or
     masks); last_sample: each ray's last color, for images with their background."""
@@ -66,9 +72,20 @@ class GNeRFModel(Model):
     config: GNeRFModelConfig
 
     def populate_modules(self) -> None:
-        """Build the radiance, the renderers and the metrics."""
+        """Build the radiance, the renderers and the metrics.
+
+        Raises:
+            InputError: the radiance cannot be unbounded, but is to be.
+        """
         super().populate_modules()
-        self.radiance = self.config.radiance.setup(scene_box=self.scene_box, num_train_data=self.num_train_data)
+        extent: Dict[str, bool] = {}
+        if self.config.extent == "unbounded":
+            if not isinstance(self.config.radiance, HashRadianceConfig):
+                raise InputError("Only hash grids can be unbounded; use --pipeline.model.extent ball.")
+            extent["is_unbounded"] = True
+        self.radiance = self.config.radiance.setup(
+            scene_box=self.scene_box, num_train_data=self.num_train_data, **extent
+        )
         self.renderer_rgb = RGBRenderer(background_color=self.config.background_color)
         self.renderer_accumulation = AccumulationRenderer()
         self.renderer_depth = DepthRenderer(method="median")
@@ -150,7 +167,11 @@ class GNeRFModel(Model):
             the rgb and accumulation of coarser passes, if there are any, as `earlier_rgb` and `earlier_accumulation`;
             when training, also the `radiance` (`RadianceAlongRays`).
         """
-        nears, fars, hits = intersect_sphere(ray_bundle, SCENE_RADIUS)
+        if self.config.extent == "unbounded":
+            nears, fars = (torch.full_like(ray_bundle.origins[:, :1], plane) for plane in UNBOUNDED_PLANES)
+            hits = torch.ones_like(nears[:, 0], dtype=torch.bool)
+        else:
+            nears, fars, hits = intersect_sphere(ray_bundle, SCENE_RADIUS)
         if self.config.background_color != "last_sample":
             # If all rays miss, one is sampled nevertheless; with an interval of length zero it stays empty.
             fars = torch.where(hits[:, None], fars, nears)

@@ -9,7 +9,10 @@ from nerfstudio.model_components import renderers
 from torch import Tensor
 
 from gnerf_ns.cameras.rays import intersect_sphere, rays_from_poses
-from gnerf_ns.models.gnerf import GNeRFModel
+from gnerf_ns.data.dataparser import unit_scene_box
+from gnerf_ns.fields.mlp_radiance import MLPRadianceConfig
+from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
+from gnerf_ns.utils.errors import InputError
 
 
 def rays_at_offsets(offsets: Tensor) -> RayBundle:
@@ -95,6 +98,28 @@ def test_rays_that_miss_the_ball_show_the_background(background: Any, training: 
     assert (outputs["rgb"][missing] - BACKGROUNDS[background]).abs().max() < 1e-6
     assert outputs["accumulation"][missing].abs().max() < 1e-6
     assert (outputs["accumulation"][~missing] > 0.5).all()
+
+
+def test_an_unbounded_model_shows_what_lies_beyond_the_ball():
+    torch.manual_seed(0)
+    model = model_of(extent="unbounded", background_color="last_sample").eval()
+    rays = rays_at_offsets(torch.tensor([0.0, 5.0]))
+    rays.directions = -rays.directions  # away from the ball
+    with torch.no_grad():
+        model.radiance.field.hash_encoding.hash_table.normal_()
+    rays.origins.requires_grad_()
+    outputs = model.render(rays)
+    assert outputs["accumulation"].min() > 0.5 and outputs["rgb"].std() > 0
+    model.train()
+    model.render(rays)["rgb"].sum().backward()
+    assert rays.origins.grad is not None and rays.origins.grad.isfinite().all() and rays.origins.grad.any()
+
+
+def test_only_hash_grids_are_unbounded():
+    with pytest.raises(InputError, match="Only hash grids"):
+        GNeRFModelConfig(radiance=MLPRadianceConfig(), extent="unbounded").setup(
+            scene_box=unit_scene_box(), num_train_data=1
+        )
 
 
 def test_a_crop_cuts_rays_and_puts_its_own_color_behind_them():

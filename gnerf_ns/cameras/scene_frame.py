@@ -1,0 +1,135 @@
+"""Where the middle of a scene is, how large it is and what is up, by cameras known relative to each other.
+
+Structure from motion leaves all that open: its frame has any origin, any unit and any axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Tuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from gnerf_ns.cameras.alignment import Similarity
+
+CLEAR_UP_RATIO = 4.0
+"""Cameras tell what is level if their right axes spread so many times more (squared) in one plane than out of it."""
+FILLED_SHARE = 0.95
+"""An object reaches so far towards the edge of the ball that a field fills."""
+_OUTLYING_SHARE = 0.05
+"""Share of the cameras that may see the object elsewhere: their poses are taken to be wrong."""
+_ROUNDS = 300
+
+
+@dataclass(frozen=True)
+class ObjectRays:
+    """Rays that are known to hit the object, a few of each camera."""
+
+    origins: Float[Tensor, "rays 3"]
+    """Where they start."""
+    directions: Float[Tensor, "rays 3"]
+    """Unit directions."""
+    cameras: Int[Tensor, "rays"]
+    """Which camera each is of."""
+
+
+def up_direction(camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, "3"]:
+    """What is up for most cameras.
+
+    People hold cameras level: what is up is at right angles to all their right axes, however much they look down. That
+    leaves it open where all look the same way, or roll; there it is the mean of their own up axes.
+    """
+    rights, mean_up = camera_to_worlds[..., 0], functional.normalize(camera_to_worlds[..., 1].mean(dim=0), dim=0)
+    spreads, axes = torch.linalg.eigh(rights.mT @ rights / len(rights))
+    if float(spreads[1]) < CLEAR_UP_RATIO * float(spreads[0]) or float(spreads[1]) < 1e-3:
+        return mean_up
+    up = axes[:, 0]
+    return up if float(up @ mean_up) >= 0.0 else -up
+
+
+def ball_around(rays: ObjectRays) -> Tuple[Float[Tensor, "3"], float]:
+    """The smallest ball that all rays pass through or touch, but for those of a few cameras.
+
+    The distance of a point from a ray is convex in the point, and so is the largest of many: steps towards the
+    farthest ray that become shorter and shorter end at the least one (Badoiu and Clarkson 2003, for points).
+
+    Returns:
+        Its center and radius.
+    """
+    center = _nearest_point(rays)
+    kept = torch.ones(len(rays.origins), dtype=torch.bool, device=rays.origins.device)
+    for _ in range(2):
+        best, radius = center, float("inf")
+        for round_number in range(_ROUNDS):
+            offsets = _offsets_to(rays, center)
+            distances = torch.linalg.vector_norm(offsets, dim=-1).masked_fill(~kept, -1.0)
+            farthest = int(distances.argmax())
+            if float(distances[farthest]) < radius:
+                best, radius = center, float(distances[farthest])
+            center = center + offsets[farthest] / (round_number + 2)
+        center = best
+        kept = _of_usual_cameras(rays, center)
+    distances = torch.linalg.vector_norm(_offsets_to(rays, center), dim=-1)
+    return center, float(distances[kept].max())
+
+
+def frame_of_object(camera_to_worlds: Float[Tensor, "n 3 4"], rays: ObjectRays) -> Similarity:
+    """The map to a frame with the object in the unit ball, and +z up.
+
+    Args:
+        camera_to_worlds: cameras, in any frame.
+        rays: rays in the same frame that hit the object.
+    """
+    center, radius = ball_around(rays)
+    up = up_direction(camera_to_worlds)
+    rotation = torch.stack([*_level_axes(up), up])
+    scale = FILLED_SHARE / max(radius, 1e-12)
+    return Similarity(rotation, scale, -scale * (rotation @ center))
+
+
+def frame_of_surroundings(camera_to_worlds: Float[Tensor, "n 3 4"], points: Float[Tensor, "points 3"]) -> Similarity:
+    """The map to a frame with the middle of what is seen in the origin, the cameras in the unit ball, and +z up.
+
+    Args:
+        camera_to_worlds: cameras, in any frame.
+        points: some of what they see, in the same frame.
+    """
+    center = points.median(dim=0).values.to(camera_to_worlds)
+    distances = torch.linalg.vector_norm(camera_to_worlds[..., 3] - center, dim=-1)
+    up = up_direction(camera_to_worlds)
+    rotation = torch.stack([*_level_axes(up), up])
+    scale = 1.0 / max(float(distances.quantile(1.0 - _OUTLYING_SHARE)), 1e-12)
+    return Similarity(rotation, scale, -scale * (rotation @ center))
+
+
+def _level_axes(up: Float[Tensor, "3"]) -> Tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
+    """Two directions at right angles to `up` and to each other, so that with it they are a right-handed frame."""
+    farthest = functional.one_hot(up.abs().argmin(), 3).to(up)
+    x = functional.normalize(torch.linalg.cross(farthest, up, dim=0), dim=0)
+    return x, torch.linalg.cross(up, x, dim=0)
+
+
+def _offsets_to(rays: ObjectRays, point: Float[Tensor, "3"]) -> Float[Tensor, "rays 3"]:
+    """From a point to the nearest point of each ray."""
+    offsets = rays.origins - point
+    return offsets - (offsets * rays.directions).sum(dim=-1, keepdim=True) * rays.directions
+
+
+def _nearest_point(rays: ObjectRays) -> Float[Tensor, "3"]:
+    """The point with the least sum of squared distances from the rays."""
+    directions = rays.directions
+    projections = torch.eye(3).to(directions) - directions[:, :, None] * directions[:, None, :]
+    wanted = (projections * rays.origins[:, None, :]).sum(dim=(0, 2))
+    return torch.linalg.lstsq(projections.sum(dim=0), wanted).solution
+
+
+def _of_usual_cameras(rays: ObjectRays, center: Float[Tensor, "3"]) -> Tensor:
+    """Which rays are not of the few cameras whose farthest ray is farthest."""
+    distances = torch.linalg.vector_norm(_offsets_to(rays, center), dim=-1)
+    count = int(rays.cameras.max()) + 1
+    farthest = distances.new_zeros(count).scatter_reduce(0, rays.cameras, distances, "amax")
+    limit = farthest[rays.cameras.unique()].quantile(1.0 - _OUTLYING_SHARE)
+    return farthest[rays.cameras] <= limit
