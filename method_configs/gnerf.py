@@ -38,7 +38,7 @@ def field_optimizers() -> Dict[str, Any]:
         },
         "poses": {
             "optimizer": AdamOptimizerConfig(lr=4e-3),
-            "scheduler": PhaseSchedulerConfig(first_factor=1.0, last_factor=1 / 30),
+            "scheduler": PhaseSchedulerConfig(first_factor=1.0, last_factor=1 / 30, known_hold=0.1),
         },
         "up_direction": {
             "optimizer": AdamOptimizerConfig(lr=4e-3),
@@ -117,6 +117,7 @@ def adversarial_pipeline() -> GNeRFPipelineConfig:
     """GNeRF's own phase A on the fast field."""
     pipeline = default_pipeline()
     pipeline.phase_a = "adversarial"
+    pipeline.matching = "off"  # which would leave no phase A
     schedule = default_schedule()
     pipeline.schedule = replace(
         schedule,

@@ -54,6 +54,7 @@ def paper_pipeline() -> GNeRFPipelineConfig:
     random pixels in place of patches.
     """
     return GNeRFPipelineConfig(
+        matching="off",
         datamanager=UnposedDataManagerConfig(max_image_side=400),
         model=GNeRFModelConfig(radiance=MLPRadianceConfig(), photometric_loss_mult=50.0, eval_num_rays_per_chunk=2048),
         schedule=paper_schedule(),

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Tuple, Type, cast
+from typing import Any, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type, cast
 
 import torch
 import tyro
@@ -32,6 +32,7 @@ from gnerf_ns.data.dataparser import (
 )
 from gnerf_ns.data.dataset import UnposedDataset
 from gnerf_ns.data.image_set import ImageStack, composite, premultiply
+from gnerf_ns.data.intrinsics import Intrinsics
 from gnerf_ns.data.orientation import ORIENTATIONS_KEY, upright_outputs
 from gnerf_ns.utils.console import remark
 from gnerf_ns.utils.errors import InputError
@@ -291,6 +292,12 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
         self.config.published_cameras = PublishedCameras(
             self.run_images, train.to("cpu"), None if eval is None else eval.to("cpu")
         )
+
+    def use_lenses(self, lenses: Sequence[Intrinsics]) -> None:
+        """Give the cameras of all images other lenses (see `UnposedDataset.use_lenses`)."""
+        _ = self.run_images  # known by the lenses that they came with
+        for dataset in (self.train_dataset, self.eval_dataset):
+            dataset.use_lenses(lenses)
 
     def report_rays_per_step(self, num_rays: int) -> None:
         """Have nerfstudio's "Train Rays / Sec" count so many rays to a training step."""

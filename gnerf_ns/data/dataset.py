@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from gnerf_ns.data.images import ImageSize, centered_window, fit_max_side, read_header, read_image
+from gnerf_ns.data.intrinsics import Intrinsics
 from gnerf_ns.data.mask_pixels import read_mask
 from gnerf_ns.data.orientation import ORIENTATIONS_KEY, mask_orientation, upright_outputs
 from gnerf_ns.data.transforms_json import FileFrames
@@ -120,6 +121,7 @@ class UnposedDataset(InputDataset):
     Attributes:
         image_format: that all images and cameras now have.
         given_cameras: the cameras with the intrinsics that were given; those of ``cameras`` may be estimated.
+        file_sizes: sizes of the files, turned as their cameras have them.
         file_cameras: the cameras at the size of the files, neither cropped nor padded.
         orientations: all cameras are those of the images turned as their EXIF orientation says, or as it is said here.
         mask_filenames: the masks' files, if any.
@@ -139,7 +141,7 @@ class UnposedDataset(InputDataset):
         dataparser_outputs = upright_outputs(dataparser_outputs)
         super().__init__(dataparser_outputs)
         self.mask_filenames: Optional[List[Path]] = dataparser_outputs.mask_filenames or None
-        self._file_sizes = sizes = [self._file_size(index) for index in range(len(self))]
+        self.file_sizes = sizes = [self._file_size(index) for index in range(len(self))]
         self.orientations: Mapping[Path, int] = {
             **dataparser_outputs.metadata[ORIENTATIONS_KEY],
             **{mask: self._mask_orientation(index) for index, mask in enumerate(self.mask_filenames or [])},
@@ -156,6 +158,30 @@ class UnposedDataset(InputDataset):
         # One Cameras object, so that a pose written to the dataset is what ns-export finds here.
         self._dataparser_outputs = replace(dataparser_outputs, cameras=self.cameras, mask_filenames=None)
         self.mask_color = None
+
+    def use_lenses(self, lenses: Sequence[Intrinsics]) -> None:
+        """Give all cameras other lenses: each the one that is for images of its file's size, if there is one.
+
+        Args:
+            lenses: for files of some sizes, as displayed.
+        """
+        by_size = {lens.size: lens for lens in lenses}
+        rows = [index for index, size in enumerate(self.file_sizes) if size in by_size]
+        if not rows:
+            return
+        chosen = [by_size[self.file_sizes[index]] for index in rows]
+        of_files = self.file_cameras
+        columns = torch.tensor([[*lens.focal, *lens.center] for lens in chosen])
+        for column, name in enumerate(("fx", "fy", "cx", "cy")):
+            getattr(of_files, name)[rows] = columns[:, column : column + 1]
+        if of_files.distortion_params is None:
+            of_files.distortion_params = torch.zeros(len(self), 6)
+        of_files.distortion_params[rows] = torch.tensor([lens.distortion for lens in chosen])
+        placed = _placed_cameras(of_files, self.file_sizes, self._placements, [self.image_format.size] * len(self))
+        for cameras in (self.cameras, self.given_cameras):  # in place: others hold them
+            for name in ("fx", "fy", "cx", "cy"):
+                getattr(cameras, name).copy_(getattr(placed, name))
+            cameras.distortion_params = placed.distortion_params
 
     @cached_property
     def extents(self) -> Optional[Float[Tensor, "n 2"]]:
@@ -211,7 +237,7 @@ class UnposedDataset(InputDataset):
         """What was done to the images to bring them to the dataset's format, in words; None for nothing."""
         count, canvas = len(self), self.image_format.size
         padded, cropped, enlarged, losses = [], [], [], [0.0]
-        for path, file_size, placement in zip(self.image_filenames, self._file_sizes, self._placements, strict=True):
+        for path, file_size, placement in zip(self.image_filenames, self.file_sizes, self._placements, strict=True):
             if placement.size != canvas:
                 padded.append(path)
             if placement.crop_aspect is not None:
@@ -228,7 +254,7 @@ class UnposedDataset(InputDataset):
             )
             if paths
         ]
-        counts = Counter(self._file_sizes)
+        counts = Counter(self.file_sizes)
         usual = counts.most_common(1)[0][0] if count else canvas
         if max(usual) > max(canvas):
             others = " and other sizes" if len(counts) > 1 else ""
@@ -239,16 +265,14 @@ class UnposedDataset(InputDataset):
         if max_side is not None and max_side < MIN_IMAGE_SIDE:
             raise InputError(f"--max-image-side {max_side} is too small to tell poses; use at least {MIN_IMAGE_SIDE}.")
         small = [
-            path
-            for path, size in zip(self.image_filenames, self._file_sizes, strict=True)
-            if min(size) < MIN_IMAGE_SIDE
+            path for path, size in zip(self.image_filenames, self.file_sizes, strict=True) if min(size) < MIN_IMAGE_SIDE
         ]
         if small:
             raise InputError(
                 f"{len(small)} of {len(self)} images have less than {MIN_IMAGE_SIDE} pixels on a side "
                 f"({named(small)}), too few to tell poses; replace or remove them."
             )
-        image_format = common_format(self._file_sizes, max_side)
+        image_format = common_format(self.file_sizes, max_side)
         if scale_factor != 1.0:
             width, height = (max(1, int(side * scale_factor)) for side in image_format.size)
             image_format = replace(image_format, size=ImageSize(width, height))
@@ -275,7 +299,7 @@ class UnposedDataset(InputDataset):
     def _mask_orientation(self, index: int) -> int:
         assert self.mask_filenames is not None
         listed: Mapping[Path, int] = self.metadata[ORIENTATIONS_KEY]
-        path, mask_path, size = self.image_filenames[index], self.mask_filenames[index], self._file_sizes[index]
+        path, mask_path, size = self.image_filenames[index], self.mask_filenames[index], self.file_sizes[index]
         image, mask = read_header(path), read_header(mask_path)
         preferred = listed.get(mask_path, mask.orientation)
         orientation = mask_orientation(mask, image, listed.get(path, image.orientation), preferred)

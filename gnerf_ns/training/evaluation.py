@@ -46,7 +46,11 @@ class EvalPosesConfig:
 
 
 def estimate_eval_poses(
-    config: EvalPosesConfig, image_set: ImageSet, search: PoseSearch, regress: Optional[PoseRegressor] = None
+    config: EvalPosesConfig,
+    image_set: ImageSet,
+    search: PoseSearch,
+    regress: Optional[PoseRegressor] = None,
+    guess: Optional[Float[Tensor, "m 3 4"]] = None,
 ) -> Float[Tensor, "m 3 4"]:
     """Poses of images that the field was not trained on, from nothing, the field frozen (GNeRF section 3.4).
 
@@ -55,10 +59,13 @@ def estimate_eval_poses(
         image_set: the held-out images.
         search: global search over the prior in the trained field.
         regress: the run's inversion network, if it has one; its pose is one more hypothesis.
+        guess: another one for each image, NaN for none.
     """
     starts = search.top_poses(image_set, config.num_hypotheses)[0]
     if regress is not None:
         starts = torch.cat([regress(image_set)[:, None], starts], dim=1)
+    if guess is not None:
+        starts = torch.cat([torch.where(guess.isfinite(), guess, starts[:, 0])[:, None], starts], dim=1)
     make_poses = learned_as(search.codec)
     found: List[Localization] = []
     for some in torch.arange(len(image_set), device=starts.device).split(IMAGES_PER_BATCH):

@@ -40,6 +40,8 @@ class PhaseSchedulerConfig(SchedulerConfig):
     """Share of the learning rate at the beginning of phase B."""
     last_factor: float = 0.1
     """Share of the learning rate at the end of phase B."""
+    known_hold: float = 0.0
+    """Share of phase B in which the rate is 0 where poses are known from the start: no young field can judge them."""
 
     def factor(self, schedule: Schedule, step: int) -> float:
         """Share of the learning rate at a step."""
@@ -47,6 +49,8 @@ class PhaseSchedulerConfig(SchedulerConfig):
             progress = 2.0 * (step - schedule.begins_at) / max(1, schedule.config.phase_a_steps) - 1.0
             return geometric((1.0, self.phase_a_last_factor), min(1.0, max(0.0, progress)))
         progress = max(0, step - schedule.phase_b_start) / max(1, schedule.phase_b_steps)
+        if schedule.poses_are_known and progress < self.known_hold:
+            return 0.0
         return geometric((self.first_factor, self.last_factor), min(1.0, progress))
 
 

@@ -43,7 +43,8 @@ class PhotometricObjective:
     def request(self, plan: StepPlan) -> RenderRequest:
         """Rays at the images' present poses."""
         scene = self.scene
-        chosen = None if plan.leave_out_round is None else self._leave_out.training_indices
+        everyone = plan.leave_out_round is None and self._leave_out.are_all_placed
+        chosen = None if everyone else self._leave_out.training_indices
         rays, colors = sample_pixel_rays(
             scene.image_set, scene.cameras(), self.config.rays_per_step, plan.image_side, chosen
         )

@@ -14,19 +14,31 @@ from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import Parameter
 
 from gnerf_ns.cameras.learned_cameras import FocalMode, LearnedCameras
 from gnerf_ns.cameras.plots import plot_pose_distribution
 from gnerf_ns.cameras.pose_codec import PoseMode
-from gnerf_ns.cameras.pose_prior import PosePriorConfig
-from gnerf_ns.cameras.rays import concatenate_rays
+from gnerf_ns.cameras.pose_prior import PosePrior, PosePriorConfig, object_filling_radius
+from gnerf_ns.cameras.rays import CameraDirections, concatenate_rays
 from gnerf_ns.data.datamanager import UnposedDataManager, UnposedDataManagerConfig
+from gnerf_ns.data.dataparser import LENS_SOURCE_KEY
 from gnerf_ns.data.image_set import ImageSet
+from gnerf_ns.matching.matcher import MatchedImages, match_images
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
 from gnerf_ns.pose_search.pose_search import PoseProposals, PoseRegressor, PoseSearch, PoseSearchConfig
 from gnerf_ns.training.adversarial import AdversarialObjective, AdversarialObjectiveConfig
+from gnerf_ns.training.beginning import (
+    BeginningConfig,
+    KnownPoses,
+    found_lenses,
+    known_poses,
+    prior_around,
+    show_surroundings,
+)
+from gnerf_ns.training.epipolar import EpipolarObjective, EpipolarObjectiveConfig
 from gnerf_ns.training.evaluation import EvalPosesConfig, Evaluation, estimate_eval_poses
 from gnerf_ns.training.live_view import LiveView, TrainingStatus
 from gnerf_ns.training.objective import Objective, TrainingScene, rows_of
@@ -62,6 +74,12 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
     """Lengths of the phases A, AB and B, and what changes along them."""
     phase_a: Literal["transport", "adversarial", "both"] = "transport"
     """Objective of phase A: annealed optimal transport, GNeRF's adversarial training, or the sum of both."""
+    matching: Literal["auto", "on", "off"] = "auto"
+    """Whether training begins where local matches (structure from motion, by pycolmap) put the images, if they place
+    half of them. auto: for images with their background; without one (alpha, masks, a plain color all around), phase A
+    is as good for cameras that look at the object's middle, and on is for others."""
+    begins_with: tyro.conf.Suppress[Optional[BeginningConfig]] = None
+    """What follows from poses that are known from the start; None where none are. Found out when a run begins."""
     pose_prior: PosePriorConfig = field(default_factory=PosePriorConfig)
     """Where the images may have been taken from."""
     pose_mode: Literal["auto", "look_at", "free"] = "auto"
@@ -78,6 +96,8 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
     """Phase A by adversarial training."""
     photometric: PhotometricObjectiveConfig = field(default_factory=PhotometricObjectiveConfig)
     """Phase B."""
+    epipolar: tyro.conf.Suppress[EpipolarObjectiveConfig] = field(default_factory=EpipolarObjectiveConfig)
+    """What matched points say of the poses, in phase B."""
     restarts: RestartsConfig = field(default_factory=RestartsConfig)
     """When phase A counts as failed and begins anew."""
     pose_search: tyro.conf.Suppress[PoseSearchConfig] = field(default_factory=PoseSearchConfig)
@@ -96,7 +116,19 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
         """What auto stands for."""
         if self.pose_mode != "auto":
             return self.pose_mode
+        if self.begins_with is not None:
+            return "free"
         return "look_at" if self.pose_prior.resolve().looks_at_origin else "free"
+
+    @property
+    def resolved_prior(self) -> PosePrior:
+        """Where images may have been taken from: around known poses, if there are any."""
+        return (self.pose_prior if self.begins_with is None else self.begins_with.prior).resolve()
+
+    @property
+    def resolved_schedule(self) -> PhaseScheduleConfig:
+        """Without phase A where poses are known from the start."""
+        return self.schedule if self.begins_with is None else self.schedule.with_known_poses()
 
     def resolved_focal_mode(self, has_calibration: bool) -> FocalMode:
         """What auto stands for, for focal lengths that were measured or not."""
@@ -141,12 +173,15 @@ class GNeRFPipeline(VanillaPipeline):
         if torch.device(device).type == "cpu":
             share_cores()
         super().__init__(config, cast(str, device), world_size=world_size, **kwargs)
-        self.datamanager.lay_images_over(self.model.evaluation_background)
         self._seed = torch.initial_seed()
         self._optimizer_state: Optional[TrainingCallbackAttributes] = None
 
+        known = self._match_images() if self._is_to_match() else None
+        if config.begins_with is not None:
+            self._begin_as_known(config.begins_with)
+        self.datamanager.lay_images_over(self.model.evaluation_background)
         self.cameras = self._build_cameras(config)
-        prior = config.pose_prior.resolve()
+        prior = config.resolved_prior
         proposals = PoseProposals(prior, lambda: self.cameras.radius, lambda: self.cameras.canvas_radius)
         image_set = ImageSet(self.datamanager.train_images, self.cameras.train_lenses)
         self.scene = TrainingScene(self.model, image_set, self.cameras, prior, proposals)
@@ -160,7 +195,13 @@ class GNeRFPipeline(VanillaPipeline):
         self.transport = TransportObjective(config.transport, self.scene) if uses_transport else None
         self.adversarial = AdversarialObjective(config.adversarial, self.scene) if uses_adversaries else None
         of_phase_a = [part for part in (self.transport, self.adversarial) if part is not None]
-        self.objectives: List[Objective] = [self.photometric, *of_phase_a]
+        self.epipolar = EpipolarObjective(config.epipolar, self.scene)
+        self.objectives: List[Objective] = [self.photometric, *of_phase_a, self.epipolar]
+        if known is not None:
+            self.cameras.assign(known.train_indices, known.train)
+            self.cameras.assign_eval_guess(known.eval_indices, known.eval)
+            self.leave_out.begin_with(known.train_indices)
+            self.epipolar.use(known.matches)
 
         misfits = Misfits(config.misfits, self.pose_search)
         self.pose_updates = PoseUpdates(
@@ -168,13 +209,55 @@ class GNeRFPipeline(VanillaPipeline):
         )
         attempt = AttemptState(self, [self.model, self.cameras, *of_phase_a])
         self.restarts = Restarts(
-            config.restarts, Schedule.of(config.schedule, len(self.cameras)), attempt, self._seed_at
+            config.restarts, Schedule.of(config.resolved_schedule, len(self.cameras)), attempt, self._seed_at
         )
 
         # The viewer looks for these among a pipeline's public attributes.
         self.live_view = LiveView(self.cameras, self.datamanager, on_cpu=self.device.type == "cpu")
         self.training_status = TrainingStatus(lambda: self.schedule)
         self.to(device)
+
+    def _is_to_match(self) -> bool:
+        """Where training begins, and not where it goes on or where a run is looked at."""
+        if self.config.begins_with is not None or self.test_mode != "val" or self.config.matching == "off":
+            return False
+        return self.config.matching == "on" or show_surroundings(self.datamanager.train_images)
+
+    def _match_images(self) -> Optional[KnownPoses]:
+        """Where local matches put the images, before training begins; what follows from it goes into the config."""
+        train, held_out = self.datamanager.train_dataset, self.datamanager.eval_dataset
+        is_lens_known = self.datamanager.has_calibration
+        has_focal_guess = train.metadata.get(LENS_SOURCE_KEY) in ("exif", "user")
+        matches = match_images(MatchedImages.of([train, held_out], is_lens_known, has_focal_guess), self._seed)
+        if matches is None:
+            return None
+        lenses = CameraDirections(train.given_cameras.to(self.device))
+        known = known_poses(matches, ImageSet(self.datamanager.train_images, lenses))
+        found = ", ".join(str(len(component)) for component in matches.components) or "none"
+        CONSOLE.print(
+            f"Local matches place {found} of {len(train) + len(held_out)} images" + ("." if known else ", too few.")
+        )
+        if known is not None:
+            extent = "ball" if self.datamanager.train_images.has_alpha else "unbounded"
+            sizes = [size for dataset in (train, held_out) for size in dataset.file_sizes]
+            radius = object_filling_radius(lenses.smallest_field_of_view)
+            self.config.begins_with = BeginningConfig(
+                prior_around(known.train, radius),
+                extent,
+                [] if is_lens_known else found_lenses(matches.components[0], sizes),
+            )
+        return known
+
+    def _begin_as_known(self, beginning: BeginningConfig) -> None:
+        """Lenses that were found, and where there is a room around the object, a model of it in place of the first."""
+        self.datamanager.use_lenses(beginning.lenses)
+        if beginning.extent == "unbounded":
+            config = cast(GNeRFModelConfig, self.config.model)
+            config.extent, config.background_color = "unbounded", "last_sample"
+            train = self.datamanager.train_dataset
+            self._model = config.setup(
+                scene_box=train.scene_box, num_train_data=len(train), metadata=train.metadata, device=self.device
+            ).to(self.device)
 
     def _build_cameras(self, config: GNeRFPipelineConfig) -> LearnedCameras:
         train, held_out = self.datamanager.train_dataset, self.datamanager.eval_dataset
@@ -277,7 +360,9 @@ class GNeRFPipeline(VanillaPipeline):
         image_set = ImageSet(self.datamanager.eval_images, self.cameras.eval_lenses)
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(self._seed_at(step) + 1)
-            poses = estimate_eval_poses(self.config.eval_poses, image_set, self.pose_search, self.pose_regressor)
+            poses = estimate_eval_poses(
+                self.config.eval_poses, image_set, self.pose_search, self.pose_regressor, self.cameras.eval_guess
+            )
         self.cameras.assign_eval(poses, step)
 
     def publish_cameras(self) -> None:

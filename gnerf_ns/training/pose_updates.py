@@ -23,17 +23,25 @@ from gnerf_ns.training.objective import TrainingScene
 from gnerf_ns.training.pose_trials import PoseTrials, PoseTrialsConfig
 from gnerf_ns.training.schedule import StepPlan
 
+NUM_PLACES = 24
+"""Poses that an image without one is tried at."""
+
 
 class LeaveOut(nn.Module):
     """Which images are excluded from training, and what becomes of their poses.
 
     Attributes:
         left_out: one bool per image.
+        matched: images that local matches place, one bool per image; colors are no reason to move them elsewhere.
+        unplaced: images that wait until they are looked up for the first time, one bool per image.
+        are_all_placed: whether there are no such images.
         poses_then: camera_to_worlds [n, 3, 4] of when the present round began; an optimizer's momentum moves poses of
             those left out, too.
     """
 
     left_out: Tensor
+    matched: Tensor
+    unplaced: Tensor
     poses_then: Tensor
 
     def __init__(self, scene: TrainingScene, search: PoseSearch) -> None:
@@ -46,12 +54,37 @@ class LeaveOut(nn.Module):
         super().__init__()
         self._scene, self._search = scene, search
         self.register_buffer("left_out", torch.zeros(len(scene.image_set), dtype=torch.bool))
+        self.register_buffer("matched", torch.zeros(len(scene.image_set), dtype=torch.bool))
+        self.register_buffer("unplaced", torch.zeros(len(scene.image_set), dtype=torch.bool))
+        self.are_all_placed = True
+        self.register_load_state_dict_post_hook(lambda module, keys: self._count_placed())
         self.register_buffer("poses_then", scene.cameras().detach().clone())
 
     @property
     def training_indices(self) -> Int[Tensor, "kept"]:
         """Images to train on."""
-        return (~self.left_out).nonzero()[:, 0]
+        return (~(self.left_out | self.unplaced)).nonzero()[:, 0]
+
+    def begin_with(self, matched: Int[Tensor, "k"]) -> None:
+        """Leave all images but these out of training until they are looked up in what these make of the field."""
+        self.matched[matched.to(self.matched.device)] = True
+        self.unplaced.copy_(~self.matched)
+        self._count_placed()
+
+    def _count_placed(self) -> None:
+        """Not read from the buffer in every step, which would stall a GPU."""
+        self.are_all_placed = not bool(self.unplaced.any())
+
+    @torch.no_grad()
+    def place(self) -> None:
+        """Look up those that have no pose yet, in what the others have made of the field."""
+        cameras, chosen = self._scene.cameras, self.unplaced.nonzero()[:, 0]
+        if len(chosen) > 0:
+            count = min(NUM_PLACES, self._search.config.bank_size)
+            hypotheses, _ = self._search.top_poses(self._scene.image_set, count, chosen)
+            cameras.assign(chosen, self._search.improve(self._scene.image_set, chosen, hypotheses)[:, 0])
+            self.unplaced.zero_()
+            self._count_placed()
 
     @torch.no_grad()
     def look_up(self) -> None:
@@ -119,19 +152,22 @@ class Misfits:
 
     @torch.no_grad()
     def better_poses(
-        self, scene: TrainingScene, image_side: int
+        self, scene: TrainingScene, image_side: int, among: Optional[Int[Tensor, "m"]] = None
     ) -> Tuple[Int[Tensor, "moved"], Float[Tensor, "moved 3 4"]]:
         """Images that fit clearly better somewhere else, and their poses there.
 
         Args:
             scene: images, and their present poses.
             image_side: longer side, in pixels, up to which the field has detail.
+            among: images that may be moved; None for all. Others count for what is usual.
         """
         config, search, image_set, current = self.config, self._search, scene.image_set, scene.cameras()
         side = max(search.config.image_side, min(image_side, config.max_confirmation_side))
         contrast = search.costs.contrast(image_set, side)
         cost = search.costs.relative(image_set, current, side)
         relative = cost / cost.median()
+        if among is not None:
+            relative = torch.full_like(relative, -torch.inf).index_copy(0, among, relative[among])
         limit = max(config.min_count, math.ceil(config.max_share * len(image_set)))
         worst = relative.topk(min(limit, len(image_set))).indices
         misfits = worst[relative[worst] > config.cost_ratio]
@@ -207,8 +243,11 @@ class PoseUpdates:
         if plan.ends_leave_out_round:
             leave_out.look_up()
             leave_out.take_turns(plan.leave_out_round)
-        if plan.searches_misfit_poses:
-            scene.cameras.assign(*self._misfits.better_poses(scene, plan.image_side))
+        if plan.searches_misfit_poses and not leave_out.are_all_placed:
+            leave_out.place()
+        elif plan.searches_misfit_poses:
+            among = (~leave_out.matched).nonzero()[:, 0]
+            scene.cameras.assign(*self._misfits.better_poses(scene, plan.image_side, among))
         return replaced
 
     def _look_all_up(self) -> None:

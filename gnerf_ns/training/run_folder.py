@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Dict, NamedTuple, Optional
 
+import yaml
 from nerfstudio.engine.trainer import TrainerConfig
 
 from gnerf_ns.data.grown_dataparser import GrownDataParserConfig
@@ -69,6 +70,22 @@ class RunFolderConfig(TrainerConfig):
         if isinstance(dataparser, GrownDataParserConfig):
             dataparser.localized = folder / dataparser.localized.name
 
+    def resumed_config(self) -> Optional[Any]:
+        """Configuration of the run that a training is to go on from; None if it is new, or if that is not at hand.
+
+        Raises:
+            InputError: there is no checkpoint where one was said to be.
+        """
+        self.check_resumed()
+        checkpoints = self.load_dir if self.load_checkpoint is None else self.load_checkpoint.parent
+        path = None if checkpoints is None else checkpoints.parent / "config.yml"
+        return yaml.load(path.read_text(), Loader=yaml.Loader) if path is not None and path.is_file() else None
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether a training goes on from a checkpoint."""
+        return self.load_dir is not None or self.load_checkpoint is not None
+
     def check_resumed(self) -> None:
         """Name the checkpoint to nerfstudio that a training is to go on from, if it is to.
 
@@ -100,6 +117,7 @@ def _find_opening(frame: Optional[FrameType]) -> Optional[Opening]:
         if is_yaml and code.co_name == "eval_setup" and code.co_filename.endswith("eval_utils.py"):
             return Opening(frame.f_locals["config_path"], is_to_be_loaded=True)
         if is_yaml and code.co_name == "main" and Path(code.co_filename).parts[-2:] == ("scripts", "train.py"):
-            return Opening(frame.f_locals["config"].load_config, is_to_be_loaded=False)
+            path = frame.f_locals["config"].load_config  # None where it reads the run that it is to go on from
+            return None if path is None else Opening(path, is_to_be_loaded=False)
         frame = frame.f_back
     return None

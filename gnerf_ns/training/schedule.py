@@ -144,6 +144,19 @@ class PhaseScheduleConfig:
             distortion_boost=self.distortion_boost or _likely_distortion_boost(num_images),
         )
 
+    def with_known_poses(self) -> PhaseScheduleConfig:
+        """The same where poses are roughly known from the start: phase B alone, and nobody looked up from nothing."""
+        return replace(
+            self,
+            phase_a_steps=0,
+            interleaved_steps=0,
+            phase_a_attempts=1,
+            density_noise=0.0,
+            leave_out_rounds=0,
+            pose_trial_rounds=0,
+            looks_up_poses=False,
+        )
+
     def _check(self) -> None:
         lengths = ("phase_a_steps", "interleaved_steps", "phase_b_steps", "leave_out_steps", "density_noise_steps")
         counts = (*lengths, "pose_trial_rounds", "leave_out_rounds")
@@ -190,6 +203,11 @@ class Schedule:
         """The same with phase A beginning at a step, and the end where it was: if unplanned, phase B is shorter."""
         anew = replace(self, begins_at=step, attempts_left=attempts_left)
         return replace(anew, phase_b_steps=max(0, self.phase_b_steps + self.total_steps - anew.total_steps))
+
+    @property
+    def poses_are_known(self) -> bool:
+        """Whether training begins with poses (`PhaseScheduleConfig.with_known_poses`)."""
+        return self.config.phase_a_steps == 0 and not self.config.looks_up_poses
 
     @property
     def total_steps(self) -> int:

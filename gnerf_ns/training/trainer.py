@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Optional, Type, cast
 
+import yaml
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils.decorators import check_main_thread
@@ -88,8 +89,7 @@ class GNeRFTrainerConfig(RunFolderConfig):
         Raises:
             InputError: the run's folder already has checkpoints, and this run is not to go on from one.
         """
-        is_resumed = self.load_dir is not None or self.load_checkpoint is not None
-        if not is_resumed and latest_checkpoint(self.get_checkpoint_dir()) is not None:
+        if not self.is_resumed and latest_checkpoint(self.get_checkpoint_dir()) is not None:
             raise InputError(
                 f"{self.get_base_dir()} already holds a run; choose another --timestamp or --experiment-name, "
                 f"or go on from it with --load-dir {self.get_checkpoint_dir()}."
@@ -109,10 +109,21 @@ class GNeRFTrainer(Trainer):
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build pipeline and optimizers; if the input cannot be used, nothing is left of the run's folder."""
         try:
+            if self.config.is_resumed:
+                self._begin_as_before()
             super().setup(test_mode)
+            if self.config.pipeline.begins_with is not None:  # as evaluation has to build it
+                (self.base_dir / "config.yml").write_text(yaml.dump(self.config), "utf8")
         except InputError:
             self._remove_empty_run()
             raise
+
+    def _begin_as_before(self) -> None:
+        """What followed from the beginning of a resumed run still holds."""
+        before, pipeline = self.config.resumed_config(), self.config.pipeline
+        pipeline.matching = "off"
+        if before is not None:
+            pipeline.begins_with = before.pipeline.begins_with
 
     def _remove_empty_run(self) -> None:
         """Remove the run's folder if nothing but its configuration is in it."""

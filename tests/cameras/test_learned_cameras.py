@@ -43,6 +43,7 @@ def test_what_a_checkpoint_holds_and_what_is_trained(mode: PoseMode, code_dim: i
         "codes": (4, code_dim),
         "eval_codes": (2, code_dim),
         "eval_step": (),
+        "eval_guessed": (2,),
         "focal_scales.logarithms": (1,),
         "up_direction.tilt": (2,),
     }

@@ -159,3 +159,12 @@ def test_entries_with_tiny_gradients_move_as_fast_as_others():
         table.grad = torch.tensor([1e-3, 1e-10])
         optimizer.step()
     torch.testing.assert_close(table.detach(), torch.tensor([-0.2, -0.2]), atol=1e-3, rtol=0.0)
+
+
+def test_known_poses_are_held_while_the_field_is_young():
+    config = PhaseSchedulerConfig(last_factor=0.1, known_hold=0.25)
+    settings = PhaseScheduleConfig(phase_a_steps=10, phase_b_steps=40, leave_out_rounds=0)
+    known, unknown = (Schedule.of(each, 50) for each in (settings.with_known_poses(), settings))
+    assert [config.factor(known, step) for step in (0, 9)] == [0.0, 0.0]
+    assert config.factor(known, 10) == pytest.approx(0.1**0.25) and config.factor(known, 40) == pytest.approx(0.1)
+    assert config.factor(unknown, 10) == 1.0

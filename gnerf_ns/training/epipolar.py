@@ -1,0 +1,109 @@
+"""What matched points say of poses, beside colors: they are to lie on each other's epipolar lines.
+
+Colors alone let poses walk while a field is young, and in photographs for long: some forty rays of a photograph in a
+step are a noisy judge. Matches are not many, but each of them holds two cameras to a fraction of a pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, Optional
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from gnerf_ns.cameras.rays import no_rays
+from gnerf_ns.matching.local_matches import PairMatches
+from gnerf_ns.training.objective import ComparedImages, RenderRequest, TrainingScene
+from gnerf_ns.training.schedule import StepPlan
+
+
+@dataclass
+class EpipolarObjectiveConfig:
+    """Configuration of `EpipolarObjective`."""
+
+    loss_mult: float = 0.01
+    """Weight of the loss."""
+    matches_per_step: int = 4096
+    """Matches that are looked at in a step."""
+    sigma: float = 1e-3
+    """Angle, in radians, from which on a match is more and more taken to be wrong; about a pixel of a thousand."""
+
+
+class EpipolarObjective(nn.Module):
+    """Robust Sampson error of matches between training images; without matches it is never active."""
+
+    def __init__(self, config: EpipolarObjectiveConfig, scene: TrainingScene) -> None:
+        super().__init__()
+        self.config = config
+        self.compared: Optional[ComparedImages] = None
+        self._scene = scene
+        self._images: Int[Tensor, "matches 2"] = torch.zeros(0, 2, dtype=torch.long)
+        self._coords: Float[Tensor, "matches 2 2"] = torch.zeros(0, 2, 2)
+
+    def use(self, matches: PairMatches) -> None:
+        """Take matches; those of other than training images are left out."""
+        counts = torch.from_numpy(matches.ends).diff(prepend=torch.zeros(1, dtype=torch.long))
+        images = torch.from_numpy(matches.pairs).repeat_interleave(counts, dim=0)
+        kept = (images < len(self._scene.image_set)).all(dim=1)
+        self._images = images[kept]
+        self._coords = 2.0 * torch.from_numpy(matches.points)[kept].view(-1, 2, 2) - 1.0
+
+    def get_extra_state(self) -> Dict[str, Any]:
+        """For checkpoints: the matches."""
+        return {"images": self._images, "coords": self._coords}
+
+    def set_extra_state(self, state: Dict[str, Any]) -> None:
+        """From checkpoints."""
+        self._images, self._coords = state["images"], state["coords"]
+
+    def is_active(self, plan: StepPlan) -> bool:
+        """In B steps, where there are matches."""
+        return plan.phase == "B" and len(self._images) > 0
+
+    def request(self, plan: StepPlan) -> RenderRequest:
+        """No rays; the loss depends on cameras alone."""
+        cameras, device = self._scene.cameras, self._scene.model.device
+        chosen = torch.randint(len(self._images), (self.config.matches_per_step,))
+        images, coords = self._images[chosen].to(device), self._coords[chosen].to(device)
+
+        def losses(outputs: Dict[str, Any]) -> Dict[str, Tensor]:
+            poses = cameras()
+            errors = sampson_errors(
+                poses[images[:, 0]],
+                poses[images[:, 1]],
+                cameras.train_lenses.at(images[:, 0], coords[:, :1])[:, 0],
+                cameras.train_lenses.at(images[:, 1], coords[:, 1:])[:, 0],
+            )
+            robust = torch.log1p(errors / self.config.sigma**2)
+            return {"epipolar_loss": self.config.loss_mult * robust.mean()}
+
+        return RenderRequest(no_rays(device), losses)
+
+
+def sampson_errors(
+    first: Float[Tensor, "n 3 4"],
+    second: Float[Tensor, "n 3 4"],
+    first_directions: Float[Tensor, "n 3"],
+    second_directions: Float[Tensor, "n 3"],
+) -> Float[Tensor, "n"]:
+    """Squared angles, in radians, by which pairs of rays miss each other, to first order (Sampson's approximation).
+
+    On the sphere of directions, so that wide and fisheye lenses need no plane.
+
+    Args:
+        first: camera_to_worlds.
+        second: those of the other cameras.
+        first_directions: unit directions in the first cameras' own frames.
+        second_directions: those of the matched points in the second ones'.
+    """
+    one = (first[..., :3] * first_directions[:, None, :]).sum(dim=-1)
+    other = (second[..., :3] * second_directions[:, None, :]).sum(dim=-1)
+    baseline = torch.nn.functional.normalize(second[..., 3] - first[..., 3], dim=-1)
+    # The rays meet if both directions and the baseline lie in one plane.
+    missed = (baseline * torch.linalg.cross(one, other, dim=-1)).sum(dim=-1)
+    by_one = torch.linalg.cross(torch.linalg.cross(other, baseline, dim=-1), one, dim=-1)
+    by_other = torch.linalg.cross(torch.linalg.cross(baseline, one, dim=-1), other, dim=-1)
+    slopes = by_one.square().sum(dim=-1) + by_other.square().sum(dim=-1)
+    return missed.square() / slopes.clamp_min(1e-9)

@@ -1,0 +1,194 @@
+"""A run that begins where matches put its images: the frame, what follows for the rest, and what it goes on with."""
+
+import json
+from pathlib import Path
+from typing import List, Optional
+
+import numpy as np
+import pytest
+import torch
+from analytic_scene import RADIUS, Blobs, ConstantFog, image_set_of, model_of, random_poses
+from tiny_run import SCHEDULE, build_pipeline, build_trainer, pipeline_config, train_steps, trainer_config
+from torch import Tensor
+
+from gnerf_ns.cameras.alignment import Similarity, pose_errors
+from gnerf_ns.cameras.look_at import look_at
+from gnerf_ns.data.image_set import ImageStack
+from gnerf_ns.data.images import ImageSize
+from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
+from gnerf_ns.training import pipeline as pipeline_module
+from gnerf_ns.training.beginning import found_lenses, known_poses, prior_around, show_surroundings
+from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
+
+ANY_FRAME = Similarity(
+    torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], dtype=torch.float64),
+    5.0,
+    torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64),
+)
+NO_PAIRS = PairMatches(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
+
+
+def component(indices: List[int], poses: Tensor, points: Optional[Tensor] = None, focal: float = 1.4) -> Component:
+    count, some = len(indices), torch.zeros(1, 3) if points is None else points
+    nothing = np.zeros(0, dtype=np.int64)
+    return Component(
+        image_indices=np.array(indices),
+        camera_to_worlds=ANY_FRAME.apply(poses.double()).numpy(),
+        focal=np.full((count, 2), focal),
+        center=np.full((count, 2), 0.5),
+        distortion=np.tile([0.05, 0.0, 0.0, 0.0, 0.0, 0.0], (count, 1)),
+        points=(ANY_FRAME.scale * some.double() @ ANY_FRAME.rotation.mT + ANY_FRAME.translation).numpy(),
+        seen_by=nothing,
+        seen_point=nothing,
+        seen_at=np.zeros((0, 2)),
+        error_px=np.array(0.5),
+    )
+
+
+def test_an_object_comes_to_fill_the_ball_whatever_frame_its_cameras_came_in():
+    truth, found = random_poses(14, seed=5), [0, 2, 3, 4, 7, 8, 9, 11, 12]
+    images = image_set_of(model_of(Blobs()), truth[:12])
+    known = known_poses(LocalMatches([component(found, truth[found])], NO_PAIRS), images)
+    assert known is not None
+    assert known.train_indices.tolist() == found[:-1] and known.eval_indices.tolist() == [0]
+    errors = pose_errors(torch.cat([known.train, known.eval]), truth[found]).summary()
+    assert errors["rotation_error_deg_max"] < 0.1 and errors["translation_error_relative"] < 1e-3
+    # The blobs reach to 0.75 of where these poses have their unit, and are no ball themselves.
+    larger = float(known.train[:, :, 3].norm(dim=-1).mean()) / RADIUS
+    assert 1.0 < larger < 1.6
+    heights, true_heights = known.train[:, 2, 3], truth[known.train_indices, 2, 3]
+    assert float(heights.std()) == pytest.approx(larger * float(true_heights.std()), rel=0.1)  # +z is up
+
+
+def test_cameras_in_a_room_come_to_stand_in_the_ball_around_what_they_see():
+    truth = random_poses(12, seed=5)
+    images = image_set_of(model_of(ConstantFog()), truth)
+    images.images.pixels = images.images.pixels[..., :3]
+    points = torch.tensor([0.3, 0.2, 0.1]) + 0.1 * torch.randn(101, 3, generator=torch.Generator().manual_seed(0))
+    known = known_poses(LocalMatches([component(list(range(12)), truth, points)], NO_PAIRS), images)
+    assert known is not None
+    distances = known.train[:, :, 3].norm(dim=-1)
+    assert 0.95 < float(distances.max()) < 1.2 and float(distances.min()) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [("room", True), ("white", False), ("noise on gray", False), ("alpha", False), ("padded white", False)],
+)
+def test_surroundings_are_told_from_a_plain_ground(what: str, expected: bool):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.full((5, 96, 128, 3), 250, dtype=torch.uint8)
+    pixels[:, 10:-10, 10:-10] = torch.randint(0, 256, (5, 76, 108, 3), generator=generator, dtype=torch.uint8)
+    extents = None
+    if what == "room":
+        pixels[:, :, :40] = 90
+    elif what == "noise on gray":
+        noise = 120 + 50 * torch.randn(pixels.shape, generator=generator)
+        pixels = noise.clamp(0, 255).to(torch.uint8)
+    elif what == "alpha":
+        pixels = torch.cat([pixels, torch.full_like(pixels[..., :1], 128)], dim=-1)
+    elif what == "padded white":
+        pixels[3, :, :32], pixels[3, :, -32:] = 0, 0
+        extents = torch.tensor([[1.0, 1.0]] * 3 + [[0.5, 1.0], [1.0, 1.0]])
+    assert show_surroundings(ImageStack(pixels, extents)) == expected
+
+
+@pytest.mark.parametrize("count", [0, 3, 5])
+def test_with_few_images_matched_a_run_begins_as_without(count: int):
+    truth = random_poses(12, seed=5)
+    components = [component(list(range(count)), truth[:count])] if count else []
+    assert known_poses(LocalMatches(components, NO_PAIRS), image_set_of(model_of(Blobs()), truth)) is None
+
+
+def test_lenses_are_found_by_size():
+    sizes = [ImageSize(40, 30), ImageSize(30, 40), ImageSize(40, 30), ImageSize(99, 99)]
+    lenses = found_lenses(component([0, 1, 2], random_poses(3)), sizes)
+    assert [lens.size for lens in lenses] == [ImageSize(40, 30), ImageSize(30, 40)]
+    assert lenses[0].focal == pytest.approx((56.0, 56.0)) and lenses[1].focal == pytest.approx((42.0, 42.0))
+    assert lenses[1].center == pytest.approx((15.0, 20.0)) and lenses[0].distortion[0] == pytest.approx(0.05)
+
+
+def test_the_prior_is_where_cameras_stand():
+    azimuths = torch.deg2rad(torch.tensor([350.0, 10.0, 30.0, 60.0]))
+    level = torch.stack([azimuths.cos(), azimuths.sin(), 0.5 + 0.0 * azimuths], dim=-1)
+    positions = level * torch.tensor([2.0, 3.0, 2.5, 2.2])[:, None]
+    prior = prior_around(look_at(positions, torch.tensor([0.0, 0.2, 0.0]).expand(4, 3)), RADIUS).resolve()
+    low, high = prior.azimuth_deg
+    assert low == pytest.approx(-20.0, abs=1e-3) and high == pytest.approx(70.0, abs=1e-3)
+    assert prior.elevation_deg == pytest.approx((16.57, 36.57), abs=0.01)
+    lengths = positions.norm(dim=-1) / RADIUS
+    assert prior.radius == pytest.approx((0.9 * float(lengths.min()), 1.1 * float(lengths.max())))
+    assert 0.0 < prior.look_at_jitter < 0.2 / RADIUS
+    ring = random_poses(40, seed=2)
+    assert prior_around(ring, RADIUS).azimuth_deg == (0.0, 360.0)
+
+
+def test_phase_b_is_all_there_is():
+    config = PhaseScheduleConfig(**{**SCHEDULE, "phase_a_attempts": None, "leave_out_rounds": None})
+    schedule = Schedule.of(config.with_known_poses(), 12)
+    assert schedule.total_steps == config.phase_b_steps
+    plans = [schedule.at(step) for step in range(schedule.total_steps)]
+    assert all(plan.phase == "B" and not plan.searches_all_poses and plan.leave_out_round is None for plan in plans)
+    assert all(plan.density_noise == 0.0 and plan.pose_trial_rounds == 0 for plan in plans)
+    assert [plan.step for plan in plans if plan.searches_misfit_poses] == [2]
+
+
+# A whole run
+
+
+@pytest.fixture
+def matched(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """The true poses of the scene's nine images, of which matching finds all but two."""
+    poses = torch.tensor(
+        [
+            frame["transform_matrix"]
+            for split in ("train", "test")
+            for frame in json.loads((tiny_scene / f"transforms_{split}.json").read_text())["frames"]
+        ]
+    )[:, :3]
+    found = [0, 1, 2, 4, 5, 6, 7]
+    result = LocalMatches([component(found, poses[found])], NO_PAIRS)
+    monkeypatch.setattr(pipeline_module, "match_images", lambda images, seed: result)
+    return poses
+
+
+def test_others_wait_until_they_are_looked_up(matched: Tensor, tiny_scene: Path):
+    pipeline = build_pipeline(pipeline_config(tiny_scene, "transport", matching="on"), test_mode="val")
+    assert pipeline.schedule.total_steps == SCHEDULE["phase_b_steps"] and pipeline.cameras.codec.mode == "free"
+    begun = pose_errors(pipeline.cameras.poses("train")[[0, 1, 2, 4, 5, 6]], matched[[0, 1, 2, 4, 5, 6]]).summary()
+    assert begun["rotation_error_deg_max"] < 0.1
+    seen = []
+    train_steps(pipeline, range(4), lambda step: seen.append(sorted(pipeline.leave_out.training_indices.tolist())))
+    assert seen == [[0, 1, 2, 4, 5, 6]] * 2 + [list(range(7))] * 2
+    assert pipeline.cameras.eval_guessed.tolist() == [True, False]
+    pipeline.estimate_eval_poses(4)
+    assert pipeline.cameras.poses("eval").isfinite().all()
+
+
+def test_no_match_is_made_where_nothing_begins(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pipeline_module, "match_images", lambda images, seed: pytest.fail("matched"))
+    build_pipeline(pipeline_config(tiny_scene, "transport", matching="on"), test_mode="test")
+    build_pipeline(pipeline_config(tiny_scene, "transport"), test_mode="val")
+
+
+def test_such_a_run_is_evaluated_and_resumed(
+    matched: Tensor, tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from nerfstudio.utils.eval_utils import eval_setup
+
+    config = trainer_config(tiny_scene, tmp_path, "transport", max_num_iterations=None)
+    config.pipeline.matching = "on"
+    trainer = build_trainer(config)
+    trainer.train()
+    poses = trainer.pipeline.cameras.poses("train")
+    monkeypatch.setattr(pipeline_module, "match_images", lambda images, seed: pytest.fail("matched again"))
+    _, loaded, _, _ = eval_setup(tmp_path / "run" / "gnerf-ns-tiny" / "now" / "config.yml")
+    torch.testing.assert_close(loaded.cameras.poses("train"), poses)  # pyright: ignore
+
+    again = trainer_config(tiny_scene, tmp_path, "transport", max_num_iterations=9)
+    again.timestamp = "again"
+    again.pipeline.matching = "on"
+    again.load_dir = config.get_checkpoint_dir()
+    resumed = build_trainer(again)
+    resumed.train()
+    assert resumed.pipeline.config.begins_with is not None
