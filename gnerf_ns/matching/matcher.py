@@ -104,7 +104,7 @@ def _match(images: MatchedImages, seed: int, folder: Path, show: Callable[[str, 
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     groups = camera_groups(images, sizes)
     by_name = sorted(range(len(images)), key=lambda index: images.files[index])
-    Job(len(images), groups, has_masks, by_name, threads, seed).write(folder)
+    Job(len(images), groups, has_masks, by_name, threads, seed % 2**31).write(folder)
     run_child([sys.executable, "-m", "gnerf_ns.matching.reconstruction", str(folder)], folder, NO_PROGRESS_S, show)
     return LocalMatches.load(folder / RESULT)
 
@@ -118,14 +118,12 @@ def _lay_out(images: MatchedImages, folder: Path) -> Tuple[List[ImageSize], bool
         pixels = read_image(file, max_side=MAX_SIDE, orientation=images.orientations.get(file))
         size = ImageSize(pixels.shape[1], pixels.shape[0])
         opacity = pixels[..., 3] if pixels.shape[-1] == 4 else np.full(pixels.shape[:2], 255, dtype=np.uint8)
-        colors = pixels[..., :3]
-        if pixels.shape[-1] == 4:  # over white: what invisible pixels hold is nothing to match
-            share = pixels[..., 3:].astype(np.float32) / 255
-            colors = (colors * share + 255 * (1 - share)).round().astype(np.uint8)
+        shown = Image.new("RGB", size, "white")  # what invisible pixels hold is nothing to match
+        shown.paste(Image.fromarray(pixels[..., :3]), mask=Image.fromarray(opacity))
         if images.masks is not None:
             mask = images.masks[index]
             opacity = np.minimum(opacity, read_mask(mask, size, orientation=images.orientations.get(mask)))
-        Image.fromarray(colors).convert("L").save(folder / IMAGES / image_name(index), compress_level=1)
+        shown.convert("L").save(folder / IMAGES / image_name(index), compress_level=1)
         inside = (opacity >= _OPAQUE) * np.uint8(255)
         has_masks |= not bool(inside.all())
         Image.fromarray(inside).save(folder / MASKS / f"{image_name(index)}.png", compress_level=1)
@@ -196,16 +194,15 @@ def run_child(
         threading.Thread(target=listen, daemon=True).start()
         try:
             while True:
-                try:
-                    line = lines.get(timeout=no_progress_s)
-                except queue.Empty:
-                    raise NoMatches(f"pycolmap made no progress for {no_progress_s:.0f} s and was stopped") from None
+                line = lines.get(timeout=no_progress_s)
                 if line is None:
                     break
                 words = line.split()
                 if len(words) == 3 and words[1].isdigit() and words[2].isdigit():
                     show(words[0].replace("-", " "), int(words[1]), int(words[2]))
             status = child.wait(timeout=no_progress_s)
+        except (queue.Empty, subprocess.TimeoutExpired):
+            raise NoMatches(f"pycolmap made no progress for {no_progress_s:.0f} s and was stopped") from None
         finally:
             if child.poll() is None:
                 child.kill()

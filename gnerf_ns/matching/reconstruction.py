@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -36,14 +37,10 @@ PEAK_THRESHOLD, EDGE_THRESHOLD, MAX_FEATURES = 0.002, 16.0, 6000
 class Criteria:
     """How sure matches and registered images have to be."""
 
-    guided: bool = False
-    """Whether further matches are looked for along epipolar lines."""
     min_inliers: int = 15
     """Fewest matches of a pair."""
     max_error_px: float = 4.0
     """Largest distance from the epipolar line, and of a projected point from where it is seen."""
-    max_ratio: float = 0.8
-    """Largest ratio of the distances to the nearest and the second nearest descriptor."""
     is_loose: bool = False
     """Whether images may be registered by few points, seen at small angles."""
 
@@ -65,18 +62,18 @@ def reconstruct(folder: Path) -> LocalMatches:
         pairs = likely_pairs(_descriptors(job, features), job.order)
 
     matched = _match(job, folder, features, pairs, STRICT)
-    found = _map(job, folder, matched, STRICT, None, None)
+    found = _map(job, folder, matched, STRICT)
     best = max(found, key=lambda model: model.num_reg_images(), default=None)
     if best is None or best.num_reg_images() < job.num_images:
         matched = _match(job, folder, features, pairs, LOOSE)
-        grown = _map(job, folder, matched, LOOSE, best, None)
+        grown = _map(job, folder, matched, LOOSE, best)
         largest = max(grown, key=lambda model: model.num_reg_images(), default=None)
         if largest is not None and (best is None or largest.num_reg_images() >= best.num_reg_images()):
             best = largest
     models = [] if best is None else [best]
     left = sorted(set(range(job.num_images)) - {index for model in models for index in _registered(model)})
     if best is not None and len(left) >= 3:
-        models += _map(job, folder, matched, LOOSE, None, left)
+        models += _map(job, folder, matched, LOOSE, among=left)
     return LocalMatches(_components(models), _verified(job, matched))
 
 
@@ -115,11 +112,8 @@ def _extract(job: Job, folder: Path, database: Path) -> None:
 
 
 def _camera_of(database: Path, index: int) -> int:
-    opened = pycolmap.Database.open(database)
-    try:
+    with closing(pycolmap.Database.open(database)) as opened:
         return int(_image(opened, index).camera_id)
-    finally:
-        opened.close()
 
 
 def _image(database: Any, index: int) -> Any:
@@ -128,12 +122,9 @@ def _image(database: Any, index: int) -> Any:
 
 
 def _descriptors(job: Job, database: Path) -> List[Float[np.ndarray, "_ 128"]]:
-    opened = pycolmap.Database.open(database)
-    try:
+    with closing(pycolmap.Database.open(database)) as opened:
         ids = [_image(opened, index).image_id for index in range(job.num_images)]
         return [np.asarray(getattr(opened.read_descriptors(each), "data", None), dtype=np.float32) for each in ids]
-    finally:
-        opened.close()
 
 
 def _match(job: Job, folder: Path, features: Path, pairs: Int[np.ndarray, "pairs 2"], criteria: Criteria) -> Path:
@@ -143,7 +134,6 @@ def _match(job: Job, folder: Path, features: Path, pairs: Int[np.ndarray, "pairs
     shutil.copy(features, database)
     matching = pycolmap.FeatureMatchingOptions()
     matching.num_threads, matching.use_gpu = job.num_threads, False
-    matching.guided_matching, matching.sift.max_ratio = criteria.guided, criteria.max_ratio
     verification = pycolmap.TwoViewGeometryOptions()
     verification.min_num_inliers, verification.ransac.max_error = criteria.min_inliers, criteria.max_error_px
     verification.ransac.random_seed = job.seed
@@ -169,8 +159,8 @@ def _map(
     folder: Path,
     database: Path,
     criteria: Criteria,
-    begun: Optional[Any],
-    among: Optional[Sequence[int]],
+    begun: Optional[Any] = None,
+    among: Optional[Sequence[int]] = None,
 ) -> List[Any]:
     """Reconstructions from matches, beginning with an earlier one, or of some images alone."""
     options = pycolmap.IncrementalPipelineOptions()
@@ -274,8 +264,6 @@ def _lens(model: str, parameters: Float[np.ndarray, "parameters"]) -> Float[np.n
     lens = np.zeros(10)
     if model == "SIMPLE_RADIAL":
         lens[[0, 1, 2, 3, 4]] = parameters[[0, 0, 1, 2, 3]]
-    elif model == "RADIAL":
-        lens[[0, 1, 2, 3, 4, 5]] = parameters[[0, 0, 1, 2, 3, 4]]
     elif model == "PINHOLE":
         lens[:4] = parameters
     elif model == "OPENCV":
@@ -290,8 +278,7 @@ def _lens(model: str, parameters: Float[np.ndarray, "parameters"]) -> Float[np.n
 
 
 def _verified(job: Job, database: Path) -> PairMatches:
-    opened = pycolmap.Database.open(database)
-    try:
+    with closing(pycolmap.Database.open(database)) as opened:
         images = {_image(opened, index).image_id: index for index in range(job.num_images)}
         cameras = {camera.camera_id: camera for camera in opened.read_all_cameras()}
         keypoints: Dict[int, np.ndarray] = {}
@@ -307,8 +294,6 @@ def _verified(job: Job, database: Path) -> PairMatches:
             one, other = pycolmap.pair_id_to_image_pair(pair_id)
             pairs.append((images[one], images[other]))
             points.append(np.concatenate([keypoints[one][inliers[:, 0]], keypoints[other][inliers[:, 1]]], axis=1))
-    finally:
-        opened.close()
     return PairMatches(
         np.array(pairs, dtype=np.int64).reshape(-1, 2),
         np.cumsum([len(each) for each in points], dtype=np.int64),

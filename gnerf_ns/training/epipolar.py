@@ -47,8 +47,9 @@ class EpipolarObjective(nn.Module):
         counts = torch.from_numpy(matches.ends).diff(prepend=torch.zeros(1, dtype=torch.long))
         images = torch.from_numpy(matches.pairs).repeat_interleave(counts, dim=0)
         kept = (images < len(self._scene.image_set)).all(dim=1)
-        self._images = images[kept]
-        self._coords = 2.0 * torch.from_numpy(matches.points)[kept].view(-1, 2, 2) - 1.0
+        self.set_extra_state(
+            {"images": images[kept], "coords": 2.0 * torch.from_numpy(matches.points)[kept].view(-1, 2, 2) - 1.0}
+        )
 
     def get_extra_state(self) -> Dict[str, Any]:
         """For checkpoints: the matches."""
@@ -56,7 +57,8 @@ class EpipolarObjective(nn.Module):
 
     def set_extra_state(self, state: Dict[str, Any]) -> None:
         """From checkpoints."""
-        self._images, self._coords = state["images"], state["coords"]
+        device = self._scene.model.device
+        self._images, self._coords = state["images"].to(device), state["coords"].to(device)
 
     def is_active(self, plan: StepPlan) -> bool:
         """In B steps, where there are matches."""
@@ -65,8 +67,8 @@ class EpipolarObjective(nn.Module):
     def request(self, plan: StepPlan) -> RenderRequest:
         """No rays; the loss depends on cameras alone."""
         cameras, device = self._scene.cameras, self._scene.model.device
-        chosen = torch.randint(len(self._images), (self.config.matches_per_step,))
-        images, coords = self._images[chosen].to(device), self._coords[chosen].to(device)
+        chosen = torch.randint(len(self._images), (self.config.matches_per_step,), device=device)
+        images, coords = self._images[chosen], self._coords[chosen]
 
         def losses(outputs: Dict[str, Any]) -> Dict[str, Tensor]:
             poses = cameras()

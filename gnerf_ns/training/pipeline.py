@@ -226,7 +226,8 @@ class GNeRFPipeline(VanillaPipeline):
     def _match_images(self) -> Optional[KnownPoses]:
         """Where local matches put the images, before training begins; what follows from it goes into the config."""
         train, held_out = self.datamanager.train_dataset, self.datamanager.eval_dataset
-        is_lens_known = self.datamanager.has_calibration
+        # Also one that was not measured, if it is to stay as it was given.
+        is_lens_known = self.config.resolved_focal_mode(self.datamanager.has_calibration) == "fixed"
         has_focal_guess = train.metadata.get(LENS_SOURCE_KEY) in ("exif", "user")
         matches = match_images(MatchedImages.of([train, held_out], is_lens_known, has_focal_guess), self._seed)
         if matches is None:

@@ -117,6 +117,11 @@ def test_a_child_that_hangs_is_stopped(tmp_path: Path):
     assert time.monotonic() - begin < 60
 
 
+def test_a_child_that_hangs_after_its_last_line_is_stopped(tmp_path: Path):
+    with pytest.raises(NoMatches, match="no progress for 2 s"):
+        child("import os, time; os.close(1); time.sleep(600)", tmp_path, no_progress_s=2.0)
+
+
 @pytest.mark.parametrize("problem", ["missing", "broken"])
 def test_a_run_goes_on_without_matches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], problem: str

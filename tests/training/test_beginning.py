@@ -165,6 +165,14 @@ def test_others_wait_until_they_are_looked_up(matched: Tensor, tiny_scene: Path)
     assert pipeline.cameras.poses("eval").isfinite().all()
 
 
+@pytest.mark.parametrize(("mode", "known"), [("fixed", True), ("shared", False)])
+def test_a_lens_that_is_to_stay_is_not_found_anew(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch, mode, known: bool):
+    told: List[bool] = []
+    monkeypatch.setattr(pipeline_module, "match_images", lambda images, seed: told.append(images.is_lens_known))
+    build_pipeline(pipeline_config(tiny_scene, "transport", matching="on", focal_length=mode), test_mode="val")
+    assert told == [known]
+
+
 def test_no_match_is_made_where_nothing_begins(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pipeline_module, "match_images", lambda images, seed: pytest.fail("matched"))
     build_pipeline(pipeline_config(tiny_scene, "transport", matching="on"), test_mode="test")
