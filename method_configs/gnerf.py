@@ -38,7 +38,7 @@ def field_optimizers() -> Dict[str, Any]:
         },
         "poses": {
             "optimizer": AdamOptimizerConfig(lr=4e-3),
-            "scheduler": PhaseSchedulerConfig(first_factor=1.0, last_factor=1 / 30, known_hold=0.1),
+            "scheduler": PhaseSchedulerConfig(first_factor=1.0, last_factor=1 / 30, known_hold=0.4),
         },
         "up_direction": {
             "optimizer": AdamOptimizerConfig(lr=4e-3),
@@ -73,7 +73,7 @@ def trainer_config(method_name: str, pipeline: GNeRFPipelineConfig, optimizers: 
 def default_schedule() -> PhaseScheduleConfig:
     """Phase A matters little for quality and a lot for convergence; phase B is where a GPU can do more."""
     if HAS_CUDA:
-        return PhaseScheduleConfig(phase_a_steps=300, phase_b_steps=5000, phase_b_image_side=(24, 800))
+        return PhaseScheduleConfig(phase_a_steps=300, phase_b_steps=5000)
     return PhaseScheduleConfig()
 
 

@@ -75,7 +75,7 @@ def paper_optimizers() -> Dict[str, Any]:
 
     def halved_every(iterations: int) -> StepDecaySchedulerConfig:
         # Milestones are steps of this very schedule, in which an iteration of AB takes two.
-        schedule = Schedule.of(paper_schedule(), NUM_IMAGES)
+        schedule = Schedule.of(paper_schedule(), NUM_IMAGES, 400)
         last = schedule.iterations_before(schedule.total_steps)
         milestones = tuple(schedule.first_step_after(count) for count in range(iterations, last, iterations))
         return StepDecaySchedulerConfig(milestones=milestones, factor=0.5)

@@ -60,6 +60,7 @@ def pipeline_config(data: Path, phase_a: PhaseA = "both", **options: Any) -> GNe
             # Nothing is learned in three steps.
             "restarts": RestartsConfig(min_explained_variance=-math.inf),
             "phase_a": phase_a,
+            "matching": "off",  # which takes seconds
             "transport": TransportObjectiveConfig(num_poses=5, sinkhorn_iterations=10),
             "adversarial": AdversarialObjectiveConfig(
                 discriminator=DiscriminatorConfig(patch_side=8, base_width=4),

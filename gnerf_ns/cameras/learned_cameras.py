@@ -80,8 +80,10 @@ class LearnedCameras(nn.Module):
         eval_lenses: those of the held-out images, with the typical learned focal length.
         eval_step: training step at which held-out poses were estimated; -1 for never.
         eval_guessed: which held-out images have a code from elsewhere, before that (`assign_eval_guess`).
+        held: training images whose poses are not learned, one bool each.
     """
 
+    held: Tensor
     eval_codes: Tensor
     eval_step: Tensor
     eval_guessed: Tensor
@@ -118,6 +120,7 @@ class LearnedCameras(nn.Module):
         start = self.codec.radius * torch.tensor([math.cos(START_ELEVATION), 0.0, math.sin(START_ELEVATION)])
         code = self.codec.encode(look_at(start))
         self.codes = nn.Parameter(code.repeat(len(train), 1))
+        self.register_buffer("held", torch.zeros(len(train), dtype=torch.bool))
         self.register_buffer("eval_codes", code.repeat(len(held_out), 1))
         self.register_buffer("eval_step", torch.tensor(-1))
         self.register_buffer("eval_guessed", torch.zeros(len(held_out), dtype=torch.bool))
@@ -147,7 +150,8 @@ class LearnedCameras(nn.Module):
     def forward(self, indices: Optional[Int[Tensor, "batch"]] = None) -> Float[Tensor, "poses 3 4"]:
         """camera_to_world matrices of the training images at ``indices``, or of all in order; differentiable."""
         upright = self.up_direction() if self.up_direction.is_learned else None
-        poses = self.codec.decode(self.codes if indices is None else self.codes[indices], upright)
+        codes = torch.where(self.held[:, None], self.codes.detach(), self.codes)
+        poses = self.codec.decode(codes if indices is None else codes[indices], upright)
         return _scale_distances(poses, self.focal_scales(indices)) if self.focal_scales.is_learned else poses
 
     @torch.no_grad()
@@ -158,6 +162,10 @@ class LearnedCameras(nn.Module):
         if self.focal_scales.is_learned:
             poses = _scale_distances(poses, 1.0 / self.focal_scales(indices))
         self.codes[indices] = self.codec.encode(poses)
+
+    def hold(self, indices: Int[Tensor, "batch"]) -> None:
+        """Keep the poses of some training images as they are; only for poses that are free."""
+        self.held[indices.to(self.held.device)] = True
 
     @torch.no_grad()
     def assign_eval(self, camera_to_worlds: Float[Tensor, "m 3 4"], step: int) -> None:

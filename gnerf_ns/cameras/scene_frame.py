@@ -5,8 +5,9 @@ Structure from motion leaves all that open: its frame has any origin, any unit a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +20,10 @@ CLEAR_UP_RATIO = 4.0
 """Cameras tell what is level if their right axes spread so many times more (squared) in one plane than out of it."""
 FILLED_SHARE = 0.95
 """An object reaches so far towards the edge of the ball that a field fills."""
+AIMED_SHARE = 0.02
+"""Cameras count as aimed at one point if they miss it by less than so much of their distance, and are level to within
+`LEVEL_DEG`: on a turntable, a rail or by a renderer. By hand, nobody is half as exact."""
+LEVEL_DEG = 2.0
 _OUTLYING_SHARE = 0.05
 """Share of the cameras that may see the object elsewhere: their poses are taken to be wrong."""
 _ROUNDS = 300
@@ -76,28 +81,58 @@ def ball_around(rays: ObjectRays) -> Tuple[Float[Tensor, "3"], float]:
     return center, float(distances[kept].max())
 
 
-def frame_of_object(camera_to_worlds: Float[Tensor, "n 3 4"], rays: ObjectRays) -> Similarity:
+def axes_meet_at(camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, "3"]:
+    """The point that all cameras look at, most nearly, but for a few that look elsewhere."""
+    cameras = torch.arange(len(camera_to_worlds), device=camera_to_worlds.device)
+    axes = ObjectRays(camera_to_worlds[..., 3], -camera_to_worlds[..., 2], cameras)
+    center = _nearest_point(axes)
+    kept = _of_usual_cameras(axes, center)
+    return _nearest_point(ObjectRays(axes.origins[kept], axes.directions[kept], cameras[kept]))
+
+
+def common_aim(camera_to_worlds: Float[Tensor, "n 3 4"]) -> Optional[Float[Tensor, "3"]]:
+    """The point that cameras were aimed at, held level, if they were; None for cameras that were held by hand."""
+    aim, up = axes_meet_at(camera_to_worlds), up_direction(camera_to_worlds)
+    offsets = aim - camera_to_worlds[..., 3]
+    distances = torch.linalg.vector_norm(offsets, dim=-1)
+    misses = torch.linalg.vector_norm(torch.linalg.cross(offsets, camera_to_worlds[..., 2], dim=-1), dim=-1)
+    level, most = camera_to_worlds[..., 0] @ up, 1.0 - _OUTLYING_SHARE
+    is_aimed = float((misses / distances.clamp_min(1e-12)).quantile(most)) < AIMED_SHARE
+    is_level = float(level.abs().quantile(most)) < math.sin(math.radians(LEVEL_DEG))
+    return aim if is_aimed and is_level else None
+
+
+def frame_of_object(
+    camera_to_worlds: Float[Tensor, "n 3 4"], rays: ObjectRays, center: Optional[Float[Tensor, "3"]] = None
+) -> Similarity:
     """The map to a frame with the object in the unit ball, and +z up.
 
     Args:
         camera_to_worlds: cameras, in any frame.
         rays: rays in the same frame that hit the object.
+        center: what is to be the origin; None for the middle of the object.
     """
-    center, radius = ball_around(rays)
+    if center is None:
+        center, radius = ball_around(rays)
+    else:
+        kept = _of_usual_cameras(rays, center)
+        radius = float(torch.linalg.vector_norm(_offsets_to(rays, center), dim=-1)[kept].max())
     up = up_direction(camera_to_worlds)
     rotation = torch.stack([*_level_axes(up), up])
     scale = FILLED_SHARE / max(radius, 1e-12)
     return Similarity(rotation, scale, -scale * (rotation @ center))
 
 
-def frame_of_surroundings(camera_to_worlds: Float[Tensor, "n 3 4"], points: Float[Tensor, "points 3"]) -> Similarity:
+def frame_of_surroundings(
+    camera_to_worlds: Float[Tensor, "n 3 4"], points: Optional[Float[Tensor, "points 3"]] = None
+) -> Similarity:
     """The map to a frame with the middle of what is seen in the origin, the cameras in the unit ball, and +z up.
 
     Args:
         camera_to_worlds: cameras, in any frame.
-        points: some of what they see, in the same frame.
+        points: some of what they see, in the same frame; None if no point is known, for where their axes meet.
     """
-    center = points.median(dim=0).values.to(camera_to_worlds)
+    center = axes_meet_at(camera_to_worlds) if points is None else points.median(dim=0).values.to(camera_to_worlds)
     distances = torch.linalg.vector_norm(camera_to_worlds[..., 3] - center, dim=-1)
     up = up_direction(camera_to_worlds)
     rotation = torch.stack([*_level_axes(up), up])

@@ -5,7 +5,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type, cast
+from typing import (
+    Any,
+    ContextManager,
+    Dict,
+    Iterator,
+    List,
+    Literal,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    Union,
+    cast,
+)
 
 import torch
 import tyro
@@ -39,9 +53,11 @@ from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.run_images import ImageSource, RunImages
 
 CPU_IMAGE_SIDE = 100
-"""Longest side of images where there is no GPU, in pixels."""
+"""Longest side of images of an object alone where there is no GPU, in pixels."""
+CPU_ROOM_SIDE = 240
+"""The same for images with their background: the object is but a part of them."""
 CUDA_IMAGE_SIDE = 800
-"""The same with a GPU."""
+"""Longest side of images with a GPU."""
 
 
 class PublishedCameras(NamedTuple):
@@ -61,11 +77,9 @@ class UnposedDataManagerConfig(VanillaDataManagerConfig):
     """Target class to instantiate."""
     dataparser: AnnotatedDataParserUnion = field(default_factory=UnposedDataParserConfig)
     """Specifies the dataparser used to unpack the data."""
-    max_image_side: Optional[int] = field(
-        default_factory=lambda: CUDA_IMAGE_SIDE if torch.cuda.is_available() else CPU_IMAGE_SIDE
-    )
-    """Longest side of the images, in pixels; larger ones are area-averaged down. Defaults to 800 with CUDA, to 100
-    without. None keeps the files' size."""
+    max_image_side: Union[Literal["auto"], int, None] = "auto"
+    """Longest side of the images, in pixels; larger ones are area-averaged down. auto: 800 with CUDA; without, 240 for
+    images with their background, and 100 for those of an object alone. None keeps the files' size."""
     train_num_rays_per_batch: int = 1024
     """Refused if set, since it would have no effect: see --pipeline.photometric.rays-per-step."""
 
@@ -164,11 +178,28 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
         """The training images, with placeholder poses."""
         outputs, self.train_ground_truth = _set_poses_aside(self.train_dataparser_outputs)
         self.has_calibration = self.train_dataparser_outputs.metadata.get(HAS_CALIBRATION_KEY, True)
-        dataset = UnposedDataset(outputs, self.config.max_image_side, scale_factor=self.config.camera_res_scale_factor)
+        dataset = self._at_suitable_size(outputs)
         _say_changes(dataset, "To train on")
         # nerfstudio's commands read cameras from either place.
         self.train_dataparser_outputs = dataset._dataparser_outputs
         return dataset
+
+    def _at_suitable_size(self, outputs: DataparserOutputs) -> UnposedDataset:
+        """Where it depends on what the images show, the config keeps what was found."""
+        config = self.config
+        side = config.max_image_side
+        if side == "auto" and torch.cuda.is_available():
+            side = CUDA_IMAGE_SIDE
+        if side != "auto":
+            config.max_image_side = side
+            return UnposedDataset(outputs, side, scale_factor=config.camera_res_scale_factor)
+        small = UnposedDataset(outputs, CPU_IMAGE_SIDE, scale_factor=config.camera_res_scale_factor)
+        images = ImageStack.from_dataset(small, self.device)
+        if not images.show_surroundings:
+            config.max_image_side, self.train_images = CPU_IMAGE_SIDE, images
+            return small
+        config.max_image_side = CPU_ROOM_SIDE
+        return UnposedDataset(outputs, CPU_ROOM_SIDE, scale_factor=config.camera_res_scale_factor)
 
     def create_eval_dataset(self) -> UnposedDataset:
         """The held-out images in the same format, with placeholder poses."""

@@ -27,7 +27,7 @@ from gnerf_ns.utils.console import named
 from gnerf_ns.utils.errors import InputError
 
 GROUND_TRUTH_KEY = "ground_truth_camera_to_worlds"
-"""Entry of the outputs' metadata: [n, 3, 4], or None where some frame has no pose."""
+"""Entry of the outputs' metadata: [n, 3, 4], NaN for a frame that has no pose; None where none has one."""
 
 HAS_CALIBRATION_KEY = "has_calibration"
 """Entry of the outputs' metadata: whether the focal lengths come from a transforms.json."""
@@ -172,9 +172,10 @@ def placeholder_cameras(intrinsics: List[Intrinsics]) -> Cameras:
 
 
 def _ground_truth(frames: List[Frame]) -> Optional[Float[Tensor, "n 3 4"]]:
-    poses = [frame.camera_to_world for frame in frames if frame.camera_to_world is not None]
-    if not poses or len(poses) < len(frames):
+    if all(frame.camera_to_world is None for frame in frames):
         return None
+    unknown = np.full((3, 4), np.nan)
+    poses = [unknown if frame.camera_to_world is None else frame.camera_to_world for frame in frames]
     return torch.from_numpy(np.stack(poses)).float()
 
 

@@ -22,6 +22,10 @@ from gnerf_ns.data.patch_sampling import image_coords
 _CHUNK_BYTES = 64 * 2**20
 _CACHE_BYTES = 2**30
 _CACHED_SIZES = 3
+_EDGE_CELLS = 32
+"""Images are brought to so many pixels a side to look at their edges."""
+_PLAIN_SHARE, _PLAIN_DEVIATION = 0.85, 0.06
+"""The edges of images of an object alone: so much of them has one color, to so little (of 1) in each channel."""
 
 
 def premultiply(pixels: UInt8[Tensor, "*batch channels"]) -> Float[Tensor, "*batch channels"]:
@@ -134,6 +138,20 @@ class ImageStack:
         """Whether some pixel is less than opaque, so that there is a fourth channel."""
         return self.pixels.shape[-1] == 4
 
+    @property
+    def show_surroundings(self) -> bool:
+        """Whether images have their background: not if they have alpha, or if their edges are of one plain color."""
+        if self.has_alpha:
+            return False
+        side = _EDGE_CELLS
+        small = self.at_resolution(side, side).permute(0, 2, 3, 1)
+        validity = self.validity(side, side)
+        inside = torch.ones_like(small[..., 0]) if validity is None else validity
+        edges = torch.cat([_along_edges(small), _along_edges(inside[..., None])], dim=-1).flatten(0, 1)
+        colors = edges[edges[:, 3] > 0.999, :3]
+        deviations = (colors - colors.median(dim=0).values).abs().amax(dim=-1)
+        return float((deviations < _PLAIN_DEVIATION).float().mean()) < _PLAIN_SHARE
+
     def at_resolution(
         self, height: int, width: int, indices: Optional[Int[Tensor, "batch"]] = None
     ) -> Float[Tensor, "batch channels height width"]:
@@ -184,6 +202,12 @@ class ImageStack:
             floats = premultiply(pixels[start : start + chunk]).permute(0, 3, 1, 2)
             resized[start : start + chunk] = area_resize(floats, height, width)
         return resized
+
+
+def _along_edges(cells: Float[Tensor, "n side side channels"]) -> Float[Tensor, "n parts channels"]:
+    """Means over a quarter of an edge each: narrow, for objects come near, and long, so that noise averages out."""
+    edges = torch.stack([cells[:, 0], cells[:, -1], cells[:, :, 0], cells[:, :, -1]], dim=1)
+    return edges.unflatten(2, (4, -1)).mean(dim=3).flatten(1, 2)
 
 
 def _covered(shares: Float[Tensor, "batch"], count: int) -> Float[Tensor, "batch {count}"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Dict, List, Literal, Type
 
@@ -65,6 +65,10 @@ class HashRadianceConfig(InstantiateConfig):
     """Share of phase B during which sampling changes from uniform to the proposal network's (Mip-NeRF 360 eq. 18)."""
     implementation: Literal["auto", "tcnn", "torch"] = "auto"
     """Implementation of hash grids and MLPs; auto: tiny-cuda-nn if it is installed and there is a GPU."""
+
+    def for_surroundings(self) -> HashRadianceConfig:
+        """The same with finer levels: of contracted space, the unit ball is but the middle."""
+        return replace(self, num_levels=self.num_levels + 2, max_resolution=4 * self.max_resolution)
 
 
 def resolve_implementation(requested: Literal["auto", "tcnn", "torch"]) -> Literal["tcnn", "torch"]:

@@ -56,6 +56,9 @@ class GNeRFModelConfig(ModelConfig):
     masks); last_sample: each ray's last color, for images with their background."""
     photometric_loss_mult: float = 1.0
     """Weight of the photometric loss, the mean squared color error."""
+    opacity_loss_mult: float = 0.1
+    """Weight of the mean squared difference between rendered opacity and alpha or masks, where images have them: over a
+    white background, nothing else tells a white object from none."""
     interlevel_loss_mult: float = 1.0
     """Weight of the interlevel loss, which trains the proposal network (Mip-NeRF 360 eq. 13)."""
     distortion_loss_mult: float = 0.002
@@ -258,6 +261,21 @@ class GNeRFModel(Model):
             earlier = self.colors_over({"rgb": rgb, "accumulation": accumulation}, background)
             loss = loss + F.mse_loss(earlier, target)
         return self.config.photometric_loss_mult * loss
+
+    def get_opacity_losses(
+        self, outputs: Dict[str, Any], pixels: Float[Tensor, "rays channels"]
+    ) -> Dict[str, Float[Tensor, ""]]:
+        """Weighted mean squared error of the accumulated opacity; none where the images have no alpha.
+
+        Args:
+            outputs: outputs of `render`.
+            pixels: as in `get_photometric_loss`.
+        """
+        if pixels.shape[-1] != 4 or self.config.opacity_loss_mult == 0.0:
+            return {}
+        accumulations = [outputs["accumulation"], *outputs["earlier_accumulation"]]
+        losses = [F.mse_loss(accumulation, pixels[:, 3:]) for accumulation in accumulations]
+        return {"opacity_loss": self.config.opacity_loss_mult * torch.stack(losses).sum()}
 
     def get_regularization_losses(self, outputs: Dict[str, Any]) -> Dict[str, Tensor]:
         """Interlevel and distortion losses; none if the representation has no proposal network."""

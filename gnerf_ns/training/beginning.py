@@ -1,22 +1,37 @@
-"""How a run begins where most cameras are roughly known: their poses in the field's frame, and what follows."""
+"""How a run begins where most cameras are roughly known: their poses in the field's frame, and what follows.
+
+They come from local matches, or from the transforms.json where its poses are to be used. What matches say counts: they
+hold to a fraction of a pixel what a phone's sensors know to some degrees.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import List, Literal, Optional, Tuple
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import List, Literal, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from gnerf_ns.cameras.pose_prior import PosePriorConfig, roll_of
-from gnerf_ns.cameras.scene_frame import ObjectRays, frame_of_object, frame_of_surroundings
-from gnerf_ns.data.image_set import ImageSet, ImageStack
+from gnerf_ns.cameras.alignment import fit_similarity
+from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius, roll_of
+from gnerf_ns.cameras.rays import CameraDirections
+from gnerf_ns.cameras.scene_frame import ObjectRays, common_aim, frame_of_object, frame_of_surroundings
+from gnerf_ns.data.datamanager import UnposedDataManager
+from gnerf_ns.data.dataparser import LENS_SOURCE_KEY
+from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.data.intrinsics import Intrinsics
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
+from gnerf_ns.matching.matcher import MatchedImages, match_images
+from gnerf_ns.utils.errors import InputError
+
+GivenPoses = Literal["unknown", "given", "fixed"]
+"""What is made of the poses of a transforms.json."""
 
 MIN_SHARE = 0.5
 """So many of the images have to be in one component, or there is little to begin with."""
@@ -25,13 +40,22 @@ MIN_COUNT = 4
 _SILHOUETTE_SIDE = 48
 """Longer side, in pixels, that silhouettes are looked at with."""
 _RAYS_PER_IMAGE = 64
-_EDGE_CELLS = 32
-"""Images are brought to so many pixels a side to look at their edges."""
-_PLAIN_SHARE, _PLAIN_DEVIATION = 0.85, 0.06
-"""The edges of images of an object alone: so much of them has one color, to so little (of 1) in each channel."""
 _MARGIN_DEG = 10.0
 _WIDEST_GAP_DEG = 90.0
 """Cameras are taken to be all around unless they leave out so much."""
+
+
+class PoseOrigin(IntEnum):
+    """Where the pose of an image is from."""
+
+    APPEARANCE = 0
+    """From what the images look like as a whole: phase A."""
+    MATCHES = 1
+    """From local matches."""
+    GIVEN = 2
+    """From the transforms.json, whose poses were to be used."""
+    LOOKED_UP = 3
+    """Found in what the other images have made of the field."""
 
 
 @dataclass
@@ -46,6 +70,17 @@ class BeginningConfig:
     """Lenses that were found, by the size of the files; empty where they were known."""
 
 
+class Placement(NamedTuple):
+    """Where some of the images were taken, training and held-out ones, in one frame of any origin and unit."""
+
+    indices: Int[Tensor, "k"]
+    """Which images: of all training images and then all held-out ones."""
+    camera_to_worlds: Float[Tensor, "k 3 4"]
+    """Their poses."""
+    origins: Int[Tensor, "k"]
+    """Where each is from: `PoseOrigin`."""
+
+
 @dataclass(frozen=True)
 class KnownPoses:
     """Of some images; the others are to be looked up in what these make of the field."""
@@ -54,58 +89,155 @@ class KnownPoses:
     """Which training images."""
     train: Float[Tensor, "k 3 4"]
     """Where they were taken, in the field's frame: +z up."""
+    train_origins: Int[Tensor, "k"]
+    """Where each pose is from: `PoseOrigin`."""
     eval_indices: Int[Tensor, "l"]
     """Which held-out images."""
     eval: Float[Tensor, "l 3 4"]
     """Where those were taken."""
-    matches: PairMatches
-    """Points of all these that were matched."""
+    matches: Optional[PairMatches]
+    """Points of all these that were matched, if any were."""
+    looks_at_origin: bool
+    """Whether all were aimed at the origin, and level."""
 
 
-def show_surroundings(images: ImageStack) -> bool:
-    """Whether images have their background: not if they have alpha, or if their edges are of one plain color."""
-    if images.has_alpha:
-        return False
-    side = _EDGE_CELLS
-    small = images.at_resolution(side, side).permute(0, 2, 3, 1)
-    validity = images.validity(side, side)
-    inside = torch.ones_like(small[..., 0]) if validity is None else validity
-    edges = torch.cat([_along_edges(small), _along_edges(inside[..., None])], dim=-1).flatten(0, 1)
-    colors = edges[edges[:, 3] > 0.999, :3]
-    deviations = (colors - colors.median(dim=0).values).abs().amax(dim=-1)
-    return float((deviations < _PLAIN_DEVIATION).float().mean()) < _PLAIN_SHARE
+def find_beginning(
+    manager: UnposedDataManager, matching: Literal["auto", "on", "off"], poses: GivenPoses, keeps_lens: bool, seed: int
+) -> Optional[Tuple[BeginningConfig, KnownPoses]]:
+    """Poses that a run can begin with, and what follows from them; None where there are too few.
+
+    Args:
+        manager: has the images.
+        matching: whether they are matched; auto: unless they show an object alone on a plain ground, without alpha.
+        poses: what is made of those that came with the images. Where they are fixed, nothing is matched.
+        keeps_lens: whether lenses stay as they are.
+        seed: of matching.
+
+    Raises:
+        InputError: poses are to be used, but too few came with the images.
+    """
+    train, held_out, images = manager.train_dataset, manager.eval_dataset, manager.train_images
+    given = None if poses == "unknown" else given_placement(manager)
+    matches = None
+    if poses != "fixed" and (
+        matching == "on" or (matching == "auto" and (images.has_alpha or images.show_surroundings))
+    ):
+        # Also one that was not measured, if it is to stay as it was given.
+        has_focal_guess = train.metadata.get(LENS_SOURCE_KEY) in ("exif", "user")
+        matches = match_images(MatchedImages.of([train, held_out], keeps_lens, has_focal_guess), seed)
+    component = None
+    if matches is not None:
+        sizes = [len(each) for each in matches.components]
+        component = matches.components[0] if is_enough(matches, len(train)) else None
+        found = ", ".join(map(str, sizes)) or "none"
+        CONSOLE.print(
+            f"Local matches place {found} of {len(train) + len(held_out)} images" + ("." if component else ", too few.")
+        )
+    if component is None and given is None:
+        return None
+    lenses = (
+        [] if component is None or keeps_lens else found_lenses(component, [*train.file_sizes, *held_out.file_sizes])
+    )
+    manager.use_lenses(lenses)
+    directions = CameraDirections(train.given_cameras.to(images.pixels.device))
+    known = known_poses(component, given, ImageSet(images, directions), matches)
+    beginning = BeginningConfig(
+        prior_around(known.train, object_filling_radius(directions.smallest_field_of_view), known.looks_at_origin),
+        "ball" if images.has_alpha else "unbounded",
+        lenses,
+    )
+    return beginning, known
 
 
-def _along_edges(cells: Float[Tensor, "n side side channels"]) -> Float[Tensor, "n parts channels"]:
-    """Means over a quarter of an edge each: narrow, for objects come near, and long, so that noise averages out."""
-    edges = torch.stack([cells[:, 0], cells[:, -1], cells[:, :, 0], cells[:, :, -1]], dim=1)
-    return edges.unflatten(2, (4, -1)).mean(dim=3).flatten(1, 2)
+def is_enough(matches: LocalMatches, num_train: int) -> bool:
+    """Whether the largest component has enough of the training images, the first of all."""
+    placed = 0 if not matches.components else int((matches.components[0].image_indices < num_train).sum())
+    return placed >= max(MIN_COUNT, MIN_SHARE * num_train)
 
 
-def known_poses(matches: LocalMatches, image_set: ImageSet) -> Optional[KnownPoses]:
-    """Poses from the largest component, if it has enough of the training images.
+def given_placement(manager: UnposedDataManager) -> Placement:
+    """Poses that came with the images.
+
+    Raises:
+        InputError: fewer than half of the training images have one.
+    """
+    of_splits = [
+        torch.full((len(dataset), 3, 4), torch.nan) if poses is None else poses.cpu()
+        for dataset, poses in (
+            (manager.train_dataset, manager.train_ground_truth),
+            (manager.eval_dataset, manager.eval_ground_truth),
+        )
+    ]
+    count = int(of_splits[0].isfinite().all(dim=(1, 2)).sum())
+    if count < max(MIN_COUNT, MIN_SHARE * len(of_splits[0])):
+        raise InputError(
+            f"{count} of {len(of_splits[0])} images to train on have a pose in the transforms.json, but half of them, "
+            f"and at least {MIN_COUNT}, are needed to begin with; add some, or leave out --pipeline.poses."
+        )
+    poses = torch.cat(of_splits).double()
+    indices = poses.isfinite().all(dim=(1, 2)).nonzero()[:, 0]
+    return Placement(indices, poses[indices], torch.full_like(indices, PoseOrigin.GIVEN))
+
+
+def joined(component: Component, given: Optional[Placement]) -> Placement:
+    """Matched images where matches put them, and those others that came with a pose, moved into the same frame."""
+    indices, poses = torch.from_numpy(component.image_indices), torch.from_numpy(component.camera_to_worlds)
+    placed = Placement(indices, poses.double(), torch.full_like(indices, PoseOrigin.MATCHES))
+    if given is None:
+        return placed
+    rows = {int(index): row for row, index in enumerate(given.indices)}
+    both = [(row, rows[int(index)]) for row, index in enumerate(indices) if int(index) in rows]
+    others = [row for index, row in rows.items() if index not in set(indices.tolist())]
+    if len(both) < MIN_COUNT or not others:
+        return placed
+    mine, theirs = (torch.tensor(column) for column in zip(*both, strict=True))
+    similarity = fit_similarity(given.camera_to_worlds[theirs], placed.camera_to_worlds[mine])
+    moved = similarity.apply(given.camera_to_worlds[others])
+    return Placement(
+        torch.cat([indices, given.indices[others]]),
+        torch.cat([placed.camera_to_worlds, moved]),
+        torch.cat([placed.origins, given.origins[others]]),
+    )
+
+
+def known_poses(
+    component: Optional[Component], given: Optional[Placement], image_set: ImageSet, matches: Optional[LocalMatches]
+) -> KnownPoses:
+    """Poses in the field's frame.
 
     The object of images with alpha comes to fill the unit ball; cameras of others come to stand in it.
 
     Args:
-        matches: of training and held-out images, one after the other.
+        component: what matches have placed, of training and held-out images, one after the other.
+        given: poses that came with the images; at least one of both has to be there.
         image_set: the training images.
+        matches: all of them.
     """
-    if not matches.components:
-        return None
-    component = matches.components[0]
-    indices, poses = torch.from_numpy(component.image_indices), torch.from_numpy(component.camera_to_worlds)
-    count = len(image_set)
-    is_train = indices < count
-    if int(is_train.sum()) < max(MIN_COUNT, MIN_SHARE * count):
-        return None
+    count, placed = len(image_set), given
+    if component is not None:
+        placed = joined(component, given)
+    assert placed is not None
+    indices, poses, origins = placed
+    is_train, is_matched = indices < count, origins == PoseOrigin.MATCHES
+    aim = None
+    # The frame is that of poses that can be trusted, where there are any.
+    trusted = is_train & is_matched if component is not None else is_train
     if image_set.images.has_alpha:
-        frame = frame_of_object(poses[is_train], object_rays(image_set, indices[is_train], poses[is_train]))
+        aim = common_aim(poses[trusted])
+        rays = object_rays(image_set, indices[trusted], poses[trusted])
+        frame = frame_of_object(poses[trusted], rays, aim)
     else:
-        frame = frame_of_surroundings(poses[is_train], torch.from_numpy(component.points))
-    placed = frame.apply(poses).float()
+        points = None if component is None else torch.from_numpy(component.points)
+        frame = frame_of_surroundings(poses[trusted], points)
+    moved = frame.apply(poses).float()
     return KnownPoses(
-        indices[is_train], placed[is_train], indices[~is_train] - count, placed[~is_train], matches.matches
+        indices[is_train],
+        moved[is_train],
+        origins[is_train],
+        indices[~is_train] - count,
+        moved[~is_train],
+        None if matches is None or component is None else matches.matches,
+        aim is not None,
     )
 
 
@@ -163,12 +295,15 @@ def object_rays(image_set: ImageSet, indices: Int[Tensor, "k"], camera_to_worlds
     return ObjectRays(torch.cat(origins), torch.cat(along), torch.cat(cameras))
 
 
-def prior_around(camera_to_worlds: Float[Tensor, "k 3 4"], radius: float) -> PosePriorConfig:
+def prior_around(
+    camera_to_worlds: Float[Tensor, "k 3 4"], radius: float, looks_at_origin: bool = False
+) -> PosePriorConfig:
     """Where further cameras may stand: about where these do.
 
     Args:
         camera_to_worlds: poses in the field's frame.
         radius: the camera distance that counts as 1 in a prior, in scene units.
+        looks_at_origin: whether they were aimed at the origin, and level, so that others will be.
     """
     poses = camera_to_worlds.double()
     positions = poses[..., 3]
@@ -178,7 +313,7 @@ def prior_around(camera_to_worlds: Float[Tensor, "k 3 4"], radius: float) -> Pos
     missed = torch.linalg.vector_norm(positions - along * poses[..., 2], dim=-1)
     rolls = torch.rad2deg(roll_of(poses))
     most_rolled = float(rolls.abs().quantile(0.95))
-    return PosePriorConfig(
+    prior = PosePriorConfig(
         azimuth_deg=_azimuths(torch.rad2deg(torch.atan2(positions[:, 1], positions[:, 0]))),
         elevation_deg=(
             max(-90.0, float(elevations.min()) - _MARGIN_DEG),
@@ -188,6 +323,7 @@ def prior_around(camera_to_worlds: Float[Tensor, "k 3 4"], radius: float) -> Pos
         look_at_jitter=float(missed.square().mean().sqrt()) / math.sqrt(2.0) / radius,
         roll_deg=(-min(180.0, most_rolled + 1.0), min(180.0, most_rolled + 1.0)),
     )
+    return replace(prior, look_at_jitter=0.0, roll_deg=(0.0, 0.0)) if looks_at_origin else prior
 
 
 def _azimuths(azimuths_deg: Float[Tensor, "k"]) -> Tuple[float, float]:

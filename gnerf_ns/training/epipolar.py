@@ -7,7 +7,7 @@ step are a noisy judge. Matches are not many, but each of them holds two cameras
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from jaxtyping import Float, Int
@@ -17,14 +17,15 @@ from gnerf_ns.cameras.rays import no_rays
 from gnerf_ns.matching.local_matches import PairMatches
 from gnerf_ns.training.objective import ComparedImages, RenderRequest, TrainingScene
 from gnerf_ns.training.schedule import StepPlan
+from gnerf_ns.utils.annealing import geometric
 
 
 @dataclass
 class EpipolarObjectiveConfig:
     """Configuration of `EpipolarObjective`."""
 
-    loss_mult: float = 0.01
-    """Weight of the loss."""
+    loss_mult: Tuple[float, float] = (0.01, 0.01)
+    """Weight of the loss at the beginning and at the end of phase B; geometric in between."""
     matches_per_step: int = 4096
     """Matches that are looked at in a step."""
     sigma: float = 1e-3
@@ -79,7 +80,7 @@ class EpipolarObjective(nn.Module):
                 cameras.train_lenses.at(images[:, 1], coords[:, 1:])[:, 0],
             )
             robust = torch.log1p(errors / self.config.sigma**2)
-            return {"epipolar_loss": self.config.loss_mult * robust.mean()}
+            return {"epipolar_loss": geometric(self.config.loss_mult, plan.phase_b_progress) * robust.mean()}
 
         return RenderRequest(no_rays(device), losses)
 

@@ -101,11 +101,11 @@ class Evaluation:
     def aligned_quality(self) -> Dict[str, float]:
         """`psnr_aligned` (dB): held-out images at their true poses, moved into the learned frame, nothing optimized.
 
-        The move is the training poses' fit. Empty where the truth is not known.
+        The move is the training poses' fit. Empty where the truth is not known of all.
         """
         errors = self.pose_errors()
         truth = self._datamanager.eval_ground_truth
-        if errors is None or truth is None or len(truth) == 0:
+        if errors is None or truth is None or len(truth) == 0 or not bool(truth.isfinite().all()):
             return {}
         moved = errors.similarity.inverse().apply(truth.cpu())
         was_training = self._model.training

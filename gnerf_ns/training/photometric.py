@@ -53,6 +53,6 @@ class PhotometricObjective:
             loss = scene.model.get_photometric_loss(outputs, colors)
             with torch.no_grad():
                 self.psnr = scene.model.get_metrics_dict(outputs, {"image": colors})["psnr"]
-            return {"photometric_loss": loss}
+            return {"photometric_loss": loss, **scene.model.get_opacity_losses(outputs, colors)}
 
         return RenderRequest(rays, losses)

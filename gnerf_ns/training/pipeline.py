@@ -14,30 +14,21 @@ from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import Parameter
 
 from gnerf_ns.cameras.learned_cameras import FocalMode, LearnedCameras
 from gnerf_ns.cameras.plots import plot_pose_distribution
 from gnerf_ns.cameras.pose_codec import PoseMode
-from gnerf_ns.cameras.pose_prior import PosePrior, PosePriorConfig, object_filling_radius
-from gnerf_ns.cameras.rays import CameraDirections, concatenate_rays
+from gnerf_ns.cameras.pose_prior import PosePrior, PosePriorConfig
+from gnerf_ns.cameras.rays import concatenate_rays
 from gnerf_ns.data.datamanager import UnposedDataManager, UnposedDataManagerConfig
-from gnerf_ns.data.dataparser import LENS_SOURCE_KEY
 from gnerf_ns.data.image_set import ImageSet
-from gnerf_ns.matching.matcher import MatchedImages, match_images
+from gnerf_ns.fields.hash_radiance import HashRadianceConfig
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
 from gnerf_ns.pose_search.pose_search import PoseProposals, PoseRegressor, PoseSearch, PoseSearchConfig
 from gnerf_ns.training.adversarial import AdversarialObjective, AdversarialObjectiveConfig
-from gnerf_ns.training.beginning import (
-    BeginningConfig,
-    KnownPoses,
-    found_lenses,
-    known_poses,
-    prior_around,
-    show_surroundings,
-)
+from gnerf_ns.training.beginning import BeginningConfig, GivenPoses, find_beginning
 from gnerf_ns.training.epipolar import EpipolarObjective, EpipolarObjectiveConfig
 from gnerf_ns.training.evaluation import EvalPosesConfig, Evaluation, estimate_eval_poses
 from gnerf_ns.training.live_view import LiveView, TrainingStatus
@@ -76,8 +67,12 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
     """Objective of phase A: annealed optimal transport, GNeRF's adversarial training, or the sum of both."""
     matching: Literal["auto", "on", "off"] = "auto"
     """Whether training begins where local matches (structure from motion, by pycolmap) put the images, if they place
-    half of them. auto: for images with their background; without one (alpha, masks, a plain color all around), phase A
-    is as good for cameras that look at the object's middle, and on is for others."""
+    half of them. auto: for images with alpha or masks, or with their background; not for an object alone on a plain
+    ground without."""
+    poses: GivenPoses = "unknown"
+    """What is made of the poses in a transforms.json. unknown: they are not looked at, but to compare with. given:
+    training begins with them, be they rough (ARKit, GPS, another program's), finds those that are missing and mends
+    those that are wrong. fixed: they stay as they are."""
     begins_with: tyro.conf.Suppress[Optional[BeginningConfig]] = None
     """What follows from poses that are known from the start; None where none are. Found out when a run begins."""
     pose_prior: PosePriorConfig = field(default_factory=PosePriorConfig)
@@ -116,9 +111,7 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
         """What auto stands for."""
         if self.pose_mode != "auto":
             return self.pose_mode
-        if self.begins_with is not None:
-            return "free"
-        return "look_at" if self.pose_prior.resolve().looks_at_origin else "free"
+        return "look_at" if self.resolved_prior.looks_at_origin and self.poses != "fixed" else "free"
 
     @property
     def resolved_prior(self) -> PosePrior:
@@ -134,7 +127,7 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
         """What auto stands for, for focal lengths that were measured or not."""
         if self.focal_length != "auto":
             return self.focal_length
-        return "fixed" if has_calibration else "shared"
+        return "fixed" if has_calibration or self.poses == "fixed" else "shared"
 
 
 def refuse_several_devices(count: int) -> None:
@@ -176,7 +169,12 @@ class GNeRFPipeline(VanillaPipeline):
         self._seed = torch.initial_seed()
         self._optimizer_state: Optional[TrainingCallbackAttributes] = None
 
-        known = self._match_images() if self._is_to_match() else None
+        known = None
+        # Where training begins, and not where it goes on or where a run is looked at.
+        if config.begins_with is None and self.test_mode == "val":
+            keeps_lens = config.resolved_focal_mode(self.datamanager.has_calibration) == "fixed"
+            begun = find_beginning(self.datamanager, config.matching, config.poses, keeps_lens, self._seed)
+            config.begins_with, known = (None, None) if begun is None else begun
         if config.begins_with is not None:
             self._begin_as_known(config.begins_with)
         self.datamanager.lay_images_over(self.model.evaluation_background)
@@ -199,62 +197,35 @@ class GNeRFPipeline(VanillaPipeline):
         self.objectives: List[Objective] = [self.photometric, *of_phase_a, self.epipolar]
         if known is not None:
             self.cameras.assign(known.train_indices, known.train)
+            if config.poses == "fixed":
+                self.cameras.hold(known.train_indices)
             self.cameras.assign_eval_guess(known.eval_indices, known.eval)
-            self.leave_out.begin_with(known.train_indices)
-            self.epipolar.use(known.matches)
+            self.leave_out.begin_with(known.train_indices, known.train_origins)
+            if known.matches is not None:
+                self.epipolar.use(known.matches)
 
         misfits = Misfits(config.misfits, self.pose_search)
         self.pose_updates = PoseUpdates(
             self.scene, self.pose_search, self.leave_out, misfits, config.pose_trials, self.pose_regressor
         )
         attempt = AttemptState(self, [self.model, self.cameras, *of_phase_a])
-        self.restarts = Restarts(
-            config.restarts, Schedule.of(config.resolved_schedule, len(self.cameras)), attempt, self._seed_at
-        )
+        image_side = max(self.datamanager.train_dataset.image_format.size)
+        schedule = Schedule.of(config.resolved_schedule, len(self.cameras), image_side)
+        self.restarts = Restarts(config.restarts, schedule, attempt, self._seed_at)
 
         # The viewer looks for these among a pipeline's public attributes.
         self.live_view = LiveView(self.cameras, self.datamanager, on_cpu=self.device.type == "cpu")
         self.training_status = TrainingStatus(lambda: self.schedule)
         self.to(device)
 
-    def _is_to_match(self) -> bool:
-        """Where training begins, and not where it goes on or where a run is looked at."""
-        if self.config.begins_with is not None or self.test_mode != "val" or self.config.matching == "off":
-            return False
-        return self.config.matching == "on" or show_surroundings(self.datamanager.train_images)
-
-    def _match_images(self) -> Optional[KnownPoses]:
-        """Where local matches put the images, before training begins; what follows from it goes into the config."""
-        train, held_out = self.datamanager.train_dataset, self.datamanager.eval_dataset
-        # Also one that was not measured, if it is to stay as it was given.
-        is_lens_known = self.config.resolved_focal_mode(self.datamanager.has_calibration) == "fixed"
-        has_focal_guess = train.metadata.get(LENS_SOURCE_KEY) in ("exif", "user")
-        matches = match_images(MatchedImages.of([train, held_out], is_lens_known, has_focal_guess), self._seed)
-        if matches is None:
-            return None
-        lenses = CameraDirections(train.given_cameras.to(self.device))
-        known = known_poses(matches, ImageSet(self.datamanager.train_images, lenses))
-        found = ", ".join(str(len(component)) for component in matches.components) or "none"
-        CONSOLE.print(
-            f"Local matches place {found} of {len(train) + len(held_out)} images" + ("." if known else ", too few.")
-        )
-        if known is not None:
-            extent = "ball" if self.datamanager.train_images.has_alpha else "unbounded"
-            sizes = [size for dataset in (train, held_out) for size in dataset.file_sizes]
-            radius = object_filling_radius(lenses.smallest_field_of_view)
-            self.config.begins_with = BeginningConfig(
-                prior_around(known.train, radius),
-                extent,
-                [] if is_lens_known else found_lenses(matches.components[0], sizes),
-            )
-        return known
-
     def _begin_as_known(self, beginning: BeginningConfig) -> None:
         """Lenses that were found, and where there is a room around the object, a model of it in place of the first."""
         self.datamanager.use_lenses(beginning.lenses)
-        if beginning.extent == "unbounded":
-            config = cast(GNeRFModelConfig, self.config.model)
+        config = cast(GNeRFModelConfig, self.config.model)
+        if beginning.extent == "unbounded" and config.extent == "ball":
             config.extent, config.background_color = "unbounded", "last_sample"
+            if isinstance(config.radiance, HashRadianceConfig):
+                config.radiance = config.radiance.for_surroundings()
             train = self.datamanager.train_dataset
             self._model = config.setup(
                 scene_box=train.scene_box, num_train_data=len(train), metadata=train.metadata, device=self.device
@@ -358,12 +329,13 @@ class GNeRFPipeline(VanillaPipeline):
         """Estimate the poses of the held-out images with the field frozen, unless that was done at this step."""
         if int(self.cameras.eval_step) == step or len(self.datamanager.eval_dataset) == 0:
             return
-        image_set = ImageSet(self.datamanager.eval_images, self.cameras.eval_lenses)
+        image_set, guess = ImageSet(self.datamanager.eval_images, self.cameras.eval_lenses), self.cameras.eval_guess
+        if self.config.poses == "fixed" and guess is not None and bool(guess.isfinite().all()):
+            self.cameras.assign_eval(guess, step)
+            return
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(self._seed_at(step) + 1)
-            poses = estimate_eval_poses(
-                self.config.eval_poses, image_set, self.pose_search, self.pose_regressor, self.cameras.eval_guess
-            )
+            poses = estimate_eval_poses(self.config.eval_poses, image_set, self.pose_search, self.pose_regressor, guess)
         self.cameras.assign_eval(poses, step)
 
     def publish_cameras(self) -> None:

@@ -19,6 +19,7 @@ from gnerf_ns.pose_search.hypotheses import Hypotheses, learned_as
 from gnerf_ns.pose_search.pixel_sampling import PixelChoice
 from gnerf_ns.pose_search.pose_search import PoseRegressor, PoseSearch
 from gnerf_ns.pose_search.refinement import RefinementConfig, refine_poses
+from gnerf_ns.training.beginning import PoseOrigin
 from gnerf_ns.training.objective import TrainingScene
 from gnerf_ns.training.pose_trials import PoseTrials, PoseTrialsConfig
 from gnerf_ns.training.schedule import StepPlan
@@ -32,7 +33,7 @@ class LeaveOut(nn.Module):
 
     Attributes:
         left_out: one bool per image.
-        matched: images that local matches place, one bool per image; colors are no reason to move them elsewhere.
+        origins: where each image's pose is from, a `PoseOrigin`.
         unplaced: images that wait until they are looked up for the first time, one bool per image.
         are_all_placed: whether there are no such images.
         poses_then: camera_to_worlds [n, 3, 4] of when the present round began; an optimizer's momentum moves poses of
@@ -40,7 +41,7 @@ class LeaveOut(nn.Module):
     """
 
     left_out: Tensor
-    matched: Tensor
+    origins: Tensor
     unplaced: Tensor
     poses_then: Tensor
 
@@ -54,7 +55,7 @@ class LeaveOut(nn.Module):
         super().__init__()
         self._scene, self._search = scene, search
         self.register_buffer("left_out", torch.zeros(len(scene.image_set), dtype=torch.bool))
-        self.register_buffer("matched", torch.zeros(len(scene.image_set), dtype=torch.bool))
+        self.register_buffer("origins", torch.full((len(scene.image_set),), PoseOrigin.APPEARANCE, dtype=torch.long))
         self.register_buffer("unplaced", torch.zeros(len(scene.image_set), dtype=torch.bool))
         self.are_all_placed = True
         self.register_load_state_dict_post_hook(lambda module, keys: self._count_placed())
@@ -65,10 +66,21 @@ class LeaveOut(nn.Module):
         """Images to train on."""
         return (~(self.left_out | self.unplaced)).nonzero()[:, 0]
 
-    def begin_with(self, matched: Int[Tensor, "k"]) -> None:
-        """Leave all images but these out of training until they are looked up in what these make of the field."""
-        self.matched[matched.to(self.matched.device)] = True
-        self.unplaced.copy_(~self.matched)
+    @property
+    def movable(self) -> Int[Tensor, "movable"]:
+        """Images that may fit better elsewhere; to move what matches have placed, colors are no reason."""
+        return ((self.origins != PoseOrigin.MATCHES) & ~self._scene.cameras.held).nonzero()[:, 0]
+
+    def begin_with(self, placed: Int[Tensor, "k"], origins: Int[Tensor, "k"]) -> None:
+        """Leave all images but these out of training until they are looked up in what these make of the field.
+
+        Args:
+            placed: images that have a pose.
+            origins: where it is from.
+        """
+        device = self.origins.device
+        self.origins[placed.to(device)] = origins.to(device)
+        self.unplaced.copy_(self.origins == PoseOrigin.APPEARANCE)
         self._count_placed()
 
     def _count_placed(self) -> None:
@@ -83,6 +95,7 @@ class LeaveOut(nn.Module):
             count = min(NUM_PLACES, self._search.config.bank_size)
             hypotheses, _ = self._search.top_poses(self._scene.image_set, count, chosen)
             cameras.assign(chosen, self._search.improve(self._scene.image_set, chosen, hypotheses)[:, 0])
+            self.origins[chosen] = PoseOrigin.LOOKED_UP
             self.unplaced.zero_()
             self._count_placed()
 
@@ -246,8 +259,9 @@ class PoseUpdates:
         if plan.searches_misfit_poses and not leave_out.are_all_placed:
             leave_out.place()
         elif plan.searches_misfit_poses:
-            among = (~leave_out.matched).nonzero()[:, 0]
-            scene.cameras.assign(*self._misfits.better_poses(scene, plan.image_side, among))
+            moved, poses = self._misfits.better_poses(scene, plan.image_side, leave_out.movable)
+            scene.cameras.assign(moved, poses)
+            leave_out.origins[moved] = PoseOrigin.LOOKED_UP
         return replaced
 
     def _look_all_up(self) -> None:

@@ -14,6 +14,9 @@ from gnerf_ns.utils.errors import InputError
 FEW_IMAGES = 30
 """Of up to so many, each is a large part of what the field learns from."""
 
+KNOWN_GROWTH = 5.0
+"""Where poses are known to a degree or so, images need not begin smaller than by this factor."""
+
 MIN_TO_HALVE = 4
 """Half of fewer is no scene to look anything up in."""
 
@@ -92,8 +95,9 @@ class PhaseScheduleConfig:
     """Longer side of images at the beginning and at the end of phase A, in pixels."""
     interleaved_image_side: tyro.conf.Suppress[Optional[Tuple[int, int]]] = None
     """Longer side of images at the beginning and at the end of AB, in pixels; None for what A ended with."""
-    phase_b_image_side: Tuple[int, int] = (24, 100)
-    """Longer side of images at the beginning of phase B and after `growth_fraction` of it, in pixels."""
+    phase_b_image_side: Tuple[int, Optional[int]] = (24, None)
+    """Longer side of images at the beginning of phase B and after `growth_fraction` of it, in pixels; None for as large
+    as they are."""
     image_growth: tyro.conf.Suppress[Literal["geometric", "linear"]] = "geometric"
     """How images grow between those ends: by equal factors or by equal numbers of pixels."""
     growth_fraction: float = 0.6
@@ -125,8 +129,17 @@ class PhaseScheduleConfig:
     misfit_search_steps: tyro.conf.Suppress[Tuple[int, ...]] = (60, 150, 300, 600, 1000)
     """Steps of phase B before which misfits are offered better poses."""
 
-    def settled(self, num_images: int) -> PhaseScheduleConfig:
+    @property
+    def poses_are_known(self) -> bool:
+        """Whether training begins with poses (`with_known_poses`)."""
+        return self.phase_a_steps == 0 and not self.looks_up_poses
+
+    def settled(self, num_images: int, image_side: Optional[int] = None) -> PhaseScheduleConfig:
         """The same for a number of training images, with nothing left open.
+
+        Args:
+            num_images: how many there are.
+            image_side: their longer side, in pixels; None leaves open what follows from it.
 
         Raises:
             InputError: a figure is out of range.
@@ -135,14 +148,25 @@ class PhaseScheduleConfig:
         are_few = MIN_TO_HALVE <= num_images <= FEW_IMAGES
         likely = (31, 2, 4) if are_few else (0, 0, 1)
         chosen = (self.leave_out_rounds, self.pose_trial_rounds, self.phase_a_attempts)
+        first, last = self.phase_b_image_side[0], self.phase_b_image_side[1] or image_side
+        if last is not None:
+            first = min(last, max(first, round(last / KNOWN_GROWTH)) if self.poses_are_known else first)
         rounds, trials, attempts = (left if mine is None else mine for mine, left in zip(chosen, likely, strict=True))
         return replace(
             self,
             leave_out_rounds=rounds,
             pose_trial_rounds=trials if num_images >= MIN_TO_HALVE else 0,
             phase_a_attempts=attempts if self.looks_up_poses else 1,
+            phase_b_image_side=(first, last),
             distortion_boost=self.distortion_boost or _likely_distortion_boost(num_images),
         )
+
+    @property
+    def settled_image_side(self) -> Tuple[int, int]:
+        """`phase_b_image_side` with nothing left open."""
+        first, last = self.phase_b_image_side
+        assert last is not None, "the schedule has to know how large the images are"
+        return first, last
 
     def with_known_poses(self) -> PhaseScheduleConfig:
         """The same where poses are roughly known from the start: phase B alone, and nobody looked up from nothing."""
@@ -176,7 +200,7 @@ class PhaseScheduleConfig:
             "distortion_boost",
         ):
             ends = getattr(self, name)
-            if ends is not None and min(ends) <= 0:
+            if ends is not None and min(end for end in ends if end is not None) <= 0:
                 raise InputError(f"The schedule's {name} is {ends}; give two positive numbers.")
 
 
@@ -194,9 +218,9 @@ class Schedule:
     """Number of planned attempts after it."""
 
     @classmethod
-    def of(cls, config: PhaseScheduleConfig, num_images: int) -> Schedule:
-        """The schedule of a run that begins, for a number of training images."""
-        settled = config.settled(num_images)
+    def of(cls, config: PhaseScheduleConfig, num_images: int, image_side: int) -> Schedule:
+        """The schedule of a run that begins; see `PhaseScheduleConfig.settled`."""
+        settled = config.settled(num_images, image_side)
         return cls(settled, settled.phase_b_steps, attempts_left=(settled.phase_a_attempts or 1) - 1)
 
     def begun_anew(self, step: int, attempts_left: int = 0) -> Schedule:
@@ -206,8 +230,8 @@ class Schedule:
 
     @property
     def poses_are_known(self) -> bool:
-        """Whether training begins with poses (`PhaseScheduleConfig.with_known_poses`)."""
-        return self.config.phase_a_steps == 0 and not self.config.looks_up_poses
+        """Whether training begins with poses."""
+        return self.config.poses_are_known
 
     @property
     def total_steps(self) -> int:
@@ -281,7 +305,7 @@ class Schedule:
     def _image_side(self, step: int, growth: float) -> float:
         between = geometric if self.config.image_growth == "geometric" else linear
         if step >= self.phase_a_end:
-            return between(self.config.phase_b_image_side, growth)
+            return between(self.config.settled_image_side, growth)
         if step >= self.interleaved_start and self.config.interleaved_image_side is not None:
             return between(
                 self.config.interleaved_image_side, (step - self.interleaved_start) / self.config.interleaved_steps
@@ -291,7 +315,7 @@ class Schedule:
         )
 
     def _smallest_patch_scale(self, step: int, image_side: float) -> float:
-        bounding_side = image_side if self.config.patch_scale_floor == "current" else self.config.phase_b_image_side[1]
+        bounding_side = image_side if self.config.patch_scale_floor == "current" else self.config.settled_image_side[1]
         shrinking = max(0, self.iterations_before(step) - self.begins_at - self.config.patch_scale_hold)
         return max(
             self.config.min_patch_scale * math.exp(-self.config.patch_scale_decay * shrinking),

@@ -9,8 +9,9 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Optional, Type, cast
+from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Type, cast
 
+import torch
 import yaml
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer
@@ -18,12 +19,17 @@ from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
+from gnerf_ns.cameras.learned_cameras import Split
 from gnerf_ns.cameras.plots import save_image
 from gnerf_ns.data.datamanager import UnposedDataManagerConfig
+from gnerf_ns.data.dataset import UnposedDataset
+from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.data.transforms_json import write_transforms_json
 from gnerf_ns.training.ambiguity import find_ambiguity
+from gnerf_ns.training.beginning import PoseOrigin
 from gnerf_ns.training.learning_rates import following
 from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig, refuse_several_devices
+from gnerf_ns.training.pose_status import PoseStatus, pose_statuses, sentences
 from gnerf_ns.training.run_folder import RunFolderConfig
 from gnerf_ns.utils.checkpoints import latest_checkpoint
 from gnerf_ns.utils.errors import InputError
@@ -112,8 +118,8 @@ class GNeRFTrainer(Trainer):
             if self.config.is_resumed:
                 self._begin_as_before()
             super().setup(test_mode)
-            if self.config.pipeline.begins_with is not None:  # as evaluation has to build it
-                (self.base_dir / "config.yml").write_text(yaml.dump(self.config), "utf8")
+            # With what was found out from the images, as evaluation has to build it.
+            (self.base_dir / "config.yml").write_text(yaml.dump(self.config), "utf8")
         except InputError:
             self._remove_empty_run()
             raise
@@ -123,7 +129,7 @@ class GNeRFTrainer(Trainer):
         before, pipeline = self.config.resumed_config(), self.config.pipeline
         pipeline.matching = "off"
         if before is not None:
-            pipeline.begins_with = before.pipeline.begins_with
+            pipeline.begins_with, pipeline.poses = before.pipeline.begins_with, before.pipeline.poses
 
     def _remove_empty_run(self) -> None:
         """Remove the run's folder if nothing but its configuration is in it."""
@@ -194,45 +200,59 @@ class GNeRFTrainer(Trainer):
         name = f"step-{step:09d}.ckpt"
         os.replace(written / name, final_folder / name)
         shutil.rmtree(written)
-        self.write_poses(self.base_dir / POSES_FOLDER)
+        statuses = self._pose_statuses() if is_last else {}
+        self.write_poses(self.base_dir / POSES_FOLDER, statuses)
         if is_last:
-            self._say_what_came_out()
+            self._say_what_came_out(statuses)
         if self.config.save_only_latest_checkpoint:
             for older in final_folder.glob("step-*.ckpt"):
                 if older.name != name:
                     older.unlink()
 
-    def write_poses(self, folder: Path) -> None:
+    def _pose_statuses(self) -> Dict[Split, List[PoseStatus]]:
+        """Of all training images, and of all held-out ones."""
+        pipeline, datamanager = self.pipeline, self.pipeline.datamanager
+        cameras, costs = pipeline.cameras, pipeline.pose_search.costs
+        statuses: Dict[Split, List[PoseStatus]] = {
+            "train": pose_statuses(costs, pipeline.scene.image_set, cameras.poses("train"), pipeline.leave_out.origins)
+        }
+        if cameras.has_eval_poses:
+            held_out = ImageSet(datamanager.eval_images, cameras.eval_lenses)
+            looked_up = torch.full((len(held_out),), PoseOrigin.LOOKED_UP)
+            statuses["eval"] = pose_statuses(costs, held_out, cameras.poses("eval"), looked_up)
+        return statuses
+
+    def write_poses(self, folder: Path, statuses: Optional[Mapping[Split, Sequence[PoseStatus]]] = None) -> None:
         """Write the estimated cameras as a nerfstudio transforms.json, and plots of them and of where they are from.
 
         Held-out images are in the file once their poses have been estimated: at the end of training.
 
         Args:
             folder: which gets `transforms.json`, `cameras.png` and `distribution.png`.
+            statuses: what is to be said of each pose; None as long as nothing is known.
         """
         pipeline, datamanager = self.pipeline, self.pipeline.datamanager
-        splits = {"train": datamanager.train_dataset}
+        splits: Dict[Split, UnposedDataset] = {"train": datamanager.train_dataset}
         if pipeline.cameras.has_eval_poses:
-            splits["test"] = datamanager.eval_dataset
-        write_transforms_json(
-            folder / "transforms.json",
-            {
-                name: dataset.file_frames(
-                    pipeline.cameras.estimated("train" if name == "train" else "eval", dataset.file_cameras)
-                )
-                for name, dataset in splits.items()
-            },
-        )
+            splits["eval"] = datamanager.eval_dataset
+        frames = {}
+        for split, dataset in splits.items():
+            remarks = [status.entries for status in (statuses or {}).get(split, [])]
+            cameras = pipeline.cameras.estimated(split, dataset.file_cameras)
+            frames["train" if split == "train" else "test"] = dataset.file_frames(cameras, remarks or None)
+        write_transforms_json(folder / "transforms.json", frames)
         save_image(folder / "cameras.png", (pipeline.evaluation.plot_poses() * 255).round().byte().numpy())
         save_image(folder / "distribution.png", pipeline.plot_pose_distribution())
 
-    def _say_what_came_out(self) -> None:
+    def _say_what_came_out(self, statuses: Mapping[Split, Sequence[PoseStatus]]) -> None:
         advice = export_advice()
         if advice is not None:
             CONSOLE.print(advice)
         folder, pipeline = self.base_dir / POSES_FOLDER, self.pipeline
         poses, plot = escape(str(folder / "transforms.json")), escape(str(folder / "cameras.png"))
         CONSOLE.print(f"Estimated poses: {poses}, a plot of them: {plot}")
+        for sentence in sentences(statuses["train"], pipeline.datamanager.train_dataset.image_filenames):
+            CONSOLE.print(sentence, markup=False)
         ambiguity = find_ambiguity(
             pipeline.pose_search, pipeline.scene.image_set, pipeline.cameras.poses("train"), pipeline.scene.prior
         )
@@ -241,8 +261,10 @@ class GNeRFTrainer(Trainer):
         errors = pipeline.evaluation.pose_errors()
         if errors is not None:
             summary = errors.summary()
+            is_truth = pipeline.config.poses == "unknown"
             CONSOLE.print(
-                "Against the true poses, which training never saw: rotation error "
+                ("Against the true poses, which training never saw:" if is_truth else "From the poses that were given:")
+                + " rotation error "
                 f"{summary['rotation_error_deg_median']:.2f}° in the median, "
                 f"{summary['rotation_error_deg_max']:.2f}° at most, {summary['rotation_under_5deg']:.0%} under 5°"
                 + (", and the solution is mirrored." if errors.mirrored else ".")

@@ -14,7 +14,15 @@ from torch.nn import functional
 from gnerf_ns.cameras.alignment import Similarity
 from gnerf_ns.cameras.look_at import look_at
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
-from gnerf_ns.cameras.scene_frame import ObjectRays, ball_around, frame_of_object, up_direction
+from gnerf_ns.cameras.scene_frame import (
+    ObjectRays,
+    axes_meet_at,
+    ball_around,
+    common_aim,
+    frame_of_object,
+    frame_of_surroundings,
+    up_direction,
+)
 
 
 def cameras(count: int, seed: int = 0, jitter: float = 0.0, roll_deg: float = 0.0) -> Tensor:
@@ -97,3 +105,36 @@ def test_whatever_frame_it_comes_in_the_object_fills_the_unit_ball():
     _, inside = seen(poses, one[1], frame)
     closest = torch.linalg.cross(inside.origins, inside.directions, dim=-1).norm(dim=-1)
     assert 0.93 < float(closest.quantile(0.99)) <= 0.96
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 1000))
+def test_cameras_aimed_at_one_point_are_told_from_handheld_ones(seed: int):
+    frame = any_frame(seed)
+    aim = common_aim(frame.apply(cameras(30, seed)))
+    assert aim is not None
+    torch.testing.assert_close(aim, frame.translation, atol=1e-5, rtol=0.0)
+    assert common_aim(frame.apply(cameras(30, seed, jitter=0.1))) is None
+    assert common_aim(frame.apply(cameras(30, seed, roll_deg=15.0))) is None
+
+
+def test_a_camera_that_looks_elsewhere_does_not_move_where_the_others_look():
+    poses = cameras(40)
+    poses[7] = look_at(torch.tensor([[4.0, 0.0, 0.0]]), torch.tensor([[4.0, 9.0, 0.0]]))[0]
+    torch.testing.assert_close(axes_meet_at(poses), torch.zeros(3, dtype=torch.float64), atol=1e-6, rtol=0.0)
+    aim = common_aim(poses)
+    assert aim is not None and float(aim.norm()) < 1e-6
+
+
+def test_parallel_cameras_have_a_frame():
+    poses = look_at(torch.tensor([[4.0, 0.0, 0.0]], dtype=torch.float64)).repeat(9, 1, 1)
+    poses[:, 1, 3] = torch.linspace(-1.0, 1.0, 9)
+    moved = frame_of_surroundings(poses).apply(poses)
+    assert moved.isfinite().all() and 0.5 < float(moved[..., 3].norm(dim=-1).max()) < 1.5
+
+
+def test_an_object_beside_the_aim_stays_beside_the_origin():
+    poses, center = cameras(30), torch.tensor([0.4, 0.0, 0.0], dtype=torch.float64)
+    frame = frame_of_object(poses, rays_to_ball(poses, center, 0.5), torch.zeros(3, dtype=torch.float64))
+    assert frame.translation.tolist() == [0.0, 0.0, 0.0]
+    assert frame.scale == pytest.approx(0.95 / 0.9, rel=0.05)  # but for the few farthest

@@ -396,9 +396,23 @@ def test_options_without_effect_are_refused(blender_folder: Path, name: str, val
     assert "--pipeline.photometric.rays-per-step" in str(error.value)
 
 
-def test_default_image_side_follows_the_machine(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert UnposedDataManagerConfig().max_image_side == 100
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert UnposedDataManagerConfig().max_image_side == 800
-    assert isinstance(UnposedDataManagerConfig().dataparser, UnposedDataParserConfig)
+@pytest.mark.parametrize(
+    ("cuda", "shown", "side"),
+    [(False, "object", 100), (False, "room", 240), (True, "object", 800), (True, "room", 800)],
+)
+def test_default_image_side_follows_machine_and_images(
+    image_folder, monkeypatch: pytest.MonkeyPatch, cuda: bool, shown: str, side: int
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    folder = image_folder()
+    for number, path in enumerate(sorted(folder.iterdir())):
+        noise = torch.randint(0, 256, (9, 9, 3), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
+        picture, content = Image.new("RGB", (900, 600), "white"), Image.fromarray(noise.numpy())
+        picture.paste(
+            content.resize((900, 600) if shown == "room" else (300, 300)), (0, 0) if shown == "room" else (300, 150)
+        )
+        picture.save(path)
+    config = config_for(folder, max_image_side="auto")
+    manager = config.setup()
+    assert max(manager.train_dataset.image_format.size) == max(manager.eval_dataset.image_format.size) == side
+    assert config.max_image_side == side  # as it is saved, so that a run is evaluated as it was trained

@@ -270,9 +270,10 @@ def test_blender_layout(blender_folder: Path):
     assert len(names(parse(blender_folder))) == 6
 
 
-def test_one_frame_without_a_pose_leaves_no_ground_truth(blender_folder: Path):
+def test_one_frame_without_a_pose_is_nan(blender_folder: Path):
     edit_json(blender_folder / "transforms_train.json", lambda meta: meta["frames"][3].pop("transform_matrix"))
-    assert parse(blender_folder).metadata[GROUND_TRUTH_KEY] is None
+    known = parse(blender_folder).metadata[GROUND_TRUTH_KEY].isfinite().all(dim=(1, 2))
+    assert known.tolist() == [True, True, True, False, *[True] * (len(known) - 4)]
     assert parse(blender_folder, "test").metadata[GROUND_TRUTH_KEY] is not None
 
 

@@ -51,7 +51,7 @@ def test_expected_cost_follows_the_schedule():
         misfit_search_steps=(2,),
         pose_trial_rounds=2,
     )
-    schedule = Schedule.of(config, num_images=20)
+    schedule = Schedule.of(config, 20, 64)
     costs = [demo.step_cost(schedule.at(step)) for step in range(schedule.total_steps)]
     a, search, trials = demo.PHASE_A_STEP_COST, demo.POSE_SEARCH_COST, 2 * demo.POSE_TRIALS_COST
     assert costs == [a, a, a, a + search, 1.0, 1.0 + trials, 1.0, 1.0 + search, 1.0, 1.0 + search, 1.0]

@@ -36,7 +36,7 @@ def config_of(method: str) -> Any:
 
 def schedule_of(method: str) -> Schedule:
     """Of a hundred images."""
-    return Schedule.of(config_of(method).pipeline.schedule, 100)
+    return Schedule.of(config_of(method).pipeline.schedule, 100, 100)
 
 
 def on_tiny_images(config: Any, folder: Path) -> Any:

@@ -359,3 +359,24 @@ def test_the_object_fills_the_view_at_the_priors_distance():
     assert camera.camera_to_worlds[0, :, 3].norm() == pytest.approx(RADIUS)
     seen = model.get_outputs_for_camera(camera)["accumulation"][..., 0] > 0
     assert seen[10].sum() >= 19 and seen[:, 10].sum() >= 19 and not seen[0, 0]
+
+
+def test_alpha_says_what_is_opaque_where_colors_do_not():
+    """A white object over white: every opacity has the same color."""
+    model = model_of()
+    accumulation = torch.tensor([[0.2], [0.9]], requires_grad=True)
+    outputs = {
+        "rgb": torch.ones(2, 3),
+        "accumulation": accumulation,
+        "earlier_rgb": [torch.ones(2, 3)],
+        "earlier_accumulation": [torch.tensor([[1.0], [0.5]])],
+    }
+    pixels = torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    assert float(model.get_photometric_loss(outputs, pixels)) == 0.0
+    (loss,) = model.get_opacity_losses(outputs, pixels).values()
+    expected = (0.8**2 + 0.9**2) / 2 + (0.0 + 0.5**2) / 2
+    assert float(loss) == pytest.approx(model.config.opacity_loss_mult * expected)
+    loss.backward()
+    assert accumulation.grad is not None and float(accumulation.grad[0]) < 0.0 < float(accumulation.grad[1])
+    assert model.get_opacity_losses(outputs, pixels[:, :3]) == {}
+    assert model_of(opacity_loss_mult=0.0).get_opacity_losses(outputs, pixels) == {}

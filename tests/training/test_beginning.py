@@ -1,6 +1,7 @@
 """A run that begins where matches put its images: the frame, what follows for the rest, and what it goes on with."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import List, Optional
 
@@ -16,9 +17,19 @@ from gnerf_ns.cameras.look_at import look_at
 from gnerf_ns.data.image_set import ImageStack
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
-from gnerf_ns.training import pipeline as pipeline_module
-from gnerf_ns.training.beginning import found_lenses, known_poses, prior_around, show_surroundings
+from gnerf_ns.training import beginning as beginning_module
+from gnerf_ns.training.beginning import (
+    GivenPoses,
+    Placement,
+    PoseOrigin,
+    found_lenses,
+    is_enough,
+    joined,
+    known_poses,
+    prior_around,
+)
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
+from gnerf_ns.utils.errors import InputError
 
 ANY_FRAME = Similarity(
     torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], dtype=torch.float64),
@@ -48,8 +59,7 @@ def component(indices: List[int], poses: Tensor, points: Optional[Tensor] = None
 def test_an_object_comes_to_fill_the_ball_whatever_frame_its_cameras_came_in():
     truth, found = random_poses(14, seed=5), [0, 2, 3, 4, 7, 8, 9, 11, 12]
     images = image_set_of(model_of(Blobs()), truth[:12])
-    known = known_poses(LocalMatches([component(found, truth[found])], NO_PAIRS), images)
-    assert known is not None
+    known = known_poses(component(found, truth[found]), None, images, None)
     assert known.train_indices.tolist() == found[:-1] and known.eval_indices.tolist() == [0]
     errors = pose_errors(torch.cat([known.train, known.eval]), truth[found]).summary()
     assert errors["rotation_error_deg_max"] < 0.1 and errors["translation_error_relative"] < 1e-3
@@ -65,8 +75,7 @@ def test_cameras_in_a_room_come_to_stand_in_the_ball_around_what_they_see():
     images = image_set_of(model_of(ConstantFog()), truth)
     images.images.pixels = images.images.pixels[..., :3]
     points = torch.tensor([0.3, 0.2, 0.1]) + 0.1 * torch.randn(101, 3, generator=torch.Generator().manual_seed(0))
-    known = known_poses(LocalMatches([component(list(range(12)), truth, points)], NO_PAIRS), images)
-    assert known is not None
+    known = known_poses(component(list(range(12)), truth, points), None, images, None)
     distances = known.train[:, :, 3].norm(dim=-1)
     assert 0.95 < float(distances.max()) < 1.2 and float(distances.min()) > 0.5
 
@@ -90,14 +99,13 @@ def test_surroundings_are_told_from_a_plain_ground(what: str, expected: bool):
     elif what == "padded white":
         pixels[3, :, :32], pixels[3, :, -32:] = 0, 0
         extents = torch.tensor([[1.0, 1.0]] * 3 + [[0.5, 1.0], [1.0, 1.0]])
-    assert show_surroundings(ImageStack(pixels, extents)) == expected
+    assert ImageStack(pixels, extents).show_surroundings == expected
 
 
 @pytest.mark.parametrize("count", [0, 3, 5])
 def test_with_few_images_matched_a_run_begins_as_without(count: int):
-    truth = random_poses(12, seed=5)
-    components = [component(list(range(count)), truth[:count])] if count else []
-    assert known_poses(LocalMatches(components, NO_PAIRS), image_set_of(model_of(Blobs()), truth)) is None
+    components = [component(list(range(count)), random_poses(count))] if count else []
+    assert not is_enough(LocalMatches(components, NO_PAIRS), num_train=12)
 
 
 def test_lenses_are_found_by_size():
@@ -125,12 +133,28 @@ def test_the_prior_is_where_cameras_stand():
 
 def test_phase_b_is_all_there_is():
     config = PhaseScheduleConfig(**{**SCHEDULE, "phase_a_attempts": None, "leave_out_rounds": None})
-    schedule = Schedule.of(config.with_known_poses(), 12)
+    schedule = Schedule.of(config.with_known_poses(), 12, 100)
     assert schedule.total_steps == config.phase_b_steps
     plans = [schedule.at(step) for step in range(schedule.total_steps)]
     assert all(plan.phase == "B" and not plan.searches_all_poses and plan.leave_out_round is None for plan in plans)
     assert all(plan.density_noise == 0.0 and plan.pose_trial_rounds == 0 for plan in plans)
     assert [plan.step for plan in plans if plan.searches_misfit_poses] == [2]
+
+
+def test_given_poses_of_others_move_into_the_frame_of_the_matched_ones():
+    truth = random_poses(9, seed=3).double()
+    elsewhere = Similarity(torch.eye(3, dtype=torch.float64)[[2, 0, 1]], 0.2, torch.ones(3, dtype=torch.float64))
+    rough = truth.clone()
+    rough[:, :, 3] += 0.02 * torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
+    rough[1] = truth[8]  # wrong, as one in ten may be
+    rows = torch.tensor([0, 1, 2, 3, 4, 5, 7, 8])
+    given = Placement(rows, elsewhere.apply(rough[rows]), torch.full((8,), PoseOrigin.GIVEN))
+    placed = joined(component([0, 1, 2, 3, 4, 5], truth[:6]), given)
+    assert placed.indices.tolist() == [0, 1, 2, 3, 4, 5, 7, 8]
+    assert placed.origins.tolist() == [PoseOrigin.MATCHES] * 6 + [PoseOrigin.GIVEN] * 2
+    expected = ANY_FRAME.apply(truth[placed.indices])
+    torch.testing.assert_close(placed.camera_to_worlds[:6], expected[:6])
+    assert float((placed.camera_to_worlds[6:] - expected[6:]).abs().max()) < 0.2 * ANY_FRAME.scale
 
 
 # A whole run
@@ -148,13 +172,13 @@ def matched(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     )[:, :3]
     found = [0, 1, 2, 4, 5, 6, 7]
     result = LocalMatches([component(found, poses[found])], NO_PAIRS)
-    monkeypatch.setattr(pipeline_module, "match_images", lambda images, seed: result)
+    monkeypatch.setattr(beginning_module, "match_images", lambda images, seed: result)
     return poses
 
 
 def test_others_wait_until_they_are_looked_up(matched: Tensor, tiny_scene: Path):
     pipeline = build_pipeline(pipeline_config(tiny_scene, "transport", matching="on"), test_mode="val")
-    assert pipeline.schedule.total_steps == SCHEDULE["phase_b_steps"] and pipeline.cameras.codec.mode == "free"
+    assert pipeline.schedule.total_steps == SCHEDULE["phase_b_steps"] and pipeline.cameras.codec.mode == "look_at"
     begun = pose_errors(pipeline.cameras.poses("train")[[0, 1, 2, 4, 5, 6]], matched[[0, 1, 2, 4, 5, 6]]).summary()
     assert begun["rotation_error_deg_max"] < 0.1
     seen = []
@@ -168,15 +192,15 @@ def test_others_wait_until_they_are_looked_up(matched: Tensor, tiny_scene: Path)
 @pytest.mark.parametrize(("mode", "known"), [("fixed", True), ("shared", False)])
 def test_a_lens_that_is_to_stay_is_not_found_anew(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch, mode, known: bool):
     told: List[bool] = []
-    monkeypatch.setattr(pipeline_module, "match_images", lambda images, seed: told.append(images.is_lens_known))
+    monkeypatch.setattr(beginning_module, "match_images", lambda images, seed: told.append(images.is_lens_known))
     build_pipeline(pipeline_config(tiny_scene, "transport", matching="on", focal_length=mode), test_mode="val")
     assert told == [known]
 
 
 def test_no_match_is_made_where_nothing_begins(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pipeline_module, "match_images", lambda images, seed: pytest.fail("matched"))
+    monkeypatch.setattr(beginning_module, "match_images", lambda images, seed: pytest.fail("matched"))
     build_pipeline(pipeline_config(tiny_scene, "transport", matching="on"), test_mode="test")
-    build_pipeline(pipeline_config(tiny_scene, "transport"), test_mode="val")
+    build_pipeline(pipeline_config(tiny_scene, "transport", matching="off"), test_mode="val")
 
 
 def test_such_a_run_is_evaluated_and_resumed(
@@ -189,7 +213,7 @@ def test_such_a_run_is_evaluated_and_resumed(
     trainer = build_trainer(config)
     trainer.train()
     poses = trainer.pipeline.cameras.poses("train")
-    monkeypatch.setattr(pipeline_module, "match_images", lambda images, seed: pytest.fail("matched again"))
+    monkeypatch.setattr(beginning_module, "match_images", lambda images, seed: pytest.fail("matched again"))
     _, loaded, _, _ = eval_setup(tmp_path / "run" / "gnerf-ns-tiny" / "now" / "config.yml")
     torch.testing.assert_close(loaded.cameras.poses("train"), poses)  # pyright: ignore
 
@@ -200,3 +224,53 @@ def test_such_a_run_is_evaluated_and_resumed(
     resumed = build_trainer(again)
     resumed.train()
     assert resumed.pipeline.config.begins_with is not None
+
+
+# Poses that come with the images
+
+
+def with_poses(folder: Path, target: Path, without: int = 0) -> Path:
+    """A copy whose first training images have no pose."""
+    shutil.copytree(folder, target)
+    path = target / "transforms_train.json"
+    meta = json.loads(path.read_text())
+    for frame in meta["frames"][:without]:
+        del frame["transform_matrix"]
+    path.write_text(json.dumps(meta))
+    return target
+
+
+def true_poses(folder: Path, split: str) -> Tensor:
+    frames = json.loads((folder / f"transforms_{split}.json").read_text())["frames"]
+    return torch.tensor([frame["transform_matrix"] for frame in frames])[:, :3]
+
+
+@pytest.mark.parametrize("poses", ["given", "fixed"])
+def test_a_run_begins_where_it_is_told_and_finds_the_others(tiny_scene: Path, tmp_path: Path, poses: GivenPoses):
+    folder, truth = with_poses(tiny_scene, tmp_path / "some", without=2), true_poses(tiny_scene, "train")
+    pipeline = build_pipeline(pipeline_config(folder, "transport", poses=poses), test_mode="val")
+    begun = pipeline.cameras.poses("train")
+    assert pose_errors(begun[2:], truth[2:]).summary()["rotation_error_deg_max"] < 0.1
+    assert pipeline.leave_out.training_indices.tolist() == [2, 3, 4, 5, 6]
+    train_steps(pipeline, range(5))
+    now, origins = pipeline.cameras.poses("train"), pipeline.leave_out.origins.tolist()
+    moved = (now - begun).abs().amax(dim=(1, 2)) > 0.0
+    assert moved[:2].all() and origins[:2] == [PoseOrigin.LOOKED_UP] * 2
+    assert bool(moved[2:].any()) == (poses == "given")
+    pipeline.estimate_eval_poses(5)
+    held_out = pose_errors(
+        torch.cat([begun[2:], pipeline.cameras.poses("eval")]), torch.cat([truth[2:], true_poses(folder, "test")])
+    )
+    assert (held_out.summary()["rotation_error_deg_max"] < 0.1) == (poses == "fixed")
+
+
+def test_too_few_given_poses_are_refused(tiny_scene: Path, tmp_path: Path):
+    folder = with_poses(tiny_scene, tmp_path / "few", without=4)
+    with pytest.raises(InputError, match="3 of 7 images to train on have a pose"):
+        build_pipeline(pipeline_config(folder, "transport", poses="given"), test_mode="val")
+
+
+def test_poses_are_given_only_where_that_is_said(tiny_scene: Path):
+    pipeline = build_pipeline(pipeline_config(tiny_scene, "transport"), test_mode="val")
+    assert pipeline.config.begins_with is None and pipeline.cameras.codec.mode == "look_at"
+    assert len(pipeline.cameras.poses("train").unique(dim=0)) == 1

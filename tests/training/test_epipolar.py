@@ -19,7 +19,7 @@ from gnerf_ns.training.objective import TrainingScene
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 
 TRUTH = random_poses(6, seed=1)
-PLAN = Schedule.of(PhaseScheduleConfig().with_known_poses(), 6).at(0)
+PLAN = Schedule.of(PhaseScheduleConfig().with_known_poses(), 6, 100).at(0)
 
 
 def directions_to(poses: Tensor, points: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def objective(current: Tensor) -> EpipolarObjective:
     learned.assign(torch.arange(6), current)
     prior = PosePriorConfig().resolve()
     scene = TrainingScene(model, image_set_of(model, TRUTH), learned, prior, PoseProposals(prior, lambda: RADIUS))
-    objective = EpipolarObjective(EpipolarObjectiveConfig(loss_mult=1.0, matches_per_step=512), scene)
+    objective = EpipolarObjective(EpipolarObjectiveConfig(loss_mult=(1.0, 1.0), matches_per_step=512), scene)
     points = 0.4 * torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
     local = directions_to(TRUTH[:, None], points[None])
     focal = 0.5 / math.tan(math.radians(20.0))

@@ -21,7 +21,7 @@ HALVED = StepDecaySchedulerConfig(milestones=(4, 10), factor=0.5)
 
 def schedule_of(**lengths: Any) -> Schedule:
     """For as many images as have one attempt and no rounds between the phases."""
-    return Schedule.of(PhaseScheduleConfig(**lengths), 100)
+    return Schedule.of(PhaseScheduleConfig(**lengths), 100, 100)
 
 
 SCHEDULE = schedule_of(phase_a_steps=8, interleaved_steps=2, phase_b_steps=20)
@@ -164,7 +164,7 @@ def test_entries_with_tiny_gradients_move_as_fast_as_others():
 def test_known_poses_are_held_while_the_field_is_young():
     config = PhaseSchedulerConfig(last_factor=0.1, known_hold=0.25)
     settings = PhaseScheduleConfig(phase_a_steps=10, phase_b_steps=40, leave_out_rounds=0)
-    known, unknown = (Schedule.of(each, 50) for each in (settings.with_known_poses(), settings))
+    known, unknown = (Schedule.of(each, 50, 100) for each in (settings.with_known_poses(), settings))
     assert [config.factor(known, step) for step in (0, 9)] == [0.0, 0.0]
     assert config.factor(known, 10) == pytest.approx(0.1**0.25) and config.factor(known, 40) == pytest.approx(0.1)
     assert config.factor(unknown, 10) == 1.0

@@ -40,7 +40,7 @@ def cameras(count: int, seed: int) -> Cameras:
 Z = torch.tensor([0.0, 0.0, 1.0])
 
 
-SCHEDULE = Schedule.of(PhaseScheduleConfig(phase_a_steps=10, interleaved_steps=6, phase_b_steps=20), 100)
+SCHEDULE = Schedule.of(PhaseScheduleConfig(phase_a_steps=10, interleaved_steps=6, phase_b_steps=20), 100, 100)
 
 
 class FakeDataManager(UnposedDataManager):

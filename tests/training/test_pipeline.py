@@ -52,7 +52,7 @@ TRAINED_BY = {
 
 
 def kind_of(step: int) -> str:
-    plan = Schedule.of(PhaseScheduleConfig(**SCHEDULE), 7).at(step)
+    plan = Schedule.of(PhaseScheduleConfig(**SCHEDULE), 7, 100).at(step)
     return "B in AB" if plan.name == "AB" and plan.phase == "B" else plan.phase
 
 

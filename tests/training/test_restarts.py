@@ -21,7 +21,7 @@ def planned(num_attempts: int = 1, **lengths: Any) -> Schedule:
     """Ten steps of phase A in each attempt, and a hundred of phase B."""
     config = PhaseScheduleConfig(**{"phase_a_steps": 10, "phase_b_steps": 100, **lengths})
     config.phase_a_attempts = num_attempts
-    return Schedule.of(config, 100)
+    return Schedule.of(config, 100, 100)
 
 
 def restarts_of(schedule: Schedule, **options: Any) -> Restarts:

@@ -93,12 +93,12 @@ GOLDEN = {
 }
 
 
-SCHEDULES = {name: Schedule.of(config, MANY) for name, config in CONFIGS.items()}
+SCHEDULES = {name: Schedule.of(config, MANY, 100) for name, config in CONFIGS.items()}
 
 
 def schedule_of(config: PhaseScheduleConfig, num_images: int = MANY, **changes: Any) -> Schedule:
     """The schedule of a configuration in which something is different."""
-    return Schedule.of(dataclasses.replace(config, **changes), num_images)
+    return Schedule.of(dataclasses.replace(config, **changes), num_images, 100)
 
 
 def plans(schedule: Schedule) -> List[StepPlan]:
@@ -143,7 +143,7 @@ def test_few_images_take_turns_in_being_left_out_before_phase_b_grows_anything()
 def test_few_images_are_tried_elsewhere_once_it_is_known_which_attempt_was_the_best():
     config = PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10, leave_out_rounds=0, phase_a_attempts=2)
     assert [config.settled(count).pose_trial_rounds for count in (3, 4, 30, 31)] == [0, 2, 2, 0]
-    schedule = Schedule.of(config, 30)
+    schedule = Schedule.of(config, 30, 100)
     assert [plan.step for plan in plans(schedule) if plan.pose_trial_rounds] == [4]
     second = plans(schedule.begun_anew(4))
     assert [(plan.step, plan.pose_trial_rounds) for plan in second if plan.pose_trial_rounds] == [(8, 2)]
@@ -155,8 +155,8 @@ def test_few_images_are_tried_elsewhere_once_it_is_known_which_attempt_was_the_b
 
 def test_few_images_have_several_attempts_at_phase_a_and_a_whole_phase_b_after_them():
     config = PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10, leave_out_rounds=0)
-    assert Schedule.of(config, 31).total_steps == Schedule.of(config, 3).total_steps == 13
-    schedule = Schedule.of(config, 30)
+    assert Schedule.of(config, 31, 100).total_steps == Schedule.of(config, 3, 100).total_steps == 13
+    schedule = Schedule.of(config, 30, 100)
     assert schedule.config.phase_a_attempts == 4
     assert (schedule.attempts_left, schedule.total_steps) == (3, 3 * 4 + 13)
     for begin, left in ((4, 2), (8, 1), (12, 0)):
@@ -172,7 +172,7 @@ def test_few_images_have_several_attempts_at_phase_a_and_a_whole_phase_b_after_t
 
 def test_a_schedule_that_begins_anew_leaves_the_old_one_as_it_was():
     """It is a value: whoever asked for it before goes on with what he has."""
-    schedule = Schedule.of(PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10), 12)
+    schedule = Schedule.of(PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10), 12, 100)
     before = (schedule.total_steps, plans(schedule))
     anew = schedule.begun_anew(4, 2)
     assert (schedule.total_steps, plans(schedule)) == before and anew != schedule
@@ -193,8 +193,8 @@ def test_what_is_settled_stays_settled_and_what_is_given_is_kept():
 def test_the_distortion_loss_is_stronger_with_few_images():
     config = PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10, leave_out_rounds=2, leave_out_steps=2)
     for count in (25, 31, 100):
-        assert {plan.distortion_boost for plan in plans(Schedule.of(config, count))} == {1.0}
-    falling = [Schedule.of(config, count).at(99).distortion_boost for count in range(12, 26)]
+        assert {plan.distortion_boost for plan in plans(Schedule.of(config, count, 100))} == {1.0}
+    falling = [Schedule.of(config, count, 100).at(99).distortion_boost for count in range(12, 26)]
     assert falling == sorted(falling, reverse=True) and len(set(falling)) == 14
     for count in (3, 12):
         schedule = schedule_of(config, count, phase_a_attempts=1)
@@ -231,7 +231,7 @@ def test_the_paper_s_patches_are_dynamic_from_the_first_step_and_its_images_neve
 @pytest.mark.parametrize("interleaved", [0, 1, 4, 5])
 def test_iterations_and_steps(interleaved: int):
     config = PhaseScheduleConfig(3, interleaved, 4, two_turns_are_an_iteration=True)
-    schedule = Schedule.of(config, MANY)
+    schedule = Schedule.of(config, MANY, 100)
     iterations = [schedule.iterations_before(step) for step in range(schedule.total_steps)]
     assert iterations[: 3 + 1] == [0, 1, 2, 3] and iterations == sorted(iterations)
     if interleaved == 4:
@@ -325,4 +325,22 @@ def test_linear(first: float, last: float, progress: float):
 )
 def test_figures_out_of_range_are_refused_by_name(option: str, value: Any):
     with pytest.raises(InputError, match=f"{option} is .*; give"):
-        Schedule.of(PhaseScheduleConfig(**{option: value}), 12)
+        Schedule.of(PhaseScheduleConfig(**{option: value}), 12, 100)
+
+
+@pytest.mark.parametrize(
+    ("given", "side", "known", "expected"),
+    [
+        ((24, None), 100, False, (24, 100)),
+        ((24, None), 240, False, (24, 240)),
+        ((24, None), 240, True, (48, 240)),
+        ((24, None), 100, True, (24, 100)),
+        ((24, 60), 240, False, (24, 60)),
+        ((24, None), 16, True, (16, 16)),
+    ],
+)
+def test_phase_b_ends_with_images_as_large_as_they_are(given, side: int, known: bool, expected):
+    config = PhaseScheduleConfig(phase_b_image_side=given)
+    schedule = Schedule.of(config.with_known_poses() if known else config, MANY, side)
+    sides = [schedule.at(step).image_side for step in (schedule.phase_b_start, schedule.total_steps)]
+    assert tuple(sides) == expected

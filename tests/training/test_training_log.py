@@ -16,7 +16,7 @@ from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 from gnerf_ns.training.trainer import GNeRFTrainerConfig
 from gnerf_ns.training.training_log import TrainingLog, training_log_callbacks
 
-SCHEDULE = Schedule.of(PhaseScheduleConfig(phase_a_steps=100, phase_b_steps=400), 100)
+SCHEDULE = Schedule.of(PhaseScheduleConfig(phase_a_steps=100, phase_b_steps=400), 100, 100)
 
 
 def fake_objectives() -> list:
@@ -72,7 +72,7 @@ def test_no_truth_no_errors(written):
 
 
 def test_no_phase_a(written):
-    schedule = Schedule.of(PhaseScheduleConfig(phase_a_steps=0, phase_b_steps=10), 100)
+    schedule = Schedule.of(PhaseScheduleConfig(phase_a_steps=0, phase_b_steps=10), 100, 100)
     TrainingLog(lambda: schedule, fake_objectives(), fake_evaluation(), blank).write(0)
     assert set(written) == {
         "Train Poses/rotation_error_deg_median",

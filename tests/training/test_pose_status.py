@@ -1,0 +1,44 @@
+"""What is said of each pose: right ones are no doubt, wrong ones are named, and a bad field is called one."""
+
+from pathlib import Path
+
+import torch
+from analytic_scene import Blobs, Nothing, image_set_of, model_of, random_poses
+from torch import Tensor
+
+from gnerf_ns.models.gnerf import GNeRFModel
+from gnerf_ns.pose_search.costs import ImageCosts
+from gnerf_ns.pose_search.image_renderer import ImageRenderer
+from gnerf_ns.training.beginning import PoseOrigin
+from gnerf_ns.training.pose_status import PoseStatus, pose_statuses, sentences
+
+FILES = [Path(f"{number}.png") for number in range(8)]
+ORIGINS = torch.tensor([PoseOrigin.MATCHES] * 6 + [PoseOrigin.LOOKED_UP, PoseOrigin.APPEARANCE])
+
+
+def statuses_at(poses: Tensor, model: GNeRFModel) -> list[PoseStatus]:
+    images = image_set_of(model_of(Blobs()), random_poses(8))
+    return pose_statuses(ImageCosts(ImageRenderer(model), model.evaluation_background), images, poses, ORIGINS)
+
+
+def test_right_poses_are_no_doubt():
+    statuses = statuses_at(random_poses(8), model_of(Blobs()))
+    assert all(status.explained > 0.99 and not status.is_doubtful for status in statuses)
+    assert sentences(statuses, FILES) == [
+        "8 images: 6 placed by local matches, 1 looked up in the field, 1 placed by what they look like."
+    ]
+    assert statuses[6].entries == {"pose_from": "looked up", "explained": 1.0, "doubtful": False}
+
+
+def test_a_wrong_pose_is_named():
+    poses = random_poses(8)
+    poses[2] = random_poses(9, seed=5)[8]
+    statuses = statuses_at(poses, model_of(Blobs()))
+    assert [status.is_doubtful for status in statuses] == [index == 2 for index in range(8)]
+    assert sentences(statuses, FILES)[1] == "Doubtful, since the field shows them badly from their poses: 2.png."
+
+
+def test_a_field_that_shows_nothing_is_not_trusted():
+    statuses = statuses_at(random_poses(8), model_of(Nothing()))
+    assert all(status.is_doubtful for status in statuses)
+    assert "do not trust them" in sentences(statuses, FILES)[1]
