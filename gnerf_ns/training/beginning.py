@@ -34,8 +34,11 @@ GivenPoses = Literal["unknown", "given", "fixed"]
 """What is made of the poses of a transforms.json."""
 
 MIN_SHARE = 0.5
-"""So many of the images have to be in one component, or there is little to begin with."""
+"""Of images of an object alone, so many have to be in one component, or phase A is as good a beginning; in a room,
+nothing else is one."""
 MIN_COUNT = 4
+MIN_GROUP = 3
+"""Fewer images are placed one by one."""
 
 _SILHOUETTE_SIDE = 48
 """Longer side, in pixels, that silhouettes are looked at with."""
@@ -56,6 +59,8 @@ class PoseOrigin(IntEnum):
     """From the transforms.json, whose poses were to be used."""
     LOOKED_UP = 3
     """Found in what the other images have made of the field."""
+    GROUP = 4
+    """Found likewise, together with all images that matches place relative to each other."""
 
 
 @dataclass
@@ -96,7 +101,9 @@ class KnownPoses:
     eval: Float[Tensor, "l 3 4"]
     """Where those were taken."""
     matches: Optional[PairMatches]
-    """Points of all these that were matched, if any were."""
+    """Points of images that were matched, if any were."""
+    groups: List[Tuple[Int[Tensor, "g"], Float[Tensor, "g 3 4"]]]
+    """Further training images whose poses are known relative to each other, in a frame of each group's own."""
     looks_at_origin: bool
     """Whether all were aimed at the origin, and level."""
 
@@ -128,7 +135,7 @@ def find_beginning(
     component = None
     if matches is not None:
         sizes = [len(each) for each in matches.components]
-        component = matches.components[0] if is_enough(matches, len(train)) else None
+        component = matches.components[0] if is_enough(matches, len(train), not images.has_alpha) else None
         found = ", ".join(map(str, sizes)) or "none"
         CONSOLE.print(
             f"Local matches place {found} of {len(train) + len(held_out)} images" + ("." if component else ", too few.")
@@ -149,10 +156,10 @@ def find_beginning(
     return beginning, known
 
 
-def is_enough(matches: LocalMatches, num_train: int) -> bool:
+def is_enough(matches: LocalMatches, num_train: int, in_a_room: bool = False) -> bool:
     """Whether the largest component has enough of the training images, the first of all."""
     placed = 0 if not matches.components else int((matches.components[0].image_indices < num_train).sum())
-    return placed >= max(MIN_COUNT, MIN_SHARE * num_train)
+    return placed >= (MIN_COUNT if in_a_room else max(MIN_COUNT, MIN_SHARE * num_train))
 
 
 def given_placement(manager: UnposedDataManager) -> Placement:
@@ -237,8 +244,28 @@ def known_poses(
         indices[~is_train] - count,
         moved[~is_train],
         None if matches is None or component is None else matches.matches,
+        [] if matches is None or component is None else groups_of(matches, indices, count),
         aim is not None,
     )
+
+
+def groups_of(
+    matches: LocalMatches, placed: Int[Tensor, "k"], num_train: int
+) -> List[Tuple[Int[Tensor, "g"], Float[Tensor, "g 3 4"]]]:
+    """Training images of all components but the largest that have no pose yet.
+
+    Args:
+        matches: of training and held-out images, one after the other.
+        placed: images that have one.
+        num_train: how many training images there are.
+    """
+    groups = []
+    for component in matches.components[1:]:
+        indices = torch.from_numpy(component.image_indices)
+        kept = (indices < num_train) & ~torch.isin(indices, placed)
+        if int(kept.sum()) >= MIN_GROUP:
+            groups.append((indices[kept], torch.from_numpy(component.camera_to_worlds)[kept].float()))
+    return groups
 
 
 def found_lenses(component: Component, sizes: List[ImageSize]) -> List[Intrinsics]:

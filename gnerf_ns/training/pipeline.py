@@ -200,7 +200,7 @@ class GNeRFPipeline(VanillaPipeline):
             if config.poses == "fixed":
                 self.cameras.hold(known.train_indices)
             self.cameras.assign_eval_guess(known.eval_indices, known.eval)
-            self.leave_out.begin_with(known.train_indices, known.train_origins)
+            self.leave_out.begin_with(known)
             if known.matches is not None:
                 self.epipolar.use(known.matches)
 

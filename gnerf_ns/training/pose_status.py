@@ -29,6 +29,7 @@ ORIGIN_WORDS = {
     PoseOrigin.MATCHES: "matches",
     PoseOrigin.GIVEN: "given",
     PoseOrigin.LOOKED_UP: "looked up",
+    PoseOrigin.GROUP: "group",
 }
 """How a transforms.json and the screen name them."""
 
@@ -82,6 +83,7 @@ def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path]) -> List[str
     words = {
         PoseOrigin.MATCHES: "placed by local matches",
         PoseOrigin.GIVEN: "where they were given",
+        PoseOrigin.GROUP: "placed with a group of matched images",
         PoseOrigin.LOOKED_UP: "looked up in the field",
         PoseOrigin.APPEARANCE: "placed by what they look like",
     }

@@ -19,13 +19,16 @@ from gnerf_ns.pose_search.hypotheses import Hypotheses, learned_as
 from gnerf_ns.pose_search.pixel_sampling import PixelChoice
 from gnerf_ns.pose_search.pose_search import PoseRegressor, PoseSearch
 from gnerf_ns.pose_search.refinement import RefinementConfig, refine_poses
-from gnerf_ns.training.beginning import PoseOrigin
+from gnerf_ns.pose_search.rigid_groups import place_group
+from gnerf_ns.training.beginning import KnownPoses, PoseOrigin
 from gnerf_ns.training.objective import TrainingScene
 from gnerf_ns.training.pose_trials import PoseTrials, PoseTrialsConfig
 from gnerf_ns.training.schedule import StepPlan
 
 NUM_PLACES = 24
 """Poses that an image without one is tried at."""
+GROUP_SIDE = 32
+"""Longer side, in pixels, of the images by which it is decided where a group stands."""
 
 
 class LeaveOut(nn.Module):
@@ -35,6 +38,8 @@ class LeaveOut(nn.Module):
         left_out: one bool per image.
         origins: where each image's pose is from, a `PoseOrigin`.
         unplaced: images that wait until they are looked up for the first time, one bool per image.
+        groups: which group each of those is of whose poses are known relative to each other; -1 for none.
+        group_poses: camera_to_worlds [n, 3, 4] of those, in a frame of each group's own.
         are_all_placed: whether there are no such images.
         poses_then: camera_to_worlds [n, 3, 4] of when the present round began; an optimizer's momentum moves poses of
             those left out, too.
@@ -43,6 +48,8 @@ class LeaveOut(nn.Module):
     left_out: Tensor
     origins: Tensor
     unplaced: Tensor
+    groups: Tensor
+    group_poses: Tensor
     poses_then: Tensor
 
     def __init__(self, scene: TrainingScene, search: PoseSearch) -> None:
@@ -57,6 +64,8 @@ class LeaveOut(nn.Module):
         self.register_buffer("left_out", torch.zeros(len(scene.image_set), dtype=torch.bool))
         self.register_buffer("origins", torch.full((len(scene.image_set),), PoseOrigin.APPEARANCE, dtype=torch.long))
         self.register_buffer("unplaced", torch.zeros(len(scene.image_set), dtype=torch.bool))
+        self.register_buffer("groups", torch.full((len(scene.image_set),), -1))
+        self.register_buffer("group_poses", torch.zeros(len(scene.image_set), 3, 4))
         self.are_all_placed = True
         self.register_load_state_dict_post_hook(lambda module, keys: self._count_placed())
         self.register_buffer("poses_then", scene.cameras().detach().clone())
@@ -71,15 +80,13 @@ class LeaveOut(nn.Module):
         """Images that may fit better elsewhere; to move what matches have placed, colors are no reason."""
         return ((self.origins != PoseOrigin.MATCHES) & ~self._scene.cameras.held).nonzero()[:, 0]
 
-    def begin_with(self, placed: Int[Tensor, "k"], origins: Int[Tensor, "k"]) -> None:
-        """Leave all images but these out of training until they are looked up in what these make of the field.
-
-        Args:
-            placed: images that have a pose.
-            origins: where it is from.
-        """
+    def begin_with(self, known: KnownPoses) -> None:
+        """Leave all other images out of training until they are looked up in what these make of the field."""
         device = self.origins.device
-        self.origins[placed.to(device)] = origins.to(device)
+        self.origins[known.train_indices.to(device)] = known.train_origins.to(device)
+        for number, (indices, poses) in enumerate(known.groups):
+            self.groups[indices.to(device)] = number
+            self.group_poses[indices.to(device)] = poses.to(device)
         self.unplaced.copy_(self.origins == PoseOrigin.APPEARANCE)
         self._count_placed()
 
@@ -88,16 +95,33 @@ class LeaveOut(nn.Module):
         self.are_all_placed = not bool(self.unplaced.any())
 
     @torch.no_grad()
-    def place(self) -> None:
-        """Look up those that have no pose yet, in what the others have made of the field."""
-        cameras, chosen = self._scene.cameras, self.unplaced.nonzero()[:, 0]
-        if len(chosen) > 0:
-            count = min(NUM_PLACES, self._search.config.bank_size)
-            hypotheses, _ = self._search.top_poses(self._scene.image_set, count, chosen)
-            cameras.assign(chosen, self._search.improve(self._scene.image_set, chosen, hypotheses)[:, 0])
-            self.origins[chosen] = PoseOrigin.LOOKED_UP
-            self.unplaced.zero_()
-            self._count_placed()
+    def place(self, image_side: int) -> None:
+        """Look up those that have no pose yet, in what the others have made of the field.
+
+        Args:
+            image_side: longer side, in pixels, up to which the field has detail.
+        """
+        cameras, search, image_set = self._scene.cameras, self._search, self._scene.image_set
+        chosen = self.unplaced.nonzero()[:, 0]
+        if len(chosen) == 0:
+            return
+        count = min(NUM_PLACES, search.config.bank_size)
+        hypotheses, _ = search.top_poses(image_set, count, chosen)
+        candidates = search.improve(image_set, chosen, hypotheses)
+        poses, origins = candidates[:, 0].clone(), torch.full_like(chosen, PoseOrigin.LOOKED_UP)
+        side = max(search.config.image_side, min(image_side, GROUP_SIDE))
+        groups = self.groups[chosen]
+        for group in groups[groups >= 0].unique().tolist():
+            rows = (groups == group).nonzero()[:, 0]
+            together = place_group(
+                search.costs, image_set, chosen[rows], self.group_poses[chosen[rows]], candidates[rows], side
+            )
+            if together is not None:
+                poses[rows], origins[rows] = together, PoseOrigin.GROUP
+        cameras.assign(chosen, poses)
+        self.origins[chosen] = origins
+        self.unplaced.zero_()
+        self._count_placed()
 
     @torch.no_grad()
     def look_up(self) -> None:
@@ -257,7 +281,7 @@ class PoseUpdates:
             leave_out.look_up()
             leave_out.take_turns(plan.leave_out_round)
         if plan.searches_misfit_poses and not leave_out.are_all_placed:
-            leave_out.place()
+            leave_out.place(plan.image_side)
         elif plan.searches_misfit_poses:
             moved, poses = self._misfits.better_poses(scene, plan.image_side, leave_out.movable)
             scene.cameras.assign(moved, poses)

@@ -179,6 +179,8 @@ class PhaseScheduleConfig:
             leave_out_rounds=0,
             pose_trial_rounds=0,
             looks_up_poses=False,
+            # The first search is to place those that have no pose, for which there has to be something to see.
+            misfit_search_steps=self.misfit_search_steps[1:] or self.misfit_search_steps,
         )
 
     def _check(self) -> None:

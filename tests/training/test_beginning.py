@@ -18,6 +18,7 @@ from gnerf_ns.data.image_set import ImageStack
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
 from gnerf_ns.training import beginning as beginning_module
+from gnerf_ns.training import pose_updates as pose_updates_module
 from gnerf_ns.training.beginning import (
     GivenPoses,
     Placement,
@@ -106,6 +107,7 @@ def test_surroundings_are_told_from_a_plain_ground(what: str, expected: bool):
 def test_with_few_images_matched_a_run_begins_as_without(count: int):
     components = [component(list(range(count)), random_poses(count))] if count else []
     assert not is_enough(LocalMatches(components, NO_PAIRS), num_train=12)
+    assert is_enough(LocalMatches(components, NO_PAIRS), num_train=12, in_a_room=True) == (count >= 4)
 
 
 def test_lenses_are_found_by_size():
@@ -187,6 +189,26 @@ def test_others_wait_until_they_are_looked_up(matched: Tensor, tiny_scene: Path)
     assert pipeline.cameras.eval_guessed.tolist() == [True, False]
     pipeline.estimate_eval_poses(4)
     assert pipeline.cameras.poses("eval").isfinite().all()
+
+
+def test_a_second_component_is_placed_as_one(tiny_scene: Path, matched: Tensor, monkeypatch: pytest.MonkeyPatch):
+    result = LocalMatches(
+        [component([0, 1, 2, 3, 7], matched[[0, 1, 2, 3, 7]]), component([4, 5, 6], matched[4:7])], NO_PAIRS
+    )
+    monkeypatch.setattr(beginning_module, "match_images", lambda images, seed: result)
+    told = []
+
+    def place(costs, image_set, indices, relative, candidates, image_side):
+        told.append((indices.tolist(), relative))
+        return matched[4:7]
+
+    monkeypatch.setattr(pose_updates_module, "place_group", place)
+    pipeline = build_pipeline(pipeline_config(tiny_scene, "transport", matching="on"), test_mode="val")
+    train_steps(pipeline, range(4))
+    ((indices, relative),) = told
+    assert indices == [4, 5, 6]
+    torch.testing.assert_close(relative, ANY_FRAME.apply(matched[4:7].double()).float())
+    assert pipeline.leave_out.origins.tolist() == [PoseOrigin.MATCHES] * 4 + [PoseOrigin.GROUP] * 3
 
 
 @pytest.mark.parametrize(("mode", "known"), [("fixed", True), ("shared", False)])
