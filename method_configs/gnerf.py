@@ -38,7 +38,9 @@ def field_optimizers() -> Dict[str, Any]:
         },
         "poses": {
             "optimizer": AdamOptimizerConfig(lr=4e-3),
-            "scheduler": PhaseSchedulerConfig(first_factor=1.0, last_factor=1 / 30, known_hold=0.4),
+            "scheduler": PhaseSchedulerConfig(
+                first_factor=1.0, last_factor=1 / 30, known_hold=(0.05, 0.4), matched_factor=0.25
+            ),
         },
         "up_direction": {
             "optimizer": AdamOptimizerConfig(lr=4e-3),

@@ -81,6 +81,28 @@ def ball_around(rays: ObjectRays) -> Tuple[Float[Tensor, "3"], float]:
     return center, float(distances[kept].max())
 
 
+def enclosing(
+    center: Float[Tensor, "3"], radius: float, points: Float[Tensor, "points 3"]
+) -> Tuple[Float[Tensor, "3"], float]:
+    """A ball, hardly larger than need be, that holds another one and some points (Ritter 1990)."""
+    while len(points) > 0:
+        offsets = points - center
+        distances = torch.linalg.vector_norm(offsets, dim=-1)
+        farthest = int(distances.argmax())
+        distance = float(distances[farthest])
+        if distance <= radius * (1.0 + 1e-6):
+            break
+        wider = (radius + distance) / 2
+        center, radius = center + offsets[farthest] * (1.0 - wider / distance), wider
+    return center, radius
+
+
+def _usual_points(points: Float[Tensor, "points 3"]) -> Float[Tensor, "usual 3"]:
+    """All but the few that are farthest from the middle of all."""
+    distances = torch.linalg.vector_norm(points - points.median(dim=0).values, dim=-1)
+    return points[distances <= distances.quantile(1.0 - _OUTLYING_SHARE)] if len(points) else points
+
+
 def axes_meet_at(camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, "3"]:
     """The point that all cameras look at, most nearly, but for a few that look elsewhere."""
     cameras = torch.arange(len(camera_to_worlds), device=camera_to_worlds.device)
@@ -103,7 +125,10 @@ def common_aim(camera_to_worlds: Float[Tensor, "n 3 4"]) -> Optional[Float[Tenso
 
 
 def frame_of_object(
-    camera_to_worlds: Float[Tensor, "n 3 4"], rays: ObjectRays, center: Optional[Float[Tensor, "3"]] = None
+    camera_to_worlds: Float[Tensor, "n 3 4"],
+    rays: ObjectRays,
+    center: Optional[Float[Tensor, "3"]] = None,
+    points: Optional[Float[Tensor, "points 3"]] = None,
 ) -> Similarity:
     """The map to a frame with the object in the unit ball, and +z up.
 
@@ -111,12 +136,15 @@ def frame_of_object(
         camera_to_worlds: cameras, in any frame.
         rays: rays in the same frame that hit the object.
         center: what is to be the origin; None for the middle of the object.
+        points: points of the object, a few of them perhaps wrong; rays alone say nothing of what no image shows whole.
     """
+    kept_points = rays.origins[:0] if points is None else _usual_points(points.to(rays.origins))
     if center is None:
-        center, radius = ball_around(rays)
+        center, radius = enclosing(*ball_around(rays), kept_points)
     else:
         kept = _of_usual_cameras(rays, center)
         radius = float(torch.linalg.vector_norm(_offsets_to(rays, center), dim=-1)[kept].max())
+        radius = max([radius, *torch.linalg.vector_norm(kept_points - center, dim=-1).tolist()])
     up = up_direction(camera_to_worlds)
     rotation = torch.stack([*_level_axes(up), up])
     scale = FILLED_SHARE / max(radius, 1e-12)

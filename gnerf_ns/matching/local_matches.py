@@ -9,7 +9,7 @@ from typing import Dict, List
 import numpy as np
 from jaxtyping import Float, Int
 
-_PAIRS = "pairs"
+_PAIRS, _CONFLICT = "pairs", "conflict"
 
 
 @dataclass(frozen=True)
@@ -61,23 +61,29 @@ class LocalMatches:
     """The largest first. No image is in two."""
     matches: PairMatches
     """Verified matches of all pairs."""
+    conflict: float = 0.0
+    """Share of the largest component's neighbors whose images have less in common than neighbors have
+    (`consistency.conflict`): it may be that sides that are alike were taken for one."""
 
     def save(self, path: Path) -> None:
         """Write to an .npz file."""
         arrays: Dict[str, np.ndarray] = {f"{_PAIRS}.{key}": value for key, value in vars(self.matches).items()}
         for number, component in enumerate(self.components):
             arrays.update({f"{number}.{key}": value for key, value in vars(component).items()})
+        arrays[_CONFLICT] = np.array(self.conflict)
         np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
 
     @classmethod
     def load(cls, path: Path) -> LocalMatches:
         """What `save` has written."""
         with np.load(path) as file:
-            count = len({key.split(".")[0] for key in file if not key.startswith(_PAIRS)})
+            count = len({key.split(".")[0] for key in file if key.split(".")[0].isdigit()})
             components = [
                 Component(**{field.name: file[f"{number}.{field.name}"] for field in fields(Component)})
                 for number in range(count)
             ]
             return cls(
-                components, PairMatches(**{key.name: file[f"{_PAIRS}.{key.name}"] for key in fields(PairMatches)})
+                components,
+                PairMatches(**{key.name: file[f"{_PAIRS}.{key.name}"] for key in fields(PairMatches)}),
+                float(file[_CONFLICT]),
             )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import pycolmap
 from jaxtyping import Float, Int
 
+from gnerf_ns.matching.consistency import conflict, coverage_of_pairs
 from gnerf_ns.matching.job import IMAGES, MASKS, RESULT, Job, image_name
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
 from gnerf_ns.matching.pairs import every_pair, likely_pairs
@@ -49,6 +51,14 @@ STRICT = Criteria()
 # The error is what loosening must not touch: with 4 pixels for few inliers, images were put in wrong places.
 LOOSE = Criteria(min_inliers=10, max_error_px=2.0, is_loose=True)
 
+COVERAGES = (0.0, 0.5, 0.6, 0.4, 0.3, 0.7)
+"""How much of what either image shows the first matches are to cover (`consistency`), tried one after the other until
+neighbors look alike all over. None of them is right for every object."""
+CLEAR_CONFLICT = 0.02
+"""Share of neighbors that may not look alike all over: so much is between right ones, too."""
+CONFLICT_COST = 5.0
+"""A larger share counts as so many times that share of the images lost."""
+
 
 def reconstruct(folder: Path) -> LocalMatches:
     """Features, matches and cameras of the images in a folder."""
@@ -60,21 +70,58 @@ def reconstruct(folder: Path) -> LocalMatches:
         pairs = every_pair(job.num_images)
     else:
         pairs = likely_pairs(_descriptors(job, features), job.order)
+    matched = {STRICT: _match(job, folder, features, pairs, STRICT)}
+    best, best_score = LocalMatches([], _verified(job, matched[STRICT]), 0.0), -1.0
+    for covered in COVERAGES:
+        models = _reconstruct(job, folder, features, pairs, matched, covered)
+        matches = _verified(job, matched.get(LOOSE, matched[STRICT]))
+        components = _components(models)
+        if not components:
+            break
+        share = conflict(components[0], coverage_of_pairs(matches))
+        score = len(components[0]) * (1.0 - CONFLICT_COST * share)
+        if score > best_score:
+            best, best_score = LocalMatches(components, matches, share), score
+        if share < CLEAR_CONFLICT:
+            break
+    return best
 
-    matched = _match(job, folder, features, pairs, STRICT)
-    found = _map(job, folder, matched, STRICT)
-    best = max(found, key=lambda model: model.num_reg_images(), default=None)
-    if best is None or best.num_reg_images() < job.num_images:
-        matched = _match(job, folder, features, pairs, LOOSE)
-        grown = _map(job, folder, matched, LOOSE, best)
-        largest = max(grown, key=lambda model: model.num_reg_images(), default=None)
+
+def _reconstruct(
+    job: Job,
+    folder: Path,
+    features: Path,
+    pairs: Int[np.ndarray, "pairs 2"],
+    matched: Dict[Criteria, Path],
+    covered: float,
+) -> List[Any]:
+    """Models, the largest first: by strict criteria, by loose ones from there on, and of what is left by itself.
+
+    Args:
+        job: what is to be done.
+        folder: where it is done.
+        features: database of the features.
+        pairs: which images are compared.
+        matched: databases of matches; one that is wanted and missing is made.
+        covered: how much of what either image shows matches have to cover at first; 0 for any.
+    """
+    stages = [(STRICT, covered), (LOOSE, 0.0)]
+    if covered > 0.0:
+        stages[1:1] = [(LOOSE, covered - 0.1), (LOOSE, covered / 2)]
+    best = None
+    for criteria, least in stages:
+        if best is not None and best.num_reg_images() == job.num_images:
+            return [best]
+        if criteria not in matched:
+            matched[criteria] = _match(job, folder, features, pairs, criteria)
+        found = _map(job, folder, _covering(job, matched[criteria], least), criteria, best)
+        largest = max(found, key=lambda model: model.num_reg_images(), default=None)
         if largest is not None and (best is None or largest.num_reg_images() >= best.num_reg_images()):
             best = largest
-    models = [] if best is None else [best]
-    left = sorted(set(range(job.num_images)) - {index for model in models for index in _registered(model)})
-    if best is not None and len(left) >= 3:
-        models += _map(job, folder, matched, LOOSE, among=left)
-    return LocalMatches(_components(models), _verified(job, matched))
+    if best is None:
+        return []
+    left = sorted(set(range(job.num_images)) - set(_registered(best)))
+    return [best, *(_map(job, folder, matched[LOOSE], LOOSE, among=left) if len(left) >= 3 else [])]
 
 
 def _say(stage: str, done: int, total: int) -> None:
@@ -154,6 +201,21 @@ def _match(job: Job, folder: Path, features: Path, pairs: Int[np.ndarray, "pairs
     return database
 
 
+def _covering(job: Job, database: Path, least: float) -> Path:
+    """A copy of a database of matches that has only those pairs that cover so much; itself for 0."""
+    if least <= 0.0:
+        return database
+    shares = coverage_of_pairs(_verified(job, database))
+    copy = database.with_name(f"{database.stem}-{least:.2f}.db")
+    shutil.copy(database, copy)
+    with closing(pycolmap.Database.open(copy)) as opened:
+        ids = [_image(opened, index).image_id for index in range(job.num_images)]
+        for (one, other), share in shares.items():
+            if share < least:
+                opened.delete_inlier_matches(ids[one], ids[other])
+    return copy
+
+
 def _map(
     job: Job,
     folder: Path,
@@ -178,9 +240,8 @@ def _map(
     start: str = ""
     if begun is not None:
         options.multiple_models = False
-        (folder / "begun").mkdir()
-        begun.write(folder / "begun")
-        start = str(folder / "begun")
+        start = tempfile.mkdtemp(prefix="begun-", dir=folder)
+        begun.write(start)
     if among is not None:
         options.image_names = [image_name(index) for index in among]
     output = folder / f"models-{len(list(folder.glob('models-*')))}"

@@ -28,6 +28,7 @@ from gnerf_ns.data.images import ImageSize
 from gnerf_ns.data.intrinsics import Intrinsics
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
 from gnerf_ns.matching.matcher import MatchedImages, match_images
+from gnerf_ns.utils.console import remark
 from gnerf_ns.utils.errors import InputError
 
 GivenPoses = Literal["unknown", "given", "fixed"]
@@ -37,6 +38,8 @@ MIN_SHARE = 0.5
 """Of images of an object alone, so many have to be in one component, or phase A is as good a beginning; in a room,
 nothing else is one."""
 MIN_COUNT = 4
+DOUBTFUL_CONFLICT = 0.05
+"""Share of neighbors without much in common (`matching.consistency`) from which on that is said."""
 MIN_GROUP = 3
 """Fewer images are placed one by one."""
 
@@ -69,6 +72,8 @@ class BeginningConfig:
 
     prior: PosePriorConfig
     """Where further cameras may stand."""
+    certainty: Literal["rough", "matched"] = "matched"
+    """How well poses are known."""
     extent: Literal["ball", "unbounded"] = "ball"
     """What the field shows: an object alone, or everything around it."""
     lenses: List[Intrinsics] = field(default_factory=list)
@@ -140,6 +145,11 @@ def find_beginning(
         CONSOLE.print(
             f"Local matches place {found} of {len(train) + len(held_out)} images" + ("." if component else ", too few.")
         )
+        if component is not None and matches.conflict > DOUBTFUL_CONFLICT:
+            remark(
+                f"{matches.conflict:.0%} of neighboring images have little in common: the object may have sides that "
+                "are alike, and some cameras may be a half or a quarter turn off."
+            )
     if component is None and given is None:
         return None
     lenses = (
@@ -150,6 +160,7 @@ def find_beginning(
     known = known_poses(component, given, ImageSet(images, directions), matches)
     beginning = BeginningConfig(
         prior_around(known.train, object_filling_radius(directions.smallest_field_of_view), known.looks_at_origin),
+        "rough" if component is None else "matched",
         "ball" if images.has_alpha else "unbounded",
         lenses,
     )
@@ -226,15 +237,14 @@ def known_poses(
     assert placed is not None
     indices, poses, origins = placed
     is_train, is_matched = indices < count, origins == PoseOrigin.MATCHES
-    aim = None
+    aim, points = None, None if component is None else torch.from_numpy(component.points)
     # The frame is that of poses that can be trusted, where there are any.
     trusted = is_train & is_matched if component is not None else is_train
     if image_set.images.has_alpha:
         aim = common_aim(poses[trusted])
         rays = object_rays(image_set, indices[trusted], poses[trusted])
-        frame = frame_of_object(poses[trusted], rays, aim)
+        frame = frame_of_object(poses[trusted], rays, aim, points)
     else:
-        points = None if component is None else torch.from_numpy(component.points)
         frame = frame_of_surroundings(poses[trusted], points)
     moved = frame.apply(poses).float()
     return KnownPoses(
@@ -297,7 +307,7 @@ def found_lenses(component: Component, sizes: List[ImageSize]) -> List[Intrinsic
 
 
 def object_rays(image_set: ImageSet, indices: Int[Tensor, "k"], camera_to_worlds: Float[Tensor, "k 3 4"]) -> ObjectRays:
-    """Rays through the borders of silhouettes.
+    """Rays through the borders of silhouettes, or through the image's edge where the object goes on beyond.
 
     Args:
         image_set: images with alpha.
@@ -307,7 +317,8 @@ def object_rays(image_set: ImageSet, indices: Int[Tensor, "k"], camera_to_worlds
     height, width = image_set.size_at(_SILHOUETTE_SIDE)
     device = image_set.images.pixels.device
     inside = image_set.images.at_resolution(height, width, indices.to(device))[:, 3] > 0.5
-    surrounded = torch.nn.functional.avg_pool2d(inside[:, None].float(), 3, 1, 1, count_include_pad=False)[:, 0] > 0.999
+    # What the edge of the image cuts off begins there, at least.
+    surrounded = torch.nn.functional.avg_pool2d(inside[:, None].float(), 3, 1, 1)[:, 0] > 0.999
     border = (inside & ~surrounded).cpu()
     directions = image_set.pixel_directions(indices.to(device), height, width).cpu().to(camera_to_worlds)
     origins, along, cameras = [], [], []

@@ -19,6 +19,9 @@ from gnerf_ns.training.objective import ComparedImages, RenderRequest, TrainingS
 from gnerf_ns.training.schedule import StepPlan
 from gnerf_ns.utils.annealing import geometric
 
+CONTRADICTION_SIGMAS = 10.0
+"""A pair of images is contradicted if most of its matches are off by more than so many `sigma`."""
+
 
 @dataclass
 class EpipolarObjectiveConfig:
@@ -43,14 +46,27 @@ class EpipolarObjective(nn.Module):
         self._images: Int[Tensor, "matches 2"] = torch.zeros(0, 2, dtype=torch.long)
         self._coords: Float[Tensor, "matches 2 2"] = torch.zeros(0, 2, 2)
 
+    @torch.no_grad()
     def use(self, matches: PairMatches) -> None:
-        """Take matches; those of other than training images are left out."""
+        """Take matches of training images, but for those of pairs that the poses contradict: of parts that look alike.
+
+        Args:
+            matches: of training and held-out images, one after the other.
+        """
         counts = torch.from_numpy(matches.ends).diff(prepend=torch.zeros(1, dtype=torch.long))
-        images = torch.from_numpy(matches.pairs).repeat_interleave(counts, dim=0)
+        pairs = torch.arange(len(counts)).repeat_interleave(counts)
+        images = torch.from_numpy(matches.pairs)[pairs]
         kept = (images < len(self._scene.image_set)).all(dim=1)
-        self.set_extra_state(
-            {"images": images[kept], "coords": 2.0 * torch.from_numpy(matches.points)[kept].view(-1, 2, 2) - 1.0}
-        )
+        coords = 2.0 * torch.from_numpy(matches.points).view(-1, 2, 2) - 1.0
+        self.set_extra_state({"images": images[kept], "coords": coords[kept]})
+        if len(self._images) == 0:
+            return
+        agree = torch.sqrt(self._errors(self._images, self._coords)) < CONTRADICTION_SIGMAS * self.config.sigma
+        of_pair = pairs[kept].to(agree.device)
+        shares = torch.zeros(len(counts), device=agree.device).index_add(0, of_pair, agree.float())
+        shares = shares / torch.zeros_like(shares).index_add(0, of_pair, torch.ones_like(agree, dtype=torch.float))
+        right = shares[of_pair] > 0.5
+        self._images, self._coords = self._images[right], self._coords[right]
 
     def get_extra_state(self) -> Dict[str, Any]:
         """For checkpoints: the matches."""
@@ -67,22 +83,27 @@ class EpipolarObjective(nn.Module):
 
     def request(self, plan: StepPlan) -> RenderRequest:
         """No rays; the loss depends on cameras alone."""
-        cameras, device = self._scene.cameras, self._scene.model.device
+        device = self._scene.model.device
         chosen = torch.randint(len(self._images), (self.config.matches_per_step,), device=device)
         images, coords = self._images[chosen], self._coords[chosen]
 
         def losses(outputs: Dict[str, Any]) -> Dict[str, Tensor]:
-            poses = cameras()
-            errors = sampson_errors(
-                poses[images[:, 0]],
-                poses[images[:, 1]],
-                cameras.train_lenses.at(images[:, 0], coords[:, :1])[:, 0],
-                cameras.train_lenses.at(images[:, 1], coords[:, 1:])[:, 0],
-            )
-            robust = torch.log1p(errors / self.config.sigma**2)
+            robust = torch.log1p(self._errors(images, coords) / self.config.sigma**2)
             return {"epipolar_loss": geometric(self.config.loss_mult, plan.phase_b_progress) * robust.mean()}
 
         return RenderRequest(no_rays(device), losses)
+
+    def _errors(
+        self, images: Int[Tensor, "matches 2"], coords: Float[Tensor, "matches 2 2"]
+    ) -> Float[Tensor, "matches"]:
+        """`sampson_errors` of matches at the present poses."""
+        cameras, poses = self._scene.cameras, self._scene.cameras()
+        return sampson_errors(
+            poses[images[:, 0]],
+            poses[images[:, 1]],
+            cameras.train_lenses.at(images[:, 0], coords[:, :1])[:, 0],
+            cameras.train_lenses.at(images[:, 1], coords[:, 1:])[:, 0],
+        )
 
 
 def sampson_errors(

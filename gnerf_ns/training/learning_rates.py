@@ -40,8 +40,12 @@ class PhaseSchedulerConfig(SchedulerConfig):
     """Share of the learning rate at the beginning of phase B."""
     last_factor: float = 0.1
     """Share of the learning rate at the end of phase B."""
-    known_hold: float = 0.0
-    """Share of phase B in which the rate is 0 where poses are known from the start: no young field can judge them."""
+    known_hold: Tuple[float, float] = (0.0, 0.0)
+    """Share of phase B in which the rate is 0 where poses are known from the start, roughly or by matches: no young
+    field can judge them."""
+    matched_factor: float = 1.0
+    """Share of the learning rate in phase B where poses are those of matches: what the rays of a step say of a pose is
+    noise for the most part, by which good poses walk."""
 
     def factor(self, schedule: Schedule, step: int) -> float:
         """Share of the learning rate at a step."""
@@ -49,9 +53,11 @@ class PhaseSchedulerConfig(SchedulerConfig):
             progress = 2.0 * (step - schedule.begins_at) / max(1, schedule.config.phase_a_steps) - 1.0
             return geometric((1.0, self.phase_a_last_factor), min(1.0, max(0.0, progress)))
         progress = max(0, step - schedule.phase_b_start) / max(1, schedule.phase_b_steps)
-        if schedule.poses_are_known and progress < self.known_hold:
+        known = schedule.config.known_poses
+        if known != "none" and progress < self.known_hold[known == "matched"]:
             return 0.0
-        return geometric((self.first_factor, self.last_factor), min(1.0, progress))
+        factor = self.matched_factor if known == "matched" else 1.0
+        return factor * geometric((self.first_factor, self.last_factor), min(1.0, progress))
 
 
 class PhaseScheduler(Scheduler):

@@ -121,7 +121,7 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
     @property
     def resolved_schedule(self) -> PhaseScheduleConfig:
         """Without phase A where poses are known from the start."""
-        return self.schedule if self.begins_with is None else self.schedule.with_known_poses()
+        return self.schedule if self.begins_with is None else self.schedule.with_known_poses(self.begins_with.certainty)
 
     def resolved_focal_mode(self, has_calibration: bool) -> FocalMode:
         """What auto stands for, for focal lengths that were measured or not."""

@@ -126,13 +126,16 @@ class PhaseScheduleConfig:
     looks_up_poses: tyro.conf.Suppress[bool] = True
     """Whether every pose is looked up at the end of phase A. Without, the pose table goes on with what phase A has
     left in it, as GNeRF's does: adversarial training pulls it towards the inversion network all along."""
+    known_poses: tyro.conf.Suppress[Literal["none", "rough", "matched"]] = "none"
+    """What poses training begins with: none; rough ones, some degrees off; or those of matches, of which colors know
+    little more. Set by `with_known_poses`."""
     misfit_search_steps: tyro.conf.Suppress[Tuple[int, ...]] = (60, 150, 300, 600, 1000)
     """Steps of phase B before which misfits are offered better poses."""
 
     @property
     def poses_are_known(self) -> bool:
         """Whether training begins with poses (`with_known_poses`)."""
-        return self.phase_a_steps == 0 and not self.looks_up_poses
+        return self.known_poses != "none"
 
     def settled(self, num_images: int, image_side: Optional[int] = None) -> PhaseScheduleConfig:
         """The same for a number of training images, with nothing left open.
@@ -150,7 +153,7 @@ class PhaseScheduleConfig:
         chosen = (self.leave_out_rounds, self.pose_trial_rounds, self.phase_a_attempts)
         first, last = self.phase_b_image_side[0], self.phase_b_image_side[1] or image_side
         if last is not None:
-            first = min(last, max(first, round(last / KNOWN_GROWTH)) if self.poses_are_known else first)
+            first = min(last, max(first, round(last / KNOWN_GROWTH)) if self.known_poses == "matched" else first)
         rounds, trials, attempts = (left if mine is None else mine for mine, left in zip(chosen, likely, strict=True))
         return replace(
             self,
@@ -168,10 +171,11 @@ class PhaseScheduleConfig:
         assert last is not None, "the schedule has to know how large the images are"
         return first, last
 
-    def with_known_poses(self) -> PhaseScheduleConfig:
-        """The same where poses are roughly known from the start: phase B alone, and nobody looked up from nothing."""
+    def with_known_poses(self, known_poses: Literal["rough", "matched"]) -> PhaseScheduleConfig:
+        """The same where poses are known from the start: phase B alone, and nobody looked up from nothing."""
         return replace(
             self,
+            known_poses=known_poses,
             phase_a_steps=0,
             interleaved_steps=0,
             phase_a_attempts=1,
@@ -229,11 +233,6 @@ class Schedule:
         """The same with phase A beginning at a step, and the end where it was: if unplanned, phase B is shorter."""
         anew = replace(self, begins_at=step, attempts_left=attempts_left)
         return replace(anew, phase_b_steps=max(0, self.phase_b_steps + self.total_steps - anew.total_steps))
-
-    @property
-    def poses_are_known(self) -> bool:
-        """Whether training begins with poses."""
-        return self.config.poses_are_known
 
     @property
     def total_steps(self) -> int:

@@ -19,6 +19,7 @@ from gnerf_ns.cameras.scene_frame import (
     axes_meet_at,
     ball_around,
     common_aim,
+    enclosing,
     frame_of_object,
     frame_of_surroundings,
     up_direction,
@@ -138,3 +139,24 @@ def test_an_object_beside_the_aim_stays_beside_the_origin():
     frame = frame_of_object(poses, rays_to_ball(poses, center, 0.5), torch.zeros(3, dtype=torch.float64))
     assert frame.translation.tolist() == [0.0, 0.0, 0.0]
     assert frame.scale == pytest.approx(0.95 / 0.9, rel=0.05)  # but for the few farthest
+
+
+def test_points_that_no_silhouette_shows_are_in_the_ball():
+    poses, generator = cameras(30), torch.Generator().manual_seed(0)
+    points = 2.0 * functional.normalize(torch.randn(200, 3, dtype=torch.float64, generator=generator), dim=-1)
+    points[:5] *= 40.0  # wrong ones
+    rays = rays_to_ball(poses, torch.zeros(3, dtype=torch.float64), 0.5)
+    for center in (None, torch.zeros(3, dtype=torch.float64)):
+        frame = frame_of_object(poses, rays, center, points)
+        reached = (frame.scale * points[5:] @ frame.rotation.mT + frame.translation).norm(dim=-1)
+        assert 0.9 < float(reached.max()) < 0.96
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 1000), st.integers(0, 20))
+def test_the_enclosing_ball_holds_everything(seed: int, count: int):
+    generator = torch.Generator().manual_seed(seed)
+    points = 3.0 * torch.randn(count, 3, dtype=torch.float64, generator=generator)
+    center, radius = enclosing(torch.zeros(3, dtype=torch.float64), 1.0, points)
+    assert float(center.norm()) + 1.0 <= radius * (1.0 + 1e-6)
+    assert all(float((point - center).norm()) <= radius * (1.0 + 1e-5) for point in points)

@@ -135,7 +135,7 @@ def test_the_prior_is_where_cameras_stand():
 
 def test_phase_b_is_all_there_is():
     config = PhaseScheduleConfig(**{**SCHEDULE, "phase_a_attempts": None, "leave_out_rounds": None})
-    schedule = Schedule.of(config.with_known_poses(), 12, 100)
+    schedule = Schedule.of(config.with_known_poses("matched"), 12, 100)
     assert schedule.total_steps == config.phase_b_steps
     plans = [schedule.at(step) for step in range(schedule.total_steps)]
     assert all(plan.phase == "B" and not plan.searches_all_poses and plan.leave_out_round is None for plan in plans)

@@ -19,7 +19,7 @@ from gnerf_ns.training.objective import TrainingScene
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 
 TRUTH = random_poses(6, seed=1)
-PLAN = Schedule.of(PhaseScheduleConfig().with_known_poses(), 6, 100).at(0)
+PLAN = Schedule.of(PhaseScheduleConfig().with_known_poses("matched"), 6, 100).at(0)
 
 
 def directions_to(poses: Tensor, points: Tensor) -> Tensor:
@@ -101,8 +101,9 @@ def test_poses_are_brought_back():
     torch.manual_seed(0)
     turns = roma.rotvec_to_rotmat(0.03 * torch.randn(6, 3))
     moved = torch.cat([turns @ TRUTH[..., :3], TRUTH[..., 3:] + 0.03 * torch.randn(6, 3, 1)], dim=-1)
-    pulled = objective(moved)
+    pulled = objective(TRUTH)
     learned = pulled._scene.cameras
+    learned.assign(torch.arange(6), moved)
     optimizer = torch.optim.Adam(learned.get_param_groups()["poses"], lr=3e-3)
     before = float(loss(pulled))
     for _ in range(300):
@@ -110,6 +111,14 @@ def test_poses_are_brought_back():
         loss(pulled).backward()
         optimizer.step()
     assert float(loss(pulled)) < 0.2 * before
+
+
+def test_a_pair_that_the_poses_contradict_is_left_out():
+    """Camera 2 is half a turn off, as if it had matched a side that looks alike: none of its matches count."""
+    wrong = TRUTH.clone()
+    wrong[2] = wrong[2] * torch.tensor([-1.0, -1.0, 1.0])[:, None]
+    kept = objective(wrong)
+    assert len(kept._images) == 10 * 60 and not bool((kept._images == 2).any())
 
 
 def test_matches_are_in_the_checkpoint():

@@ -162,9 +162,14 @@ def test_entries_with_tiny_gradients_move_as_fast_as_others():
 
 
 def test_known_poses_are_held_while_the_field_is_young():
-    config = PhaseSchedulerConfig(last_factor=0.1, known_hold=0.25)
+    config = PhaseSchedulerConfig(last_factor=0.1, known_hold=(0.05, 0.25), matched_factor=0.5)
     settings = PhaseScheduleConfig(phase_a_steps=10, phase_b_steps=40, leave_out_rounds=0)
-    known, unknown = (Schedule.of(each, 50, 100) for each in (settings.with_known_poses(), settings))
-    assert [config.factor(known, step) for step in (0, 9)] == [0.0, 0.0]
-    assert config.factor(known, 10) == pytest.approx(0.1**0.25) and config.factor(known, 40) == pytest.approx(0.1)
+    matched, rough, unknown = (
+        Schedule.of(each, 50, 100)
+        for each in (settings.with_known_poses("matched"), settings.with_known_poses("rough"), settings)
+    )
+    assert [config.factor(matched, step) for step in (0, 9)] == [0.0, 0.0]
+    assert config.factor(matched, 10) == pytest.approx(0.5 * 0.1**0.25)
+    assert config.factor(matched, 40) == pytest.approx(0.05)
+    assert config.factor(rough, 1) == 0.0 and config.factor(rough, 40) == pytest.approx(0.1)
     assert config.factor(unknown, 10) == 1.0

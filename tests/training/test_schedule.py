@@ -341,6 +341,6 @@ def test_figures_out_of_range_are_refused_by_name(option: str, value: Any):
 )
 def test_phase_b_ends_with_images_as_large_as_they_are(given, side: int, known: bool, expected):
     config = PhaseScheduleConfig(phase_b_image_side=given)
-    schedule = Schedule.of(config.with_known_poses() if known else config, MANY, side)
+    schedule = Schedule.of(config.with_known_poses("matched") if known else config, MANY, side)
     sides = [schedule.at(step).image_side for step in (schedule.phase_b_start, schedule.total_steps)]
     assert tuple(sides) == expected
