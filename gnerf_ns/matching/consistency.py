@@ -7,11 +7,11 @@ match all over. (That missing matches tell what matches do not: Zach et al., CVP
 
 from __future__ import annotations
 
-from typing import Dict, Mapping, Tuple
+from typing import Dict, List, Mapping, Tuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from gnerf_ns.matching.local_matches import Component, PairMatches
 
@@ -48,31 +48,47 @@ def _area(points: Float[np.ndarray, "points 2"]) -> float:
     return cv2.contourArea(cv2.convexHull(points.astype(np.float32))) if len(points) >= 3 else 0.0
 
 
-def conflict(component: Component, coverage: Coverage) -> float:
-    """Share of the pairs of neighbors that are none by what their images have in common; 0 where there are too few.
+def misplaced(component: Component, coverage: Coverage) -> List[int]:
+    """The fewest images, about, without which no two neighbors have less in common than neighbors have.
 
     Args:
         component: cameras, and the points they see.
         coverage: of all pairs that match; others have none.
+
+    Returns:
+        Rows of the component; none where there are too few neighbors to tell.
     """
-    indices, poses, middles = component.image_indices, component.camera_to_worlds, _middles(component)
+    pairs = _neighbors(component)
+    if len(pairs) < FEWEST_NEIGHBORS:
+        return []
+    indices = component.image_indices[pairs]
+    covered = np.array([coverage.get((int(i), int(j)), 0.0) for i, j in np.sort(indices, axis=1)])
+    usual = np.median(covered[covered > 0.0]) if (covered > 0.0).any() else 1.0
+    wrong = pairs[covered < MISSING_SHARE * usual]
+    taken: List[int] = []
+    while len(wrong) > 0:
+        # The image that contradicts the largest share of its neighbors: others contradict it, and not each other.
+        counts, all_counts = (np.bincount(each.flatten(), minlength=len(component)) for each in (wrong, pairs))
+        taken.append(int(np.lexsort((counts / np.maximum(all_counts, 1), counts))[-1]))
+        wrong = wrong[(wrong != taken[-1]).all(axis=1)]
+    return taken
+
+
+def _neighbors(component: Component) -> Int[np.ndarray, "pairs 2"]:
+    """Rows of cameras that see the same from about the same place."""
+    poses, middles = component.camera_to_worlds, _middles(component)
     found = []
-    for row in range(len(indices)):
-        others = np.arange(row + 1, len(indices))
+    for row in range(len(component)):
+        others = np.arange(row + 1, len(component))
         seen = (middles[row] + middles[others]) / 2
         mine, theirs = poses[row, :, 3] - seen, poses[others, :, 3] - seen
         far, farther = np.linalg.norm(mine, axis=1), np.linalg.norm(theirs, axis=1)
         directions = _angles_deg((mine * theirs).sum(axis=1) / np.maximum(far * farther, 1e-12))
         axes = _angles_deg(poses[others, :, 2] @ poses[row, :, 2])
         ratios = np.maximum(far, farther) / np.maximum(np.minimum(far, farther), 1e-12)
-        for other in others[(directions < NEAR_DEG) & (axes < NEAR_AXES_DEG) & (ratios < NEAR_RATIO)]:
-            i, j = int(indices[row]), int(indices[other])
-            found.append(coverage.get((min(i, j), max(i, j)), 0.0))
-    if len(found) < FEWEST_NEIGHBORS:
-        return 0.0
-    covered = np.array(found)
-    usual = np.median(covered[covered > 0.0]) if (covered > 0.0).any() else 1.0
-    return float((covered < MISSING_SHARE * usual).mean())
+        near = others[(directions < NEAR_DEG) & (axes < NEAR_AXES_DEG) & (ratios < NEAR_RATIO)]
+        found.append(np.stack([np.full_like(near, row), near], axis=1))
+    return np.concatenate(found)
 
 
 def _middles(component: Component) -> Float[np.ndarray, "n 3"]:

@@ -9,7 +9,7 @@ from typing import Dict, List
 import numpy as np
 from jaxtyping import Float, Int
 
-_PAIRS, _CONFLICT = "pairs", "conflict"
+_PAIRS, _MISPLACED = "pairs", "misplaced"
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,16 @@ class LocalMatches:
     """The largest first. No image is in two."""
     matches: PairMatches
     """Verified matches of all pairs."""
-    conflict: float = 0.0
-    """Share of the largest component's neighbors whose images have less in common than neighbors have
-    (`consistency.conflict`): it may be that sides that are alike were taken for one."""
+    misplaced: Int[np.ndarray, "misplaced"]
+    """Images of the largest component whose neighbors there have less in common with them than neighbors have
+    (`consistency.misplaced`): it may be that sides that are alike were taken for one."""
 
     def save(self, path: Path) -> None:
         """Write to an .npz file."""
         arrays: Dict[str, np.ndarray] = {f"{_PAIRS}.{key}": value for key, value in vars(self.matches).items()}
         for number, component in enumerate(self.components):
             arrays.update({f"{number}.{key}": value for key, value in vars(component).items()})
-        arrays[_CONFLICT] = np.array(self.conflict)
+        arrays[_MISPLACED] = self.misplaced
         np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
 
     @classmethod
@@ -85,5 +85,5 @@ class LocalMatches:
             return cls(
                 components,
                 PairMatches(**{key.name: file[f"{_PAIRS}.{key.name}"] for key in fields(PairMatches)}),
-                float(file[_CONFLICT]),
+                file[_MISPLACED],
             )

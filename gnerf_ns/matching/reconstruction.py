@@ -8,6 +8,7 @@ folder. Lines on standard output say how far it is.
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import tempfile
@@ -20,7 +21,7 @@ import numpy as np
 import pycolmap
 from jaxtyping import Float, Int
 
-from gnerf_ns.matching.consistency import conflict, coverage_of_pairs
+from gnerf_ns.matching.consistency import coverage_of_pairs, misplaced
 from gnerf_ns.matching.job import IMAGES, MASKS, RESULT, Job, image_name
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
 from gnerf_ns.matching.pairs import every_pair, likely_pairs
@@ -51,13 +52,13 @@ STRICT = Criteria()
 # The error is what loosening must not touch: with 4 pixels for few inliers, images were put in wrong places.
 LOOSE = Criteria(min_inliers=10, max_error_px=2.0, is_loose=True)
 
-COVERAGES = (0.0, 0.5, 0.6, 0.4, 0.3, 0.7)
+COVERAGES = (0.0, 0.65, 0.5, 0.55)
 """How much of what either image shows the first matches are to cover (`consistency`), tried one after the other until
 neighbors look alike all over. None of them is right for every object."""
-CLEAR_CONFLICT = 0.02
-"""Share of neighbors that may not look alike all over: so much is between right ones, too."""
-CONFLICT_COST = 5.0
-"""A larger share counts as so many times that share of the images lost."""
+CLEAR_SHARE = 0.025
+"""Share of the images that neighbors may contradict: so many are among right ones, too."""
+MISPLACED_COST = 5.0
+"""An image that neighbors contradict counts as so many lost: others are wrong together with it."""
 
 
 def reconstruct(folder: Path) -> LocalMatches:
@@ -71,19 +72,21 @@ def reconstruct(folder: Path) -> LocalMatches:
     else:
         pairs = likely_pairs(_descriptors(job, features), job.order)
     matched = {STRICT: _match(job, folder, features, pairs, STRICT)}
-    best, best_score = LocalMatches([], _verified(job, matched[STRICT]), 0.0), -1.0
+    best, best_score = None, -math.inf
     for covered in COVERAGES:
-        models = _reconstruct(job, folder, features, pairs, matched, covered)
+        components = _components(_reconstruct(job, folder, features, pairs, matched, covered))
         matches = _verified(job, matched.get(LOOSE, matched[STRICT]))
-        components = _components(models)
-        if not components:
+        if best is None:
+            best = LocalMatches(components, matches, np.zeros(0, dtype=np.int64))
+        if components:
+            rows = misplaced(components[0], coverage_of_pairs(matches))
+            score = len(components[0]) - MISPLACED_COST * len(rows)
+            if score > best_score:
+                best_score = score
+                best = LocalMatches(components, matches, components[0].image_indices[np.array(rows, dtype=np.int64)])
+        if len(best.misplaced) <= CLEAR_SHARE * job.num_images:
             break
-        share = conflict(components[0], coverage_of_pairs(matches))
-        score = len(components[0]) * (1.0 - CONFLICT_COST * share)
-        if score > best_score:
-            best, best_score = LocalMatches(components, matches, share), score
-        if share < CLEAR_CONFLICT:
-            break
+    assert best is not None
     return best
 
 

@@ -28,7 +28,7 @@ from gnerf_ns.data.images import ImageSize
 from gnerf_ns.data.intrinsics import Intrinsics
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
 from gnerf_ns.matching.matcher import MatchedImages, match_images
-from gnerf_ns.utils.console import remark
+from gnerf_ns.utils.console import named, remark
 from gnerf_ns.utils.errors import InputError
 
 GivenPoses = Literal["unknown", "given", "fixed"]
@@ -38,8 +38,8 @@ MIN_SHARE = 0.5
 """Of images of an object alone, so many have to be in one component, or phase A is as good a beginning; in a room,
 nothing else is one."""
 MIN_COUNT = 4
-DOUBTFUL_CONFLICT = 0.05
-"""Share of neighbors without much in common (`matching.consistency`) from which on that is said."""
+DOUBTFUL_SHARE = 0.025
+"""Share of matched images that neighbors contradict (`matching.consistency`) from which on that is said."""
 MIN_GROUP = 3
 """Fewer images are placed one by one."""
 
@@ -64,6 +64,8 @@ class PoseOrigin(IntEnum):
     """Found in what the other images have made of the field."""
     GROUP = 4
     """Found likewise, together with all images that matches place relative to each other."""
+    DOUBTFUL_MATCHES = 5
+    """From local matches, but contradicted by neighbors: it may be moved to where it fits better."""
 
 
 @dataclass
@@ -145,10 +147,12 @@ def find_beginning(
         CONSOLE.print(
             f"Local matches place {found} of {len(train) + len(held_out)} images" + ("." if component else ", too few.")
         )
-        if component is not None and matches.conflict > DOUBTFUL_CONFLICT:
+        if component is not None and len(matches.misplaced) > DOUBTFUL_SHARE * len(component):
+            files = [*train.image_filenames, *held_out.image_filenames]
             remark(
-                f"{matches.conflict:.0%} of neighboring images have little in common: the object may have sides that "
-                "are alike, and some cameras may be a half or a quarter turn off."
+                f"{len(matches.misplaced)} images have little in common with their neighbors, where matches place them "
+                f"({named([files[index] for index in matches.misplaced])}): the object may have sides that are alike, "
+                "and these and others may be half or a quarter of a turn off."
             )
     if component is None and given is None:
         return None
@@ -197,10 +201,21 @@ def given_placement(manager: UnposedDataManager) -> Placement:
     return Placement(indices, poses[indices], torch.full_like(indices, PoseOrigin.GIVEN))
 
 
-def joined(component: Component, given: Optional[Placement]) -> Placement:
-    """Matched images where matches put them, and those others that came with a pose, moved into the same frame."""
+def joined(
+    component: Component, given: Optional[Placement], misplaced: Optional[Int[np.ndarray, "m"]] = None
+) -> Placement:
+    """Matched images where matches put them, and those others that came with a pose, moved into the same frame.
+
+    Args:
+        component: the matched images.
+        given: poses that came with the images, if they are to be used.
+        misplaced: images of the component that their neighbors contradict.
+    """
     indices, poses = torch.from_numpy(component.image_indices), torch.from_numpy(component.camera_to_worlds)
-    placed = Placement(indices, poses.double(), torch.full_like(indices, PoseOrigin.MATCHES))
+    origins = torch.full_like(indices, PoseOrigin.MATCHES)
+    if misplaced is not None:
+        origins[torch.isin(indices, torch.from_numpy(misplaced))] = PoseOrigin.DOUBTFUL_MATCHES
+    placed = Placement(indices, poses.double(), origins)
     if given is None:
         return placed
     rows = {int(index): row for row, index in enumerate(given.indices)}
@@ -233,7 +248,7 @@ def known_poses(
     """
     count, placed = len(image_set), given
     if component is not None:
-        placed = joined(component, given)
+        placed = joined(component, given, None if matches is None else matches.misplaced)
     assert placed is not None
     indices, poses, origins = placed
     is_train, is_matched = indices < count, origins == PoseOrigin.MATCHES

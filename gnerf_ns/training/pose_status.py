@@ -30,6 +30,7 @@ ORIGIN_WORDS = {
     PoseOrigin.GIVEN: "given",
     PoseOrigin.LOOKED_UP: "looked up",
     PoseOrigin.GROUP: "group",
+    PoseOrigin.DOUBTFUL_MATCHES: "doubtful matches",
 }
 """How a transforms.json and the screen name them."""
 
@@ -68,9 +69,8 @@ def pose_statuses(
     """
     unexplained = costs.relative(image_set, camera_to_worlds, COMPARED_SIDE)
     usual = unexplained.median()
-    doubtful = (unexplained > DOUBTFUL_RATIO * usual) & (unexplained > DOUBTFUL_SHARE) | (
-        unexplained > UNEXPLAINED_SHARE
-    )
+    doubtful = (unexplained > DOUBTFUL_RATIO * usual) & (unexplained > DOUBTFUL_SHARE)
+    doubtful |= (unexplained > UNEXPLAINED_SHARE) | (origins == PoseOrigin.DOUBTFUL_MATCHES).to(unexplained.device)
     return [
         PoseStatus(PoseOrigin(origin), 1.0 - share, is_doubtful)
         for origin, share, is_doubtful in zip(origins.tolist(), unexplained.tolist(), doubtful.tolist(), strict=True)
@@ -83,6 +83,7 @@ def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path]) -> List[str
     words = {
         PoseOrigin.MATCHES: "placed by local matches",
         PoseOrigin.GIVEN: "where they were given",
+        PoseOrigin.DOUBTFUL_MATCHES: "by matches that neighbors contradict",
         PoseOrigin.GROUP: "placed with a group of matched images",
         PoseOrigin.LOOKED_UP: "looked up in the field",
         PoseOrigin.APPEARANCE: "placed by what they look like",

@@ -29,10 +29,10 @@ PAIRS = PairMatches(
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path):
-    saved = LocalMatches([component(1), component(2, 3)], PAIRS)
+    saved = LocalMatches([component(1), component(2, 3)], PAIRS, np.array([11, 13]))
     saved.save(tmp_path / "matches.npz")
     loaded = LocalMatches.load(tmp_path / "matches.npz")
-    assert [len(each) for each in loaded.components] == [4, 3]
+    assert [len(each) for each in loaded.components] == [4, 3] and loaded.misplaced.tolist() == [11, 13]
     for one, other in zip([*saved.components, saved.matches], [*loaded.components, loaded.matches], strict=True):
         for name, value in vars(one).items():
             np.testing.assert_array_equal(getattr(other, name), value, err_msg=name)
@@ -40,6 +40,6 @@ def test_what_is_saved_is_loaded(tmp_path: Path):
 
 def test_nothing_found_is_saved_and_loaded(tmp_path: Path):
     nothing = PairMatches(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
-    LocalMatches([], nothing).save(tmp_path / "matches.npz")
+    LocalMatches([], nothing, np.zeros(0, np.int64)).save(tmp_path / "matches.npz")
     loaded = LocalMatches.load(tmp_path / "matches.npz")
     assert loaded.components == [] and len(loaded.matches.points) == 0

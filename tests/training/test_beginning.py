@@ -37,6 +37,7 @@ ANY_FRAME = Similarity(
     5.0,
     torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64),
 )
+NOBODY = np.zeros(0, np.int64)
 NO_PAIRS = PairMatches(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
 
 
@@ -106,8 +107,8 @@ def test_surroundings_are_told_from_a_plain_ground(what: str, expected: bool):
 @pytest.mark.parametrize("count", [0, 3, 5])
 def test_with_few_images_matched_a_run_begins_as_without(count: int):
     components = [component(list(range(count)), random_poses(count))] if count else []
-    assert not is_enough(LocalMatches(components, NO_PAIRS), num_train=12)
-    assert is_enough(LocalMatches(components, NO_PAIRS), num_train=12, in_a_room=True) == (count >= 4)
+    assert not is_enough(LocalMatches(components, NO_PAIRS, NOBODY), num_train=12)
+    assert is_enough(LocalMatches(components, NO_PAIRS, NOBODY), num_train=12, in_a_room=True) == (count >= 4)
 
 
 def test_lenses_are_found_by_size():
@@ -159,6 +160,17 @@ def test_given_poses_of_others_move_into_the_frame_of_the_matched_ones():
     assert float((placed.camera_to_worlds[6:] - expected[6:]).abs().max()) < 0.2 * ANY_FRAME.scale
 
 
+def test_what_neighbors_contradict_may_be_moved_and_is_named(
+    tiny_scene: Path, matched: Tensor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    result = LocalMatches([component([0, 1, 2, 3, 4, 5, 6], matched[:7])], NO_PAIRS, np.array([3]))
+    monkeypatch.setattr(beginning_module, "match_images", lambda images, seed: result)
+    pipeline = build_pipeline(pipeline_config(tiny_scene, "transport", matching="on"), test_mode="val")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 images have little in common with their neighbors" in said and "sides that are alike" in said
+    assert pipeline.leave_out.movable.tolist() == [3] and pipeline.leave_out.are_all_placed
+
+
 # A whole run
 
 
@@ -173,7 +185,7 @@ def matched(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:
         ]
     )[:, :3]
     found = [0, 1, 2, 4, 5, 6, 7]
-    result = LocalMatches([component(found, poses[found])], NO_PAIRS)
+    result = LocalMatches([component(found, poses[found])], NO_PAIRS, NOBODY)
     monkeypatch.setattr(beginning_module, "match_images", lambda images, seed: result)
     return poses
 
@@ -193,7 +205,7 @@ def test_others_wait_until_they_are_looked_up(matched: Tensor, tiny_scene: Path)
 
 def test_a_second_component_is_placed_as_one(tiny_scene: Path, matched: Tensor, monkeypatch: pytest.MonkeyPatch):
     result = LocalMatches(
-        [component([0, 1, 2, 3, 7], matched[[0, 1, 2, 3, 7]]), component([4, 5, 6], matched[4:7])], NO_PAIRS
+        [component([0, 1, 2, 3, 7], matched[[0, 1, 2, 3, 7]]), component([4, 5, 6], matched[4:7])], NO_PAIRS, NOBODY
     )
     monkeypatch.setattr(beginning_module, "match_images", lambda images, seed: result)
     told = []
