@@ -56,7 +56,12 @@ def paper_pipeline() -> GNeRFPipelineConfig:
     return GNeRFPipelineConfig(
         matching="off",
         datamanager=UnposedDataManagerConfig(max_image_side=400),
-        model=GNeRFModelConfig(radiance=MLPRadianceConfig(), photometric_loss_mult=50.0, eval_num_rays_per_chunk=2048),
+        model=GNeRFModelConfig(
+            radiance=MLPRadianceConfig(),
+            photometric_loss_mult=50.0,
+            opacity_loss_mult=0.0,  # GNeRF compares colors alone
+            eval_num_rays_per_chunk=2048,
+        ),
         schedule=paper_schedule(),
         phase_a="adversarial",
         learn_up_direction=False,

@@ -194,5 +194,5 @@ def _of_usual_cameras(rays: ObjectRays, center: Float[Tensor, "3"]) -> Tensor:
     distances = torch.linalg.vector_norm(_offsets_to(rays, center), dim=-1)
     count = int(rays.cameras.max()) + 1
     farthest = distances.new_zeros(count).scatter_reduce(0, rays.cameras, distances, "amax")
-    limit = farthest[rays.cameras.unique()].quantile(1.0 - _OUTLYING_SHARE)
+    limit = farthest[rays.cameras.unique()].quantile(1.0 - _OUTLYING_SHARE, interpolation="higher")
     return farthest[rays.cameras] <= limit

@@ -105,6 +105,7 @@ class UnposedDataManagerConfig(VanillaDataManagerConfig):
         state.pop("published_cameras", None)
         if self.data is not None:
             state["data"] = Path(self.data).absolute()
+        state["pixel_sampler"] = PixelSamplerConfig()  # nerfstudio keeps the cameras' type in it
         state["dataparser"] = replace(self.dataparser, data=Path(self.dataparser.data).absolute())
         return state
 
@@ -143,7 +144,8 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
     Its state in a checkpoint is its `RunImages`.
 
     Attributes:
-        train_ground_truth: true camera_to_worlds [n, 3, 4] where known, for evaluation only.
+        train_ground_truth: camera_to_worlds [n, 3, 4] that came with the images, NaN for none; for evaluation, and for
+            `--pipeline.poses` where that asks for them.
         eval_ground_truth: likewise of the held-out images [m, 3, 4].
         has_calibration: whether the focal lengths were measured, and not guessed or read from EXIF.
         train_images: all training images.
@@ -397,8 +399,10 @@ def _write_cameras(dataset: UnposedDataset, estimated: Cameras, kind: str) -> No
         )
     # In place: ns-export finds this very object in the dataparser outputs.
     cameras = dataset.cameras
-    for name in ("camera_to_worlds", "fx", "fy"):
-        setattr(cameras, name, getattr(estimated, name).detach().to(cameras.device, torch.float32).clone())
+    for name in ("camera_to_worlds", "fx", "fy", "cx", "cy", "distortion_params"):
+        value = getattr(estimated, name)
+        if value is not None:
+            setattr(cameras, name, value.detach().to(cameras.device, torch.float32).clone())
 
 
 PARSER_ERRORS = (

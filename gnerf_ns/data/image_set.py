@@ -149,6 +149,8 @@ class ImageStack:
         inside = torch.ones_like(small[..., 0]) if validity is None else validity
         edges = torch.cat([_along_edges(small), _along_edges(inside[..., None])], dim=-1).flatten(0, 1)
         colors = edges[edges[:, 3] > 0.999, :3]
+        if len(colors) == 0:  # long images of both orientations, no part of an edge whole
+            return True
         deviations = (colors - colors.median(dim=0).values).abs().amax(dim=-1)
         return float((deviations < _PLAIN_DEVIATION).float().mean()) < _PLAIN_SHARE
 

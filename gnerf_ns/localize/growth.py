@@ -22,6 +22,7 @@ from gnerf_ns.data.grown_dataparser import GrownDataParserConfig
 from gnerf_ns.data.transforms_json import load_transforms_json, read_transforms_json
 from gnerf_ns.fields.hash_encoding import use_compiled_hash_grids
 from gnerf_ns.models.image_metrics import without_lpips
+from gnerf_ns.training.beginning import PoseOrigin
 from gnerf_ns.training.schedule import Schedule
 from gnerf_ns.training.trainer import GNeRFTrainerConfig
 from gnerf_ns.utils.checkpoints import find_checkpoint, for_more_images, read_checkpoint
@@ -157,6 +158,7 @@ class LearnedPoses(GivenPoses):
         num_all = len(pipeline.cameras)
         added = torch.arange(num_all - len(camera_to_worlds), num_all, device=pipeline.device)
         pipeline.cameras.assign(added, camera_to_worlds.to(pipeline.device))
+        pipeline.leave_out.origins[added] = PoseOrigin.LOOKED_UP
         pipeline.publish_cameras()
 
 

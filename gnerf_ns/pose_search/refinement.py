@@ -77,7 +77,8 @@ def refine_poses(
             coords, colors = pixels.draw(hypotheses.image_indices, config.rays_per_hypothesis, side)
             shown = hypotheses.apply_exposure(field.colors(hypotheses.rays(coords, *image_set.size_at(side))))
             optimizer.zero_grad()
-            F.huber_loss(shown, colors.flatten(0, 1), delta=config.robust_width).backward()
+            # Not into learned focal lengths, which the rays depend on, too.
+            F.huber_loss(shown, colors.flatten(0, 1), delta=config.robust_width).backward(inputs=learned)
             optimizer.step()
             after_step(step)
 

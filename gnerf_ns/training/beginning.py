@@ -28,6 +28,7 @@ from gnerf_ns.data.images import ImageSize
 from gnerf_ns.data.intrinsics import Intrinsics
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
 from gnerf_ns.matching.matcher import MatchedImages, match_images
+from gnerf_ns.training.schedule import FEW_IMAGES
 from gnerf_ns.utils.console import named, remark
 from gnerf_ns.utils.errors import InputError
 
@@ -37,6 +38,8 @@ GivenPoses = Literal["unknown", "given", "fixed"]
 MIN_SHARE = 0.5
 """Of images of an object alone, so many have to be in one component, or phase A is as good a beginning; in a room,
 nothing else is one."""
+MIN_SHARE_OF_FEW = 0.9
+"""The same of few images (`FEW_IMAGES`): phase A tries each of them elsewhere, and finds what matches miss."""
 MIN_COUNT = 4
 DOUBTFUL_SHARE = 0.025
 """Share of matched images that neighbors contradict (`matching.consistency`) from which on that is said."""
@@ -142,7 +145,7 @@ def find_beginning(
     component = None
     if matches is not None:
         sizes = [len(each) for each in matches.components]
-        component = matches.components[0] if is_enough(matches, len(train), not images.has_alpha) else None
+        component = matches.components[0] if is_enough(matches, len(train), images.show_surroundings) else None
         found = ", ".join(map(str, sizes)) or "none"
         CONSOLE.print(
             f"Local matches place {found} of {len(train) + len(held_out)} images" + ("." if component else ", too few.")
@@ -162,8 +165,11 @@ def find_beginning(
     manager.use_lenses(lenses)
     directions = CameraDirections(train.given_cameras.to(images.pixels.device))
     known = known_poses(component, given, ImageSet(images, directions), matches)
+    # As `LearnedCameras` has them: what fills the view fills the images, and not the padding around them.
+    canvas_radius = object_filling_radius(directions.smallest_field_of_view)
+    radius = object_filling_radius(CameraDirections(train.file_cameras).smallest_field_of_view)
     beginning = BeginningConfig(
-        prior_around(known.train, object_filling_radius(directions.smallest_field_of_view), known.looks_at_origin),
+        prior_around(known.train, radius, canvas_radius, known.looks_at_origin),
         "rough" if component is None else "matched",
         "ball" if images.has_alpha else "unbounded",
         lenses,
@@ -174,7 +180,8 @@ def find_beginning(
 def is_enough(matches: LocalMatches, num_train: int, in_a_room: bool = False) -> bool:
     """Whether the largest component has enough of the training images, the first of all."""
     placed = 0 if not matches.components else int((matches.components[0].image_indices < num_train).sum())
-    return placed >= (MIN_COUNT if in_a_room else max(MIN_COUNT, MIN_SHARE * num_train))
+    share = MIN_SHARE if num_train > FEW_IMAGES else MIN_SHARE_OF_FEW
+    return placed >= (MIN_COUNT if in_a_room else max(MIN_COUNT, share * num_train))
 
 
 def given_placement(manager: UnposedDataManager) -> Placement:
@@ -255,6 +262,8 @@ def known_poses(
     aim, points = None, None if component is None else torch.from_numpy(component.points)
     # The frame is that of poses that can be trusted, where there are any.
     trusted = is_train & is_matched if component is not None else is_train
+    if int(trusted.sum()) < MIN_COUNT:
+        trusted = is_train
     if image_set.images.has_alpha:
         aim = common_aim(poses[trusted])
         rays = object_rays(image_set, indices[trusted], poses[trusted])
@@ -349,13 +358,14 @@ def object_rays(image_set: ImageSet, indices: Int[Tensor, "k"], camera_to_worlds
 
 
 def prior_around(
-    camera_to_worlds: Float[Tensor, "k 3 4"], radius: float, looks_at_origin: bool = False
+    camera_to_worlds: Float[Tensor, "k 3 4"], radius: float, canvas_radius: float, looks_at_origin: bool = False
 ) -> PosePriorConfig:
     """Where further cameras may stand: about where these do.
 
     Args:
         camera_to_worlds: poses in the field's frame.
         radius: the camera distance that counts as 1 in a prior, in scene units.
+        canvas_radius: the same with padding counted as image, which look-at jitter is relative to.
         looks_at_origin: whether they were aimed at the origin, and level, so that others will be.
     """
     poses = camera_to_worlds.double()
@@ -373,7 +383,7 @@ def prior_around(
             min(90.0, float(elevations.max()) + _MARGIN_DEG),
         ),
         radius=(0.9 * float(distances.min()) / radius, 1.1 * float(distances.max()) / radius),
-        look_at_jitter=float(missed.square().mean().sqrt()) / math.sqrt(2.0) / radius,
+        look_at_jitter=float(missed.square().mean().sqrt()) / math.sqrt(2.0) / canvas_radius,
         roll_deg=(-min(180.0, most_rolled + 1.0), min(180.0, most_rolled + 1.0)),
     )
     return replace(prior, look_at_jitter=0.0, roll_deg=(0.0, 0.0)) if looks_at_origin else prior

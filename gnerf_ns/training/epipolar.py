@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from gnerf_ns.cameras.rays import no_rays
 from gnerf_ns.matching.local_matches import PairMatches
 from gnerf_ns.training.objective import ComparedImages, RenderRequest, TrainingScene
+from gnerf_ns.training.pose_updates import LeaveOut
 from gnerf_ns.training.schedule import StepPlan
 from gnerf_ns.utils.annealing import geometric
 
-CONTRADICTION_SIGMAS = 10.0
+CONTRADICTION_SIGMAS = 20.0
 """A pair of images is contradicted if most of its matches are off by more than so many `sigma`."""
 
 
@@ -38,44 +39,52 @@ class EpipolarObjectiveConfig:
 class EpipolarObjective(nn.Module):
     """Robust Sampson error of matches between training images; without matches it is never active."""
 
-    def __init__(self, config: EpipolarObjectiveConfig, scene: TrainingScene) -> None:
+    def __init__(self, config: EpipolarObjectiveConfig, scene: TrainingScene, leave_out: LeaveOut) -> None:
         super().__init__()
         self.config = config
         self.compared: Optional[ComparedImages] = None
-        self._scene = scene
+        self._scene, self._leave_out = scene, leave_out
         self._images: Int[Tensor, "matches 2"] = torch.zeros(0, 2, dtype=torch.long)
         self._coords: Float[Tensor, "matches 2 2"] = torch.zeros(0, 2, 2)
+        self._believed: Int[Tensor, "believed"] = torch.zeros(0, dtype=torch.long)
 
-    @torch.no_grad()
     def use(self, matches: PairMatches) -> None:
-        """Take matches of training images, but for those of pairs that the poses contradict: of parts that look alike.
+        """Take matches; those of other than training images are left out.
 
         Args:
             matches: of training and held-out images, one after the other.
         """
         counts = torch.from_numpy(matches.ends).diff(prepend=torch.zeros(1, dtype=torch.long))
-        pairs = torch.arange(len(counts)).repeat_interleave(counts)
-        images = torch.from_numpy(matches.pairs)[pairs]
+        images = torch.from_numpy(matches.pairs).repeat_interleave(counts, dim=0)
         kept = (images < len(self._scene.image_set)).all(dim=1)
         coords = 2.0 * torch.from_numpy(matches.points).view(-1, 2, 2) - 1.0
-        self.set_extra_state({"images": images[kept], "coords": coords[kept]})
-        if len(self._images) == 0:
-            return
-        agree = torch.sqrt(self._errors(self._images, self._coords)) < CONTRADICTION_SIGMAS * self.config.sigma
-        of_pair = pairs[kept].to(agree.device)
-        shares = torch.zeros(len(counts), device=agree.device).index_add(0, of_pair, agree.float())
-        shares = shares / torch.zeros_like(shares).index_add(0, of_pair, torch.ones_like(agree, dtype=torch.float))
-        right = shares[of_pair] > 0.5
-        self._images, self._coords = self._images[right], self._coords[right]
+        nobody = torch.zeros(0, dtype=torch.long)
+        self.set_extra_state({"images": images[kept], "coords": coords[kept], "believed": nobody})
+        self._choose_believed()
 
     def get_extra_state(self) -> Dict[str, Any]:
-        """For checkpoints: the matches."""
-        return {"images": self._images, "coords": self._coords}
+        """For checkpoints: the matches, and which are believed."""
+        return {"images": self._images, "coords": self._coords, "believed": self._believed}
 
     def set_extra_state(self, state: Dict[str, Any]) -> None:
         """From checkpoints."""
         device = self._scene.model.device
         self._images, self._coords = state["images"].to(device), state["coords"].to(device)
+        self._believed = state["believed"].to(device)
+
+    @torch.no_grad()
+    def _choose_believed(self) -> None:
+        """All matches but those of pairs that the poses contradict, by parts that look alike, or that have none yet."""
+        if len(self._images) == 0:
+            return
+        agree = self._errors(self._images, self._coords).sqrt() < CONTRADICTION_SIGMAS * self.config.sigma
+        _, of_pair = torch.unique(self._images, dim=0, return_inverse=True)
+        shares = torch.zeros(int(of_pair.max()) + 1, device=agree.device)
+        shares = shares.index_add(0, of_pair, agree.float()) / shares.index_add(
+            0, of_pair, torch.ones_like(agree).float()
+        )
+        placed = ~self._leave_out.unplaced[self._images].any(dim=1)
+        self._believed = ((shares[of_pair] > 0.5) & placed).nonzero()[:, 0]
 
     def is_active(self, plan: StepPlan) -> bool:
         """In B steps, where there are matches."""
@@ -83,8 +92,12 @@ class EpipolarObjective(nn.Module):
 
     def request(self, plan: StepPlan) -> RenderRequest:
         """No rays; the loss depends on cameras alone."""
-        device = self._scene.model.device
-        chosen = torch.randint(len(self._images), (self.config.matches_per_step,), device=device)
+        if plan.searches_misfit_poses:  # some images may stand elsewhere by now
+            self._choose_believed()
+        device, count = self._scene.model.device, len(self._believed)
+        if count == 0:
+            return RenderRequest(no_rays(device), lambda outputs: {})
+        chosen = self._believed[torch.randint(count, (self.config.matches_per_step,), device=device)]
         images, coords = self._images[chosen], self._coords[chosen]
 
         def losses(outputs: Dict[str, Any]) -> Dict[str, Tensor]:

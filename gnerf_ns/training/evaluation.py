@@ -1,4 +1,4 @@
-"""How good are the poses and the field? The only place that looks at true poses; and poses of held-out images."""
+"""How good are the poses and the field? The place that compares with true poses; and poses of held-out images."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Callable, Dict, Tuple, Type
 
+import tyro
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch.optim import Optimizer
@@ -40,10 +41,10 @@ class PhaseSchedulerConfig(SchedulerConfig):
     """Share of the learning rate at the beginning of phase B."""
     last_factor: float = 0.1
     """Share of the learning rate at the end of phase B."""
-    known_hold: Tuple[float, float] = (0.0, 0.0)
+    known_hold: tyro.conf.Suppress[Tuple[float, float]] = (0.0, 0.0)
     """Share of phase B in which the rate is 0 where poses are known from the start, roughly or by matches: no young
     field can judge them."""
-    matched_factor: float = 1.0
+    matched_factor: tyro.conf.Suppress[float] = 1.0
     """Share of the learning rate in phase B where poses are those of matches: what the rays of a step say of a pose is
     noise for the most part, by which good poses walk."""
 

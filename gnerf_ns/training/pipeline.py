@@ -123,6 +123,18 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
         """Without phase A where poses are known from the start."""
         return self.schedule if self.begins_with is None else self.schedule.with_known_poses(self.begins_with.certainty)
 
+    def check_options(self) -> None:
+        """Whether options go together.
+
+        Raises:
+            InputError: some do not.
+        """
+        if self.poses == "fixed" and (self.focal_length in ("shared", "per_image") or self.pose_mode == "look_at"):
+            raise InputError(
+                "--pipeline.poses fixed keeps poses as they are, which a learned --pipeline.focal-length and "
+                "--pipeline.pose-mode look_at would change; leave these out, or use --pipeline.poses given."
+            )
+
     def resolved_focal_mode(self, has_calibration: bool) -> FocalMode:
         """What auto stands for, for focal lengths that were measured or not."""
         if self.focal_length != "auto":
@@ -161,6 +173,7 @@ class GNeRFPipeline(VanillaPipeline):
         self, config: GNeRFPipelineConfig, device: Union[str, torch.device], world_size: int = 1, **kwargs: Any
     ) -> None:
         refuse_several_devices(world_size)
+        config.check_options()
         if config.keep_freed_memory:
             keep_freed_memory()
         if torch.device(device).type == "cpu":
@@ -193,7 +206,7 @@ class GNeRFPipeline(VanillaPipeline):
         self.transport = TransportObjective(config.transport, self.scene) if uses_transport else None
         self.adversarial = AdversarialObjective(config.adversarial, self.scene) if uses_adversaries else None
         of_phase_a = [part for part in (self.transport, self.adversarial) if part is not None]
-        self.epipolar = EpipolarObjective(config.epipolar, self.scene)
+        self.epipolar = EpipolarObjective(config.epipolar, self.scene, self.leave_out)
         self.objectives: List[Objective] = [self.photometric, *of_phase_a, self.epipolar]
         if known is not None:
             self.cameras.assign(known.train_indices, known.train)
@@ -233,7 +246,7 @@ class GNeRFPipeline(VanillaPipeline):
 
     def _build_cameras(self, config: GNeRFPipelineConfig) -> LearnedCameras:
         train, held_out = self.datamanager.train_dataset, self.datamanager.eval_dataset
-        return LearnedCameras(
+        cameras = LearnedCameras(
             train.given_cameras.to(self.device),
             held_out.given_cameras.to(self.device),
             config.resolved_pose_mode,
@@ -242,6 +255,7 @@ class GNeRFPipeline(VanillaPipeline):
             # What fills the view fills the images, and not the padding around them.
             None if self.datamanager.train_images.extents is None else train.file_cameras,
         )
+        return cameras.to(self.device)
 
     @property
     def model(self) -> GNeRFModel:
@@ -330,12 +344,15 @@ class GNeRFPipeline(VanillaPipeline):
         if int(self.cameras.eval_step) == step or len(self.datamanager.eval_dataset) == 0:
             return
         image_set, guess = ImageSet(self.datamanager.eval_images, self.cameras.eval_lenses), self.cameras.eval_guess
-        if self.config.poses == "fixed" and guess is not None and bool(guess.isfinite().all()):
-            self.cameras.assign_eval(guess, step)
+        fixed = guess if self.config.poses == "fixed" else None
+        if fixed is not None and bool(fixed.isfinite().all()):
+            self.cameras.assign_eval(fixed, step)
             return
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(self._seed_at(step) + 1)
             poses = estimate_eval_poses(self.config.eval_poses, image_set, self.pose_search, self.pose_regressor, guess)
+        if fixed is not None:
+            poses = torch.where(fixed.isfinite(), fixed, poses)
         self.cameras.assign_eval(poses, step)
 
     def publish_cameras(self) -> None:

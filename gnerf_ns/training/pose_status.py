@@ -43,7 +43,7 @@ class PoseStatus(NamedTuple):
     explained: float
     """Share of the image's contrast that a rendering there explains: 1 for all; below 0 where it is worse than none."""
     is_doubtful: bool
-    """Whether that is much less than usual."""
+    """Whether that is much less than usual, or less than half, or neighbors contradict the pose."""
 
     @property
     def entries(self) -> Dict[str, Any]:
@@ -95,5 +95,8 @@ def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path]) -> List[str
     if len(doubtful) > 0.5 * len(files):
         said.append("The field does not show most images from their poses: do not trust them, nor the field.")
     elif doubtful:
-        said.append(f"Doubtful, since the field shows them badly from their poses: {named(doubtful)}.")
+        said.append(
+            "Doubtful, since the field shows them badly from their poses, or neighbors contradict them: "
+            f"{named(doubtful)}."
+        )
     return said

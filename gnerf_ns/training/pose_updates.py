@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.pose_search.hypotheses import Hypotheses, learned_as
 from gnerf_ns.pose_search.pixel_sampling import PixelChoice
 from gnerf_ns.pose_search.pose_search import PoseRegressor, PoseSearch
@@ -95,16 +96,17 @@ class LeaveOut(nn.Module):
         self.are_all_placed = not bool(self.unplaced.any())
 
     @torch.no_grad()
-    def place(self, image_side: int) -> None:
+    def place(self, image_side: int) -> Int[Tensor, "placed"]:
         """Look up those that have no pose yet, in what the others have made of the field.
 
         Args:
             image_side: longer side, in pixels, up to which the field has detail.
+
+        Returns:
+            Which images these were; at least one has to be without a pose.
         """
         cameras, search, image_set = self._scene.cameras, self._search, self._scene.image_set
         chosen = self.unplaced.nonzero()[:, 0]
-        if len(chosen) == 0:
-            return
         count = min(NUM_PLACES, search.config.bank_size)
         hypotheses, _ = search.top_poses(image_set, count, chosen)
         candidates = search.improve(image_set, chosen, hypotheses)
@@ -122,6 +124,7 @@ class LeaveOut(nn.Module):
         self.origins[chosen] = origins
         self.unplaced.zero_()
         self._count_placed()
+        return chosen
 
     @torch.no_grad()
     def look_up(self) -> None:
@@ -227,11 +230,17 @@ class Misfits:
         improved = search.improve(image_set, outlier, hypotheses)
         finalists = torch.cat([improved[0], hypotheses[0, : self.config.num_outlier_finalists]])
         each = outlier.expand(len(finalists))
-        refined = Hypotheses(image_set, each, finalists, learned_as(search.codec))
-        pixels = PixelChoice(image_set, "random", search.renderer.background)
-        refine_poses(self.config.outlier_refinement, search.renderer, pixels, refined)
-        poses = refined.poses()
+        poses = self.refined(image_set, each, finalists)
         return poses[search.costs.at(image_set, each, poses, side).argmin()]
+
+    def refined(
+        self, image_set: ImageSet, indices: Int[Tensor, "n"], camera_to_worlds: Float[Tensor, "n 3 4"]
+    ) -> Float[Tensor, "n 3 4"]:
+        """Where gradient descent brings poses of some images, the field being frozen."""
+        refined = Hypotheses(image_set, indices, camera_to_worlds, learned_as(self._search.codec))
+        pixels = PixelChoice(image_set, "random", self._search.renderer.background)
+        refine_poses(self.config.outlier_refinement, self._search.renderer, pixels, refined)
+        return refined.poses()
 
 
 class PoseUpdates:
@@ -281,7 +290,9 @@ class PoseUpdates:
             leave_out.look_up()
             leave_out.take_turns(plan.leave_out_round)
         if plan.searches_misfit_poses and not leave_out.are_all_placed:
-            leave_out.place(plan.image_side)
+            placed = leave_out.place(plan.image_side)
+            # Those of matches are exact by now, and poses move slowly from here on.
+            scene.cameras.assign(placed, self._misfits.refined(scene.image_set, placed, scene.cameras(placed).detach()))
         elif plan.searches_misfit_poses:
             moved, poses = self._misfits.better_poses(scene, plan.image_side, leave_out.movable)
             scene.cameras.assign(moved, poses)

@@ -17,6 +17,9 @@ FEW_IMAGES = 30
 KNOWN_GROWTH = 5.0
 """Where poses are known to a degree or so, images need not begin smaller than by this factor."""
 
+FIRST_SEARCH = 150
+"""Steps until a field that begins with known poses shows enough to find others in."""
+
 MIN_TO_HALVE = 4
 """Half of fewer is no scene to look anything up in."""
 
@@ -132,11 +135,6 @@ class PhaseScheduleConfig:
     misfit_search_steps: tyro.conf.Suppress[Tuple[int, ...]] = (60, 150, 300, 600, 1000)
     """Steps of phase B before which misfits are offered better poses."""
 
-    @property
-    def poses_are_known(self) -> bool:
-        """Whether training begins with poses (`with_known_poses`)."""
-        return self.known_poses != "none"
-
     def settled(self, num_images: int, image_side: Optional[int] = None) -> PhaseScheduleConfig:
         """The same for a number of training images, with nothing left open.
 
@@ -173,6 +171,8 @@ class PhaseScheduleConfig:
 
     def with_known_poses(self, known_poses: Literal["rough", "matched"]) -> PhaseScheduleConfig:
         """The same where poses are known from the start: phase B alone, and nobody looked up from nothing."""
+        if self.known_poses != "none":
+            return replace(self, known_poses=known_poses)
         return replace(
             self,
             known_poses=known_poses,
@@ -183,9 +183,14 @@ class PhaseScheduleConfig:
             leave_out_rounds=0,
             pose_trial_rounds=0,
             looks_up_poses=False,
-            # The first search is to place those that have no pose, for which there has to be something to see.
-            misfit_search_steps=self.misfit_search_steps[1:] or self.misfit_search_steps,
+            misfit_search_steps=self._searches_with_known_poses(),
         )
+
+    def _searches_with_known_poses(self) -> Tuple[int, ...]:
+        """The first one places images that have no pose, for which there has to be something to see; it is not left out
+        of a short run."""
+        first = min(FIRST_SEARCH, self.phase_b_steps // 3)
+        return (first, *(step for step in self.misfit_search_steps if step > first))
 
     def _check(self) -> None:
         lengths = ("phase_a_steps", "interleaved_steps", "phase_b_steps", "leave_out_steps", "density_noise_steps")

@@ -117,9 +117,14 @@ class GNeRFTrainer(Trainer):
         try:
             if self.config.is_resumed:
                 self._begin_as_before()
+            elif test_mode == "val":  # begun anew from the config.yml of a run that left no checkpoint
+                self.config.pipeline.begins_with = None
+            datamanager = cast(UnposedDataManagerConfig, self.config.pipeline.datamanager)
+            is_size_open = datamanager.max_image_side == "auto"
             super().setup(test_mode)
-            # With what was found out from the images, as evaluation has to build it.
-            (self.base_dir / "config.yml").write_text(yaml.dump(self.config), "utf8")
+            if self.config.pipeline.begins_with is not None or is_size_open:
+                # With what was found out from the images, as evaluation has to build it.
+                (self.base_dir / "config.yml").write_text(yaml.dump(self.config), "utf8")
         except InputError:
             self._remove_empty_run()
             raise
@@ -218,8 +223,10 @@ class GNeRFTrainer(Trainer):
         }
         if cameras.has_eval_poses:
             held_out = ImageSet(datamanager.eval_images, cameras.eval_lenses)
-            looked_up = torch.full((len(held_out),), PoseOrigin.LOOKED_UP)
-            statuses["eval"] = pose_statuses(costs, held_out, cameras.poses("eval"), looked_up)
+            origins = torch.full((len(held_out),), PoseOrigin.LOOKED_UP)
+            if pipeline.config.poses == "fixed":
+                origins[cameras.eval_guessed.cpu()] = PoseOrigin.GIVEN
+            statuses["eval"] = pose_statuses(costs, held_out, cameras.poses("eval"), origins)
         return statuses
 
     def write_poses(self, folder: Path, statuses: Optional[Mapping[Split, Sequence[PoseStatus]]] = None) -> None:

@@ -200,6 +200,8 @@ def for_more_images(state: Mapping[str, Any], trainer: Any) -> Dict[str, Any]:
     for name, value in pipeline.items():
         if isinstance(value, Tensor) and name in loaded:
             pipeline[name] = _with_rows_of(value, loaded[name].to(value), "embedding" in name or "focal_scales" in name)
+        elif name == "epipolar._extra_state" and name in loaded:  # further images come last: indices stay what they are
+            pipeline[name] = loaded[name]
     optimizers = {}
     for group, saved in state["optimizers"].items():
         parameters = trainer.optimizers.parameters[group]

@@ -41,6 +41,7 @@ def test_what_a_checkpoint_holds_and_what_is_trained(mode: PoseMode, code_dim: i
     learned_cameras = learned(4, mode)
     assert {name: tuple(value.shape) for name, value in learned_cameras.state_dict().items()} == {
         "codes": (4, code_dim),
+        "held": (4,),
         "eval_codes": (2, code_dim),
         "eval_step": (),
         "eval_guessed": (2,),

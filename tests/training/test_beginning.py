@@ -111,6 +111,12 @@ def test_with_few_images_matched_a_run_begins_as_without(count: int):
     assert is_enough(LocalMatches(components, NO_PAIRS, NOBODY), num_train=12, in_a_room=True) == (count >= 4)
 
 
+@pytest.mark.parametrize(("num_train", "expected"), [(16, True), (18, False), (30, False), (32, True), (34, False)])
+def test_of_few_images_nearly_all_have_to_be_matched(num_train: int, expected: bool):
+    matches = LocalMatches([component(list(range(16)), random_poses(16))], NO_PAIRS, NOBODY)
+    assert is_enough(matches, num_train) == expected
+
+
 def test_lenses_are_found_by_size():
     sizes = [ImageSize(40, 30), ImageSize(30, 40), ImageSize(40, 30), ImageSize(99, 99)]
     lenses = found_lenses(component([0, 1, 2], random_poses(3)), sizes)
@@ -123,7 +129,7 @@ def test_the_prior_is_where_cameras_stand():
     azimuths = torch.deg2rad(torch.tensor([350.0, 10.0, 30.0, 60.0]))
     level = torch.stack([azimuths.cos(), azimuths.sin(), 0.5 + 0.0 * azimuths], dim=-1)
     positions = level * torch.tensor([2.0, 3.0, 2.5, 2.2])[:, None]
-    prior = prior_around(look_at(positions, torch.tensor([0.0, 0.2, 0.0]).expand(4, 3)), RADIUS).resolve()
+    prior = prior_around(look_at(positions, torch.tensor([0.0, 0.2, 0.0]).expand(4, 3)), RADIUS, RADIUS).resolve()
     low, high = prior.azimuth_deg
     assert low == pytest.approx(-20.0, abs=1e-3) and high == pytest.approx(70.0, abs=1e-3)
     assert prior.elevation_deg == pytest.approx((16.57, 36.57), abs=0.01)
@@ -131,7 +137,7 @@ def test_the_prior_is_where_cameras_stand():
     assert prior.radius == pytest.approx((0.9 * float(lengths.min()), 1.1 * float(lengths.max())))
     assert 0.0 < prior.look_at_jitter < 0.2 / RADIUS
     ring = random_poses(40, seed=2)
-    assert prior_around(ring, RADIUS).azimuth_deg == (0.0, 360.0)
+    assert prior_around(ring, RADIUS, RADIUS).azimuth_deg == (0.0, 360.0)
 
 
 def test_phase_b_is_all_there_is():
@@ -185,6 +191,7 @@ def matched(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:
         ]
     )[:, :3]
     found = [0, 1, 2, 4, 5, 6, 7]
+    monkeypatch.setattr(beginning_module, "MIN_SHARE_OF_FEW", 0.5)
     result = LocalMatches([component(found, poses[found])], NO_PAIRS, NOBODY)
     monkeypatch.setattr(beginning_module, "match_images", lambda images, seed: result)
     return poses
@@ -204,6 +211,7 @@ def test_others_wait_until_they_are_looked_up(matched: Tensor, tiny_scene: Path)
 
 
 def test_a_second_component_is_placed_as_one(tiny_scene: Path, matched: Tensor, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(beginning_module, "MIN_SHARE_OF_FEW", 0.5)
     result = LocalMatches(
         [component([0, 1, 2, 3, 7], matched[[0, 1, 2, 3, 7]]), component([4, 5, 6], matched[4:7])], NO_PAIRS, NOBODY
     )

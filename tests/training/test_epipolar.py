@@ -1,6 +1,7 @@
 """Matches and poses: exact poses have no error, its size is an angle, and it brings poses back."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from torch.nn import functional
 from gnerf_ns.cameras.learned_cameras import LearnedCameras
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.matching.local_matches import PairMatches
-from gnerf_ns.pose_search.pose_search import PoseProposals
+from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
 from gnerf_ns.training.epipolar import EpipolarObjective, EpipolarObjectiveConfig, sampson_errors
 from gnerf_ns.training.objective import TrainingScene
+from gnerf_ns.training.pose_updates import LeaveOut
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 
 TRUTH = random_poses(6, seed=1)
@@ -74,7 +76,9 @@ def objective(current: Tensor) -> EpipolarObjective:
     learned.assign(torch.arange(6), current)
     prior = PosePriorConfig().resolve()
     scene = TrainingScene(model, image_set_of(model, TRUTH), learned, prior, PoseProposals(prior, lambda: RADIUS))
-    objective = EpipolarObjective(EpipolarObjectiveConfig(loss_mult=(1.0, 1.0), matches_per_step=512), scene)
+    search = PoseSearch(PoseSearchConfig(), model, scene.proposals, learned.codec)
+    config = EpipolarObjectiveConfig(loss_mult=(1.0, 1.0), matches_per_step=512)
+    objective = EpipolarObjective(config, scene, LeaveOut(scene, search))
     points = 0.4 * torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
     local = directions_to(TRUTH[:, None], points[None])
     focal = 0.5 / math.tan(math.radians(20.0))
@@ -117,8 +121,15 @@ def test_a_pair_that_the_poses_contradict_is_left_out():
     """Camera 2 is half a turn off, as if it had matched a side that looks alike: none of its matches count."""
     wrong = TRUTH.clone()
     wrong[2] = wrong[2] * torch.tensor([-1.0, -1.0, 1.0])[:, None]
-    kept = objective(wrong)
-    assert len(kept._images) == 10 * 60 and not bool((kept._images == 2).any())
+    judged = objective(wrong)
+    believed = judged._images[judged._believed]
+    assert len(believed) == 10 * 60 and not bool((believed == 2).any())
+    # Once it stands where it belongs, they do again; and not those of an image that has no place yet.
+    judged._scene.cameras.assign(torch.tensor([2]), TRUTH[2:3])
+    judged._leave_out.unplaced[4] = True
+    judged.request(replace(PLAN, searches_misfit_poses=True))
+    believed = judged._images[judged._believed]
+    assert len(believed) == 10 * 60 and not bool((believed == 4).any())
 
 
 def test_matches_are_in_the_checkpoint():

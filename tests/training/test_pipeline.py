@@ -36,7 +36,7 @@ LOSSES = {
     "B": {"transport": set(), "adversarial": set()},
     "B in AB": {"transport": set(), "adversarial": {"pose_regularization"}},
 }
-PHOTOMETRIC = {"photometric_loss", "interlevel_loss", "distortion_loss"}
+PHOTOMETRIC = {"photometric_loss", "opacity_loss", "interlevel_loss", "distortion_loss"}
 
 TRAINED_BY = {
     "transport_loss": {"fields"},
@@ -46,6 +46,7 @@ TRAINED_BY = {
     "inversion_loss": {"inversion_network"},
     "pose_regularization": {"poses"},
     "photometric_loss": {"fields", "poses", "up_direction"},
+    "opacity_loss": {"fields", "poses", "up_direction"},
     "interlevel_loss": {"proposal_networks"},
     "distortion_loss": {"fields", "poses", "up_direction"},
 }
