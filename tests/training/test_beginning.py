@@ -23,6 +23,7 @@ from gnerf_ns.training.beginning import (
     GivenPoses,
     Placement,
     PoseOrigin,
+    degrees_per_pixel,
     found_lenses,
     is_enough,
     joined,
@@ -123,6 +124,14 @@ def test_lenses_are_found_by_size():
     assert [lens.size for lens in lenses] == [ImageSize(40, 30), ImageSize(30, 40)]
     assert lenses[0].focal == pytest.approx((56.0, 56.0)) and lenses[1].focal == pytest.approx((42.0, 42.0))
     assert lenses[1].center == pytest.approx((15.0, 20.0)) and lenses[0].distortion[0] == pytest.approx(0.05)
+
+
+def test_what_a_pixel_stands_for():
+    sizes = [ImageSize(200, 150)] * 3
+    assert degrees_per_pixel(component([0, 1], random_poses(2), focal=1.4), sizes) == pytest.approx(0.2046, abs=1e-3)
+    assert degrees_per_pixel(component([0, 1], random_poses(2), focal=1.4), [ImageSize(4000, 3000)]) == pytest.approx(
+        0.0409, abs=1e-3
+    )
 
 
 def test_the_prior_is_where_cameras_stand():
