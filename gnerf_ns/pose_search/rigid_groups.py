@@ -51,11 +51,10 @@ def place_group(
         None where no two images agree.
     """
     best, lowest = None, float("inf")
+    contrast = costs.contrast(image_set, image_side)[indices]
     for similarity in _proposals(relative, candidates):
         poses = similarity.apply(relative.double()).to(candidates)
-        cost = float(
-            (costs.at(image_set, indices, poses, image_side) / costs.contrast(image_set, image_side)[indices]).mean()
-        )
+        cost = float((costs.at(image_set, indices, poses, image_side) / contrast).mean())
         if cost < lowest:
             best, lowest = poses, cost
     return best
