@@ -3,44 +3,94 @@
 What is alike on two sides of an object, a logo or a lid, matches as well as what is the same, and any number of such
 matches puts cameras half a turn wrong without a word. But they cover that part alone, where images of true neighbors
 match all over. (That missing matches tell what matches do not: Zach et al., CVPR 2010; Heinly et al., ECCV 2014.)
+And what is on two sides is mostly seen aslant on one of them, where true neighbors see it alike.
 """
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, Tuple
+import math
+from typing import Dict, List, Mapping, NamedTuple, Tuple
 
 import cv2
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.spatial import cKDTree  # pyright: ignore[reportAttributeAccessIssue]
 
 from gnerf_ns.matching.local_matches import Component, PairMatches
 
 NEAR_DEG, NEAR_AXES_DEG, NEAR_RATIO = 15.0, 25.0, 1.5
 """Neighbors see the same from directions at most so far apart, look about the same way, and from alike distances."""
-MISSING_SHARE = 0.4
+MISSING_SHARE = 0.55
 """Neighbors whose matches cover less than this share of what is usual for neighbors are no neighbors."""
+USUAL = 0.75
+"""The quantile that is usual: where a half of an object was laid upon the other, up to half of the pairs are wrong."""
+SURE_COUNT = 15
+"""Fewer matches do not say how much images can have in common."""
+NEAR_SHARE = 0.12
+"""A feature is near a match that is as far away as this share of the width of all that is seen. With convex hulls, a
+logo at the top and small print at the bottom cover all that is between; with 0.05, faint features cover too little."""
+OTHERWISE_DEG = 10.0
+"""Two reconstructions of the same images differ by less where both are right."""
 FEWEST_NEIGHBORS = 10
 """Fewer pairs of neighbors do not say what is usual."""
 
-Coverage = Mapping[Tuple[int, int], float]
-"""Of pairs of images, the smaller index first."""
+
+class Overlap(NamedTuple):
+    """What two images have in common, as their matches say."""
+
+    covered: float
+    """Which share of the features of either image lies near a match, the smaller one of both; as a share of the most
+    that one of them has in common with any image. Features are those that are matched in any image."""
+    tilt: float
+    """How many times one image is stretched along some direction against the direction across, to look like the other:
+    1 for what is seen the same way, 2 where a side that one image sees frontally is seen at 60 degrees (Morel and Yu
+    2009, transition tilt)."""
+    count: int
+    """How many matches there are."""
 
 
-def coverage_of_pairs(matches: PairMatches) -> Dict[Tuple[int, int], float]:
-    """How much of what either image shows the matches of each pair cover: the smaller share of both.
+Overlaps = Mapping[Tuple[int, int], Overlap]
+"""Of pairs of images that match, the smaller index first."""
 
-    Areas are those of convex hulls; what an image shows is all that it has in common with any other one.
+
+def overlaps_of_pairs(matches: PairMatches, aspects: Float[np.ndarray, "images"]) -> Dict[Tuple[int, int], Overlap]:
+    """What the images of each pair that matches have in common.
+
+    Args:
+        matches: verified ones.
+        aspects: width over height of every image.
     """
     ends = matches.ends.tolist()
-    of_pairs = [matches.points[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    of_pairs = [matches.points[start:end].astype(np.float64) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     of_image: Dict[int, list] = {}
-    for pair, points in zip(matches.pairs.tolist(), of_pairs, strict=True):
-        for image, columns in zip(pair, (slice(0, 2), slice(2, 4)), strict=True):
-            of_image.setdefault(image, []).append(points[:, columns])
-    whole = {image: max(_area(np.concatenate(points)), 1e-9) for image, points in of_image.items()}
+    for (i, j), points in zip(matches.pairs.tolist(), of_pairs, strict=True):
+        points *= [aspects[i], 1.0, aspects[j], 1.0]
+        of_image.setdefault(i, []).append(points[:, :2])
+        of_image.setdefault(j, []).append(points[:, 2:])
+    features = {image: np.unique(np.concatenate(points), axis=0) for image, points in of_image.items()}
+    reach = {image: NEAR_SHARE * math.sqrt(max(_area(points), 1e-9)) for image, points in features.items()}
+
+    def covered(image: int, points: Float[np.ndarray, "matches 2"]) -> float:
+        distances, _ = cKDTree(points).query(features[image], distance_upper_bound=reach[image])
+        return float(np.isfinite(distances).mean())
+
+    pairs = np.sort(matches.pairs, axis=1)
+    counts = np.diff(matches.ends, prepend=0)
+    shares = np.array(
+        [
+            min(covered(i, points[:, :2]), covered(j, points[:, 2:]))
+            for (i, j), points in zip(matches.pairs.tolist(), of_pairs, strict=True)
+        ]
+    )
+    best = np.zeros(len(aspects))
+    sure = counts >= SURE_COUNT
+    np.maximum.at(best, pairs[sure].flatten(), np.repeat(shares[sure], 2))
+    relative = np.minimum(shares / np.maximum(best[pairs].max(axis=1), 1e-9), 1.0)
     return {
-        (min(i, j), max(i, j)): min(_area(points[:, :2]) / whole[i], _area(points[:, 2:]) / whole[j])
-        for (i, j), points in zip(matches.pairs.tolist(), of_pairs, strict=True)
+        (i, j): Overlap(share, _tilt(points), count)
+        for (i, j), share, points, count in zip(
+            pairs.tolist(), relative.tolist(), of_pairs, counts.tolist(), strict=True
+        )
     }
 
 
@@ -48,30 +98,53 @@ def _area(points: Float[np.ndarray, "points 2"]) -> float:
     return cv2.contourArea(cv2.convexHull(points.astype(np.float32))) if len(points) >= 3 else 0.0
 
 
-def misplaced(component: Component, coverage: Coverage) -> List[int]:
-    """The fewest images, about, without which no two neighbors have less in common than neighbors have.
+def _tilt(points: Float[np.ndarray, "matches 4"]) -> float:
+    """Of the affine map that fits matches best; infinite where none does."""
+    centered = points - points.mean(axis=0)
+    map_transposed, _, rank, _ = np.linalg.lstsq(centered[:, :2], centered[:, 2:], rcond=1e-6)
+    largest, smallest = np.linalg.svd(map_transposed, compute_uv=False)
+    return float(largest / smallest) if rank == 2 and smallest > 1e-6 * largest else math.inf
+
+
+def contradictions(component: Component, overlaps: Overlaps) -> Int[np.ndarray, "pairs 2"]:
+    """Pairs of rows of cameras that are neighbors, but have less in common than neighbors have.
 
     Args:
         component: cameras, and the points they see.
-        coverage: of all pairs that match; others have none.
+        overlaps: of all pairs that match.
 
     Returns:
-        Rows of the component; none where there are too few neighbors to tell.
+        None where there are too few neighbors to tell.
     """
     pairs = _neighbors(component)
     if len(pairs) < FEWEST_NEIGHBORS:
-        return []
+        return pairs[:0]
     indices = component.image_indices[pairs]
-    covered = np.array([coverage.get((int(i), int(j)), 0.0) for i, j in np.sort(indices, axis=1)])
-    usual = np.median(covered[covered > 0.0]) if (covered > 0.0).any() else 1.0
-    wrong = pairs[covered < MISSING_SHARE * usual]
+    none = Overlap(0.0, math.inf, 0)
+    covered = np.array([overlaps.get((int(i), int(j)), none).covered for i, j in np.sort(indices, axis=1)])
+    return pairs[covered < MISSING_SHARE * np.quantile(covered, USUAL)]
+
+
+def misplaced(component: Component, overlaps: Overlaps) -> Int[np.ndarray, "misplaced"]:
+    """Rows of the fewest images, about, without which there are no `contradictions`."""
+    wrong, count = contradictions(component, overlaps), len(component)
+    all_counts = np.maximum(np.bincount(_neighbors(component).flatten(), minlength=count), 1)
     taken: List[int] = []
     while len(wrong) > 0:
         # The image that contradicts the largest share of its neighbors: others contradict it, and not each other.
-        counts, all_counts = (np.bincount(each.flatten(), minlength=len(component)) for each in (wrong, pairs))
-        taken.append(int(np.lexsort((counts / np.maximum(all_counts, 1), counts))[-1]))
+        counts = np.bincount(wrong.flatten(), minlength=count)
+        taken.append(int(np.lexsort((counts / all_counts, counts))[-1]))
         wrong = wrong[(wrong != taken[-1]).all(axis=1)]
-    return taken
+    return np.array(taken, dtype=np.int64)
+
+
+def placed_otherwise(one: Component, other: Component) -> Int[np.ndarray, "images"]:
+    """Images of both that are not turned by the same angles, up to `OTHERWISE_DEG`, as most are."""
+    both, rows, others = np.intersect1d(one.image_indices, other.image_indices, return_indices=True)
+    turns = one.camera_to_worlds[rows, :, :3] @ np.swapaxes(other.camera_to_worlds[others, :, :3], 1, 2)
+    cosines = (np.einsum("aij,bij->ab", turns, turns) - 1.0) / 2.0
+    is_like = cosines > math.cos(math.radians(OTHERWISE_DEG))
+    return both[~is_like[int(is_like.sum(axis=1).argmax())]] if len(both) else both
 
 
 def _neighbors(component: Component) -> Int[np.ndarray, "pairs 2"]:

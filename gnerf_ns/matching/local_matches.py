@@ -63,7 +63,8 @@ class LocalMatches:
     """Verified matches of all pairs."""
     misplaced: Int[np.ndarray, "misplaced"]
     """Images of the largest component whose neighbors there have less in common with them than neighbors have
-    (`consistency.misplaced`): it may be that sides that are alike were taken for one."""
+    (`consistency.misplaced`), and that no other way of putting images together places there: it may be that sides that
+    are alike were taken for one."""
 
     def save(self, path: Path) -> None:
         """Write to an .npz file."""

@@ -8,20 +8,26 @@ folder. Lines on standard output say how far it is.
 
 from __future__ import annotations
 
-import math
 import shutil
 import sys
 import tempfile
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import pycolmap
 from jaxtyping import Float, Int
 
-from gnerf_ns.matching.consistency import coverage_of_pairs, misplaced
+from gnerf_ns.matching.consistency import (
+    Overlap,
+    Overlaps,
+    contradictions,
+    misplaced,
+    overlaps_of_pairs,
+    placed_otherwise,
+)
 from gnerf_ns.matching.job import IMAGES, MASKS, RESULT, Job, image_name
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
 from gnerf_ns.matching.pairs import every_pair, likely_pairs
@@ -52,10 +58,24 @@ STRICT = Criteria()
 # The error is what loosening must not touch: with 4 pixels for few inliers, images were put in wrong places.
 LOOSE = Criteria(min_inliers=10, max_error_px=2.0, is_loose=True)
 
-COVERAGES = (0.0, 0.65, 0.5, 0.55)
-"""How much of what either image shows the first matches are to cover (`consistency`), tried one after the other until
-neighbors look alike all over. None of them is right for every object."""
-CLEAR_SHARE = 0.025
+NEIGHBORLY = (
+    Overlap(covered=0.9, tilt=1.35, count=15),
+    Overlap(covered=0.85, tilt=1.6, count=15),
+    Overlap(covered=0.75, tilt=1.6, count=15),
+    Overlap(covered=0.65, tilt=2.0, count=15),
+    Overlap(covered=0.5, tilt=2.0, count=15),
+    Overlap(covered=0.4, tilt=2.0, count=15),
+    Overlap(covered=0.3, tilt=2.5, count=15),
+    Overlap(covered=0.3, tilt=2.5, count=10),
+)
+"""What images that are matched have to have in common, at least (at most, the tilt), one step after the other, where
+any matches at all have put images in places that their neighbors contradict. Of a milk carton (432 pairs that match,
+more than half of them wrong) the first leaves 50 pairs, all of them right."""
+LOOKALIKE = Overlap(covered=0.6, tilt=1.35, count=0)
+"""Images that see a thing the same way, with less tilt, and have less in common, see two things that are alike."""
+MOST_STEPS = 12
+"""Reconstructions, at most, of images that matches put in places that their neighbors contradict."""
+CLEAR_SHARE = 0.05
 """Share of the images that neighbors may contradict: so many are among right ones, too."""
 MISPLACED_COST = 5.0
 """An image that neighbors contradict counts as so many lost: others are wrong together with it."""
@@ -71,60 +91,91 @@ def reconstruct(folder: Path) -> LocalMatches:
         pairs = every_pair(job.num_images)
     else:
         pairs = likely_pairs(_descriptors(job, features), job.order)
-    matched = {STRICT: _match(job, folder, features, pairs, STRICT)}
-    best, best_score = None, -math.inf
-    for covered in COVERAGES:
-        components = _components(_reconstruct(job, folder, features, pairs, matched, covered))
-        matches = _verified(job, matched.get(LOOSE, matched[STRICT]))
-        if best is None:
-            best = LocalMatches(components, matches, np.zeros(0, dtype=np.int64))
-        if components:
-            rows = misplaced(components[0], coverage_of_pairs(matches))
-            score = len(components[0]) - MISPLACED_COST * len(rows)
-            if score > best_score:
-                best_score = score
-                best = LocalMatches(components, matches, components[0].image_indices[np.array(rows, dtype=np.int64)])
-        if len(best.misplaced) <= CLEAR_SHARE * job.num_images:
-            break
-    assert best is not None
-    return best
+    strict = _match(job, folder, features, pairs, STRICT)
+    best = max(_map(job, folder, strict, STRICT), key=_size, default=None)
+    if best is not None and _size(best) == job.num_images:
+        found = _judged([best], *_verified(job, strict))
+        if _is_clear(found):
+            return found
+    loose = _match(job, folder, features, pairs, LOOSE)
+    matches, overlaps = _verified(job, loose)
+    found = _judged(_completed(job, folder, loose, best), matches, overlaps)
+    if _is_clear(found):
+        return found
+    careful = _by_neighbors(job, folder, loose, matches, overlaps)
+    if not careful.components:
+        return found
+    better, worse = (careful, found) if _score(careful) >= _score(found) else (found, careful)
+    # What two ways of putting images together agree on is right although some neighbors have little in common.
+    otherwise = placed_otherwise(better.components[0], worse.components[0])
+    unconfirmed = np.setdiff1d(better.misplaced, worse.components[0].image_indices)
+    return replace(better, misplaced=np.union1d(otherwise, unconfirmed))
 
 
-def _reconstruct(
-    job: Job,
-    folder: Path,
-    features: Path,
-    pairs: Int[np.ndarray, "pairs 2"],
-    matched: Dict[Criteria, Path],
-    covered: float,
-) -> List[Any]:
-    """Models, the largest first: by strict criteria, by loose ones from there on, and of what is left by itself.
+def _completed(job: Job, folder: Path, loose: Path, best: Optional[Any]) -> List[Any]:
+    """Models, the largest first: what strict matches began, grown by loose ones, and those of what is left."""
+    if best is None or _size(best) < job.num_images:
+        grown = _map(job, folder, loose, LOOSE, best)
+        best = max([*grown, *([] if best is None else [best])], key=_size, default=None)
+    return _with_left(job, folder, loose, best)
 
-    Args:
-        job: what is to be done.
-        folder: where it is done.
-        features: database of the features.
-        pairs: which images are compared.
-        matched: databases of matches; one that is wanted and missing is made.
-        covered: how much of what either image shows matches have to cover at first; 0 for any.
+
+def _by_neighbors(job: Job, folder: Path, loose: Path, matches: PairMatches, overlaps: Overlaps) -> LocalMatches:
+    """Cameras from pairs that look alike all over, and from lesser ones as long as no neighbors contradict them.
+
+    Matches of two images that came to stand side by side, but look alike only in part, are not used again.
     """
-    stages = [(STRICT, covered), (LOOSE, 0.0)]
-    if covered > 0.0:
-        stages[1:1] = [(LOOSE, covered - 0.1), (LOOSE, covered / 2)]
-    best = None
-    for criteria, least in stages:
-        if best is not None and best.num_reg_images() == job.num_images:
-            return [best]
-        if criteria not in matched:
-            matched[criteria] = _match(job, folder, features, pairs, criteria)
-        found = _map(job, folder, _covering(job, matched[criteria], least), criteria, best)
-        largest = max(found, key=lambda model: model.num_reg_images(), default=None)
-        if largest is not None and (best is None or largest.num_reg_images() >= best.num_reg_images()):
-            best = largest
-    if best is None:
+    left = {
+        pair: overlap
+        for pair, overlap in overlaps.items()
+        if overlap.tilt > LOOKALIKE.tilt or overlap.covered >= LOOKALIKE.covered
+    }
+    best, accepted, steps = None, loose, 0
+    for least in NEIGHBORLY:
+        while (best is None or _size(best) < job.num_images) and steps < MOST_STEPS:
+            steps += 1
+            database = _neighborly(job, loose, overlaps, left, least)
+            grown = max(_map(job, folder, database, LOOSE, best), key=_size, default=None)
+            if grown is None or (best is not None and _size(grown) <= _size(best)):
+                break
+            component = _components([grown])[0]
+            if len(misplaced(component, overlaps)) <= CLEAR_SHARE * len(component):
+                best, accepted = grown, database
+                break
+            wrong = component.image_indices[contradictions(component, overlaps)]
+            wrong = {pair for pair in map(tuple, np.sort(wrong, axis=1).tolist()) if pair in left}
+            if not wrong:
+                return _judged(_with_left(job, folder, accepted, best), matches, overlaps)
+            left = {pair: overlap for pair, overlap in left.items() if pair not in wrong}
+    return _judged(_with_left(job, folder, accepted, best), matches, overlaps)
+
+
+def _with_left(job: Job, folder: Path, database: Path, model: Optional[Any]) -> List[Any]:
+    """A model, and those of the images that it does not have."""
+    if model is None:
         return []
-    left = sorted(set(range(job.num_images)) - set(_registered(best)))
-    return [best, *(_map(job, folder, matched[LOOSE], LOOSE, among=left) if len(left) >= 3 else [])]
+    left = sorted(set(range(job.num_images)) - set(_registered(model)))
+    return [model, *(_map(job, folder, database, LOOSE, among=left) if len(left) >= 3 else [])]
+
+
+def _judged(models: List[Any], matches: PairMatches, overlaps: Overlaps) -> LocalMatches:
+    """What was found, with those images named that their neighbors contradict."""
+    components = _components(models)
+    nothing = np.zeros(0, dtype=np.int64)
+    contradicted = components[0].image_indices[misplaced(components[0], overlaps)] if components else nothing
+    return LocalMatches(components, matches, contradicted)
+
+
+def _is_clear(found: LocalMatches) -> bool:
+    return not found.components or len(found.misplaced) <= CLEAR_SHARE * len(found.components[0])
+
+
+def _score(found: LocalMatches) -> float:
+    return (len(found.components[0]) if found.components else 0) - MISPLACED_COST * len(found.misplaced)
+
+
+def _size(model: Any) -> int:
+    return model.num_reg_images()
 
 
 def _say(stage: str, done: int, total: int) -> None:
@@ -204,18 +255,18 @@ def _match(job: Job, folder: Path, features: Path, pairs: Int[np.ndarray, "pairs
     return database
 
 
-def _covering(job: Job, database: Path, least: float) -> Path:
-    """A copy of a database of matches that has only those pairs that cover so much; itself for 0."""
-    if least <= 0.0:
-        return database
-    shares = coverage_of_pairs(_verified(job, database))
-    copy = database.with_name(f"{database.stem}-{least:.2f}.db")
+def _neighborly(
+    job: Job, database: Path, overlaps: Overlaps, left: Collection[Tuple[int, int]], least: Overlap
+) -> Path:
+    """A copy of a database of matches that has only those pairs of some that have so much in common."""
+    copy = Path(tempfile.mkdtemp(prefix="neighbors-", dir=database.parent)) / database.name
     shutil.copy(database, copy)
     with closing(pycolmap.Database.open(copy)) as opened:
         ids = [_image(opened, index).image_id for index in range(job.num_images)]
-        for (one, other), share in shares.items():
-            if share < least:
-                opened.delete_inlier_matches(ids[one], ids[other])
+        for pair, overlap in overlaps.items():
+            is_less = overlap.covered < least.covered or overlap.tilt > least.tilt or overlap.count < least.count
+            if is_less or pair not in left:
+                opened.delete_inlier_matches(ids[pair[0]], ids[pair[1]])
     return copy
 
 
@@ -341,15 +392,18 @@ def _lens(model: str, parameters: Float[np.ndarray, "parameters"]) -> Float[np.n
     return lens
 
 
-def _verified(job: Job, database: Path) -> PairMatches:
+def _verified(job: Job, database: Path) -> Tuple[PairMatches, Overlaps]:
+    """Matches that fit one relative pose of the two cameras, of all pairs, and what these have in common."""
     with closing(pycolmap.Database.open(database)) as opened:
         images = {_image(opened, index).image_id: index for index in range(job.num_images)}
         cameras = {camera.camera_id: camera for camera in opened.read_all_cameras()}
         keypoints: Dict[int, np.ndarray] = {}
+        aspects = np.ones(job.num_images)
         for image in opened.read_all_images():
             camera = cameras[image.camera_id]
             size = np.array([camera.width, camera.height])
             keypoints[image.image_id] = np.asarray(opened.read_keypoints(image.image_id))[:, :2] / size
+            aspects[images[image.image_id]] = camera.width / camera.height
         pairs, points = [], []
         for pair_id, geometry in zip(*opened.read_two_view_geometries(), strict=True):
             inliers = np.asarray(geometry.inlier_matches).reshape(-1, 2)
@@ -358,11 +412,12 @@ def _verified(job: Job, database: Path) -> PairMatches:
             one, other = pycolmap.pair_id_to_image_pair(pair_id)
             pairs.append((images[one], images[other]))
             points.append(np.concatenate([keypoints[one][inliers[:, 0]], keypoints[other][inliers[:, 1]]], axis=1))
-    return PairMatches(
+    matches = PairMatches(
         np.array(pairs, dtype=np.int64).reshape(-1, 2),
         np.cumsum([len(each) for each in points], dtype=np.int64),
         np.concatenate([np.zeros((0, 4)), *points]).astype(np.float32),
     )
+    return matches, overlaps_of_pairs(matches, aspects)
 
 
 if __name__ == "__main__":

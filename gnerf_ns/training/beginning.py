@@ -156,9 +156,10 @@ def find_beginning(
         if component is not None and len(matches.misplaced) > DOUBTFUL_SHARE * len(component):
             files = [*train.image_filenames, *held_out.image_filenames]
             remark(
-                f"{len(matches.misplaced)} images have little in common with their neighbors, where matches place them "
-                f"({named([files[index] for index in matches.misplaced])}): the object may have sides that are alike, "
-                "and these and others may be half or a quarter of a turn off."
+                f"It is in doubt where {len(matches.misplaced)} images stand "
+                f"({named([files[index] for index in matches.misplaced])}): neighbors have little in common with them "
+                "where matches place them, or fewer matches place them elsewhere. The object may have sides that are "
+                "alike, and these and others may be half or a quarter of a turn off."
             )
     if component is None and given is None:
         return None

@@ -1,14 +1,14 @@
 """Neighbors that look alike only in part are found, and right ones are left alone."""
 
 import math
-from typing import List, Tuple
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from gnerf_ns.cameras.look_at import look_at
-from gnerf_ns.matching.consistency import coverage_of_pairs, misplaced
+from gnerf_ns.matching.consistency import misplaced, overlaps_of_pairs, placed_otherwise
 from gnerf_ns.matching.local_matches import Component, PairMatches
 
 
@@ -35,30 +35,61 @@ def component(poses: np.ndarray) -> Component:
     )
 
 
-def square(side: float) -> List[Tuple[float, float]]:
-    return [(0.5 + x * side / 2, 0.5 + y * side / 2) for x in (-1, 1) for y in (-1, 1)]
+def square(side: float) -> np.ndarray:
+    """Twenty-five points all over a square in the middle of an image."""
+    steps = np.linspace(-side / 2, side / 2, 5)
+    return np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2) + 0.5
 
 
 def pairs_of(sides: "dict[tuple[int, int], float]") -> PairMatches:
-    """Pairs that match at the corners of a square each."""
+    """Pairs that match all over a square each."""
     points = [np.concatenate([square(side), square(side)], axis=1) for side in sides.values()]
     return PairMatches(
         np.array(list(sides)).reshape(-1, 2),
-        4 * np.arange(1, len(sides) + 1),
+        25 * np.arange(1, len(sides) + 1),
         np.concatenate(points).astype(np.float32),
     )
 
 
-def test_coverage_is_a_share_of_all_that_an_image_has_in_common():
-    coverage = coverage_of_pairs(pairs_of({(0, 1): 0.8, (2, 1): 0.4, (2, 3): 0.4}))
-    assert coverage[(0, 1)] == pytest.approx(1.0, rel=1e-4)
-    assert coverage[(1, 2)] == pytest.approx(0.25, rel=1e-4)  # of image 1, for all that 2 shows
-    assert coverage[(2, 3)] == pytest.approx(1.0, rel=1e-4)
+def test_what_images_have_in_common_is_a_share_of_the_most_they_have():
+    overlaps = overlaps_of_pairs(pairs_of({(0, 1): 0.8, (2, 1): 0.2, (2, 3): 0.2}), np.ones(4))
+    assert overlaps[(0, 1)].covered == overlaps[(2, 3)].covered == 1.0
+    assert overlaps[(1, 2)].covered == pytest.approx(25 / 49)  # of the features of image 1
+    assert all(each.count == 25 and each.tilt == pytest.approx(1.0, rel=1e-4) for each in overlaps.values())
 
 
-def test_three_matches_in_a_line_cover_nothing():
+def test_a_logo_above_and_small_print_below_cover_little():
+    """As two sides of a carton have them in common, with all that is between different."""
+    random = np.random.default_rng(0)
+    whole = random.uniform(0.1, 0.9, (400, 2))
+    ends = whole[np.abs(whole[:, 1] - 0.5) > 0.3]
+    points = [np.concatenate([each, each], axis=1) for each in (whole, ends, whole)]
+    matches = PairMatches(
+        np.array([[0, 1], [0, 2], [2, 3]]),
+        np.cumsum([len(each) for each in points]),
+        np.concatenate(points).astype(np.float32),
+    )
+    overlaps = overlaps_of_pairs(matches, np.ones(4))
+    assert overlaps[(0, 1)].covered == 1.0
+    assert overlaps[(0, 2)].covered < 0.65
+
+
+@pytest.mark.parametrize("turned", [0.0, 0.3, math.pi / 2])
+def test_a_side_seen_at_sixty_degrees_is_tilted_twice(turned: float):
+    """In pixels, whatever the shapes of the images."""
+    aspects = np.array([1.5, 0.75])
+    front = 0.2 * np.random.default_rng(0).standard_normal((30, 2))
+    aslant = front * [math.cos(math.radians(60.0)), 1.0]
+    aslant = aslant @ np.array([[math.cos(turned), math.sin(turned)], [-math.sin(turned), math.cos(turned)]])
+    points = np.concatenate([front, aslant], axis=1) / [aspects[0], 1.0, aspects[1], 1.0] + 0.5
+    matches = PairMatches(np.array([[0, 1]]), np.array([30]), points.astype(np.float32))
+    assert overlaps_of_pairs(matches, aspects)[(0, 1)].tilt == pytest.approx(2.0, rel=1e-3)
+
+
+def test_matches_in_a_line_tell_of_no_tilt():
     line = np.array([[0.1, 0.1, 0.1, 0.1], [0.2, 0.2, 0.2, 0.2], [0.3, 0.3, 0.3, 0.3]], dtype=np.float32)
-    assert coverage_of_pairs(PairMatches(np.array([[0, 1]]), np.array([3]), line)) == {(0, 1): 0.0}
+    found = overlaps_of_pairs(PairMatches(np.array([[0, 1]]), np.array([3]), line), np.ones(2))
+    assert found[(0, 1)].tilt == math.inf and found[(0, 1)].count == 3
 
 
 def neighbors_in_a_ring(count: int) -> "dict[tuple[int, int], float]":
@@ -69,10 +100,10 @@ def test_a_right_ring_is_left_alone_and_a_folded_one_is_found():
     """Half of the ring put onto the other half, as by a logo that is on two sides."""
     count = 48
     sides = neighbors_in_a_ring(count)
-    assert misplaced(component(ring(count)), coverage_of_pairs(pairs_of(sides))) == []
+    assert misplaced(component(ring(count)), overlaps_of_pairs(pairs_of(sides), np.ones(48))).tolist() == []
     folded = ring(count, turns=2.0)
     sides.update({(index, index + count // 2): 0.2 for index in range(count // 2)})
-    taken = misplaced(component(folded), coverage_of_pairs(pairs_of(sides)))
+    taken = misplaced(component(folded), overlaps_of_pairs(pairs_of(sides), np.ones(48)))
     assert count // 3 < len(taken) <= count // 2 + 1
 
 
@@ -82,8 +113,25 @@ def test_one_image_among_others_is_named():
     sides = {pair: side for pair, side in sides.items() if 5 not in pair}
     sides.update({(5, index): 0.2 for index in range(20, 30)})
     poses[5] = poses[25]
-    assert misplaced(component(poses), coverage_of_pairs(pairs_of(sides))) == [5]
+    assert misplaced(component(poses), overlaps_of_pairs(pairs_of(sides), np.ones(48))).tolist() == [5]
 
 
 def test_too_few_neighbors_say_nothing():
-    assert misplaced(component(ring(6)), {}) == []
+    assert misplaced(component(ring(6)), {}).tolist() == []
+
+
+def test_images_that_two_reconstructions_turn_otherwise():
+    """In frames and units of their own, with some images missing in either."""
+    poses = ring(20)
+    turned = ring(20)
+    turn = np.array([[-1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, 1.0]])
+    turned[12:15] = turn @ turned[12:15]
+    frame = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    one, other = component(poses), component(3.0 * frame @ turned)
+    other.camera_to_worlds[..., :3] /= 3.0
+    one, other = (
+        replace(component(each.camera_to_worlds[kept]), image_indices=each.image_indices[kept])
+        for each, kept in ((one, slice(0, 18)), (other, slice(2, 20)))
+    )
+    assert placed_otherwise(one, other).tolist() == [12, 13, 14]
+    assert placed_otherwise(one, one).tolist() == []
