@@ -9,7 +9,7 @@ And what is on two sides is mostly seen aslant on one of them, where true neighb
 from __future__ import annotations
 
 import math
-from typing import Dict, List, Mapping, NamedTuple, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -29,6 +29,11 @@ SURE_COUNT = 15
 NEAR_SHARE = 0.12
 """A feature is near a match that is as far away as this share of the width of all that is seen. With convex hulls, a
 logo at the top and small print at the bottom cover all that is between; with 0.05, faint features cover too little."""
+STILL_MOTION, STILL_SHARE = 0.005, 0.2
+"""Of images whose cameras moved, fewer than this share of the pairs have matches that stay where they are, up to this
+share of the image's width: at most 0.005 of them, in a dozen sets."""
+STILL_DEG = 10.0
+"""Cameras that moved see what they show from directions farther apart: 19 degrees where a phone was moved by a step."""
 OTHERWISE_DEG = 10.0
 """Two reconstructions of the same images differ by less where both are right."""
 FEWEST_NEIGHBORS = 10
@@ -60,8 +65,7 @@ def overlaps_of_pairs(matches: PairMatches, aspects: Float[np.ndarray, "images"]
         matches: verified ones.
         aspects: width over height of every image.
     """
-    ends = matches.ends.tolist()
-    of_pairs = [matches.points[start:end].astype(np.float64) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    of_pairs = [points.astype(np.float64) for points in matches.of_pairs]
     of_image: Dict[int, list] = {}
     for (i, j), points in zip(matches.pairs.tolist(), of_pairs, strict=True):
         points *= [aspects[i], 1.0, aspects[j], 1.0]
@@ -136,6 +140,23 @@ def misplaced(component: Component, overlaps: Overlaps) -> Int[np.ndarray, "misp
         taken.append(int(np.lexsort((counts / all_counts, counts))[-1]))
         wrong = wrong[(wrong != taken[-1]).all(axis=1)]
     return np.array(taken, dtype=np.int64)
+
+
+def shows_no_motion(matches: PairMatches, component: Optional[Component]) -> bool:
+    """Whether cameras seem to have stood still, as before a turntable: what is behind it matches better than it does.
+
+    Args:
+        matches: of all pairs.
+        component: where matches place cameras, if anywhere.
+    """
+    moved = [float(np.median(np.linalg.norm(points[:, :2] - points[:, 2:], axis=1))) for points in matches.of_pairs]
+    if len(moved) >= FEWEST_NEIGHBORS and float((np.array(moved) < STILL_MOTION).mean()) > STILL_SHARE:
+        return True
+    if component is None or len(component.points) == 0:
+        return False
+    towards = component.camera_to_worlds[:, :, 3] - np.median(component.points, axis=0)
+    towards /= np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), 1e-12)
+    return float(np.quantile(_angles_deg((towards @ towards.T).flatten()), 0.95)) < STILL_DEG
 
 
 def placed_otherwise(one: Component, other: Component) -> Int[np.ndarray, "images"]:

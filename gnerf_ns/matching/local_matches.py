@@ -52,6 +52,12 @@ class PairMatches:
     points: Float[np.ndarray, "matches 4"]
     """x and y in the one image, x and y in the other, as shares of their widths and heights."""
 
+    @property
+    def of_pairs(self) -> List[Float[np.ndarray, "_ 4"]]:
+        """The points of each pair."""
+        starts = [0, *self.ends.tolist()]
+        return [self.points[start:end] for start, end in zip(starts[:-1], starts[1:], strict=True)]
+
 
 @dataclass(frozen=True)
 class LocalMatches:
@@ -62,9 +68,9 @@ class LocalMatches:
     matches: PairMatches
     """Verified matches of all pairs."""
     misplaced: Int[np.ndarray, "misplaced"]
-    """Images of the largest component whose neighbors there have less in common with them than neighbors have
-    (`consistency.misplaced`), and that no other way of putting images together places there: it may be that sides that
-    are alike were taken for one."""
+    """Images of the largest component whose place is in doubt: neighbors there have less in common with them than
+    neighbors have, or another way of putting images together turns them otherwise. Sides that are alike may have been
+    taken for one."""
 
     def save(self, path: Path) -> None:
         """Write to an .npz file."""

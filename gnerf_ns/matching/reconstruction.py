@@ -8,6 +8,7 @@ folder. Lines on standard output say how far it is.
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import tempfile
@@ -67,6 +68,7 @@ NEIGHBORLY = (
     Overlap(covered=0.4, tilt=2.0, count=15),
     Overlap(covered=0.3, tilt=2.5, count=15),
     Overlap(covered=0.3, tilt=2.5, count=10),
+    Overlap(covered=0.0, tilt=math.inf, count=0),
 )
 """What images that are matched have to have in common, at least (at most, the tilt), one step after the other, where
 any matches at all have put images in places that their neighbors contradict. Of a milk carton (432 pairs that match,
@@ -76,7 +78,7 @@ LOOKALIKE = Overlap(covered=0.6, tilt=1.35, count=0)
 MOST_STEPS = 12
 """Reconstructions, at most, of images that matches put in places that their neighbors contradict."""
 CLEAR_SHARE = 0.05
-"""Share of the images that neighbors may contradict: so many are among right ones, too."""
+"""Share of the images, or of those that are added, that neighbors may contradict: so many are among right ones, too."""
 MISPLACED_COST = 5.0
 """An image that neighbors contradict counts as so many lost: others are wrong together with it."""
 
@@ -130,7 +132,7 @@ def _by_neighbors(job: Job, folder: Path, loose: Path, matches: PairMatches, ove
         for pair, overlap in overlaps.items()
         if overlap.tilt > LOOKALIKE.tilt or overlap.covered >= LOOKALIKE.covered
     }
-    best, accepted, steps = None, loose, 0
+    best, accepted, so_far, steps = None, loose, 0, 0
     for least in NEIGHBORLY:
         while (best is None or _size(best) < job.num_images) and steps < MOST_STEPS:
             steps += 1
@@ -139,8 +141,10 @@ def _by_neighbors(job: Job, folder: Path, loose: Path, matches: PairMatches, ove
             if grown is None or (best is not None and _size(grown) <= _size(best)):
                 break
             component = _components([grown])[0]
-            if len(misplaced(component, overlaps)) <= CLEAR_SHARE * len(component):
-                best, accepted = grown, database
+            contradicted = len(misplaced(component, overlaps))
+            added = _size(grown) - (0 if best is None else _size(best))
+            if contradicted <= so_far + CLEAR_SHARE * added:
+                best, accepted, so_far = grown, database, contradicted
                 break
             wrong = component.image_indices[contradictions(component, overlaps)]
             wrong = {pair for pair in map(tuple, np.sort(wrong, axis=1).tolist()) if pair in left}

@@ -26,6 +26,7 @@ from gnerf_ns.data.dataparser import LENS_SOURCE_KEY
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.data.intrinsics import Intrinsics
+from gnerf_ns.matching.consistency import shows_no_motion
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
 from gnerf_ns.matching.matcher import MAX_SIDE, MatchedImages, match_images
 from gnerf_ns.training.schedule import FEW_IMAGES
@@ -160,6 +161,12 @@ def find_beginning(
                 f"({named([files[index] for index in matches.misplaced])}): neighbors have little in common with them "
                 "where matches place them, or fewer matches place them elsewhere. The object may have sides that are "
                 "alike, and these and others may be half or a quarter of a turn off."
+            )
+        if shows_no_motion(matches.matches, matches.components[0] if matches.components else None):
+            remark(
+                "Matches say that the camera hardly moved. If it was an object that was turned, as on a turntable, "
+                "poses will be wrong: what stands still must not be seen. Mask it: masks of the object, in a folder "
+                "masks beside the images, named like them."
             )
     if component is None and given is None:
         return None

@@ -24,6 +24,9 @@ DOUBTFUL_SHARE = 0.1
 UNEXPLAINED_SHARE = 0.5
 """So much left unexplained is doubtful in any case: the field does not show the image from there."""
 
+MISLEADING_SHARE = 0.05
+"""Where matches contradict each other about more images than this share, what is looked up is in doubt, too."""
+
 ORIGIN_WORDS = {
     PoseOrigin.APPEARANCE: "appearance",
     PoseOrigin.MATCHES: "matches",
@@ -43,7 +46,7 @@ class PoseStatus(NamedTuple):
     explained: float
     """Share of the image's contrast that a rendering there explains: 1 for all; below 0 where it is worse than none."""
     is_doubtful: bool
-    """Whether that is much less than usual, or less than half, or neighbors contradict the pose."""
+    """Whether that is much less than usual, or less than half, or matches contradict each other about the pose."""
 
     @property
     def entries(self) -> Dict[str, Any]:
@@ -70,7 +73,12 @@ def pose_statuses(
     unexplained = costs.relative(image_set, camera_to_worlds, COMPARED_SIDE)
     usual = unexplained.median()
     doubtful = (unexplained > DOUBTFUL_RATIO * usual) & (unexplained > DOUBTFUL_SHARE)
-    doubtful |= (unexplained > UNEXPLAINED_SHARE) | (origins == PoseOrigin.DOUBTFUL_MATCHES).to(unexplained.device)
+    origins = origins.to(unexplained.device)
+    misled = origins == PoseOrigin.DOUBTFUL_MATCHES
+    doubtful |= (unexplained > UNEXPLAINED_SHARE) | misled
+    if float(misled.float().mean()) > MISLEADING_SHARE:
+        # Sides are alike, and what was looked up may have been found on the wrong one.
+        doubtful |= origins == PoseOrigin.LOOKED_UP
     return [
         PoseStatus(PoseOrigin(origin), 1.0 - share, is_doubtful)
         for origin, share, is_doubtful in zip(origins.tolist(), unexplained.tolist(), doubtful.tolist(), strict=True)
@@ -83,7 +91,7 @@ def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path]) -> List[str
     words = {
         PoseOrigin.MATCHES: "placed by local matches",
         PoseOrigin.GIVEN: "where they were given",
-        PoseOrigin.DOUBTFUL_MATCHES: "by matches that neighbors contradict",
+        PoseOrigin.DOUBTFUL_MATCHES: "placed by matches that contradict each other",
         PoseOrigin.GROUP: "placed with a group of matched images",
         PoseOrigin.LOOKED_UP: "looked up in the field",
         PoseOrigin.APPEARANCE: "placed by what they look like",
@@ -92,11 +100,11 @@ def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path]) -> List[str
         f"{len(statuses)} images: " + ", ".join(f"{counts[each]} {words[each]}" for each in words if counts[each]) + "."
     ]
     doubtful = [file for status, file in zip(statuses, files, strict=True) if status.is_doubtful]
-    if len(doubtful) > 0.5 * len(files):
+    if sum(status.explained < 1.0 - UNEXPLAINED_SHARE for status in statuses) > 0.5 * len(files):
         said.append("The field does not show most images from their poses: do not trust them, nor the field.")
     elif doubtful:
         said.append(
-            "Doubtful, since the field shows them badly from their poses, or neighbors contradict them: "
+            "Doubtful, since the field shows them badly from their poses, or matches contradict each other: "
             f"{named(doubtful)}."
         )
     return said

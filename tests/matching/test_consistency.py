@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from gnerf_ns.cameras.look_at import look_at
-from gnerf_ns.matching.consistency import misplaced, overlaps_of_pairs, placed_otherwise
+from gnerf_ns.matching.consistency import (
+    misplaced,
+    overlaps_of_pairs,
+    placed_otherwise,
+    shows_no_motion,
+)
 from gnerf_ns.matching.local_matches import Component, PairMatches
 
 
@@ -135,3 +140,23 @@ def test_images_that_two_reconstructions_turn_otherwise():
     )
     assert placed_otherwise(one, other).tolist() == [12, 13, 14]
     assert placed_otherwise(one, one).tolist() == []
+
+
+@pytest.mark.parametrize(("shift", "stands_still"), [(0.0, True), (0.002, True), (0.02, False)])
+def test_a_camera_before_a_turntable_shows_no_motion(shift: float, stands_still: bool):
+    """What is behind stays where it is in many pairs, and the turning object matches in the others."""
+    points = np.concatenate([square(0.8), square(0.8) + [shift, 0.0]], axis=1)
+    turning = np.concatenate([square(0.3), square(0.3) + [0.1, 0.0]], axis=1)
+    pairs = [(i, j) for i in range(8) for j in range(i + 1, 8)]
+    of_pairs = [points if number % 2 else turning for number in range(len(pairs))]
+    matches = PairMatches(
+        np.array(pairs), 25 * np.arange(1, len(pairs) + 1), np.concatenate(of_pairs).astype(np.float32)
+    )
+    assert shows_no_motion(matches, None) == stands_still
+    assert shows_no_motion(matches, component(ring(20))) == stands_still
+
+
+@pytest.mark.parametrize(("turns", "stands_still"), [(0.01, True), (0.1, False), (1.0, False)])
+def test_cameras_that_matches_put_into_one_place_show_no_motion(turns: float, stands_still: bool):
+    matches = pairs_of({(0, 1): 0.5})
+    assert shows_no_motion(matches, component(ring(20, turns))) == stands_still

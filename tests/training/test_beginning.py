@@ -186,6 +186,19 @@ def test_what_neighbors_contradict_may_be_moved_and_is_named(
     assert pipeline.leave_out.movable.tolist() == [3] and pipeline.leave_out.are_all_placed
 
 
+def test_cameras_that_hardly_moved_are_said(
+    tiny_scene: Path, matched: Tensor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """As before a turntable: then what stands still has to be masked."""
+    together = matched[:7].clone()
+    together[..., :3], together[..., 3] = together[0, :, :3], together[0, :, 3] + 0.01 * together[..., 3]
+    result = LocalMatches([component([0, 1, 2, 3, 4, 5, 6], together)], NO_PAIRS, np.zeros(0, dtype=np.int64))
+    monkeypatch.setattr(beginning_module, "match_images", lambda images, seed: result)
+    build_pipeline(pipeline_config(tiny_scene, "transport", matching="on"), test_mode="val")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the camera hardly moved" in said and "Mask it" in said
+
+
 # A whole run
 
 

@@ -16,9 +16,9 @@ FILES = [Path(f"{number}.png") for number in range(8)]
 ORIGINS = torch.tensor([PoseOrigin.MATCHES] * 6 + [PoseOrigin.LOOKED_UP, PoseOrigin.APPEARANCE])
 
 
-def statuses_at(poses: Tensor, model: GNeRFModel) -> list[PoseStatus]:
+def statuses_at(poses: Tensor, model: GNeRFModel, origins: Tensor = ORIGINS) -> list[PoseStatus]:
     images = image_set_of(model_of(Blobs()), random_poses(8))
-    return pose_statuses(ImageCosts(ImageRenderer(model), model.evaluation_background), images, poses, ORIGINS)
+    return pose_statuses(ImageCosts(ImageRenderer(model), model.evaluation_background), images, poses, origins)
 
 
 def test_right_poses_are_no_doubt():
@@ -42,3 +42,12 @@ def test_a_field_that_shows_nothing_is_not_trusted():
     statuses = statuses_at(random_poses(8), model_of(Nothing()))
     assert all(status.is_doubtful for status in statuses)
     assert "do not trust them" in sentences(statuses, FILES)[1]
+
+
+def test_where_sides_are_alike_what_was_looked_up_is_in_doubt():
+    """However well the field shows it: it may show it as well from the other side."""
+    origins = torch.tensor([PoseOrigin.DOUBTFUL_MATCHES] * 6 + [PoseOrigin.LOOKED_UP, PoseOrigin.MATCHES])
+    statuses = statuses_at(random_poses(8), model_of(Blobs()), origins)
+    assert [status.is_doubtful for status in statuses] == [True] * 7 + [False]
+    said = sentences(statuses, FILES)[1]
+    assert "matches contradict each other" in said and "do not trust" not in said
