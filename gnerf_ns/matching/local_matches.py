@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Dict, List
 
@@ -55,8 +56,7 @@ class PairMatches:
     @property
     def of_pairs(self) -> List[Float[np.ndarray, "_ 4"]]:
         """The points of each pair."""
-        starts = [0, *self.ends.tolist()]
-        return [self.points[start:end] for start, end in zip(starts[:-1], starts[1:], strict=True)]
+        return [self.points[start:end] for start, end in pairwise([0, *self.ends.tolist()])]
 
 
 @dataclass(frozen=True)

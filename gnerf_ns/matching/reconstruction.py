@@ -28,6 +28,7 @@ from gnerf_ns.matching.consistency import (
     misplaced,
     overlaps_of_pairs,
     placed_otherwise,
+    shows_no_motion,
 )
 from gnerf_ns.matching.job import IMAGES, MASKS, RESULT, Job, image_name
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
@@ -94,9 +95,12 @@ def reconstruct(folder: Path) -> LocalMatches:
     else:
         pairs = likely_pairs(_descriptors(job, features), job.order)
     strict = _match(job, folder, features, pairs, STRICT)
+    matches, overlaps = _verified(job, strict)
+    if shows_no_motion(matches, None):  # nothing to begin with, which takes minutes to find out
+        return _judged([], matches, overlaps)
     best = max(_map(job, folder, strict, STRICT), key=_size, default=None)
     if best is not None and _size(best) == job.num_images:
-        found = _judged([best], *_verified(job, strict))
+        found = _judged([best], matches, overlaps)
         if _is_clear(found):
             return found
     loose = _match(job, folder, features, pairs, LOOSE)
