@@ -258,7 +258,9 @@ class GNeRFTrainer(Trainer):
         folder, pipeline = self.base_dir / POSES_FOLDER, self.pipeline
         poses, plot = escape(str(folder / "transforms.json")), escape(str(folder / "cameras.png"))
         CONSOLE.print(f"Estimated poses: {poses}, a plot of them: {plot}")
-        for sentence in sentences(statuses["train"], pipeline.datamanager.train_dataset.image_filenames):
+        for sentence in sentences(
+            statuses["train"], pipeline.datamanager.train_dataset.image_filenames, statuses.get("eval", ())
+        ):
             CONSOLE.print(sentence, markup=False)
         ambiguity = find_ambiguity(
             pipeline.pose_search, pipeline.scene.image_set, pipeline.cameras.poses("train"), pipeline.scene.prior

@@ -51,3 +51,13 @@ def test_where_sides_are_alike_what_was_looked_up_is_in_doubt():
     assert [status.is_doubtful for status in statuses] == [True] * 7 + [False]
     said = sentences(statuses, FILES)[1]
     assert "matches contradict each other" in said and "do not trust" not in said
+
+
+def test_a_field_that_knows_its_images_by_heart_is_not_trusted():
+    def explaining(share: float) -> list[PoseStatus]:
+        return [PoseStatus(PoseOrigin.APPEARANCE, share, False)] * 8
+
+    assert "by heart" in sentences(explaining(0.97), FILES, explaining(0.64))[-1]
+    for held_out in (explaining(0.91), []):
+        assert len(sentences(explaining(0.97), FILES, held_out)) == 1
+    assert len(sentences(explaining(0.8), FILES, explaining(0.7))) == 1  # noisy images, all of them
