@@ -54,8 +54,10 @@ from gnerf_ns.utils.run_images import ImageSource, RunImages
 
 CPU_IMAGE_SIDE = 100
 """Longest side of images of an object alone where there is no GPU, in pixels."""
+CPU_OBJECT_SIDE = 80
+"""Images with alpha are larger where the object would typically have fewer pixels,"""
 CPU_ROOM_SIDE = 240
-"""The same for images with their background: the object is but a part of them."""
+"""up to the size of images with their background, of which the object is but a part."""
 CUDA_IMAGE_SIDE = 800
 """Longest side of images with a GPU."""
 
@@ -79,7 +81,8 @@ class UnposedDataManagerConfig(VanillaDataManagerConfig):
     """Specifies the dataparser used to unpack the data."""
     max_image_side: Union[Literal["auto"], int, None] = "auto"
     """Longest side of the images, in pixels; larger ones are area-averaged down. auto: 800 with CUDA; without, 240 for
-    images with their background, and 100 for those of an object alone. None keeps the files' size."""
+    images with their background, and for those of an object alone 100, or as many as give the object 80. None keeps the
+    files' size."""
     train_num_rays_per_batch: int = 1024
     """Refused if set, since it would have no effect: see --pipeline.photometric.rays-per-step."""
 
@@ -197,11 +200,13 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
             return UnposedDataset(outputs, side, scale_factor=config.camera_res_scale_factor)
         small = UnposedDataset(outputs, CPU_IMAGE_SIDE, scale_factor=config.camera_res_scale_factor)
         images = ImageStack.from_dataset(small, self.device)
-        if not images.show_surroundings:
-            config.max_image_side, self.train_images = CPU_IMAGE_SIDE, images
+        enough = round(CPU_OBJECT_SIDE / images.object_extent)
+        side = CPU_ROOM_SIDE if images.show_surroundings else min(max(CPU_IMAGE_SIDE, enough), CPU_ROOM_SIDE)
+        config.max_image_side = side
+        if side == CPU_IMAGE_SIDE:
+            self.train_images = images
             return small
-        config.max_image_side = CPU_ROOM_SIDE
-        return UnposedDataset(outputs, CPU_ROOM_SIDE, scale_factor=config.camera_res_scale_factor)
+        return UnposedDataset(outputs, side, scale_factor=config.camera_res_scale_factor)
 
     def create_eval_dataset(self) -> UnposedDataset:
         """The held-out images in the same format, with placeholder poses."""

@@ -139,6 +139,16 @@ class ImageStack:
         return self.pixels.shape[-1] == 4
 
     @property
+    def object_extent(self) -> float:
+        """How long the object typically is, as a share of the image's longer side; 1 without alpha."""
+        if not self.has_alpha:
+            return 1.0
+        inside = self.pixels[..., 3] >= 128
+        longest = [inside.any(dim=3 - axis).int() for axis in (1, 2)]
+        extents = torch.stack([_extents(each) for each in longest]).amax(dim=0)
+        return float(extents[extents > 0].float().median()) / max(self.height, self.width) if extents.any() else 1.0
+
+    @property
     def show_surroundings(self) -> bool:
         """Whether images have their background: not if they have alpha, or if their edges are of one plain color."""
         if self.has_alpha:
@@ -204,6 +214,12 @@ class ImageStack:
             floats = premultiply(pixels[start : start + chunk]).permute(0, 3, 1, 2)
             resized[start : start + chunk] = area_resize(floats, height, width)
         return resized
+
+
+def _extents(occupied: Int[Tensor, "n cells"]) -> Int[Tensor, "n"]:
+    """From the first to the last occupied cell of each row, both included; 0 where none is."""
+    first, last = occupied.argmax(dim=1), occupied.flip(1).argmax(dim=1)
+    return (occupied.shape[1] - first - last) * occupied.any(dim=1)
 
 
 def _along_edges(cells: Float[Tensor, "n side side channels"]) -> Float[Tensor, "n parts channels"]:

@@ -398,7 +398,14 @@ def test_options_without_effect_are_refused(blender_folder: Path, name: str, val
 
 @pytest.mark.parametrize(
     ("cuda", "shown", "side"),
-    [(False, "object", 100), (False, "room", 240), (True, "object", 800), (True, "room", 800)],
+    [
+        (False, "object", 100),
+        (False, "cut out", 235),
+        (False, "room", 240),
+        (True, "object", 800),
+        (True, "cut out", 800),
+        (True, "room", 800),
+    ],
 )
 def test_default_image_side_follows_machine_and_images(
     image_folder, monkeypatch: pytest.MonkeyPatch, cuda: bool, shown: str, side: int
@@ -411,6 +418,10 @@ def test_default_image_side_follows_machine_and_images(
         picture.paste(
             content.resize((900, 600) if shown == "room" else (300, 300)), (0, 0) if shown == "room" else (300, 150)
         )
+        if shown == "cut out":  # 300 of 900 pixels, of which 80 are to be left
+            alpha = Image.new("L", picture.size, 0)
+            alpha.paste(255, (300, 150, 600, 450))
+            picture.putalpha(alpha)
         picture.save(path)
     config = config_for(folder, max_image_side="auto")
     manager = config.setup()

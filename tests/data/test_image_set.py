@@ -71,3 +71,14 @@ def test_chosen_images_keep_their_padding():
     some = ImageSet(stack, CameraDirections(cameras(3, 8, 8)))[torch.tensor([2, 1])]
     assert some.images.extents is not None and some.images.extents.tolist() == [[1.0, 0.75], [0.5, 1.0]]
     assert ImageSet(stack, CameraDirections(cameras(3, 8, 8)))[torch.tensor([0])].validity(4, 4) is None
+
+
+def test_how_long_an_object_typically_is():
+    """Of those images that show it, and as a share of the longer side."""
+    pixels = torch.zeros(4, 40, 100, 4, dtype=torch.uint8)
+    assert ImageStack(pixels).object_extent == 1.0
+    pixels[0, 10:20, 30:80, 3] = 255
+    pixels[1, :, 95:, 3] = 200
+    pixels[2, 5:38, 2, 3] = 255
+    assert ImageStack(pixels).object_extent == 0.4
+    assert ImageStack(pixels[..., :3]).object_extent == 1.0
