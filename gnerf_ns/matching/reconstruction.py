@@ -96,7 +96,7 @@ def reconstruct(folder: Path) -> LocalMatches:
         pairs = likely_pairs(_descriptors(job, features), job.order)
     strict = _match(job, folder, features, pairs, STRICT)
     matches, overlaps = _verified(job, strict)
-    if shows_no_motion(matches, None):  # nothing to begin with, which takes minutes to find out
+    if not job.has_masks and shows_no_motion(matches, None):  # nothing to begin with, which takes minutes to find out
         return _judged([], matches, overlaps)
     best = max(_map(job, folder, strict, STRICT), key=_size, default=None)
     if best is not None and _size(best) == job.num_images:
