@@ -55,9 +55,9 @@ from gnerf_ns.utils.run_images import ImageSource, RunImages
 CPU_IMAGE_SIDE = 100
 """Longest side of images of an object alone where there is no GPU, in pixels."""
 CPU_OBJECT_SIDE = 80
-"""Images with alpha are larger where the object would typically have fewer pixels,"""
+"""Where the object would typically have fewer pixels, images with alpha are larger; up to `CPU_ROOM_SIDE`."""
 CPU_ROOM_SIDE = 240
-"""up to the size of images with their background, of which the object is but a part."""
+"""Longest side of images with their background, of which the object is but a part."""
 CUDA_IMAGE_SIDE = 800
 """Longest side of images with a GPU."""
 
@@ -81,8 +81,8 @@ class UnposedDataManagerConfig(VanillaDataManagerConfig):
     """Specifies the dataparser used to unpack the data."""
     max_image_side: Union[Literal["auto"], int, None] = "auto"
     """Longest side of the images, in pixels; larger ones are area-averaged down. auto: 800 with CUDA; without, 240 for
-    images with their background, and for those of an object alone 100, or as many as give the object 80. None keeps the
-    files' size."""
+    images with their background, and for those of an object alone 100, or as many as give the object 80, up to 240.
+    None keeps the files' size."""
     train_num_rays_per_batch: int = 1024
     """Refused if set, since it would have no effect: see --pipeline.photometric.rays-per-step."""
 

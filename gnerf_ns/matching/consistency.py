@@ -30,14 +30,19 @@ NEAR_SHARE = 0.12
 """A feature is near a match that is as far away as this share of the width of all that is seen. With convex hulls, a
 logo at the top and small print at the bottom cover all that is between; with 0.05, faint features cover too little."""
 STILL_MOTION, STILL_SHARE = 0.005, 0.2
-"""Of images whose cameras moved, fewer than this share of the pairs have matches that stay where they are, up to this
-share of the image's width: at most 0.005 of them, in a dozen sets."""
+"""Matches stay where they are if they move by less than the first, as a share of the width of all that matches; in
+photographs from places all around, that is so in fewer than the second, as a share of all pairs that match."""
 STILL_DEG = 10.0
 """Cameras that moved see what they show from directions farther apart: 19 degrees where a phone was moved by a step."""
+CLEAR_SHARE = 0.05
+"""Share of the images, or of those that are added, that neighbors may contradict: so many are among right ones, too."""
 OTHERWISE_DEG = 10.0
 """Two reconstructions of the same images differ by less where both are right."""
 FEWEST_NEIGHBORS = 10
 """Fewer pairs of neighbors do not say what is usual."""
+
+_MAX_FEATURES = 500
+"""Of an image, spread over it, to tell how much of it matches."""
 
 
 class Overlap(NamedTuple):
@@ -74,6 +79,9 @@ def overlaps_of_pairs(matches: PairMatches, aspects: Float[np.ndarray, "images"]
     features = {image: np.unique(np.concatenate(points), axis=0) for image, points in of_image.items()}
     reach = {image: NEAR_SHARE * math.sqrt(max(_area(points), 1e-9)) for image, points in features.items()}
 
+    # They are in order, from left to right.
+    features = {image: points[:: math.ceil(len(points) / _MAX_FEATURES)] for image, points in features.items()}
+
     def covered(image: int, points: Float[np.ndarray, "matches 2"]) -> float:
         distances, _ = cKDTree(points).query(features[image], distance_upper_bound=reach[image])
         return float(np.isfinite(distances).mean())
@@ -89,7 +97,8 @@ def overlaps_of_pairs(matches: PairMatches, aspects: Float[np.ndarray, "images"]
     best = np.zeros(len(aspects))
     sure = counts >= SURE_COUNT
     np.maximum.at(best, pairs[sure].flatten(), np.repeat(shares[sure], 2))
-    relative = np.minimum(shares / np.maximum(best[pairs].max(axis=1), 1e-9), 1.0)
+    most = best[pairs].max(axis=1)
+    relative = np.minimum(shares / np.where(most > 0.0, most, 1.0), 1.0)
     return {
         (i, j): Overlap(share, _tilt(points), count)
         for (i, j), share, points, count in zip(
@@ -118,7 +127,7 @@ def contradictions(component: Component, overlaps: Overlaps) -> Int[np.ndarray, 
         overlaps: of all pairs that match.
 
     Returns:
-        None where there are too few neighbors to tell.
+        No rows where there are too few neighbors to tell.
     """
     pairs = _neighbors(component)
     if len(pairs) < FEWEST_NEIGHBORS:
@@ -143,13 +152,18 @@ def misplaced(component: Component, overlaps: Overlaps) -> Int[np.ndarray, "misp
 
 
 def shows_no_motion(matches: PairMatches, component: Optional[Component]) -> bool:
-    """Whether cameras seem to have stood still, as before a turntable: what is behind it matches better than it does.
+    """Whether cameras seem to have stood still, against how far away things are: as before a turntable, where what is
+    behind it matches better than it does.
 
     Args:
         matches: of all pairs.
         component: where matches place cameras, if anywhere.
     """
-    moved = [float(np.median(np.linalg.norm(points[:, :2] - points[:, 2:], axis=1))) for points in matches.of_pairs]
+    moved = [
+        float(np.median(np.linalg.norm(points[:, :2] - points[:, 2:], axis=1)))
+        / math.sqrt(max(_area(points[:, :2]), 1e-9))
+        for points in matches.of_pairs
+    ]
     if len(moved) >= FEWEST_NEIGHBORS and float((np.array(moved) < STILL_MOTION).mean()) > STILL_SHARE:
         return True
     if component is None or len(component.points) == 0:

@@ -15,13 +15,14 @@ import tempfile
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Collection, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import pycolmap
 from jaxtyping import Float, Int
 
 from gnerf_ns.matching.consistency import (
+    CLEAR_SHARE,
     Overlap,
     Overlaps,
     contradictions,
@@ -78,8 +79,6 @@ LOOKALIKE = Overlap(covered=0.6, tilt=1.35, count=0)
 """Images that see a thing the same way, with less tilt, and have less in common, see two things that are alike."""
 MOST_STEPS = 12
 """Reconstructions, at most, of images that matches put in places that their neighbors contradict."""
-CLEAR_SHARE = 0.05
-"""Share of the images, or of those that are added, that neighbors may contradict: so many are among right ones, too."""
 MISPLACED_COST = 5.0
 """An image that neighbors contradict counts as so many lost: others are wrong together with it."""
 
@@ -90,13 +89,13 @@ def reconstruct(folder: Path) -> LocalMatches:
     pycolmap.set_random_seed(job.seed)
     features = folder / "features.db"
     _extract(job, folder, features)
-    if job.num_images <= EXHAUSTIVE_UP_TO:
-        pairs = every_pair(job.num_images)
-    else:
-        pairs = likely_pairs(_descriptors(job, features), job.order)
+    compares_all = job.num_images <= EXHAUSTIVE_UP_TO
+    pairs = every_pair(job.num_images) if compares_all else likely_pairs(_descriptors(job, features), job.order)
     strict = _match(job, folder, features, pairs, STRICT)
     matches, overlaps = _verified(job, strict)
-    if not job.has_masks and shows_no_motion(matches, None):  # nothing to begin with, which takes minutes to find out
+    if (
+        compares_all and not job.has_masks and shows_no_motion(matches, None)
+    ):  # nothing to begin with, which takes minutes to find out
         return _judged([], matches, overlaps)
     best = max(_map(job, folder, strict, STRICT), key=_size, default=None)
     if best is not None and _size(best) == job.num_images:
@@ -112,7 +111,7 @@ def reconstruct(folder: Path) -> LocalMatches:
     if not careful.components:
         return found
     better, worse = (careful, found) if _score(careful) >= _score(found) else (found, careful)
-    # What two ways of putting images together agree on is right although some neighbors have little in common.
+    # What two ways of putting images together agree on counts as right, although neighbors have little in common.
     otherwise = placed_otherwise(better.components[0], worse.components[0])
     unconfirmed = np.setdiff1d(better.misplaced, worse.components[0].image_indices)
     return replace(better, misplaced=np.union1d(otherwise, unconfirmed))
@@ -136,7 +135,8 @@ def _by_neighbors(job: Job, folder: Path, loose: Path, matches: PairMatches, ove
         for pair, overlap in overlaps.items()
         if overlap.tilt > LOOKALIKE.tilt or overlap.covered >= LOOKALIKE.covered
     }
-    best, accepted, so_far, steps = None, loose, 0, 0
+    best, database, so_far, steps = None, loose, 0, 0
+    accepted: Tuple[Overlaps, Overlap] = left, NEIGHBORLY[-1]
     for least in NEIGHBORLY:
         while (best is None or _size(best) < job.num_images) and steps < MOST_STEPS:
             steps += 1
@@ -148,14 +148,22 @@ def _by_neighbors(job: Job, folder: Path, loose: Path, matches: PairMatches, ove
             contradicted = len(misplaced(component, overlaps))
             added = _size(grown) - (0 if best is None else _size(best))
             if contradicted <= so_far + CLEAR_SHARE * added:
-                best, accepted, so_far = grown, database, contradicted
+                best, accepted, so_far = grown, (left, least), contradicted
                 break
             wrong = component.image_indices[contradictions(component, overlaps)]
-            wrong = {pair for pair in map(tuple, np.sort(wrong, axis=1).tolist()) if pair in left}
-            if not wrong:
-                return _judged(_with_left(job, folder, accepted, best), matches, overlaps)
+            wrong = set(map(tuple, np.sort(wrong, axis=1).tolist()))
+            if not any(pair in left and _has(left[pair], least) for pair in wrong):
+                steps = MOST_STEPS  # the same would come out, and lesser pairs only add to it
+                break
             left = {pair: overlap for pair, overlap in left.items() if pair not in wrong}
-    return _judged(_with_left(job, folder, accepted, best), matches, overlaps)
+    if best is not None and _size(best) < job.num_images:
+        database = _neighborly(job, loose, overlaps, *accepted)
+    return _judged(_with_left(job, folder, database, best), matches, overlaps)
+
+
+def _has(overlap: Overlap, least: Overlap) -> bool:
+    """Whether images have so much in common."""
+    return overlap.covered >= least.covered and overlap.tilt <= least.tilt and overlap.count >= least.count
 
 
 def _with_left(job: Job, folder: Path, database: Path, model: Optional[Any]) -> List[Any]:
@@ -263,17 +271,15 @@ def _match(job: Job, folder: Path, features: Path, pairs: Int[np.ndarray, "pairs
     return database
 
 
-def _neighborly(
-    job: Job, database: Path, overlaps: Overlaps, left: Collection[Tuple[int, int]], least: Overlap
-) -> Path:
-    """A copy of a database of matches that has only those pairs of some that have so much in common."""
-    copy = Path(tempfile.mkdtemp(prefix="neighbors-", dir=database.parent)) / database.name
+def _neighborly(job: Job, database: Path, overlaps: Overlaps, left: Overlaps, least: Overlap) -> Path:
+    """A copy of a database of matches, in place of the last such, that has only those pairs left that have so much in
+    common."""
+    copy = database.with_name(f"{database.stem}-neighbors.db")
     shutil.copy(database, copy)
     with closing(pycolmap.Database.open(copy)) as opened:
         ids = [_image(opened, index).image_id for index in range(job.num_images)]
-        for pair, overlap in overlaps.items():
-            is_less = overlap.covered < least.covered or overlap.tilt > least.tilt or overlap.count < least.count
-            if is_less or pair not in left:
+        for pair in overlaps:
+            if pair not in left or not _has(left[pair], least):
                 opened.delete_inlier_matches(ids[pair[0]], ids[pair[1]])
     return copy
 
@@ -420,6 +426,7 @@ def _verified(job: Job, database: Path) -> Tuple[PairMatches, Overlaps]:
             one, other = pycolmap.pair_id_to_image_pair(pair_id)
             pairs.append((images[one], images[other]))
             points.append(np.concatenate([keypoints[one][inliers[:, 0]], keypoints[other][inliers[:, 1]]], axis=1))
+    _say("overlaps", 0, len(pairs))
     matches = PairMatches(
         np.array(pairs, dtype=np.int64).reshape(-1, 2),
         np.cumsum([len(each) for each in points], dtype=np.int64),

@@ -26,7 +26,7 @@ from gnerf_ns.data.dataparser import LENS_SOURCE_KEY
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.data.intrinsics import Intrinsics
-from gnerf_ns.matching.consistency import shows_no_motion
+from gnerf_ns.matching.consistency import CLEAR_SHARE, shows_no_motion
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
 from gnerf_ns.matching.matcher import MAX_SIDE, MatchedImages, match_images
 from gnerf_ns.training.schedule import FEW_IMAGES
@@ -42,8 +42,6 @@ nothing else is one."""
 MIN_SHARE_OF_FEW = 0.9
 """The same of few images (`FEW_IMAGES`): phase A tries each of them elsewhere, and finds what matches miss."""
 MIN_COUNT = 4
-DOUBTFUL_SHARE = 0.025
-"""Share of matched images that neighbors contradict (`matching.consistency`) from which on that is said."""
 SHARP_DEG = 0.3
 """Matches of images whose pixels stand for less hold poses better than colors do: at 0.2 degrees (Lego at 200 pixels)
 they do, at 0.4 (96 pixels) poses that were held came out at 1.1 degrees in place of 0.4."""
@@ -72,7 +70,7 @@ class PoseOrigin(IntEnum):
     GROUP = 4
     """Found likewise, together with all images that matches place relative to each other."""
     DOUBTFUL_MATCHES = 5
-    """From local matches, but contradicted by neighbors: it may be moved to where it fits better."""
+    """From local matches that contradict each other (`LocalMatches.misplaced`): it may be moved to where it fits."""
 
 
 @dataclass
@@ -154,19 +152,20 @@ def find_beginning(
         CONSOLE.print(
             f"Local matches place {found} of {len(train) + len(held_out)} images" + ("." if component else ", too few.")
         )
-        if component is not None and len(matches.misplaced) > DOUBTFUL_SHARE * len(component):
+        if component is not None and len(matches.misplaced) > CLEAR_SHARE * len(component):
             files = [*train.image_filenames, *held_out.image_filenames]
             remark(
-                f"It is in doubt where {len(matches.misplaced)} images stand "
+                f"In doubt is where {len(matches.misplaced)} of the images were taken "
                 f"({named([files[index] for index in matches.misplaced])}): neighbors have little in common with them "
                 "where matches place them, or fewer matches place them elsewhere. The object may have sides that are "
                 "alike, and these and others may be half or a quarter of a turn off."
             )
-        if shows_no_motion(matches.matches, matches.components[0] if matches.components else None):
+        largest = matches.components[0] if matches.components else None
+        if not images.has_alpha and shows_no_motion(matches.matches, largest):
             remark(
                 "Matches say that the camera hardly moved. If it was an object that was turned, as on a turntable, "
-                "poses will be wrong: what stands still must not be seen. Mask it: masks of the object, in a folder "
-                "masks beside the images, named like them."
+                "poses will be wrong, since what stands still is seen, too. Mask it: give masks of the object, white, "
+                "in a folder masks beside the images, named like them."
             )
     if component is None and given is None:
         return None
@@ -238,7 +237,7 @@ def joined(
     Args:
         component: the matched images.
         given: poses that came with the images, if they are to be used.
-        misplaced: images of the component that their neighbors contradict.
+        misplaced: images of the component whose place is in doubt.
     """
     indices, poses = torch.from_numpy(component.image_indices), torch.from_numpy(component.camera_to_worlds)
     origins = torch.full_like(indices, PoseOrigin.MATCHES)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gnerf_ns.data.image_set import ImageSet
+from gnerf_ns.matching.consistency import CLEAR_SHARE
 from gnerf_ns.pose_search.costs import ImageCosts
 from gnerf_ns.training.beginning import PoseOrigin
 from gnerf_ns.utils.console import named
@@ -25,8 +26,6 @@ DOUBTFUL_SHARE = 0.1
 UNEXPLAINED_SHARE = 0.5
 """So much left unexplained is doubtful in any case: the field does not show the image from there."""
 
-MISLEADING_SHARE = 0.05
-"""Where matches contradict each other about more images than this share, what is looked up is in doubt, too."""
 BY_HEART_SHARE = 0.2
 """A field that leaves more of held-out images unexplained, and `DOUBTFUL_RATIO` times what it leaves of others, knows
 these by heart. Right fields leave 2 to 9 %, also of a dozen images."""
@@ -64,7 +63,11 @@ class PoseStatus(NamedTuple):
 
 @torch.no_grad()
 def pose_statuses(
-    costs: ImageCosts, image_set: ImageSet, camera_to_worlds: Float[Tensor, "n 3 4"], origins: Int[Tensor, "n"]
+    costs: ImageCosts,
+    image_set: ImageSet,
+    camera_to_worlds: Float[Tensor, "n 3 4"],
+    origins: Int[Tensor, "n"],
+    are_sides_alike: bool = False,
 ) -> List[PoseStatus]:
     """Hold each image against what the field shows from its pose.
 
@@ -73,20 +76,24 @@ def pose_statuses(
         image_set: the images.
         camera_to_worlds: their poses.
         origins: where these are from: `PoseOrigin`.
+        are_sides_alike: whether what was looked up may have been found on the wrong one of sides that are alike.
     """
     unexplained = costs.relative(image_set, camera_to_worlds, COMPARED_SIDE)
     usual = unexplained.median()
     doubtful = (unexplained > DOUBTFUL_RATIO * usual) & (unexplained > DOUBTFUL_SHARE)
     origins = origins.to(unexplained.device)
-    misled = origins == PoseOrigin.DOUBTFUL_MATCHES
-    doubtful |= (unexplained > UNEXPLAINED_SHARE) | misled
-    if float(misled.float().mean()) > MISLEADING_SHARE:
-        # Sides are alike, and what was looked up may have been found on the wrong one.
+    doubtful |= (unexplained > UNEXPLAINED_SHARE) | (origins == PoseOrigin.DOUBTFUL_MATCHES)
+    if are_sides_alike:
         doubtful |= origins == PoseOrigin.LOOKED_UP
     return [
         PoseStatus(PoseOrigin(origin), 1.0 - share, is_doubtful)
         for origin, share, is_doubtful in zip(origins.tolist(), unexplained.tolist(), doubtful.tolist(), strict=True)
     ]
+
+
+def sides_are_alike(origins: Int[Tensor, "n"]) -> bool:
+    """Whether matches contradict each other about more of the training images than they do where all are right."""
+    return float((origins == PoseOrigin.DOUBTFUL_MATCHES).float().mean()) > CLEAR_SHARE
 
 
 def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path], held_out: Sequence[PoseStatus] = ()) -> List[str]:
@@ -117,12 +124,12 @@ def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path], held_out: S
             "Doubtful, since the field shows them badly from their poses, or matches contradict each other: "
             f"{named(doubtful)}."
         )
-    if held_out:
+    if len(held_out) > 1:
         mine, theirs = (float(np.median([status.explained for status in each])) for each in (statuses, held_out))
         if 1.0 - theirs > max(BY_HEART_SHARE, DOUBTFUL_RATIO * (1.0 - mine)):
             said.append(
-                f"The field explains {mine:.0%} of the images that it was trained on, but {theirs:.0%} of those held "
-                "out: it knows the former by heart, as it can few images from any poses. Do not trust the poses "
-                "without a look at them; more images help."
+                f"The field explains {mine:.0%} of what a typical image shows that it was trained on, but "
+                f"{max(theirs, 0.0):.0%} of one held out: it knows the former by heart, as it can few images from any "
+                "poses. Do not trust the poses without a look at them; more images help."
             )
     return said

@@ -29,7 +29,7 @@ from gnerf_ns.training.ambiguity import find_ambiguity
 from gnerf_ns.training.beginning import PoseOrigin
 from gnerf_ns.training.learning_rates import following
 from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig, refuse_several_devices
-from gnerf_ns.training.pose_status import PoseStatus, pose_statuses, sentences
+from gnerf_ns.training.pose_status import PoseStatus, pose_statuses, sentences, sides_are_alike
 from gnerf_ns.training.run_folder import RunFolderConfig
 from gnerf_ns.utils.checkpoints import latest_checkpoint
 from gnerf_ns.utils.errors import InputError
@@ -218,15 +218,17 @@ class GNeRFTrainer(Trainer):
         """Of all training images, and of all held-out ones."""
         pipeline, datamanager = self.pipeline, self.pipeline.datamanager
         cameras, costs = pipeline.cameras, pipeline.pose_search.costs
+        image_set, of_train = pipeline.scene.image_set, pipeline.leave_out.origins
+        are_alike = sides_are_alike(of_train)
         statuses: Dict[Split, List[PoseStatus]] = {
-            "train": pose_statuses(costs, pipeline.scene.image_set, cameras.poses("train"), pipeline.leave_out.origins)
+            "train": pose_statuses(costs, image_set, cameras.poses("train"), of_train, are_alike)
         }
         if cameras.has_eval_poses:
             held_out = ImageSet(datamanager.eval_images, cameras.eval_lenses)
             origins = torch.full((len(held_out),), PoseOrigin.LOOKED_UP)
             if pipeline.config.poses == "fixed":
                 origins[cameras.eval_guessed.cpu()] = PoseOrigin.GIVEN
-            statuses["eval"] = pose_statuses(costs, held_out, cameras.poses("eval"), origins)
+            statuses["eval"] = pose_statuses(costs, held_out, cameras.poses("eval"), origins, are_alike)
         return statuses
 
     def write_poses(self, folder: Path, statuses: Optional[Mapping[Split, Sequence[PoseStatus]]] = None) -> None:

@@ -121,8 +121,26 @@ def test_one_image_among_others_is_named():
     assert misplaced(component(poses), overlaps_of_pairs(pairs_of(sides), np.ones(48))).tolist() == [5]
 
 
-def test_too_few_neighbors_say_nothing():
-    assert misplaced(component(ring(6)), {}).tolist() == []
+@pytest.mark.parametrize(("count", "expected"), [(4, 0), (11, 1)])
+def test_too_few_neighbors_say_nothing(count: int, expected: int):
+    """Of pairs that all stand side by side, one without a match: 6 pairs tell nothing, 55 do."""
+    sides = {(i, j): 0.8 for i in range(count) for j in range(i + 1, count) if (i, j) != (0, 1)}
+    overlaps = overlaps_of_pairs(pairs_of(sides), np.ones(count))
+    assert len(misplaced(component(ring(count, turns=0.02)), overlaps)) == expected
+
+
+def test_images_without_enough_matches_have_not_all_in_common():
+    few = pairs_of({(0, 1): 0.8, (0, 2): 0.1}).points.reshape(2, 25, 4)[:, ::3]
+    matches = PairMatches(np.array([[0, 1], [0, 2]]), np.array([9, 18]), few.reshape(-1, 4))
+    assert overlaps_of_pairs(matches, np.ones(3))[(0, 2)].covered < 0.8
+
+
+@pytest.mark.parametrize("extent", [0.1, 0.3])
+def test_a_small_object_photographed_often_shows_motion(extent: float):
+    """Seen by a camera that turned by a degree or so about it."""
+    moved = pairs_of({(i, j): extent for i in range(8) for j in range(i + 1, 8)})
+    moved.points[:, 2] += 0.02 * extent
+    assert not shows_no_motion(moved, None)
 
 
 def test_images_that_two_reconstructions_turn_otherwise():

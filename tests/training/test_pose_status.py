@@ -10,7 +10,7 @@ from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.pose_search.costs import ImageCosts
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
 from gnerf_ns.training.beginning import PoseOrigin
-from gnerf_ns.training.pose_status import PoseStatus, pose_statuses, sentences
+from gnerf_ns.training.pose_status import PoseStatus, pose_statuses, sentences, sides_are_alike
 
 FILES = [Path(f"{number}.png") for number in range(8)]
 ORIGINS = torch.tensor([PoseOrigin.MATCHES] * 6 + [PoseOrigin.LOOKED_UP, PoseOrigin.APPEARANCE])
@@ -18,7 +18,8 @@ ORIGINS = torch.tensor([PoseOrigin.MATCHES] * 6 + [PoseOrigin.LOOKED_UP, PoseOri
 
 def statuses_at(poses: Tensor, model: GNeRFModel, origins: Tensor = ORIGINS) -> list[PoseStatus]:
     images = image_set_of(model_of(Blobs()), random_poses(8))
-    return pose_statuses(ImageCosts(ImageRenderer(model), model.evaluation_background), images, poses, origins)
+    costs = ImageCosts(ImageRenderer(model), model.evaluation_background)
+    return pose_statuses(costs, images, poses, origins, sides_are_alike(origins))
 
 
 def test_right_poses_are_no_doubt():
