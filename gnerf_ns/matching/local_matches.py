@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Dict, List
@@ -41,6 +41,23 @@ class Component:
     def __len__(self) -> int:
         return len(self.image_indices)
 
+    def of(self, rows: Int[np.ndarray, "k"]) -> Component:
+        """Some of the images, with all points."""
+        new_row = np.full(len(self), -1)
+        new_row[rows] = np.arange(len(rows))
+        kept = new_row[self.seen_by] >= 0
+        return replace(
+            self,
+            image_indices=self.image_indices[rows],
+            camera_to_worlds=self.camera_to_worlds[rows],
+            focal=self.focal[rows],
+            center=self.center[rows],
+            distortion=self.distortion[rows],
+            seen_by=new_row[self.seen_by[kept]],
+            seen_point=self.seen_point[kept],
+            seen_at=self.seen_at[kept],
+        )
+
 
 @dataclass(frozen=True)
 class PairMatches:
@@ -73,12 +90,14 @@ class LocalMatches:
     taken for one."""
 
     def save(self, path: Path) -> None:
-        """Write to an .npz file."""
+        """Write to an .npz file, whole or not at all."""
         arrays: Dict[str, np.ndarray] = {f"{_PAIRS}.{key}": value for key, value in vars(self.matches).items()}
         for number, component in enumerate(self.components):
             arrays.update({f"{number}.{key}": value for key, value in vars(component).items()})
         arrays[_MISPLACED] = self.misplaced
-        np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
+        written = path.with_suffix(".new.npz")
+        np.savez(written, **arrays)  # pyright: ignore[reportArgumentType]
+        written.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> LocalMatches:

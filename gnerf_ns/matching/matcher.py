@@ -105,7 +105,13 @@ def _match(images: MatchedImages, seed: int, folder: Path, show: Callable[[str, 
     groups = camera_groups(images, sizes)
     by_name = sorted(range(len(images)), key=lambda index: images.files[index])
     Job(len(images), groups, has_masks, by_name, threads, seed % 2**31).write(folder)
-    run_child([sys.executable, "-m", "gnerf_ns.matching.reconstruction", str(folder)], folder, NO_PROGRESS_S, show)
+    program = [sys.executable, "-m", "gnerf_ns.matching.reconstruction", str(folder)]
+    try:
+        run_child(program, folder, NO_PROGRESS_S, show)
+    except NoMatches as reason:
+        if not (folder / RESULT).exists():
+            raise
+        remark(f"Matching did not finish: {reason}. What it had found by then is used.")
     return LocalMatches.load(folder / RESULT)
 
 

@@ -43,3 +43,14 @@ def test_nothing_found_is_saved_and_loaded(tmp_path: Path):
     LocalMatches([], nothing, np.zeros(0, np.int64)).save(tmp_path / "matches.npz")
     loaded = LocalMatches.load(tmp_path / "matches.npz")
     assert loaded.components == [] and len(loaded.matches.points) == 0
+
+
+def test_some_of_the_images_see_the_same_points():
+    whole = component(1)
+    part = whole.of(np.array([3, 1]))
+    assert part.image_indices.tolist() == [13, 11] and len(part) == 2
+    of_whole, of_part = (
+        sorted(zip(each.image_indices[each.seen_by], each.seen_point, map(tuple, each.seen_at), strict=True))
+        for each in (whole, part)
+    )
+    assert of_part == [each for each in of_whole if each[0] in (11, 13)]

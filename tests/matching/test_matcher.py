@@ -4,7 +4,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any, Callable, List, Sequence, Tuple
 
 import numpy as np
 import pytest
@@ -14,7 +14,8 @@ from PIL import Image
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.data.intrinsics import Intrinsics
 from gnerf_ns.matching import matcher
-from gnerf_ns.matching.job import IMAGES, MASKS, image_name
+from gnerf_ns.matching.job import IMAGES, MASKS, RESULT, image_name
+from gnerf_ns.matching.local_matches import LocalMatches, PairMatches
 from gnerf_ns.matching.matcher import MatchedImages, NoMatches, camera_groups, match_images, run_child
 
 
@@ -134,3 +135,21 @@ def test_a_run_goes_on_without_matches(
     said = capsys.readouterr().out
     assert "No local matches: " in said and said.count("\n") == 1
     assert "pycolmap is not installed" in said if problem == "missing" else "could not be started" in said
+
+
+@pytest.mark.parametrize("end", ["os.abort()", "time.sleep(600)"])
+def test_what_was_found_before_a_child_failed_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], end: str
+):
+    nothing = PairMatches(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
+    LocalMatches([], nothing, np.array([7])).save(tmp_path / "found.npz")
+    code = f"import os, shutil, time; shutil.copy({str(tmp_path / 'found.npz')!r}, {RESULT!r}); {end}"
+
+    def run(command: Sequence[str], folder: Path, no_progress_s: float, show: Callable[..., None]) -> None:
+        run_child([sys.executable, "-c", code], folder, 2.0, show)
+
+    monkeypatch.setattr(matcher, "run_child", run)
+    found = match_images(images(tmp_path))
+    assert found is not None and found.misplaced.tolist() == [7]
+    said = capsys.readouterr().out
+    assert said.startswith("Matching did not finish: ") and said.count("\n") <= 2
