@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import AbstractSet, Any, Dict, List, Optional, Sequence, Tuple
 
@@ -165,7 +165,7 @@ class Colmap:
             ids = self._ids(opened)
             for i, j in matched.overlaps.keys() - pairs:
                 opened.delete_inlier_matches(ids[i], ids[j])
-        return Matched(copy, matched.criteria, matched.matches, matched.overlaps)
+        return replace(matched, database=copy)
 
     def map(
         self, matched: Matched, begun: Optional[Model] = None, among: Optional[Sequence[int]] = None

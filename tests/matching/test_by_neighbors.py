@@ -1,0 +1,161 @@
+"""Images are put together by neighbors where any matches at all fold one side of an object onto another."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import AbstractSet, Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+import pytest
+import torch
+
+from gnerf_ns.cameras.look_at import look_at
+from gnerf_ns.matching import reconstruction
+from gnerf_ns.matching.colmap import LOOSE, Colmap, Criteria, Matched, Model
+from gnerf_ns.matching.consistency import Overlap
+from gnerf_ns.matching.job import Job
+from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
+from gnerf_ns.matching.reconstruction import by_neighbors, reconstruct
+
+COUNT = 36
+LOGO = Overlap(covered=0.35, tilt=1.5, count=200)
+Pair = Tuple[int, int]
+
+
+def pair(one: int, other: int) -> Pair:
+    one, other = one % COUNT, other % COUNT
+    return min(one, other), max(one, other)
+
+
+def ring() -> Dict[Pair, Overlap]:
+    """Every image and the three before and after it."""
+    return {pair(i, i + step): Overlap(1.0 - 0.1 * step, 1.1, 90) for i in range(COUNT) for step in (1, 2, 3)}
+
+
+def with_logos(logo: Overlap = LOGO, of: Sequence[int] = range(COUNT // 2)) -> Dict[Pair, Overlap]:
+    """A ring with the same logo on opposite sides, which matches better than all else."""
+    return {**ring(), **{pair(i, i + COUNT // 2): logo for i in of}}
+
+
+class StandIn(Colmap):
+    """Puts images together as structure from motion does: what matches most comes first, and what matches is taken for
+    the same; a logo on the other side puts an image where the side is that the logo is on."""
+
+    def __init__(self, overlaps: Dict[Pair, Overlap]) -> None:
+        self.overlaps = overlaps
+        self.job = Job(COUNT, [], True, list(range(COUNT)), 1, 0)
+        self.chosen: Dict[Path, AbstractSet[Pair]] = {}
+        self.maps = 0
+
+    @property
+    def loose(self) -> Matched:
+        return self.match(np.zeros((0, 2), np.int64), LOOSE)
+
+    def extract(self) -> None:
+        pass
+
+    def match(self, pairs: Any, criteria: Criteria) -> Matched:
+        nothing = PairMatches(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
+        return self.only(Matched(Path("all"), criteria, nothing, self.overlaps), self.overlaps.keys())
+
+    def only(self, matched: Matched, pairs: AbstractSet[Pair]) -> Matched:
+        database = Path(str(len(self.chosen)))
+        self.chosen[database] = set(pairs)
+        return replace(matched, database=database)
+
+    def map(
+        self, matched: Matched, begun: Optional[Model] = None, among: Optional[Sequence[int]] = None
+    ) -> List[Model]:
+        self.maps += 1
+        pairs = sorted(self.chosen[matched.database], key=lambda each: (-self.overlaps[each].count, each))
+        pairs = [each for each in pairs if among is None or set(each) <= set(among)]
+        if not pairs:
+            return []
+        steps: Dict[int, int] = {pairs[0][0]: pairs[0][0]} if begun is None else dict(begun.reconstruction)
+        while True:
+            new = next((each for each in pairs if (each[0] in steps) != (each[1] in steps)), None)
+            if new is None:
+                return [Model(component(steps), steps)]
+            known, other = new if new[0] in steps else new[::-1]
+            apart = (other - known + COUNT // 2) % COUNT - COUNT // 2
+            steps[other] = steps[known] + (0 if abs(apart) == COUNT // 2 else apart)
+
+
+def component(steps: Dict[int, int]) -> Component:
+    indices, nothing = np.array(sorted(steps)), np.zeros(0, dtype=np.int64)
+    azimuths = torch.tensor([steps[index] for index in indices.tolist()]).double() * 2 * math.pi / COUNT
+    positions = 4.0 * torch.stack([azimuths.cos(), azimuths.sin(), 0.3 + 0.0 * azimuths], dim=-1)
+    points = 0.5 * np.random.default_rng(0).standard_normal((50, 3))
+    filled = np.ones((len(indices), 2))
+    return Component(
+        indices, look_at(positions).numpy(), filled, filled / 2, np.zeros((len(indices), 6)),
+        points, nothing, nothing, np.zeros((0, 2)), np.array(0.5),
+    )  # fmt: skip
+
+
+def neighborly(overlaps: Dict[Pair, Overlap]) -> Tuple[List[Model], StandIn]:
+    stand_in = StandIn(overlaps)
+    return by_neighbors(stand_in, stand_in.loose), stand_in
+
+
+def folded(model: Model) -> List[int]:
+    """Images that do not stand where most do: a whole number of steps along the ring from the image's own."""
+    offsets = {index: (step - index) % COUNT for index, step in model.reconstruction.items()}
+    usual = max(set(offsets.values()), key=list(offsets.values()).count)
+    return [index for index, offset in offsets.items() if offset != usual]
+
+
+def test_plain_matches_fold_the_ring():
+    stand_in = StandIn(with_logos())
+    (model,) = stand_in.map(stand_in.loose)
+    assert len(folded(model)) == COUNT // 2
+
+
+@pytest.mark.parametrize("tilt", [1.1, 1.5])
+def test_neighbors_do_not(tilt: float):
+    (model,), _ = neighborly(with_logos(LOGO._replace(tilt=tilt)))
+    assert len(model) == COUNT and folded(model) == []
+
+
+def test_what_came_to_stand_beside_what_it_does_not_look_like_is_not_used_again():
+    """Two halves that are seen more aslant than the logos on them."""
+    overlaps = with_logos(LOGO._replace(covered=0.45))
+    for one, other in list(overlaps):
+        if abs(one - other) != COUNT // 2 and ((one < COUNT // 2) != (other < COUNT // 2)):
+            overlaps[(one, other)] = Overlap(0.6, 2.3, 60)
+    (model,), stand_in = neighborly(overlaps)
+    assert len(model) == COUNT and folded(model) == []
+    assert stand_in.maps > 2
+
+
+def test_images_that_match_by_logos_alone_are_left_out_or_on_their_own():
+    """Half of the ring has nothing else in common with the other half."""
+    half = range(COUNT // 2)
+    overlaps = {each: overlap for each, overlap in with_logos().items() if (each[0] in half) == (each[1] in half)}
+    (one, other), _ = neighborly({**overlaps, **{pair(i, i + COUNT // 2): LOGO for i in half}})
+    assert len(one) == len(other) == COUNT // 2
+    assert folded(one) == folded(other) == []
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MOST_STEPS", 0), ("MOST_SECONDS", -1.0)])
+def test_steps_are_limited(monkeypatch: pytest.MonkeyPatch, limit: str, value: float):
+    monkeypatch.setattr(reconstruction, limit, value)
+    models, stand_in = neighborly(with_logos())
+    assert models == [] and stand_in.maps == 0
+
+
+def found(overlaps: Dict[Pair, Overlap]) -> List[LocalMatches]:
+    return list(reconstruct(StandIn(overlaps)))
+
+
+def test_what_is_found_first_is_told_and_then_what_is_better():
+    first, *_, last = found(with_logos())
+    assert len(first.components[0]) == len(last.components[0]) == COUNT
+    assert len(first.misplaced) > COUNT // 4 and len(last.misplaced) > 0
+    (model,), _ = neighborly(with_logos())
+    np.testing.assert_allclose(last.components[0].camera_to_worlds, model.component.camera_to_worlds)
+
+
+def test_a_right_ring_is_mapped_once():
+    (only,) = found(ring())
+    assert len(only.components[0]) == COUNT and len(only.misplaced) == 0
