@@ -22,7 +22,7 @@ from gnerf_ns.data.grown_dataparser import GrownDataParserConfig
 from gnerf_ns.data.transforms_json import load_transforms_json, read_transforms_json
 from gnerf_ns.fields.hash_encoding import use_compiled_hash_grids
 from gnerf_ns.models.image_metrics import without_lpips
-from gnerf_ns.training.beginning import PoseOrigin
+from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.schedule import Schedule
 from gnerf_ns.training.trainer import GNeRFTrainerConfig
 from gnerf_ns.utils.checkpoints import find_checkpoint, for_more_images, read_checkpoint

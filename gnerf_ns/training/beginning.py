@@ -1,76 +1,48 @@
-"""How a run begins where most cameras are roughly known: their poses in the field's frame, and what follows.
+"""How a run begins where most cameras are roughly known: their poses in the field's frame, and what follows from them.
 
-They come from local matches, or from the transforms.json where its poses are to be used. What matches say counts: they
-hold to a fraction of a pixel what a phone's sensors know to some degrees.
+Who says where they are is told in `placement`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
-from typing import List, Literal, NamedTuple, Optional, Tuple
+from typing import List, Literal, Optional, Tuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from gnerf_ns.cameras.alignment import fit_similarity
 from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius, roll_of
 from gnerf_ns.cameras.rays import CameraDirections
 from gnerf_ns.cameras.scene_frame import ObjectRays, common_aim, frame_of_object, frame_of_surroundings
 from gnerf_ns.data.datamanager import UnposedDataManager
-from gnerf_ns.data.dataparser import LENS_SOURCE_KEY
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.data.intrinsics import Intrinsics
-from gnerf_ns.matching.consistency import CLEAR_SHARE, shows_no_motion
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
-from gnerf_ns.matching.matcher import MAX_SIDE, MatchedImages, match_images
-from gnerf_ns.training.schedule import FEW_IMAGES
-from gnerf_ns.utils.console import named, remark
-from gnerf_ns.utils.errors import InputError
+from gnerf_ns.matching.matcher import MAX_SIDE
+from gnerf_ns.training.placement import (
+    MIN_COUNT,
+    GivenPoses,
+    Placement,
+    PoseOrigin,
+    given_placement,
+    groups_of,
+    joined,
+    matched_images,
+)
 
-GivenPoses = Literal["unknown", "given", "fixed"]
-"""What is made of the poses of a transforms.json."""
-
-MIN_SHARE = 0.5
-"""Of images of an object alone, so many have to be in one component, or phase A is as good a beginning; in a room,
-nothing else is one."""
-MIN_SHARE_OF_FEW = 0.9
-"""The same of few images (`FEW_IMAGES`): phase A tries each of them elsewhere, and finds what matches miss."""
-MIN_COUNT = 4
 SHARP_DEG = 0.3
 """Matches of images whose pixels stand for less hold poses better than colors do: at 0.2 degrees (Lego at 200 pixels)
 they do, at 0.4 (96 pixels) poses that were held came out at 1.1 degrees in place of 0.4."""
-MIN_GROUP = 3
-"""Fewer images are placed one by one."""
-
 _SILHOUETTE_SIDE = 48
 """Longer side, in pixels, that silhouettes are looked at with."""
 _RAYS_PER_IMAGE = 64
 _MARGIN_DEG = 10.0
 _WIDEST_GAP_DEG = 90.0
 """Cameras are taken to be all around unless they leave out so much."""
-
-
-class PoseOrigin(IntEnum):
-    """Where the pose of an image is from."""
-
-    APPEARANCE = 0
-    """From what the images look like as a whole: phase A."""
-    MATCHES = 1
-    """From local matches."""
-    GIVEN = 2
-    """From the transforms.json, whose poses were to be used."""
-    LOOKED_UP = 3
-    """Found in what the other images have made of the field."""
-    GROUP = 4
-    """Found likewise, together with all images that matches place relative to each other."""
-    DOUBTFUL_MATCHES = 5
-    """From local matches that contradict each other (`LocalMatches.misplaced`): it may be moved to where it fits."""
 
 
 @dataclass
@@ -85,17 +57,6 @@ class BeginningConfig:
     """What the field shows: an object alone, or everything around it."""
     lenses: List[Intrinsics] = field(default_factory=list)
     """Lenses that were found, by the size of the files; empty where they were known."""
-
-
-class Placement(NamedTuple):
-    """Where some of the images were taken, training and held-out ones, in one frame of any origin and unit."""
-
-    indices: Int[Tensor, "k"]
-    """Which images: of all training images and then all held-out ones."""
-    camera_to_worlds: Float[Tensor, "k 3 4"]
-    """Their poses."""
-    origins: Int[Tensor, "k"]
-    """Where each is from: `PoseOrigin`."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +88,7 @@ def find_beginning(
 
     Args:
         manager: has the images.
-        matching: whether they are matched; auto: unless they show an object alone on a plain ground, without alpha.
+        matching: see `matched_images`.
         poses: what is made of those that came with the images. Where they are fixed, nothing is matched.
         keeps_lens: whether lenses stay as they are.
         seed: of matching.
@@ -137,146 +98,40 @@ def find_beginning(
     """
     train, held_out, images = manager.train_dataset, manager.eval_dataset, manager.train_images
     given = None if poses == "unknown" else given_placement(manager)
-    matches = None
-    if poses != "fixed" and (
-        matching == "on" or (matching == "auto" and (images.has_alpha or images.show_surroundings))
-    ):
-        # Also one that was not measured, if it is to stay as it was given.
-        has_focal_guess = train.metadata.get(LENS_SOURCE_KEY) in ("exif", "user")
-        matches = match_images(MatchedImages.of([train, held_out], keeps_lens, has_focal_guess), seed)
-    component = None
-    if matches is not None:
-        sizes = [len(each) for each in matches.components]
-        component = matches.components[0] if is_enough(matches, len(train), images.show_surroundings) else None
-        found = ", ".join(map(str, sizes)) or "none"
-        CONSOLE.print(
-            f"Local matches place {found} of {len(train) + len(held_out)} images" + ("." if component else ", too few.")
-        )
-        if component is not None and len(matches.misplaced) > CLEAR_SHARE * len(component):
-            files = [*train.image_filenames, *held_out.image_filenames]
-            remark(
-                f"In doubt is where {len(matches.misplaced)} of the images were taken "
-                f"({named([files[index] for index in matches.misplaced])}): neighbors have little in common with them "
-                "where matches place them, or fewer matches place them elsewhere. The object may have sides that are "
-                "alike, and these and others may be half or a quarter of a turn off."
-            )
-        largest = matches.components[0] if matches.components else None
-        if not images.has_alpha and shows_no_motion(matches.matches, largest):
-            remark(
-                "Matches say that the camera hardly moved. If it was an object that was turned, as on a turntable, "
-                "poses will be wrong, since what stands still is seen, too. Mask it: give masks of the object, white, "
-                "in a folder masks beside the images, named like them."
-            )
-    if component is None and given is None:
+    matches = None if poses == "fixed" else matched_images(manager, matching, keeps_lens, seed)
+    if matches is None and given is None:
         return None
-    lenses = (
-        [] if component is None or keeps_lens else found_lenses(component, [*train.file_sizes, *held_out.file_sizes])
-    )
+    lenses: List[Intrinsics] = []
+    if matches is not None and not keeps_lens:
+        lenses = found_lenses(matches.components[0], [*train.file_sizes, *held_out.file_sizes])
     manager.use_lenses(lenses)
     directions = CameraDirections(train.given_cameras.to(images.pixels.device))
-    known = known_poses(component, given, ImageSet(images, directions), matches)
+    known = known_poses(matches, given, ImageSet(images, directions))
     # As `LearnedCameras` has them: what fills the view fills the images, and not the padding around them.
     canvas_radius = object_filling_radius(directions.smallest_field_of_view)
     radius = object_filling_radius(CameraDirections(train.file_cameras).smallest_field_of_view)
+    is_sharp = matches is not None and degrees_per_pixel(matches.components[0], train.file_sizes) < SHARP_DEG
     beginning = BeginningConfig(
         prior_around(known.train, radius, canvas_radius, known.looks_at_origin),
-        "matched" if component is not None and degrees_per_pixel(component, train.file_sizes) < SHARP_DEG else "rough",
+        "matched" if is_sharp else "rough",
         "ball" if images.has_alpha else "unbounded",
         lenses,
     )
     return beginning, known
 
 
-def is_enough(matches: LocalMatches, num_train: int, in_a_room: bool = False) -> bool:
-    """Whether the largest component has enough of the training images, the first of all."""
-    placed = 0 if not matches.components else int((matches.components[0].image_indices < num_train).sum())
-    share = MIN_SHARE if num_train > FEW_IMAGES else MIN_SHARE_OF_FEW
-    return placed >= (MIN_COUNT if in_a_room else max(MIN_COUNT, share * num_train))
-
-
-def degrees_per_pixel(component: Component, sizes: List[ImageSize]) -> float:
-    """What a pixel of the matched images stands for, in the middle of a typical one.
-
-    Args:
-        component: with the lenses.
-        sizes: of the image files, in pixels.
-    """
-    width = float(np.median([min(size.width, MAX_SIDE) for size in sizes]))
-    return math.degrees(1.0 / (float(np.median(component.focal)) * width))
-
-
-def given_placement(manager: UnposedDataManager) -> Placement:
-    """Poses that came with the images.
-
-    Raises:
-        InputError: fewer than half of the training images have one.
-    """
-    of_splits = [
-        torch.full((len(dataset), 3, 4), torch.nan) if poses is None else poses.cpu()
-        for dataset, poses in (
-            (manager.train_dataset, manager.train_ground_truth),
-            (manager.eval_dataset, manager.eval_ground_truth),
-        )
-    ]
-    count = int(of_splits[0].isfinite().all(dim=(1, 2)).sum())
-    if count < max(MIN_COUNT, MIN_SHARE * len(of_splits[0])):
-        raise InputError(
-            f"{count} of {len(of_splits[0])} images to train on have a pose in the transforms.json, but half of them, "
-            f"and at least {MIN_COUNT}, are needed to begin with; add some, or leave out --pipeline.poses."
-        )
-    poses = torch.cat(of_splits).double()
-    indices = poses.isfinite().all(dim=(1, 2)).nonzero()[:, 0]
-    return Placement(indices, poses[indices], torch.full_like(indices, PoseOrigin.GIVEN))
-
-
-def joined(
-    component: Component, given: Optional[Placement], misplaced: Optional[Int[np.ndarray, "m"]] = None
-) -> Placement:
-    """Matched images where matches put them, and those others that came with a pose, moved into the same frame.
-
-    Args:
-        component: the matched images.
-        given: poses that came with the images, if they are to be used.
-        misplaced: images of the component whose place is in doubt.
-    """
-    indices, poses = torch.from_numpy(component.image_indices), torch.from_numpy(component.camera_to_worlds)
-    origins = torch.full_like(indices, PoseOrigin.MATCHES)
-    if misplaced is not None:
-        origins[torch.isin(indices, torch.from_numpy(misplaced))] = PoseOrigin.DOUBTFUL_MATCHES
-    placed = Placement(indices, poses.double(), origins)
-    if given is None:
-        return placed
-    rows = {int(index): row for row, index in enumerate(given.indices)}
-    both = [(row, rows[int(index)]) for row, index in enumerate(indices) if int(index) in rows]
-    others = [row for index, row in rows.items() if index not in set(indices.tolist())]
-    if len(both) < MIN_COUNT or not others:
-        return placed
-    mine, theirs = (torch.tensor(column) for column in zip(*both, strict=True))
-    similarity = fit_similarity(given.camera_to_worlds[theirs], placed.camera_to_worlds[mine])
-    moved = similarity.apply(given.camera_to_worlds[others])
-    return Placement(
-        torch.cat([indices, given.indices[others]]),
-        torch.cat([placed.camera_to_worlds, moved]),
-        torch.cat([placed.origins, given.origins[others]]),
-    )
-
-
-def known_poses(
-    component: Optional[Component], given: Optional[Placement], image_set: ImageSet, matches: Optional[LocalMatches]
-) -> KnownPoses:
+def known_poses(matches: Optional[LocalMatches], given: Optional[Placement], image_set: ImageSet) -> KnownPoses:
     """Poses in the field's frame.
 
     The object of images with alpha comes to fill the unit ball; cameras of others come to stand in it.
 
     Args:
-        component: what matches have placed, of training and held-out images, one after the other.
+        matches: enough of them, of training and held-out images, one after the other.
         given: poses that came with the images; at least one of both has to be there.
         image_set: the training images.
-        matches: all of them.
     """
-    count, placed = len(image_set), given
-    if component is not None:
-        placed = joined(component, given, None if matches is None else matches.misplaced)
+    count, component = len(image_set), None if matches is None else matches.components[0]
+    placed = given if matches is None else joined(matches, given)
     assert placed is not None
     indices, poses, origins = placed
     is_train, is_matched = indices < count, origins == PoseOrigin.MATCHES
@@ -298,29 +153,21 @@ def known_poses(
         origins[is_train],
         indices[~is_train] - count,
         moved[~is_train],
-        None if matches is None or component is None else matches.matches,
-        [] if matches is None or component is None else groups_of(matches, indices, count),
+        None if matches is None else matches.matches,
+        [] if matches is None else groups_of(matches, indices, count),
         aim is not None,
     )
 
 
-def groups_of(
-    matches: LocalMatches, placed: Int[Tensor, "k"], num_train: int
-) -> List[Tuple[Int[Tensor, "g"], Float[Tensor, "g 3 4"]]]:
-    """Training images of all components but the largest that have no pose yet.
+def degrees_per_pixel(component: Component, sizes: List[ImageSize]) -> float:
+    """What a pixel of the matched images stands for, in the middle of a typical one.
 
     Args:
-        matches: of training and held-out images, one after the other.
-        placed: images that have one.
-        num_train: how many training images there are.
+        component: with the lenses.
+        sizes: of the image files, in pixels.
     """
-    groups = []
-    for component in matches.components[1:]:
-        indices = torch.from_numpy(component.image_indices)
-        kept = (indices < num_train) & ~torch.isin(indices, placed)
-        if int(kept.sum()) >= MIN_GROUP:
-            groups.append((indices[kept], torch.from_numpy(component.camera_to_worlds)[kept].float()))
-    return groups
+    width = float(np.median([min(size.width, MAX_SIDE) for size in sizes]))
+    return math.degrees(1.0 / (float(np.median(component.focal)) * width))
 
 
 def found_lenses(component: Component, sizes: List[ImageSize]) -> List[Intrinsics]:

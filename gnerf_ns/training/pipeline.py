@@ -28,12 +28,13 @@ from gnerf_ns.fields.hash_radiance import HashRadianceConfig
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
 from gnerf_ns.pose_search.pose_search import PoseProposals, PoseRegressor, PoseSearch, PoseSearchConfig
 from gnerf_ns.training.adversarial import AdversarialObjective, AdversarialObjectiveConfig
-from gnerf_ns.training.beginning import BeginningConfig, GivenPoses, find_beginning
+from gnerf_ns.training.beginning import BeginningConfig, find_beginning
 from gnerf_ns.training.epipolar import EpipolarObjective, EpipolarObjectiveConfig
 from gnerf_ns.training.evaluation import EvalPosesConfig, Evaluation, estimate_eval_poses
 from gnerf_ns.training.live_view import LiveView, TrainingStatus
 from gnerf_ns.training.objective import Objective, TrainingScene, rows_of
 from gnerf_ns.training.photometric import PhotometricObjective, PhotometricObjectiveConfig
+from gnerf_ns.training.placement import GivenPoses
 from gnerf_ns.training.pose_trials import PoseTrialsConfig
 from gnerf_ns.training.pose_updates import LeaveOut, Misfits, MisfitsConfig, PoseUpdates
 from gnerf_ns.training.restarts import AttemptState, Restarts, RestartsConfig

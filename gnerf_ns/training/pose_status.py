@@ -14,7 +14,7 @@ from torch import Tensor
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.matching.consistency import CLEAR_SHARE
 from gnerf_ns.pose_search.costs import ImageCosts
-from gnerf_ns.training.beginning import PoseOrigin
+from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.utils.console import named
 
 COMPARED_SIDE = 32

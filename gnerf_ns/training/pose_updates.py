@@ -21,8 +21,9 @@ from gnerf_ns.pose_search.pixel_sampling import PixelChoice
 from gnerf_ns.pose_search.pose_search import PoseRegressor, PoseSearch
 from gnerf_ns.pose_search.refinement import RefinementConfig, refine_poses
 from gnerf_ns.pose_search.rigid_groups import place_group
-from gnerf_ns.training.beginning import KnownPoses, PoseOrigin
+from gnerf_ns.training.beginning import KnownPoses
 from gnerf_ns.training.objective import TrainingScene
+from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_trials import PoseTrials, PoseTrialsConfig
 from gnerf_ns.training.schedule import StepPlan
 

@@ -26,9 +26,9 @@ from gnerf_ns.data.dataset import UnposedDataset
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.data.transforms_json import write_transforms_json
 from gnerf_ns.training.ambiguity import find_ambiguity
-from gnerf_ns.training.beginning import PoseOrigin
 from gnerf_ns.training.learning_rates import following
 from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig, refuse_several_devices
+from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import PoseStatus, pose_statuses, sentences, sides_are_alike
 from gnerf_ns.training.run_folder import RunFolderConfig
 from gnerf_ns.utils.checkpoints import latest_checkpoint

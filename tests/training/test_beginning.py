@@ -18,19 +18,10 @@ from gnerf_ns.cameras.look_at import look_at
 from gnerf_ns.data.image_set import ImageStack
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
-from gnerf_ns.training import beginning as beginning_module
+from gnerf_ns.training import placement as placement_module
 from gnerf_ns.training import pose_updates as pose_updates_module
-from gnerf_ns.training.beginning import (
-    GivenPoses,
-    Placement,
-    PoseOrigin,
-    degrees_per_pixel,
-    found_lenses,
-    is_enough,
-    joined,
-    known_poses,
-    prior_around,
-)
+from gnerf_ns.training.beginning import degrees_per_pixel, found_lenses, known_poses, prior_around
+from gnerf_ns.training.placement import GivenPoses, Placement, PoseOrigin, is_enough, joined
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 from gnerf_ns.utils.errors import InputError
 
@@ -60,10 +51,14 @@ def component(indices: List[int], poses: Tensor, points: Optional[Tensor] = None
     )
 
 
+def matches_of(*components: Component) -> LocalMatches:
+    return LocalMatches(list(components), NO_PAIRS, NOBODY)
+
+
 def test_an_object_comes_to_fill_the_ball_whatever_frame_its_cameras_came_in():
     truth, found = random_poses(14, seed=5), [0, 2, 3, 4, 7, 8, 9, 11, 12]
     images = image_set_of(model_of(Blobs()), truth[:12])
-    known = known_poses(component(found, truth[found]), None, images, None)
+    known = known_poses(matches_of(component(found, truth[found])), None, images)
     assert known.train_indices.tolist() == found[:-1] and known.eval_indices.tolist() == [0]
     errors = pose_errors(torch.cat([known.train, known.eval]), truth[found]).summary()
     assert errors["rotation_error_deg_max"] < 0.1 and errors["translation_error_relative"] < 1e-3
@@ -79,7 +74,7 @@ def test_cameras_in_a_room_come_to_stand_in_the_ball_around_what_they_see():
     images = image_set_of(model_of(ConstantFog()), truth)
     images.images.pixels = images.images.pixels[..., :3]
     points = torch.tensor([0.3, 0.2, 0.1]) + 0.1 * torch.randn(101, 3, generator=torch.Generator().manual_seed(0))
-    known = known_poses(component(list(range(12)), truth, points), None, images, None)
+    known = known_poses(matches_of(component(list(range(12)), truth, points)), None, images)
     distances = known.train[:, :, 3].norm(dim=-1)
     assert 0.95 < float(distances.max()) < 1.2 and float(distances.min()) > 0.5
 
@@ -109,13 +104,13 @@ def test_surroundings_are_told_from_a_plain_ground(what: str, expected: bool):
 @pytest.mark.parametrize("count", [0, 3, 5])
 def test_with_few_images_matched_a_run_begins_as_without(count: int):
     components = [component(list(range(count)), random_poses(count))] if count else []
-    assert not is_enough(LocalMatches(components, NO_PAIRS, NOBODY), num_train=12)
-    assert is_enough(LocalMatches(components, NO_PAIRS, NOBODY), num_train=12, in_a_room=True) == (count >= 4)
+    assert not is_enough(matches_of(*components), num_train=12)
+    assert is_enough(matches_of(*components), num_train=12, in_a_room=True) == (count >= 4)
 
 
 @pytest.mark.parametrize(("num_train", "expected"), [(16, True), (18, False), (30, False), (32, True), (34, False)])
 def test_of_few_images_nearly_all_have_to_be_matched(num_train: int, expected: bool):
-    matches = LocalMatches([component(list(range(16)), random_poses(16))], NO_PAIRS, NOBODY)
+    matches = matches_of(component(list(range(16)), random_poses(16)))
     assert is_enough(matches, num_train) == expected
 
 
@@ -168,7 +163,7 @@ def test_given_poses_of_others_move_into_the_frame_of_the_matched_ones():
     rough[1] = truth[8]  # wrong, as one in ten may be
     rows = torch.tensor([0, 1, 2, 3, 4, 5, 7, 8])
     given = Placement(rows, elsewhere.apply(rough[rows]), torch.full((8,), PoseOrigin.GIVEN))
-    placed = joined(component([0, 1, 2, 3, 4, 5], truth[:6]), given)
+    placed = joined(matches_of(component([0, 1, 2, 3, 4, 5], truth[:6])), given)
     assert placed.indices.tolist() == [0, 1, 2, 3, 4, 5, 7, 8]
     assert placed.origins.tolist() == [PoseOrigin.MATCHES] * 6 + [PoseOrigin.GIVEN] * 2
     expected = ANY_FRAME.apply(truth[placed.indices])
@@ -180,7 +175,7 @@ def test_what_neighbors_contradict_may_be_moved_and_is_named(
     tiny_scene: Path, matched: Tensor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     result = LocalMatches([component([0, 1, 2, 3, 4, 5, 6], matched[:7])], NO_PAIRS, np.array([3]))
-    monkeypatch.setattr(beginning_module, "match_images", lambda images, seed: result)
+    monkeypatch.setattr(placement_module, "match_images", lambda images, seed: result)
     pipeline = build_pipeline(pipeline_config(tiny_scene, "transport", matching="on"), test_mode="val")
     said = " ".join(capsys.readouterr().out.split())
     assert "In doubt is where 1 of the images were taken" in said and "sides that are alike" in said
@@ -204,7 +199,7 @@ def test_cameras_that_hardly_moved_are_said(
     together = matched[:7].clone()
     together[..., :3], together[..., 3] = together[0, :, :3], together[0, :, 3] + 0.01 * together[..., 3]
     result = LocalMatches([component([0, 1, 2, 3, 4, 5, 6], together)], NO_PAIRS, np.zeros(0, dtype=np.int64))
-    monkeypatch.setattr(beginning_module, "match_images", lambda images, seed: result)
+    monkeypatch.setattr(placement_module, "match_images", lambda images, seed: result)
     build_pipeline(pipeline_config(scene, "transport", matching="on"), test_mode="val")
     said = " ".join(capsys.readouterr().out.split())
     assert ("the camera hardly moved" in said and "give masks" in said) == (not are_masked)
@@ -224,9 +219,9 @@ def matched(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:
         ]
     )[:, :3]
     found = [0, 1, 2, 4, 5, 6, 7]
-    monkeypatch.setattr(beginning_module, "MIN_SHARE_OF_FEW", 0.5)
-    result = LocalMatches([component(found, poses[found])], NO_PAIRS, NOBODY)
-    monkeypatch.setattr(beginning_module, "match_images", lambda images, seed: result)
+    monkeypatch.setattr(placement_module, "MIN_SHARE_OF_FEW", 0.5)
+    result = matches_of(component(found, poses[found]))
+    monkeypatch.setattr(placement_module, "match_images", lambda images, seed: result)
     return poses
 
 
@@ -244,11 +239,11 @@ def test_others_wait_until_they_are_looked_up(matched: Tensor, tiny_scene: Path)
 
 
 def test_a_second_component_is_placed_as_one(tiny_scene: Path, matched: Tensor, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(beginning_module, "MIN_SHARE_OF_FEW", 0.5)
+    monkeypatch.setattr(placement_module, "MIN_SHARE_OF_FEW", 0.5)
     result = LocalMatches(
         [component([0, 1, 2, 3, 7], matched[[0, 1, 2, 3, 7]]), component([4, 5, 6], matched[4:7])], NO_PAIRS, NOBODY
     )
-    monkeypatch.setattr(beginning_module, "match_images", lambda images, seed: result)
+    monkeypatch.setattr(placement_module, "match_images", lambda images, seed: result)
     told = []
 
     def place(costs, image_set, indices, relative, candidates, image_side):
@@ -267,13 +262,13 @@ def test_a_second_component_is_placed_as_one(tiny_scene: Path, matched: Tensor, 
 @pytest.mark.parametrize(("mode", "known"), [("fixed", True), ("shared", False)])
 def test_a_lens_that_is_to_stay_is_not_found_anew(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch, mode, known: bool):
     told: List[bool] = []
-    monkeypatch.setattr(beginning_module, "match_images", lambda images, seed: told.append(images.is_lens_known))
+    monkeypatch.setattr(placement_module, "match_images", lambda images, seed: told.append(images.is_lens_known))
     build_pipeline(pipeline_config(tiny_scene, "transport", matching="on", focal_length=mode), test_mode="val")
     assert told == [known]
 
 
 def test_no_match_is_made_where_nothing_begins(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(beginning_module, "match_images", lambda images, seed: pytest.fail("matched"))
+    monkeypatch.setattr(placement_module, "match_images", lambda images, seed: pytest.fail("matched"))
     build_pipeline(pipeline_config(tiny_scene, "transport", matching="on"), test_mode="test")
     build_pipeline(pipeline_config(tiny_scene, "transport", matching="off"), test_mode="val")
 
@@ -288,7 +283,7 @@ def test_such_a_run_is_evaluated_and_resumed(
     trainer = build_trainer(config)
     trainer.train()
     poses = trainer.pipeline.cameras.poses("train")
-    monkeypatch.setattr(beginning_module, "match_images", lambda images, seed: pytest.fail("matched again"))
+    monkeypatch.setattr(placement_module, "match_images", lambda images, seed: pytest.fail("matched again"))
     _, loaded, _, _ = eval_setup(tmp_path / "run" / "gnerf-ns-tiny" / "now" / "config.yml")
     torch.testing.assert_close(loaded.cameras.poses("train"), poses)  # pyright: ignore
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.pose_search.costs import ImageCosts
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
-from gnerf_ns.training.beginning import PoseOrigin
+from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import PoseStatus, pose_statuses, sentences, sides_are_alike
 
 FILES = [Path(f"{number}.png") for number in range(8)]

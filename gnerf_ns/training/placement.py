@@ -1,0 +1,182 @@
+"""Who says where images were taken before training begins: local matches, and the transforms.json where its poses are
+to be used. What matches say counts: they hold to a fraction of a pixel what a phone's sensors know to some degrees.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import List, Literal, NamedTuple, Optional, Tuple
+
+import torch
+from jaxtyping import Float, Int
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from gnerf_ns.cameras.alignment import fit_similarity
+from gnerf_ns.data.datamanager import UnposedDataManager
+from gnerf_ns.data.dataparser import LENS_SOURCE_KEY
+from gnerf_ns.matching.consistency import CLEAR_SHARE, shows_no_motion
+from gnerf_ns.matching.local_matches import LocalMatches
+from gnerf_ns.matching.matcher import MatchedImages, match_images
+from gnerf_ns.training.schedule import FEW_IMAGES
+from gnerf_ns.utils.console import named, remark
+from gnerf_ns.utils.errors import InputError
+
+GivenPoses = Literal["unknown", "given", "fixed"]
+"""What is made of the poses of a transforms.json."""
+
+MIN_SHARE = 0.5
+"""Of images of an object alone, so many have to be in one component, or phase A is as good a beginning; in a room,
+nothing else is one."""
+MIN_SHARE_OF_FEW = 0.9
+"""The same of few images (`FEW_IMAGES`): phase A tries each of them elsewhere, and finds what matches miss."""
+MIN_COUNT = 4
+MIN_GROUP = 3
+"""Fewer images are placed one by one."""
+
+
+class PoseOrigin(IntEnum):
+    """Where the pose of an image is from."""
+
+    APPEARANCE = 0
+    """From what the images look like as a whole: phase A."""
+    MATCHES = 1
+    """From local matches."""
+    GIVEN = 2
+    """From the transforms.json, whose poses were to be used."""
+    LOOKED_UP = 3
+    """Found in what the other images have made of the field."""
+    GROUP = 4
+    """Found likewise, together with all images that matches place relative to each other."""
+    DOUBTFUL_MATCHES = 5
+    """From local matches that contradict each other (`LocalMatches.misplaced`): it may be moved to where it fits."""
+
+
+class Placement(NamedTuple):
+    """Where some of the images were taken, training and held-out ones, in one frame of any origin and unit."""
+
+    indices: Int[Tensor, "k"]
+    """Which images: of all training images and then all held-out ones."""
+    camera_to_worlds: Float[Tensor, "k 3 4"]
+    """Their poses."""
+    origins: Int[Tensor, "k"]
+    """Where each is from: `PoseOrigin`."""
+
+
+def matched_images(
+    manager: UnposedDataManager, matching: Literal["auto", "on", "off"], keeps_lens: bool, seed: int
+) -> Optional[LocalMatches]:
+    """What local matches say of training and held-out images, one after the other; None where that is too little.
+
+    Args:
+        manager: has the images.
+        matching: whether they are matched; auto: unless they show an object alone on a plain ground, without alpha.
+        keeps_lens: whether lenses stay as they are.
+        seed: of matching.
+    """
+    train, held_out, images = manager.train_dataset, manager.eval_dataset, manager.train_images
+    if matching == "off" or (matching == "auto" and not (images.has_alpha or images.show_surroundings)):
+        return None
+    # Also one that was not measured, if it is to stay as it was given.
+    has_focal_guess = train.metadata.get(LENS_SOURCE_KEY) in ("exif", "user")
+    matches = match_images(MatchedImages.of([train, held_out], keeps_lens, has_focal_guess), seed)
+    if matches is None:
+        return None
+    files = [*train.image_filenames, *held_out.image_filenames]
+    enough = is_enough(matches, len(train), images.show_surroundings)
+    sizes = ", ".join(str(len(each)) for each in matches.components) or "none"
+    CONSOLE.print(f"Local matches place {sizes} of {len(files)} images" + ("." if enough else ", too few."))
+    if enough and len(matches.misplaced) > CLEAR_SHARE * len(matches.components[0]):
+        remark(
+            f"In doubt is where {len(matches.misplaced)} of the images were taken "
+            f"({named([files[index] for index in matches.misplaced])}): neighbors have little in common with them "
+            "where matches place them, or fewer matches place them elsewhere. The object may have sides that are "
+            "alike, and these and others may be half or a quarter of a turn off."
+        )
+    if not images.has_alpha and shows_no_motion(matches.matches, next(iter(matches.components), None)):
+        remark(
+            "Matches say that the camera hardly moved. If it was an object that was turned, as on a turntable, "
+            "poses will be wrong, since what stands still is seen, too. Mask it: give masks of the object, white, "
+            "in a folder masks beside the images, named like them."
+        )
+    return matches if enough else None
+
+
+def is_enough(matches: LocalMatches, num_train: int, in_a_room: bool = False) -> bool:
+    """Whether the largest component has enough of the training images, the first of all."""
+    placed = 0 if not matches.components else int((matches.components[0].image_indices < num_train).sum())
+    share = MIN_SHARE if num_train > FEW_IMAGES else MIN_SHARE_OF_FEW
+    return placed >= (MIN_COUNT if in_a_room else max(MIN_COUNT, share * num_train))
+
+
+def given_placement(manager: UnposedDataManager) -> Placement:
+    """Poses that came with the images.
+
+    Raises:
+        InputError: fewer than half of the training images have one.
+    """
+    of_splits = [
+        torch.full((len(dataset), 3, 4), torch.nan) if poses is None else poses.cpu()
+        for dataset, poses in (
+            (manager.train_dataset, manager.train_ground_truth),
+            (manager.eval_dataset, manager.eval_ground_truth),
+        )
+    ]
+    count = int(of_splits[0].isfinite().all(dim=(1, 2)).sum())
+    if count < max(MIN_COUNT, MIN_SHARE * len(of_splits[0])):
+        raise InputError(
+            f"{count} of {len(of_splits[0])} images to train on have a pose in the transforms.json, but half of them, "
+            f"and at least {MIN_COUNT}, are needed to begin with; add some, or leave out --pipeline.poses."
+        )
+    poses = torch.cat(of_splits).double()
+    indices = poses.isfinite().all(dim=(1, 2)).nonzero()[:, 0]
+    return Placement(indices, poses[indices], torch.full_like(indices, PoseOrigin.GIVEN))
+
+
+def joined(matches: LocalMatches, given: Optional[Placement]) -> Placement:
+    """Images of the largest component where matches put them, and those others that came with a pose, moved into the
+    same frame.
+
+    Args:
+        matches: with a component.
+        given: poses that came with the images, if they are to be used.
+    """
+    component = matches.components[0]
+    indices, poses = torch.from_numpy(component.image_indices), torch.from_numpy(component.camera_to_worlds)
+    origins = torch.full_like(indices, PoseOrigin.MATCHES)
+    origins[torch.isin(indices, torch.from_numpy(matches.misplaced))] = PoseOrigin.DOUBTFUL_MATCHES
+    placed = Placement(indices, poses.double(), origins)
+    if given is None:
+        return placed
+    rows = {int(index): row for row, index in enumerate(given.indices)}
+    both = [(row, rows[int(index)]) for row, index in enumerate(indices) if int(index) in rows]
+    others = [row for index, row in rows.items() if index not in set(indices.tolist())]
+    if len(both) < MIN_COUNT or not others:
+        return placed
+    mine, theirs = (torch.tensor(column) for column in zip(*both, strict=True))
+    similarity = fit_similarity(given.camera_to_worlds[theirs], placed.camera_to_worlds[mine])
+    moved = similarity.apply(given.camera_to_worlds[others])
+    return Placement(
+        torch.cat([indices, given.indices[others]]),
+        torch.cat([placed.camera_to_worlds, moved]),
+        torch.cat([placed.origins, given.origins[others]]),
+    )
+
+
+def groups_of(
+    matches: LocalMatches, placed: Int[Tensor, "k"], num_train: int
+) -> List[Tuple[Int[Tensor, "g"], Float[Tensor, "g 3 4"]]]:
+    """Training images of all components but the largest that have no pose yet.
+
+    Args:
+        matches: of training and held-out images, one after the other.
+        placed: images that have one.
+        num_train: how many training images there are.
+    """
+    groups = []
+    for component in matches.components[1:]:
+        indices = torch.from_numpy(component.image_indices)
+        kept = (indices < num_train) & ~torch.isin(indices, placed)
+        if int(kept.sum()) >= MIN_GROUP:
+            groups.append((indices[kept], torch.from_numpy(component.camera_to_worlds)[kept].float()))
+    return groups
