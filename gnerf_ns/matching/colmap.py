@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import AbstractSet, Any, Dict, List, Optional, Sequence, Tuple
 
@@ -46,7 +46,7 @@ LOOSE = Criteria(min_inliers=10, max_error_px=2.0, is_loose=True)
 
 
 @dataclass(frozen=True)
-class Matched:
+class MatchedPairs:
     """Pairs of images that were matched."""
 
     database: Path
@@ -124,7 +124,7 @@ class Colmap:
             read = [opened.read_descriptors(image_id) for image_id in self._ids(opened)]
         return [np.asarray(getattr(each, "data", None), dtype=np.float32) for each in read]
 
-    def match(self, pairs: Int[np.ndarray, "pairs 2"], criteria: Criteria) -> Matched:
+    def match(self, pairs: Int[np.ndarray, "pairs 2"], criteria: Criteria) -> MatchedPairs:
         """Compare features of pairs of images."""
         name = "loose" if criteria.is_loose else "strict"
         database = self._folder / f"{name}.db"
@@ -150,32 +150,22 @@ class Colmap:
             _say(f"{name}-matches", start + len(chosen), len(pairs))
         matches, aspects = self._verified(database)
         _say("overlaps", 0, len(matches.pairs))
-        return Matched(database, criteria, matches, overlaps_of_pairs(matches, aspects))
-
-    def only(self, matched: Matched, pairs: AbstractSet[Tuple[int, int]]) -> Matched:
-        """Some of the matched pairs, in place of those that were chosen last.
-
-        Args:
-            matched: as they were matched.
-            pairs: which to keep, the smaller index first.
-        """
-        copy = matched.database.with_name(f"{matched.database.stem}-chosen.db")
-        shutil.copy(matched.database, copy)
-        with closing(pycolmap.Database.open(copy)) as opened:
-            ids = self._ids(opened)
-            for i, j in matched.overlaps.keys() - pairs:
-                opened.delete_inlier_matches(ids[i], ids[j])
-        return replace(matched, database=copy)
+        return MatchedPairs(database, criteria, matches, overlaps_of_pairs(matches, aspects))
 
     def map(
-        self, matched: Matched, begun: Optional[Model] = None, among: Optional[Sequence[int]] = None
+        self,
+        matched: MatchedPairs,
+        begun: Optional[Model] = None,
+        among: Optional[Sequence[int]] = None,
+        pairs: Optional[AbstractSet[Tuple[int, int]]] = None,
     ) -> List[Model]:
-        """Find cameras, the most at a time first.
+        """Put cameras together; the largest model first.
 
         Args:
-            matched: from these pairs.
-            begun: cameras to go on from.
+            matched: how images match.
+            begun: a model to go on from.
             among: only these images; None for all.
+            pairs: only these pairs, the smaller index first; None for all.
         """
         job, criteria = self.job, matched.criteria
         options = pycolmap.IncrementalPipelineOptions()
@@ -204,7 +194,7 @@ class Colmap:
             _say("cameras", done[0], job.num_images)
 
         found = pycolmap.incremental_mapping(
-            matched.database,
+            matched.database if pairs is None else self._with_only(matched, pairs),
             self._folder / IMAGES,
             tempfile.mkdtemp(prefix="models-", dir=self._folder),
             options,
@@ -214,6 +204,16 @@ class Colmap:
         )
         models = [Model(_component(each), each) for each in found.values() if each.num_reg_images() > 0]
         return sorted(models, key=len, reverse=True)
+
+    def _with_only(self, matched: MatchedPairs, pairs: AbstractSet[Tuple[int, int]]) -> Path:
+        """A copy of the database, in place of the last such, with some of the pairs."""
+        copy = matched.database.with_name(f"{matched.database.stem}-chosen.db")
+        shutil.copy(matched.database, copy)
+        with closing(pycolmap.Database.open(copy)) as opened:
+            ids = self._ids(opened)
+            for i, j in matched.overlaps.keys() - pairs:
+                opened.delete_inlier_matches(ids[i], ids[j])
+        return copy
 
     def _ids(self, database: Any) -> List[int]:
         """Of all images, in pycolmap's database."""
@@ -260,15 +260,15 @@ def _say(stage: str, done: int, total: int) -> None:
     print(f"{stage} {done} {total}", flush=True)
 
 
-def _component(model: Any) -> Component:
-    kept = sorted((int(Path(model.images[each].name).stem), each) for each in model.reg_image_ids())
-    point_ids = sorted(model.point3D_ids())
+def _component(reconstruction: Any) -> Component:
+    kept = sorted((int(Path(reconstruction.images[each].name).stem), each) for each in reconstruction.reg_image_ids())
+    point_ids = sorted(reconstruction.point3D_ids())
     row_of = {point_id: row for row, point_id in enumerate(point_ids)}
     poses, focal, center, distortion = [], [], [], []
     seen_by, seen_point, seen_at = [], [], []
     for row, (_, image_id) in enumerate(kept):
-        image = model.images[image_id]
-        camera = model.cameras[image.camera_id]
+        image = reconstruction.images[image_id]
+        camera = reconstruction.cameras[image.camera_id]
         size = np.array([camera.width, camera.height], dtype=np.float64)
         poses.append(_camera_to_world(np.asarray(image.cam_from_world().matrix())))
         lens = _lens(camera.model_name, np.asarray(camera.params, dtype=np.float64))
@@ -285,11 +285,11 @@ def _component(model: Any) -> Component:
         focal=np.stack(focal),
         center=np.stack(center),
         distortion=np.stack(distortion),
-        points=np.array([model.points3D[each].xyz for each in point_ids], dtype=np.float64).reshape(-1, 3),
+        points=np.array([reconstruction.points3D[each].xyz for each in point_ids], dtype=np.float64).reshape(-1, 3),
         seen_by=np.array(seen_by, dtype=np.int64),
         seen_point=np.array(seen_point, dtype=np.int64),
         seen_at=np.array(seen_at, dtype=np.float64).reshape(-1, 2),
-        error_px=np.array(model.compute_mean_reprojection_error(), dtype=np.float64),
+        error_px=np.array(reconstruction.compute_mean_reprojection_error(), dtype=np.float64),
     )
 
 

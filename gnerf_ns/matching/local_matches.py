@@ -28,7 +28,7 @@ class Component:
     distortion: Float[np.ndarray, "n 6"]
     """k1, k2, k3, k4, p1, p2, as nerfstudio's cameras have them."""
     points: Float[np.ndarray, "points 3"]
-    """Points that at least two images see."""
+    """Points that images see, of these or of others that were put together with them."""
     seen_by: Int[np.ndarray, "sightings"]
     """Rows of the images above that see a point, once for each time that one is seen."""
     seen_point: Int[np.ndarray, "sightings"]
@@ -42,7 +42,7 @@ class Component:
         return len(self.image_indices)
 
     def of(self, rows: Int[np.ndarray, "k"]) -> Component:
-        """Some of the images, with all points."""
+        """Some of the images, with the points and the error of all."""
         new_row = np.full(len(self), -1)
         new_row[rows] = np.arange(len(rows))
         kept = new_row[self.seen_by] >= 0

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Iterator, List, Optional
+from typing import AbstractSet, Iterator, List, Optional, Set, Tuple
 
 import numpy as np
 
-from gnerf_ns.matching.colmap import LOOSE, STRICT, Colmap, Matched, Model
+from gnerf_ns.matching.colmap import LOOSE, STRICT, Colmap, MatchedPairs, Model
 from gnerf_ns.matching.consistency import (
     CLEAR_SHARE,
     Overlap,
@@ -50,10 +49,9 @@ any matches at all have put images in places that their neighbors contradict. Of
 more than half of them wrong) the first leaves 50 pairs, all of them right."""
 LOOKALIKE = Overlap(covered=0.6, tilt=1.35, count=0)
 """Images that see a thing the same way, with less tilt, and have less in common, see two things that are alike."""
-MOST_STEPS = 12
-"""Reconstructions, at most, of images that matches put in places that their neighbors contradict."""
-MOST_SECONDS = 300.0
-"""After so long none is begun any more: of hundreds of images, each takes minutes."""
+MOST_STEPS, MOST_IMAGES = 12, 1200
+"""Reconstructions, at most, of images that matches put in places that their neighbors contradict, and the images of all
+of them: of hundreds, each takes minutes."""
 MISPLACED_COST = 5.0
 """An image that neighbors contradict counts as so many lost: others are wrong together with it."""
 FEWEST = 3
@@ -61,7 +59,7 @@ FEWEST = 3
 
 
 def reconstruct(colmap: Colmap) -> Iterator[LocalMatches]:
-    """Features, matches and cameras of images: what is found first, and then what is found in its place."""
+    """Features, matches and cameras of images: a result as soon as there is one; each later one replaces it."""
     count = colmap.job.num_images
     colmap.extract()
     compares_all = count <= EXHAUSTIVE_UP_TO
@@ -70,9 +68,10 @@ def reconstruct(colmap: Colmap) -> Iterator[LocalMatches]:
     if compares_all and not colmap.job.has_masks and shows_no_motion(strict.matches, None):
         yield judged([], strict)  # nothing to begin with, which takes minutes to find out
         return
-    best = next(iter(colmap.map(strict)), None)
-    found = judged([] if best is None else [best], strict)
-    yield found
+    models = colmap.map(strict)
+    best, found = next(iter(models), None), judged(models, strict)
+    if found.components:
+        yield found
     if best is not None and len(best) == count and _is_clear(found):
         return
     loose = colmap.match(pairs, LOOSE)
@@ -90,7 +89,7 @@ def reconstruct(colmap: Colmap) -> Iterator[LocalMatches]:
     yield replace(better, misplaced=np.union1d(otherwise, unconfirmed))
 
 
-def _completed(colmap: Colmap, loose: Matched, best: Optional[Model]) -> List[Model]:
+def _completed(colmap: Colmap, loose: MatchedPairs, best: Optional[Model]) -> List[Model]:
     """What strict matches began, grown by loose ones, and models of what is left."""
     if best is None or len(best) < colmap.job.num_images:
         grown = colmap.map(loose, best)
@@ -98,8 +97,9 @@ def _completed(colmap: Colmap, loose: Matched, best: Optional[Model]) -> List[Mo
     return _with_left(colmap, loose, best)
 
 
-def by_neighbors(colmap: Colmap, loose: Matched) -> List[Model]:
-    """Cameras from pairs that look alike all over, and from lesser ones as long as no neighbors contradict them.
+def by_neighbors(colmap: Colmap, loose: MatchedPairs) -> List[Model]:
+    """Models from pairs that look alike all over, and from lesser ones as long as no neighbors contradict them; the
+    largest first.
 
     Matches of two images that came to stand side by side, but look alike only in part, are not used again.
 
@@ -107,20 +107,24 @@ def by_neighbors(colmap: Colmap, loose: Matched) -> List[Model]:
         colmap: puts images together.
         loose: all pairs that match.
     """
-    overlaps, count, begin = loose.overlaps, colmap.job.num_images, time.monotonic()
+    best, accepted = _grown_by_neighbors(colmap, loose)
+    return _with_left(colmap, loose, best, accepted)
+
+
+def _grown_by_neighbors(colmap: Colmap, loose: MatchedPairs) -> Tuple[Optional[Model], Set[Tuple[int, int]]]:
+    """The largest model, and the pairs that it was made from."""
+    overlaps, count = loose.overlaps, colmap.job.num_images
     left = {
         pair
         for pair, overlap in overlaps.items()
         if overlap.tilt > LOOKALIKE.tilt or overlap.covered >= LOOKALIKE.covered
     }
-    best, accepted, so_far, steps = None, left, 0, 0
+    best, accepted, so_far, steps = None, set(), 0, min(MOST_STEPS, max(1, MOST_IMAGES // count))
     for least in NEIGHBORLY:
-        while best is None or len(best) < count:
-            if steps == MOST_STEPS or time.monotonic() - begin > MOST_SECONDS:
-                return _with_left(colmap, colmap.only(loose, accepted), best)
-            steps += 1
+        while steps > 0 and (best is None or len(best) < count):
+            steps -= 1
             chosen = {pair for pair in left if _has(overlaps[pair], least)}
-            grown = next(iter(colmap.map(colmap.only(loose, chosen), best)), None)
+            grown = next(iter(colmap.map(loose, best, pairs=chosen)), None)
             if grown is None or (best is not None and len(grown) <= len(best)):
                 break
             contradicted = len(misplaced(grown.component, overlaps))
@@ -131,9 +135,9 @@ def by_neighbors(colmap: Colmap, loose: Matched) -> List[Model]:
             wrong = grown.component.image_indices[contradictions(grown.component, overlaps)]
             wrong = set(map(tuple, np.sort(wrong, axis=1).tolist()))
             if not wrong & chosen:  # the same would come out, and lesser pairs only add to it
-                return _with_left(colmap, colmap.only(loose, accepted), best)
-            left -= wrong
-    return _with_left(colmap, colmap.only(loose, accepted), best)
+                return best, accepted
+            left = left - wrong
+    return best, accepted
 
 
 def _has(overlap: Overlap, least: Overlap) -> bool:
@@ -141,16 +145,26 @@ def _has(overlap: Overlap, least: Overlap) -> bool:
     return overlap.covered >= least.covered and overlap.tilt <= least.tilt and overlap.count >= least.count
 
 
-def _with_left(colmap: Colmap, matched: Matched, model: Optional[Model]) -> List[Model]:
+def _with_left(
+    colmap: Colmap,
+    matched: MatchedPairs,
+    model: Optional[Model],
+    pairs: Optional[AbstractSet[Tuple[int, int]]] = None,
+) -> List[Model]:
     """A model, and those of the images that it does not have."""
     if model is None:
         return []
     left = sorted(set(range(colmap.job.num_images)) - set(model.component.image_indices.tolist()))
-    return [model, *(colmap.map(matched, among=left) if len(left) >= FEWEST else [])]
+    return [model, *(colmap.map(matched, among=left, pairs=pairs) if len(left) >= FEWEST else [])]
 
 
-def judged(models: List[Model], matched: Matched) -> LocalMatches:
-    """What was found, with those images named that their neighbors contradict."""
+def judged(models: List[Model], matched: MatchedPairs) -> LocalMatches:
+    """What was found, with those images named that their neighbors contradict.
+
+    Args:
+        models: in any order; an image may be in several.
+        matched: how images match.
+    """
     components = _components(models)
     nothing = np.zeros(0, dtype=np.int64)
     contradicted = components[0].image_indices[misplaced(components[0], matched.overlaps)] if components else nothing

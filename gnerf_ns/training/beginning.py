@@ -28,10 +28,10 @@ from gnerf_ns.training.placement import (
     GivenPoses,
     Placement,
     PoseOrigin,
+    enough_matches,
     given_placement,
     groups_of,
     joined,
-    matched_images,
 )
 
 SHARP_DEG = 0.3
@@ -88,7 +88,7 @@ def find_beginning(
 
     Args:
         manager: has the images.
-        matching: see `matched_images`.
+        matching: see `enough_matches`.
         poses: what is made of those that came with the images. Where they are fixed, nothing is matched.
         keeps_lens: whether lenses stay as they are.
         seed: of matching.
@@ -98,7 +98,7 @@ def find_beginning(
     """
     train, held_out, images = manager.train_dataset, manager.eval_dataset, manager.train_images
     given = None if poses == "unknown" else given_placement(manager)
-    matches = None if poses == "fixed" else matched_images(manager, matching, keeps_lens, seed)
+    matches = None if poses == "fixed" else enough_matches(manager, matching, keeps_lens, seed)
     if matches is None and given is None:
         return None
     lenses: List[Intrinsics] = []

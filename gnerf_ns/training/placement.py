@@ -31,6 +31,7 @@ nothing else is one."""
 MIN_SHARE_OF_FEW = 0.9
 """The same of few images (`FEW_IMAGES`): phase A tries each of them elsewhere, and finds what matches miss."""
 MIN_COUNT = 4
+"""Fewer images are no beginning, and fewer poses fix no frame."""
 MIN_GROUP = 3
 """Fewer images are placed one by one."""
 
@@ -63,7 +64,7 @@ class Placement(NamedTuple):
     """Where each is from: `PoseOrigin`."""
 
 
-def matched_images(
+def enough_matches(
     manager: UnposedDataManager, matching: Literal["auto", "on", "off"], keeps_lens: bool, seed: int
 ) -> Optional[LocalMatches]:
     """What local matches say of training and held-out images, one after the other; None where that is too little.

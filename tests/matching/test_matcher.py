@@ -18,6 +18,8 @@ from gnerf_ns.matching.job import IMAGES, MASKS, RESULT, image_name
 from gnerf_ns.matching.local_matches import LocalMatches, PairMatches
 from gnerf_ns.matching.matcher import MatchedImages, NoMatches, camera_groups, match_images, run_child
 
+NO_PAIRS = PairMatches(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
+
 
 def lens(**changes: Any) -> Intrinsics:
     return replace(Intrinsics(ImageSize(40, 30), (50.0, 52.0), (20.0, 14.0)), **changes)
@@ -141,12 +143,9 @@ def test_a_run_goes_on_without_matches(
 def test_what_was_found_before_a_child_failed_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], end: str
 ):
-    nothing = PairMatches(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
-    LocalMatches([], nothing, np.array([7])).save(tmp_path / "found.npz")
-    code = f"import os, shutil, time; shutil.copy({str(tmp_path / 'found.npz')!r}, {RESULT!r}); {end}"
-
     def run(command: Sequence[str], folder: Path, no_progress_s: float, show: Callable[..., None]) -> None:
-        run_child([sys.executable, "-c", code], folder, 2.0, show)
+        LocalMatches([], NO_PAIRS, np.array([7])).save(folder / RESULT)
+        run_child([sys.executable, "-c", f"import os, time; {end}"], folder, 2.0, show)
 
     monkeypatch.setattr(matcher, "run_child", run)
     found = match_images(images(tmp_path))

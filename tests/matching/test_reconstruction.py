@@ -1,87 +1,202 @@
-"""Structure from motion on pictures of a known scene: poses, lens, points and pairs are right."""
+"""The order in which images are put together, and by neighbors where any matches at all fold one side onto another."""
 
-import json
+import math
 from pathlib import Path
-from typing import Dict
+from typing import AbstractSet, Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import pytest
 import torch
 
-from gnerf_ns.cameras.alignment import pose_errors
-from gnerf_ns.cameras.pose_prior import PosePriorConfig
-from gnerf_ns.data.images import ImageSize
-from gnerf_ns.data.intrinsics import Intrinsics, focal_from_fov
-from gnerf_ns.demo.scene import ProceduralSceneConfig, render_procedural_scene
-from gnerf_ns.matching.local_matches import Component, LocalMatches
-from gnerf_ns.matching.matcher import MatchedImages, match_images
+from gnerf_ns.cameras.look_at import look_at
+from gnerf_ns.matching import reconstruction
+from gnerf_ns.matching.colmap import LOOSE, Colmap, Criteria, MatchedPairs, Model
+from gnerf_ns.matching.consistency import Overlap
+from gnerf_ns.matching.job import Job
+from gnerf_ns.matching.local_matches import Component, PairMatches
+from gnerf_ns.matching.reconstruction import by_neighbors, reconstruct
 
-SIDE, COUNT, FOV_DEG = 200, 14, 40.0
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Neighboring views of the island, from one side."""
-    folder = tmp_path_factory.mktemp("island")
-    prior = PosePriorConfig(azimuth_deg=(0.0, 50.0), elevation_deg=(30.0, 50.0), radius=(0.9, 1.1), look_at_jitter=0.03)
-    config = ProceduralSceneConfig(
-        num_train=COUNT, num_test=1, image_side=SIDE, fov_deg=FOV_DEG, cameras=prior, samples_per_side=3
-    )
-    render_procedural_scene(folder, config)
-    return folder
+COUNT = 36
+LOGO = Overlap(covered=0.35, tilt=1.5, count=200)
+Pair = Tuple[int, int]
 
 
-def given(scene: Path, is_lens_known: bool, fov_deg: float = FOV_DEG) -> MatchedImages:
-    focal = focal_from_fov(fov_deg, SIDE)
-    lens = Intrinsics(ImageSize(SIDE, SIDE), (focal, focal), (SIDE / 2, SIDE / 2))
-    files = sorted((scene / "images").glob("*.png"))
-    return MatchedImages(files, None, {}, [lens] * len(files), is_lens_known)
+def pair(one: int, other: int) -> Pair:
+    one, other = one % COUNT, other % COUNT
+    return min(one, other), max(one, other)
 
 
-def found(images: MatchedImages) -> LocalMatches:
-    matches = match_images(images)
-    assert matches is not None
-    return matches
+def ring() -> Dict[Pair, Overlap]:
+    """Every image and the three before and after it."""
+    return {pair(i, i + step): Overlap(1.0 - 0.1 * step, 1.1, 90) for i in range(COUNT) for step in (1, 2, 3)}
 
 
-def errors_deg(component: Component, scene: Path) -> Dict[str, float]:
-    frames = json.loads((scene / "transforms_train.json").read_text())["frames"]
-    truth = torch.tensor([frame["transform_matrix"] for frame in frames])[component.image_indices, :3]
-    return pose_errors(torch.from_numpy(component.camera_to_worlds).float(), truth).summary()
+def with_logos(logo: Overlap = LOGO, of: Sequence[int] = range(COUNT // 2)) -> Dict[Pair, Overlap]:
+    """A ring with the same logo on opposite sides, which matches better than all else."""
+    return {**ring(), **{pair(i, i + COUNT // 2): logo for i in of}}
 
 
-@pytest.mark.parametrize("is_lens_known", [True, False])
-def test_cameras_and_lens(scene: Path, is_lens_known: bool):
-    matches = found(given(scene, is_lens_known))
-    (component,) = matches.components
-    assert component.image_indices.tolist() == list(range(COUNT))
-    errors = errors_deg(component, scene)
-    assert errors["rotation_error_deg_median"] < 0.7 and errors["rotation_error_deg_max"] < 4.0
-    focal = focal_from_fov(FOV_DEG, SIDE) / SIDE
-    np.testing.assert_allclose(component.focal, focal, rtol=1e-6 if is_lens_known else 0.1)
-    assert bool(component.distortion.any()) != is_lens_known
+class StandIn(Colmap):
+    """Puts images together as structure from motion does: what matches most comes first, and what matches is taken for
+    the same; a logo on the other side puts an image where the side is that the logo is on."""
+
+    def __init__(
+        self, overlaps: Dict[Pair, Overlap], strict: Optional[AbstractSet[Pair]] = None, aborts: bool = False
+    ) -> None:
+        """
+        Args:
+            overlaps: of all pairs that match.
+            strict: those that match strictly; None for all.
+            aborts: whether images cannot be matched loosely.
+        """
+        self.overlaps, self.strict, self.aborts = overlaps, strict, aborts
+        self.job = Job(COUNT, [], True, list(range(COUNT)), 1, 0)
+        self.maps = 0
+
+    @property
+    def loose(self) -> MatchedPairs:
+        return self.match(np.zeros((0, 2), np.int64), LOOSE)
+
+    def extract(self) -> None:
+        pass
+
+    def match(self, pairs: Any, criteria: Criteria) -> MatchedPairs:
+        if criteria.is_loose and self.aborts:
+            raise SystemError("aborted")
+        found = set(self.overlaps) if criteria.is_loose or self.strict is None else self.strict
+        nothing = PairMatches(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
+        return MatchedPairs(Path(), criteria, nothing, {each: self.overlaps[each] for each in found})
+
+    def map(
+        self,
+        matched: MatchedPairs,
+        begun: Optional[Model] = None,
+        among: Optional[Sequence[int]] = None,
+        pairs: Optional[AbstractSet[Pair]] = None,
+    ) -> List[Model]:
+        self.maps += 1
+        chosen = set(matched.overlaps) if pairs is None else set(pairs)
+        chosen = [each for each in chosen if among is None or set(each) <= set(among)]
+        ordered = sorted(chosen, key=lambda each: (-self.overlaps[each].count, each))
+        if not ordered:
+            return []
+        steps: Dict[int, int] = {ordered[0][0]: ordered[0][0]} if begun is None else dict(begun.reconstruction)
+        while True:
+            new = next((each for each in ordered if (each[0] in steps) != (each[1] in steps)), None)
+            if new is None:
+                return [Model(component(steps), steps)]
+            known, other = new if new[0] in steps else new[::-1]
+            apart = (other - known + COUNT // 2) % COUNT - COUNT // 2
+            steps[other] = steps[known] + (0 if abs(apart) == COUNT // 2 else apart)
 
 
-def test_points_project_to_where_they_are_seen(scene: Path):
-    (component,) = found(given(scene, True)).components
-    poses = component.camera_to_worlds[component.seen_by]
-    offsets = component.points[component.seen_point] - poses[..., 3]
-    local = np.einsum("nij,ni->nj", poses[..., :3], offsets)
-    assert (local[:, 2] < 0).all()
-    focal, center = component.focal[component.seen_by, 0], component.center[component.seen_by]
-    projected = focal[:, None] * local[:, :2] * [1, -1] / -local[:, 2:] + center
-    distances = np.linalg.norm(projected - component.seen_at, axis=1) * SIDE
-    assert np.median(distances) < 0.7 and distances.mean() == pytest.approx(float(component.error_px), rel=0.3)
+def component(steps: Dict[int, int]) -> Component:
+    indices, nothing = np.array(sorted(steps)), np.zeros(0, dtype=np.int64)
+    azimuths = torch.tensor([steps[index] for index in indices.tolist()]).double() * 2 * math.pi / COUNT
+    positions = 4.0 * torch.stack([azimuths.cos(), azimuths.sin(), 0.3 + 0.0 * azimuths], dim=-1)
+    points = 0.5 * np.random.default_rng(0).standard_normal((50, 3))
+    filled = np.ones((len(indices), 2))
+    return Component(
+        indices, look_at(positions).numpy(), filled, filled / 2, np.zeros((len(indices), 6)),
+        points, nothing, nothing, np.zeros((0, 2)), np.array(0.5),
+    )  # fmt: skip
 
 
-def test_matched_points_lie_inside_the_masks(scene: Path):
-    from PIL import Image
+def neighborly(overlaps: Dict[Pair, Overlap]) -> Tuple[List[Model], StandIn]:
+    stand_in = StandIn(overlaps)
+    return by_neighbors(stand_in, stand_in.loose), stand_in
 
-    images = given(scene, True)
-    matches = found(images).matches
-    assert len(matches.pairs) > COUNT and matches.ends[-1] == len(matches.points)
-    first_pair = matches.points[: matches.ends[0]]
-    for image, points in zip(matches.pairs[0], (first_pair[:, :2], first_pair[:, 2:]), strict=True):
-        alpha = np.array(Image.open(images.files[image]))[..., 3]
-        columns, rows = np.clip((points * SIDE).astype(int), 0, SIDE - 1).T
-        assert (alpha[rows, columns] >= 128).mean() > 0.97
+
+def folded(model: Model) -> List[int]:
+    """Images that do not stand where most do: a whole number of steps along the ring from the image's own."""
+    offsets = {index: (step - index) % COUNT for index, step in model.reconstruction.items()}
+    usual = max(set(offsets.values()), key=list(offsets.values()).count)
+    return [index for index, offset in offsets.items() if offset != usual]
+
+
+def test_plain_matches_fold_the_ring():
+    stand_in = StandIn(with_logos())
+    (model,) = stand_in.map(stand_in.loose)
+    assert len(folded(model)) == COUNT // 2
+
+
+def test_neighbors_do_not():
+    (model,), _ = neighborly(with_logos())
+    assert len(model) == COUNT and folded(model) == []
+
+
+def halves(logo: Overlap) -> Dict[Pair, Overlap]:
+    """Two halves that are seen more aslant from each other than the logos on them."""
+    overlaps = with_logos(logo)
+    for one, other in list(overlaps):
+        if abs(one - other) != COUNT // 2 and ((one < COUNT // 2) != (other < COUNT // 2)):
+            overlaps[(one, other)] = Overlap(0.6, 2.3, 60)
+    return overlaps
+
+
+def test_what_came_to_stand_beside_what_it_does_not_look_like_is_not_used_again():
+    (model,), stand_in = neighborly(halves(LOGO._replace(covered=0.45)))
+    assert len(model) == COUNT and folded(model) == []
+    assert stand_in.maps > 2
+
+
+def test_what_is_seen_the_same_way_and_has_little_in_common_is_never_used(monkeypatch: pytest.MonkeyPatch):
+    overlaps = halves(LOGO._replace(covered=0.31, tilt=1.1))
+    (model,), stand_in = neighborly(overlaps)
+    monkeypatch.setattr(reconstruction, "LOOKALIKE", Overlap(0.0, 1.0, 0))
+    (other,), misled = neighborly(overlaps)
+    assert len(model) == len(other) == COUNT and folded(model) == folded(other) == []
+    assert stand_in.maps < misled.maps
+
+
+def test_images_that_match_by_logos_alone_are_left_out_or_on_their_own():
+    """Half of the ring has nothing else in common with the other half."""
+    half = range(COUNT // 2)
+    overlaps = {each: overlap for each, overlap in with_logos().items() if (each[0] in half) == (each[1] in half)}
+    (one, other), _ = neighborly({**overlaps, **{pair(i, i + COUNT // 2): LOGO for i in half}})
+    assert len(one) == len(other) == COUNT // 2
+    assert folded(one) == folded(other) == []
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MOST_STEPS", 1), ("MOST_IMAGES", COUNT)])
+def test_steps_are_limited(monkeypatch: pytest.MonkeyPatch, limit: str, value: int):
+    """What was accepted by then is kept."""
+    monkeypatch.setattr(reconstruction, limit, value)
+    (one, other), stand_in = neighborly(halves(LOGO._replace(covered=0.45)))
+    assert len(one) == len(other) == COUNT // 2 and folded(one) == folded(other) == []
+    assert stand_in.maps == 2
+
+
+def test_each_result_replaces_the_one_before():
+    strict, loose, last = reconstruct(StandIn(with_logos()))
+    for each in (strict, loose, last):
+        assert len(each.components[0]) == COUNT and len(each.misplaced) > COUNT // 4
+    (model,), _ = neighborly(with_logos())
+    np.testing.assert_allclose(last.components[0].camera_to_worlds, model.component.camera_to_worlds)
+
+
+def test_a_right_ring_is_mapped_once():
+    stand_in = StandIn(ring())
+    (only,) = reconstruct(stand_in)
+    assert len(only.components[0]) == COUNT and len(only.misplaced) == 0
+    assert stand_in.maps == 1
+
+
+def among(images: range) -> AbstractSet[Pair]:
+    return {each for each in ring() if set(each) <= set(images)}
+
+
+def test_what_strict_matches_began_grows():
+    strict, last = reconstruct(StandIn(ring(), strict=among(range(20))))
+    assert strict.components[0].image_indices.tolist() == list(range(20))
+    assert len(last.components[0]) == COUNT and len(last.misplaced) == 0
+
+
+@pytest.mark.parametrize("count", [0, 20])
+def test_what_is_found_is_told_before_anything_can_fail(count: int):
+    """And nothing is no result."""
+    results = reconstruct(StandIn(ring(), strict=among(range(count)), aborts=True))
+    if count:
+        assert len(next(results).components[0]) == count
+    with pytest.raises(SystemError, match="aborted"):
+        next(results)
