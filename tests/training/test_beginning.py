@@ -1,7 +1,9 @@
 """A run that begins where matches put its images: the frame, what follows for the rest, and what it goes on with."""
 
 import json
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import List, Optional
 
@@ -20,7 +22,7 @@ from gnerf_ns.data.images import ImageSize
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
 from gnerf_ns.training import placement as placement_module
 from gnerf_ns.training import pose_updates as pose_updates_module
-from gnerf_ns.training.beginning import degrees_per_pixel, found_lenses, known_poses, prior_around
+from gnerf_ns.training.beginning import found_lenses, known_poses, precision_deg, prior_around
 from gnerf_ns.training.placement import GivenPoses, Placement, PoseOrigin, is_enough, joined
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 from gnerf_ns.utils.errors import InputError
@@ -122,12 +124,14 @@ def test_lenses_are_found_by_size():
     assert lenses[1].center == pytest.approx((15.0, 20.0)) and lenses[0].distortion[0] == pytest.approx(0.05)
 
 
-def test_what_a_pixel_stands_for():
+def test_matches_know_poses_as_well_as_pixels_and_their_number_allow():
+    """A pixel of 0.2046 degrees, an error of half of it, and 16 points in a typical image."""
+    seen = np.repeat([0, 1, 2], [4, 16, 25])
+    matched = replace(component([0, 1, 2], random_poses(3), focal=1.4), seen_by=seen)
     sizes = [ImageSize(200, 150)] * 3
-    assert degrees_per_pixel(component([0, 1], random_poses(2), focal=1.4), sizes) == pytest.approx(0.2046, abs=1e-3)
-    assert degrees_per_pixel(component([0, 1], random_poses(2), focal=1.4), [ImageSize(4000, 3000)]) == pytest.approx(
-        0.0409, abs=1e-3
-    )
+    assert precision_deg(matched, sizes) == pytest.approx(0.2046 / 8, rel=1e-3)
+    assert precision_deg(matched, [ImageSize(4000, 3000)]) == pytest.approx(0.2046 / 8 / 5, rel=1e-3)
+    assert precision_deg(component([0, 1], random_poses(2)), sizes) == math.inf
 
 
 def test_the_prior_is_where_cameras_stand():
