@@ -127,7 +127,9 @@ def test_lenses_are_found_by_size():
 def test_matches_know_poses_as_well_as_pixels_and_their_number_allow():
     """A pixel of 0.2046 degrees, an error of half of it, and 16 points in a typical image."""
     seen = np.repeat([0, 1, 2], [4, 16, 25])
-    matched = replace(component([0, 1, 2], random_poses(3), focal=1.4), seen_by=seen)
+    matched = replace(
+        component([0, 1, 2], random_poses(3), focal=1.4), seen_by=seen, seen_point=0 * seen, seen_at=np.zeros((45, 2))
+    )
     sizes = [ImageSize(200, 150)] * 3
     assert precision_deg(matched, sizes) == pytest.approx(0.2046 / 8, rel=1e-3)
     assert precision_deg(matched, [ImageSize(4000, 3000)]) == pytest.approx(0.2046 / 8 / 5, rel=1e-3)
