@@ -22,9 +22,9 @@ from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.data.intrinsics import Intrinsics
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
-from gnerf_ns.matching.matcher import MAX_SIDE
 from gnerf_ns.training.placement import (
     MIN_COUNT,
+    SHARP_DEG,
     GivenPoses,
     Placement,
     PoseOrigin,
@@ -32,12 +32,8 @@ from gnerf_ns.training.placement import (
     given_placement,
     groups_of,
     joined,
+    precision_deg,
 )
-
-SHARP_DEG = 0.01
-"""Matches that know poses better than this (`precision_deg`) hold them better than colors do. Photographs with hundreds
-of points each (0.001 to 0.005) and 100 Lego images at 200 pixels (0.008) do; of twelve of these (0.011 to 0.014), poses
-that were held came out at 0.4 degrees in place of 0.2, and of images of 96 pixels at 1.1 in place of 0.4."""
 
 _SILHOUETTE_SIDE = 48
 """Longer side, in pixels, that silhouettes are looked at with."""
@@ -112,7 +108,7 @@ def find_beginning(
     # As `LearnedCameras` has them: what fills the view fills the images, and not the padding around them.
     canvas_radius = object_filling_radius(directions.smallest_field_of_view)
     radius = object_filling_radius(CameraDirections(train.file_cameras).smallest_field_of_view)
-    is_sharp = matches is not None and precision_deg(matches.components[0], train.file_sizes) < SHARP_DEG
+    is_sharp = matches is not None and precision_deg(matches, train.file_sizes) < SHARP_DEG
     beginning = BeginningConfig(
         prior_around(known.train, radius, canvas_radius, known.looks_at_origin),
         "matched" if is_sharp else "rough",
@@ -159,20 +155,6 @@ def known_poses(matches: Optional[LocalMatches], given: Optional[Placement], ima
         [] if matches is None else groups_of(matches, indices, count),
         aim is not None,
     )
-
-
-def precision_deg(component: Component, sizes: List[ImageSize]) -> float:
-    """How well matches know where a typical image looks, in degrees, were errors of its points independent: the error
-    of one over the square root of how many there are.
-
-    Args:
-        component: with lenses and points.
-        sizes: of the image files, in pixels.
-    """
-    width = float(np.median([min(size.width, MAX_SIDE) for size in sizes]))
-    pixel_deg = math.degrees(1.0 / (float(np.median(component.focal)) * width))
-    points = float(np.median(np.bincount(component.seen_by, minlength=len(component))))
-    return pixel_deg * float(component.error_px) / math.sqrt(points) if points else math.inf
 
 
 def found_lenses(component: Component, sizes: List[ImageSize]) -> List[Intrinsics]:

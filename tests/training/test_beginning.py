@@ -22,8 +22,8 @@ from gnerf_ns.data.images import ImageSize
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
 from gnerf_ns.training import placement as placement_module
 from gnerf_ns.training import pose_updates as pose_updates_module
-from gnerf_ns.training.beginning import found_lenses, known_poses, precision_deg, prior_around
-from gnerf_ns.training.placement import GivenPoses, Placement, PoseOrigin, is_enough, joined
+from gnerf_ns.training.beginning import found_lenses, known_poses, prior_around
+from gnerf_ns.training.placement import GivenPoses, Placement, PoseOrigin, is_enough, joined, precision_deg
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 from gnerf_ns.utils.errors import InputError
 
@@ -33,12 +33,14 @@ ANY_FRAME = Similarity(
     torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64),
 )
 NOBODY = np.zeros(0, np.int64)
+SHARP = ImageSize(1000, 750)
+"""Of images whose `component` has sharp poses."""
 NO_PAIRS = PairMatches(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
 
 
 def component(indices: List[int], poses: Tensor, points: Optional[Tensor] = None, focal: float = 1.4) -> Component:
     count, some = len(indices), torch.zeros(1, 3) if points is None else points
-    nothing = np.zeros(0, dtype=np.int64)
+    seen = np.repeat(np.arange(count), 25)
     return Component(
         image_indices=np.array(indices),
         camera_to_worlds=ANY_FRAME.apply(poses.double()).numpy(),
@@ -46,9 +48,9 @@ def component(indices: List[int], poses: Tensor, points: Optional[Tensor] = None
         center=np.full((count, 2), 0.5),
         distortion=np.tile([0.05, 0.0, 0.0, 0.0, 0.0, 0.0], (count, 1)),
         points=(ANY_FRAME.scale * some.double() @ ANY_FRAME.rotation.mT + ANY_FRAME.translation).numpy(),
-        seen_by=nothing,
-        seen_point=nothing,
-        seen_at=np.zeros((0, 2)),
+        seen_by=seen,
+        seen_point=0 * seen,
+        seen_at=np.zeros((len(seen), 2)),
         error_px=np.array(0.5),
     )
 
@@ -106,14 +108,15 @@ def test_surroundings_are_told_from_a_plain_ground(what: str, expected: bool):
 @pytest.mark.parametrize("count", [0, 3, 5])
 def test_with_few_images_matched_a_run_begins_as_without(count: int):
     components = [component(list(range(count)), random_poses(count))] if count else []
-    assert not is_enough(matches_of(*components), num_train=12)
-    assert is_enough(matches_of(*components), num_train=12, in_a_room=True) == (count >= 4)
+    assert not is_enough(matches_of(*components), [SHARP] * 12)
+    assert is_enough(matches_of(*components), [SHARP] * 12, in_a_room=True) == (count >= 4)
 
 
 @pytest.mark.parametrize(("num_train", "expected"), [(16, True), (18, False), (30, False), (32, True), (34, False)])
 def test_of_few_images_nearly_all_have_to_be_matched(num_train: int, expected: bool):
     matches = matches_of(component(list(range(16)), random_poses(16)))
-    assert is_enough(matches, num_train) == expected
+    assert is_enough(matches, [SHARP] * num_train) == expected
+    assert is_enough(matches, [ImageSize(100, 75)] * num_train) == (expected and num_train > 30)  # roughly placed
 
 
 def test_lenses_are_found_by_size():
@@ -127,13 +130,15 @@ def test_lenses_are_found_by_size():
 def test_matches_know_poses_as_well_as_pixels_and_their_number_allow():
     """A pixel of 0.2046 degrees, an error of half of it, and 16 points in a typical image."""
     seen = np.repeat([0, 1, 2], [4, 16, 25])
-    matched = replace(
-        component([0, 1, 2], random_poses(3), focal=1.4), seen_by=seen, seen_point=0 * seen, seen_at=np.zeros((45, 2))
+    some = component([0, 1, 2], random_poses(3), focal=1.4)
+    matched, unseen = (
+        matches_of(replace(some, seen_by=each, seen_point=0 * each, seen_at=np.zeros((len(each), 2))))
+        for each in (seen, seen[:0])
     )
     sizes = [ImageSize(200, 150)] * 3
     assert precision_deg(matched, sizes) == pytest.approx(0.2046 / 8, rel=1e-3)
     assert precision_deg(matched, [ImageSize(4000, 3000)]) == pytest.approx(0.2046 / 8 / 5, rel=1e-3)
-    assert precision_deg(component([0, 1], random_poses(2)), sizes) == math.inf
+    assert precision_deg(unseen, sizes) == math.inf
 
 
 def test_the_prior_is_where_cameras_stand():
@@ -226,6 +231,7 @@ def matched(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     )[:, :3]
     found = [0, 1, 2, 4, 5, 6, 7]
     monkeypatch.setattr(placement_module, "MIN_SHARE_OF_FEW", 0.5)
+    monkeypatch.setattr(placement_module, "SHARP_DEG", 10.0)
     result = matches_of(component(found, poses[found]))
     monkeypatch.setattr(placement_module, "match_images", lambda images, seed: result)
     return poses
@@ -246,6 +252,7 @@ def test_others_wait_until_they_are_looked_up(matched: Tensor, tiny_scene: Path)
 
 def test_a_second_component_is_placed_as_one(tiny_scene: Path, matched: Tensor, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(placement_module, "MIN_SHARE_OF_FEW", 0.5)
+    monkeypatch.setattr(placement_module, "SHARP_DEG", 10.0)
     result = LocalMatches(
         [component([0, 1, 2, 3, 7], matched[[0, 1, 2, 3, 7]]), component([4, 5, 6], matched[4:7])], NO_PAIRS, NOBODY
     )
