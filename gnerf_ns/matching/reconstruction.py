@@ -54,6 +54,9 @@ MOST_STEPS, MOST_IMAGES = 12, 1200
 of them: of hundreds, each takes minutes."""
 MISPLACED_COST = 5.0
 """An image that neighbors contradict counts as so many lost: others are wrong together with it."""
+KEPT_SHARE = 0.8
+"""Of what plain matches place without contradiction, neighbors have to place so much: few images that contradict
+nothing are no better than many of which a few do."""
 FEWEST = 3
 """Fewer images are no component."""
 
@@ -82,7 +85,8 @@ def reconstruct(colmap: Colmap) -> Iterator[LocalMatches]:
     careful = judged(by_neighbors(colmap, loose), loose)
     if not careful.components:
         return
-    better, worse = (careful, found) if _score(careful) >= _score(found) else (found, careful)
+    is_better = _score(careful) >= _score(found) and _num_placed(careful) >= KEPT_SHARE * _num_sure(found)
+    better, worse = (careful, found) if is_better else (found, careful)
     # What two ways of putting images together agree on counts as right, although neighbors have little in common.
     otherwise = placed_otherwise(better.components[0], worse.components[0])
     unconfirmed = np.setdiff1d(better.misplaced, worse.components[0].image_indices)
@@ -188,7 +192,15 @@ def _is_clear(found: LocalMatches) -> bool:
 
 
 def _score(found: LocalMatches) -> float:
-    return (len(found.components[0]) if found.components else 0) - MISPLACED_COST * len(found.misplaced)
+    return _num_placed(found) - MISPLACED_COST * len(found.misplaced)
+
+
+def _num_placed(found: LocalMatches) -> int:
+    return len(found.components[0]) if found.components else 0
+
+
+def _num_sure(found: LocalMatches) -> int:
+    return _num_placed(found) - len(found.misplaced)
 
 
 if __name__ == "__main__":
