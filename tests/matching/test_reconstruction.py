@@ -203,11 +203,11 @@ def test_what_is_found_is_told_before_anything_can_fail(count: int):
 
 
 def test_few_images_without_contradiction_replace_no_others(monkeypatch: pytest.MonkeyPatch):
-    """Three images have little in common with their neighbors: one of them stands where the few put it, too."""
-    odd = {4, 15, 25}
+    """Some images have little in common with their neighbors: one of them stands where the few put it, too."""
+    odd = {2, 7, 12, 17, 22, 27, 32}
     overlaps = {each: Overlap(0.3, 2.0, 50) if odd & set(each) else overlap for each, overlap in ring().items()}
     few = {each: each for each in range(6)}
     monkeypatch.setattr(reconstruction, "by_neighbors", lambda *arguments: [Model(component(few), few)])
     *_, last = reconstruct(StandIn(overlaps))
     assert len(last.components[0]) == COUNT
-    assert last.misplaced.tolist() == [15, 25]
+    assert last.misplaced.tolist() == sorted(odd - {2})
