@@ -163,7 +163,7 @@ def nerfacto_psnr(transforms: Path, output: Path, seed: int = 42) -> float:
     config.logging.local_writer.enable = False
     config.pipeline.datamanager = VanillaDataManagerConfig(
         dataparser=NerfstudioDataParserConfig(data=transforms, eval_mode="interval", eval_interval=4),
-        train_num_rays_per_batch=512,
+        train_num_rays_per_batch=1024,
         eval_num_rays_per_batch=64,
     )
     model = config.pipeline.model
