@@ -1,4 +1,4 @@
-"""Fewer and worse images of a scene: writes a folder in the Blender layout from another one.
+"""Fewer, worse and paler images of a scene: writes a folder in the Blender layout from another one.
 
     python benchmarks/degraded_images.py --data LEGO --output FOLDER --views 12 --noise 0.1
 
@@ -33,6 +33,8 @@ class Arguments:
     """Keep so many training images, chosen at random; None for all."""
     image_side: Optional[int] = None
     """Area-average to this side, in pixels; None for the files' size."""
+    pale: float = 0.0
+    """Colors are moved by this share towards white, as pale things before a white ground are."""
     silhouettes: bool = False
     """White where the object is, black elsewhere: all that is left is the outline."""
     noise: Optional[float] = None
@@ -81,6 +83,8 @@ def write(
         resized = np.stack([shrink(channel, arguments.image_side) for channel in premultiplied.transpose(2, 0, 1)], -1)
         alpha = resized[..., 3:]
         image = np.concatenate([resized[..., :3] / np.maximum(alpha, 1e-6), alpha], axis=-1)
+    if arguments.pale:
+        image = np.concatenate([image[..., :3] + arguments.pale * (1.0 - image[..., :3]), alpha], axis=-1)
     if arguments.silhouettes:
         image = np.repeat(alpha, 3, axis=-1)
     elif arguments.noise is not None or arguments.jpeg_quality is not None:

@@ -28,6 +28,9 @@ matplotlib.use("Agg")
 
 COLUMNS = ["case", "median °", "max °", "under 5°", "mirrored", "psnr", "psnr_aligned", "train s", "train CPU s"]
 
+PALE = 0.7
+"""Of pale things: colors lie so much closer to the white that they are laid over."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -36,7 +39,7 @@ class Case:
     degraded: Dict[str, Any] = field(default_factory=dict)
     """Fields of `degraded_images.Arguments`; the images are as they are if empty."""
     scene: Optional[ProceduralSceneConfig] = None
-    """A scene of our own instead."""
+    """A scene of our own in place of the data."""
     method: str = "gnerf-ns"
     """Name of the method."""
     options: Tuple[str, ...] = ()
@@ -53,6 +56,8 @@ def cases() -> Dict[str, Case]:
     hundred: Dict[str, Any] = {"num_train": 100, "num_test": 25, "image_side": 100}
     found["handheld"] = Case(scene=ProceduralSceneConfig(cameras=cameras, **hundred), method="gnerf-ns-handheld")
     found["chair"] = Case(scene=ProceduralSceneConfig(subject="chair", **hundred))
+    found["pale"] = Case({"pale": PALE})
+    found["pale-chair"] = Case({"pale": PALE}, scene=ProceduralSceneConfig(subject="chair", **hundred))
     found.update({f"{views}-views": Case({"views": views}) for views in (50, 25)})
     for views in (12, 6):
         found.update({f"{views}-views-{draw}": Case({"views": views, "seed": draw}) for draw in range(5)})
@@ -104,20 +109,25 @@ def main(arguments: Arguments) -> None:
 
 def measure(arguments: Arguments, name: str, case: Case) -> Dict[str, float]:
     """Make the images and train on them: what `ns-eval` says, and the time."""
-    data = arguments.output / "images" / name
-    if data.exists():
-        shutil.rmtree(data)
+    data, made = arguments.data, arguments.output / "images"
     if case.scene is not None:
+        data = emptied(made / f"{name}-scene")
         render_procedural_scene(data, case.scene)
-    elif case.degraded:
-        degraded_images.main(degraded_images.Arguments(data=arguments.data, output=data, **case.degraded))
-    else:
-        data = arguments.data
+    if case.degraded:
+        source, data = data, emptied(made / name)
+        degraded_images.main(degraded_images.Arguments(data=source, output=data, **case.degraded))
     run = arguments.output / name
     if run.exists():
         shutil.rmtree(run)
     training = train_and_evaluate(data, case.method, arguments.seed, arguments.output, name, case.options)
     return {**training.metrics, "wall_s": training.cost.wall_s, "cpu_s": training.cost.cpu_s}
+
+
+def emptied(folder: Path) -> Path:
+    """A folder that is not there yet."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    return folder
 
 
 def cells(name: str, result: Dict[str, float]) -> List[str]:

@@ -14,6 +14,9 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+RENDERINGS = "renderings"
+"""Folder of a run where `ns-eval` puts held-out images, each beside what the field shows."""
+
 
 @dataclass
 class Cost:
@@ -77,7 +80,13 @@ def run(command: Sequence[str], log: Path, may_fail: bool = False) -> Cost:
 
 
 def train_and_evaluate(
-    data: Path, method: str, seed: int, output: Path, name: str, options: Sequence[str] = ()
+    data: Path,
+    method: str,
+    seed: int,
+    output: Path,
+    name: str,
+    options: Sequence[str] = (),
+    program: Sequence[str] = ("ns-train",),
 ) -> Training:
     """`ns-train` and `ns-eval`, in processes of their own.
 
@@ -88,13 +97,15 @@ def train_and_evaluate(
         output: folder for runs and logs.
         name: of the run, unique in that folder.
         options: further ones of `ns-train`.
+        program: `ns-train`, or one that takes its arguments.
     """
-    command = ["ns-train", method, "--data", str(data), "--output-dir", str(output), "--experiment-name", name]
+    command = [*program, method, "--data", str(data), "--output-dir", str(output), "--experiment-name", name]
     command += ["--timestamp", "run", "--machine.seed", str(seed), "--vis", "tensorboard", *options]
     started = time.time()
     cost = run(command, output / f"{name}-train.log")
     folder, results = output / name / method / "run", output / f"{name}.json"
     evaluate = ["ns-eval", "--load-config", str(folder / "config.yml"), "--output-path", str(results)]
+    evaluate += ["--render-output-path", str(folder / RENDERINGS)]
     evaluation_cost = run(evaluate, output / f"{name}-eval.log")
     return Training(folder, json.loads(results.read_text())["results"], cost, evaluation_cost, started)
 

@@ -73,7 +73,7 @@ def nerfacto_config(data: Path, full_size: bool = False) -> Any:
     model.distortion_loss_mult, model.disable_scene_contraction = 0.0, True
     model.use_appearance_embedding = False
     if not full_size:
-        _as_large_as_ours(model)
+        as_large_as_ours(model)
     return config
 
 
@@ -101,10 +101,12 @@ def _common(method: str, data: Path, rays_per_step: int, steps: int) -> Any:
     return config
 
 
-def _as_large_as_ours(model: Any) -> None:
+def as_large_as_ours(model: Any, in_a_room: bool = False) -> None:
     """Change a nerfacto's configuration to the sizes of our field."""
     ours: Any = trainer_config("gnerf-ns")
     radiance = ours.pipeline.model.radiance
+    if in_a_room:
+        radiance = radiance.for_surroundings()
     model.num_levels, model.max_res = radiance.num_levels, radiance.max_resolution
     model.log2_hashmap_size = radiance.log2_hashmap_size
     model.hidden_dim, model.hidden_dim_color = radiance.hidden_dim, radiance.hidden_dim_color
