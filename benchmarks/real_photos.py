@@ -155,15 +155,16 @@ def measure_colmap(arguments: Arguments, name: str, folder: Path, variant: Varia
 
 
 def save_photos(renderings: Path, path: Path) -> None:
-    """A row of held-out photographs above a row of what the field shows of them."""
-    pairs = [Image.open(file) for file in sorted(renderings.glob("eval_img_*.png"))[:MAX_PHOTOS]]
-    if not pairs:
+    """Held-out photographs, above what the field shows of them, above the differences."""
+    rows = 3  # which `ns-eval` puts side by side
+    found = [Image.open(file) for file in sorted(renderings.glob("eval_img_*.png"))[:MAX_PHOTOS]]
+    if not found:
         return
-    width, height = pairs[0].width // 2, pairs[0].height
-    sheet = Image.new("RGB", (width * len(pairs), 2 * height))
-    for column, pair in enumerate(pairs):
-        for row in range(2):
-            sheet.paste(pair.crop((row * width, 0, (row + 1) * width, height)), (column * width, row * height))
+    width, height = found[0].width // rows, found[0].height
+    sheet = Image.new("RGB", (width * len(found), rows * height))
+    for column, image in enumerate(found):
+        for row in range(rows):
+            sheet.paste(image.crop((row * width, 0, (row + 1) * width, height)), (column * width, row * height))
     sheet.save(path)
 
 
