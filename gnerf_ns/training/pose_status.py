@@ -30,6 +30,9 @@ BY_HEART_SHARE = 0.2
 """A field that leaves more of held-out images unexplained, and `DOUBTFUL_RATIO` times what it leaves of others, knows
 these by heart. Right fields leave 2 to 9 %, also of a dozen images."""
 
+FOUND_BY_FIELD = (PoseOrigin.APPEARANCE, PoseOrigin.LOOKED_UP, PoseOrigin.GROUP)
+"""Poses that nothing speaks for but the field."""
+
 ORIGIN_WORDS = {
     PoseOrigin.APPEARANCE: "appearance",
     PoseOrigin.MATCHES: "matches",
@@ -49,7 +52,8 @@ class PoseStatus(NamedTuple):
     explained: float
     """Share of the image's contrast that a rendering there explains: 1 for all; below 0 where it is worse than none."""
     is_doubtful: bool
-    """Whether that is much less than usual, or less than half, or matches contradict each other about the pose."""
+    """Whether that is much less than usual, or less than half, matches contradict each other about the pose, or nothing
+    speaks for it but a field that cannot be trusted."""
 
     @property
     def entries(self) -> Dict[str, Any]:
@@ -96,6 +100,33 @@ def sides_are_alike(origins: Int[Tensor, "n"]) -> bool:
     return float((origins == PoseOrigin.DOUBTFUL_MATCHES).float().mean()) > CLEAR_SHARE
 
 
+def shows_most_badly(statuses: Sequence[PoseStatus]) -> bool:
+    """Whether the field does not show most images from their poses."""
+    return sum(status.explained < 1.0 - UNEXPLAINED_SHARE for status in statuses) > 0.5 * len(statuses)
+
+
+def knows_by_heart(statuses: Sequence[PoseStatus], held_out: Sequence[PoseStatus]) -> bool:
+    """Whether the field explains far less of images that it was not trained on.
+
+    Args:
+        statuses: of the images that it was trained on.
+        held_out: of the others; fewer than two of them tell nothing.
+    """
+    if len(held_out) < 2:
+        return False
+    mine, theirs = _usually_explained(statuses), _usually_explained(held_out)
+    return 1.0 - theirs > max(BY_HEART_SHARE, DOUBTFUL_RATIO * (1.0 - mine))
+
+
+def _usually_explained(statuses: Sequence[PoseStatus]) -> float:
+    return float(np.median([status.explained for status in statuses]))
+
+
+def without_the_field(statuses: Sequence[PoseStatus]) -> List[PoseStatus]:
+    """The same where the field cannot be trusted: what it alone speaks for is doubtful."""
+    return [status._replace(is_doubtful=status.is_doubtful or status.origin in FOUND_BY_FIELD) for status in statuses]
+
+
 def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path], held_out: Sequence[PoseStatus] = ()) -> List[str]:
     """What is to be said of all images together, the doubtful ones by name.
 
@@ -116,20 +147,20 @@ def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path], held_out: S
     said = [
         f"{len(statuses)} images: " + ", ".join(f"{counts[each]} {words[each]}" for each in words if counts[each]) + "."
     ]
-    doubtful = [file for status, file in zip(statuses, files, strict=True) if status.is_doubtful]
-    if sum(status.explained < 1.0 - UNEXPLAINED_SHARE for status in statuses) > 0.5 * len(files):
+    is_bad, by_heart = shows_most_badly(statuses), knows_by_heart(statuses, held_out)
+    if is_bad:
         said.append("The field does not show most images from their poses: do not trust them, nor the field.")
-    elif doubtful:
+    if by_heart:
         said.append(
-            "Doubtful, since the field shows them badly from their poses, or matches contradict each other: "
-            f"{named(doubtful)}."
+            f"The field explains {_usually_explained(statuses):.0%} of what a typical image shows that it was trained "
+            f"on, but {max(_usually_explained(held_out), 0.0):.0%} of one held out: it knows the former by heart, as "
+            "it can few images from any poses. Do not trust the poses without a look at them; more images help."
         )
-    if len(held_out) > 1:
-        mine, theirs = (float(np.median([status.explained for status in each])) for each in (statuses, held_out))
-        if 1.0 - theirs > max(BY_HEART_SHARE, DOUBTFUL_RATIO * (1.0 - mine)):
-            said.append(
-                f"The field explains {mine:.0%} of what a typical image shows that it was trained on, but "
-                f"{max(theirs, 0.0):.0%} of one held out: it knows the former by heart, as it can few images from any "
-                "poses. Do not trust the poses without a look at them; more images help."
-            )
+    doubtful = [file for status, file in zip(statuses, files, strict=True) if status.is_doubtful]
+    if doubtful and not is_bad:
+        alone = ", or nothing but that field speaks for them" if by_heart else ""
+        said.append(
+            "Doubtful, since the field shows them badly from their poses, or matches contradict each other"
+            f"{alone}: {named(doubtful)}."
+        )
     return said

@@ -29,7 +29,15 @@ from gnerf_ns.training.ambiguity import find_ambiguity
 from gnerf_ns.training.learning_rates import following
 from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig, refuse_several_devices
 from gnerf_ns.training.placement import PoseOrigin
-from gnerf_ns.training.pose_status import PoseStatus, pose_statuses, sentences, sides_are_alike
+from gnerf_ns.training.pose_status import (
+    PoseStatus,
+    knows_by_heart,
+    pose_statuses,
+    sentences,
+    shows_most_badly,
+    sides_are_alike,
+    without_the_field,
+)
 from gnerf_ns.training.run_folder import RunFolderConfig
 from gnerf_ns.utils.checkpoints import latest_checkpoint
 from gnerf_ns.utils.errors import InputError
@@ -229,6 +237,8 @@ class GNeRFTrainer(Trainer):
             if pipeline.config.poses == "fixed":
                 origins[cameras.eval_guessed.cpu()] = PoseOrigin.GIVEN
             statuses["eval"] = pose_statuses(costs, held_out, cameras.poses("eval"), origins, are_alike)
+        if shows_most_badly(statuses["train"]) or knows_by_heart(statuses["train"], statuses.get("eval", [])):
+            return {split: without_the_field(each) for split, each in statuses.items()}
         return statuses
 
     def write_poses(self, folder: Path, statuses: Optional[Mapping[Split, Sequence[PoseStatus]]] = None) -> None:

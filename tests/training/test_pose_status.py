@@ -10,7 +10,13 @@ from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.pose_search.costs import ImageCosts
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
 from gnerf_ns.training.placement import PoseOrigin
-from gnerf_ns.training.pose_status import PoseStatus, pose_statuses, sentences, sides_are_alike
+from gnerf_ns.training.pose_status import (
+    PoseStatus,
+    pose_statuses,
+    sentences,
+    sides_are_alike,
+    without_the_field,
+)
 
 FILES = [Path(f"{number}.png") for number in range(8)]
 ORIGINS = torch.tensor([PoseOrigin.MATCHES] * 6 + [PoseOrigin.LOOKED_UP, PoseOrigin.APPEARANCE])
@@ -59,6 +65,15 @@ def test_a_field_that_knows_its_images_by_heart_is_not_trusted():
         return [PoseStatus(PoseOrigin.APPEARANCE, share, False)] * 8
 
     assert "by heart" in sentences(explaining(0.97), FILES, explaining(0.64))[-1]
+    doubted = without_the_field(explaining(0.97))
+    said = sentences(doubted, FILES, explaining(0.64))
+    assert "by heart" in said[1] and "nothing but that field speaks for them: 0.png" in said[2]
     for held_out in (explaining(0.91), []):
         assert len(sentences(explaining(0.97), FILES, held_out)) == 1
     assert len(sentences(explaining(0.8), FILES, explaining(0.7))) == 1  # noisy images, all of them
+
+
+def test_what_matches_say_does_not_depend_on_the_field():
+    statuses = [PoseStatus(origin, 0.9, False) for origin in PoseOrigin]
+    doubtful = {status.origin for status in without_the_field(statuses) if status.is_doubtful}
+    assert doubtful == {PoseOrigin.APPEARANCE, PoseOrigin.LOOKED_UP, PoseOrigin.GROUP}

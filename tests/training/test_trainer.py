@@ -8,7 +8,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import pytest
 import torch
@@ -18,6 +18,8 @@ from tiny_run import build_trainer, trainer_config
 
 from gnerf_ns.training import trainer as gnerf_trainer
 from gnerf_ns.training.pipeline import GNeRFPipeline
+from gnerf_ns.training.placement import PoseOrigin
+from gnerf_ns.training.pose_status import PoseStatus
 from gnerf_ns.training.trainer import NO_TIMESTAMP, GNeRFTrainerConfig
 from gnerf_ns.utils.errors import InputError
 
@@ -75,6 +77,21 @@ def undisturbed(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> G
 
 def last_state(config: GNeRFTrainerConfig) -> Dict[str, Any]:
     return torch.load(config.get_checkpoint_dir() / "step-000000011.ckpt")
+
+
+def test_poses_of_a_field_that_knows_its_images_by_heart_are_doubtful(
+    tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Other programs read the file, and not what was said on the screen."""
+
+    def statuses(costs: Any, image_set: Any, poses: Any, origins: torch.Tensor, are_alike: bool) -> List[PoseStatus]:
+        return [PoseStatus(PoseOrigin.APPEARANCE, 0.95 if len(origins) == 7 else 0.3, False) for _ in origins]
+
+    monkeypatch.setattr(gnerf_trainer, "pose_statuses", statuses)
+    config = trainer_config(tiny_scene, tmp_path, max_num_iterations=1)
+    build_trainer(config).train()
+    meta = json.loads((config.get_base_dir() / "estimated_poses" / "transforms.json").read_text())
+    assert [frame["doubtful"] for frame in meta["frames"]] == [True] * 9
 
 
 def test_a_run_leaves_its_last_checkpoint_its_poses_and_plots_of_them(undisturbed: GNeRFTrainerConfig):
