@@ -66,7 +66,8 @@ def variants() -> Dict[str, Variant]:
         "-unmatched": Variant(options=off),
         "-rough": Variant(noise, given),
         "-rough-unmatched": Variant(noise, (*given, *off)),
-        "-exact": Variant(options=(*given, *off)),
+        "-exact": Variant(options=given),
+        "-exact-unmatched": Variant(options=(*given, *off)),
     }
 
 

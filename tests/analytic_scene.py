@@ -1,15 +1,17 @@
 """A scene that is known in closed form, for everything that works on a trained field."""
 
+import itertools
 import math
 from typing import Any, Dict, List, Literal, Sequence, Tuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.model_components.ray_samplers import UniformSampler
 from torch import Tensor, nn
-from torch.nn import Parameter
+from torch.nn import Parameter, functional
 
 from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius
 from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses
@@ -18,6 +20,7 @@ from gnerf_ns.data.image_set import ImageSet, ImageStack
 from gnerf_ns.data.patch_sampling import image_coords
 from gnerf_ns.fields.hash_radiance import HashRadianceConfig
 from gnerf_ns.fields.radiance import RadianceAlongRays
+from gnerf_ns.matching.local_matches import PairMatches
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
 
 FOV_DEG = 40.0
@@ -144,3 +147,21 @@ def padded_squares(
         padded[inside] = pixels[inside]
     extents = torch.tensor([[width / side, height / side] for height, width in sizes])
     return ImageStack(padded, extents)
+
+
+def directions_to(
+    camera_to_worlds: Float[Tensor, "*batch 3 4"], points: Float[Tensor, "*#batch 3"]
+) -> Float[Tensor, "*batch 3"]:
+    """Unit directions to points, in each camera's own axes."""
+    offsets = points - camera_to_worlds[..., 3]
+    return functional.normalize((camera_to_worlds[..., :3].mT @ offsets[..., None])[..., 0], dim=-1)
+
+
+def matches_between(camera_to_worlds: Float[Tensor, "n 3 4"], points: Float[Tensor, "points 3"]) -> PairMatches:
+    """Where square images of `cameras` at given poses see points, for all pairs of images."""
+    local = torch.stack([directions_to(pose.expand(len(points), 3, 4), points) for pose in camera_to_worlds])
+    focal = 0.5 / math.tan(math.radians(FOV_DEG) / 2)
+    at = 0.5 + focal * torch.stack([local[..., 0], -local[..., 1]], dim=-1) / -local[..., 2:]
+    pairs = list(itertools.combinations(range(len(camera_to_worlds)), 2))
+    matched = torch.cat([torch.cat([at[i], at[j]], dim=-1) for i, j in pairs])
+    return PairMatches(np.array(pairs), len(points) * np.arange(1, len(pairs) + 1), matched.float().numpy())

@@ -238,3 +238,30 @@ def no_rays(device: torch.device) -> RayBundle:
         pixel_area=empty[:, :1],
         camera_indices=torch.zeros(0, 1, dtype=torch.long, device=device),
     )
+
+
+def sampson_errors(
+    first: Float[Tensor, "n 3 4"],
+    second: Float[Tensor, "n 3 4"],
+    first_directions: Float[Tensor, "n 3"],
+    second_directions: Float[Tensor, "n 3"],
+) -> Float[Tensor, "n"]:
+    """Squared angles, in radians, by which pairs of rays miss each other, to first order (Sampson's approximation).
+
+    On the sphere of directions, so that wide and fisheye lenses need no plane.
+
+    Args:
+        first: camera_to_worlds.
+        second: those of the other cameras.
+        first_directions: unit directions in the first cameras' own frames.
+        second_directions: those of the matched points in the second ones'.
+    """
+    one = (first[..., :3] * first_directions[:, None, :]).sum(dim=-1)
+    other = (second[..., :3] * second_directions[:, None, :]).sum(dim=-1)
+    baseline = functional.normalize(second[..., 3] - first[..., 3], dim=-1)
+    # The rays meet if both directions and the baseline lie in one plane.
+    missed = (baseline * torch.linalg.cross(one, other, dim=-1)).sum(dim=-1)
+    by_one = torch.linalg.cross(torch.linalg.cross(other, baseline, dim=-1), one, dim=-1)
+    by_other = torch.linalg.cross(torch.linalg.cross(baseline, one, dim=-1), other, dim=-1)
+    slopes = by_one.square().sum(dim=-1) + by_other.square().sum(dim=-1)
+    return missed.square() / slopes.clamp_min(1e-9)

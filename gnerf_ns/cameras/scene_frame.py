@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Optional, Tuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,6 +27,12 @@ LEVEL_DEG = 2.0
 _OUTLYING_SHARE = 0.05
 """Share of the cameras that may see the object elsewhere: their poses are taken to be wrong."""
 _ROUNDS = 300
+_CARVED_CELLS, _CARVED_ROUNDS = 24, 2
+"""Cells along each side of the grid that a visual hull is carved from, the second time around what the first leaves."""
+_SEEN_SHARE = 0.5
+"""A visual hull is where at least so many of the cameras see it: what few see, few can carve."""
+_CARVED_AT_ONCE = 4096
+"""Points that are compared with all pixels of an image at a time; bounds memory."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,62 @@ def ball_around(rays: ObjectRays) -> Tuple[Float[Tensor, "3"], float]:
         kept = _of_usual_cameras(rays, center)
     distances = torch.linalg.vector_norm(_offsets_to(rays, center), dim=-1)
     return center, float(distances[kept].max())
+
+
+def visual_hull(
+    silhouettes: Bool[Tensor, "n pixels"],
+    directions: Float[Tensor, "n pixels 3"],
+    camera_to_worlds: Float[Tensor, "n 3 4"],
+) -> Float[Tensor, "points 3"]:
+    """Points, on a grid, of what fits into all silhouettes (Laurentini 1994), or nearly all: some poses may be wrong.
+
+    What an image does not show fits into it: it says how far an object may reach that no image shows whole.
+
+    Args:
+        silhouettes: which pixels of each image the object covers.
+        directions: rays through all pixels, unit vectors in each camera's own axes, one row of the image after the
+            other.
+        camera_to_worlds: poses, roughly around the object.
+    """
+    middle = axes_meet_at(camera_to_worlds)
+    reach = torch.linalg.vector_norm(camera_to_worlds[..., 3] - middle, dim=-1).median()
+    lowest, highest = middle - reach, middle + reach
+    hull = camera_to_worlds[:0, :, 3]
+    for _ in range(_CARVED_ROUNDS):
+        steps = torch.linspace(0.0, 1.0, _CARVED_CELLS).to(middle)
+        shares = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij"), dim=-1).reshape(-1, 3)
+        points = lowest + shares * (highest - lowest)
+        seen, inside = _seen_and_inside(points, silhouettes, directions, camera_to_worlds)
+        share = torch.where(inside >= _SEEN_SHARE * len(camera_to_worlds), inside / seen.clamp_min(1), 0.0)
+        if float(share.max()) == 0.0:
+            break
+        hull = points[share >= share.max() - _OUTLYING_SHARE]
+        margin = (highest - lowest) / _CARVED_CELLS
+        lowest, highest = hull.amin(dim=0) - margin, hull.amax(dim=0) + margin
+    return hull
+
+
+def _seen_and_inside(
+    points: Float[Tensor, "points 3"],
+    silhouettes: Bool[Tensor, "n pixels"],
+    directions: Float[Tensor, "n pixels 3"],
+    camera_to_worlds: Float[Tensor, "n 3 4"],
+) -> Tuple[Int[Tensor, "points"], Int[Tensor, "points"]]:
+    """In how many images each point is seen, and in how many of those the object covers it.
+
+    The nearest of all pixels is where a point is seen, which needs no model of the lens.
+    """
+    seen, inside = points.new_zeros(2, len(points), dtype=torch.long)
+    for covered, along, pose in zip(silhouettes, directions.to(points), camera_to_worlds, strict=True):
+        # As far from the pixel's middle as its corners are.
+        reach = float(torch.linalg.vector_norm(along[0] - along[1])) * math.sqrt(0.5)
+        for start in range(0, len(points), _CARVED_AT_ONCE):
+            towards = functional.normalize((points[start : start + _CARVED_AT_ONCE] - pose[:, 3]) @ pose[:, :3], dim=-1)
+            cosines, pixels = (towards @ along.mT).max(dim=-1)
+            is_seen = cosines > math.cos(reach)
+            seen[start : start + _CARVED_AT_ONCE] += is_seen
+            inside[start : start + _CARVED_AT_ONCE] += is_seen & covered[pixels]
+    return seen, inside
 
 
 def enclosing(
@@ -136,7 +198,8 @@ def frame_of_object(
         camera_to_worlds: cameras, in any frame.
         rays: rays in the same frame that hit the object.
         center: what is to be the origin; None for the middle of the object.
-        points: points of the object, a few of them perhaps wrong; rays alone say nothing of what no image shows whole.
+        points: points of the object, or of its `visual_hull`, a few of them perhaps wrong; rays alone say nothing of
+            what no image shows whole.
     """
     kept_points = rays.origins[:0] if points is None else _usual_points(points.to(rays.origins))
     if center is None:

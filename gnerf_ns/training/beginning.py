@@ -16,7 +16,13 @@ from torch import Tensor
 
 from gnerf_ns.cameras.pose_prior import PosePriorConfig, object_filling_radius, roll_of
 from gnerf_ns.cameras.rays import CameraDirections
-from gnerf_ns.cameras.scene_frame import ObjectRays, common_aim, frame_of_object, frame_of_surroundings
+from gnerf_ns.cameras.scene_frame import (
+    ObjectRays,
+    common_aim,
+    frame_of_object,
+    frame_of_surroundings,
+    visual_hull,
+)
 from gnerf_ns.data.datamanager import UnposedDataManager
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.data.images import ImageSize
@@ -38,6 +44,8 @@ from gnerf_ns.training.placement import (
 _SILHOUETTE_SIDE = 48
 """Longer side, in pixels, that silhouettes are looked at with."""
 _RAYS_PER_IMAGE = 64
+_CARVING_SIDE, _CARVING_IMAGES = 32, 50
+"""Images that hulls are carved from, at most, and their longer side in pixels: seconds in place of a minute."""
 _MARGIN_DEG = 10.0
 _WIDEST_GAP_DEG = 90.0
 """Cameras are taken to be all around unless they leave out so much."""
@@ -129,10 +137,11 @@ def known_poses(matches: Optional[LocalMatches], given: Optional[Placement], ima
         image_set: the training images.
     """
     count, component = len(image_set), None if matches is None else matches.components[0]
-    placed = given if matches is None else joined(matches, given)
+    placed = given if matches is None else joined(matches, given, image_set.directions)
     assert placed is not None
     indices, poses, origins = placed
-    is_train, is_matched = indices < count, origins == PoseOrigin.MATCHES
+    is_train = indices < count
+    is_matched = (origins == PoseOrigin.MATCHES) | (origins == PoseOrigin.CONFIRMED)
     aim, points = None, None if component is None else torch.from_numpy(component.points)
     # The frame is that of poses that can be trusted, where there are any.
     trusted = is_train & is_matched if component is not None else is_train
@@ -141,6 +150,8 @@ def known_poses(matches: Optional[LocalMatches], given: Optional[Placement], ima
     if image_set.images.has_alpha:
         aim = common_aim(poses[trusted])
         rays = object_rays(image_set, indices[trusted], poses[trusted])
+        if points is None:
+            points = hull_points(image_set, indices[trusted], poses[trusted])
         frame = frame_of_object(poses[trusted], rays, aim, points)
     else:
         frame = frame_of_surroundings(poses[trusted], points)
@@ -183,6 +194,24 @@ def found_lenses(component: Component, sizes: List[ImageSize]) -> List[Intrinsic
             )
         )
     return lenses
+
+
+def hull_points(
+    image_set: ImageSet, indices: Int[Tensor, "k"], camera_to_worlds: Float[Tensor, "k 3 4"]
+) -> Float[Tensor, "points 3"]:
+    """What fits into the silhouettes.
+
+    Args:
+        image_set: images with alpha.
+        indices: some of them.
+        camera_to_worlds: their poses, in any frame.
+    """
+    some = torch.linspace(0, len(indices) - 1, min(_CARVING_IMAGES, len(indices))).round().long()
+    chosen = indices[some].to(image_set.images.pixels.device)
+    height, width = image_set.size_at(_CARVING_SIDE)
+    silhouettes = (image_set.images.at_resolution(height, width, chosen)[:, 3] > 0.5).flatten(1).cpu()
+    directions = image_set.pixel_directions(chosen, height, width).cpu()
+    return visual_hull(silhouettes, directions.to(camera_to_worlds), camera_to_worlds[some])
 
 
 def object_rays(image_set: ImageSet, indices: Int[Tensor, "k"], camera_to_worlds: Float[Tensor, "k 3 4"]) -> ObjectRays:

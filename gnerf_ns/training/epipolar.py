@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gnerf_ns.cameras.rays import no_rays
+from gnerf_ns.cameras.rays import no_rays, sampson_errors
 from gnerf_ns.matching.local_matches import PairMatches
 from gnerf_ns.training.objective import ComparedImages, RenderRequest, TrainingScene
 from gnerf_ns.training.pose_updates import LeaveOut
@@ -117,30 +117,3 @@ class EpipolarObjective(nn.Module):
             cameras.train_lenses.at(images[:, 0], coords[:, :1])[:, 0],
             cameras.train_lenses.at(images[:, 1], coords[:, 1:])[:, 0],
         )
-
-
-def sampson_errors(
-    first: Float[Tensor, "n 3 4"],
-    second: Float[Tensor, "n 3 4"],
-    first_directions: Float[Tensor, "n 3"],
-    second_directions: Float[Tensor, "n 3"],
-) -> Float[Tensor, "n"]:
-    """Squared angles, in radians, by which pairs of rays miss each other, to first order (Sampson's approximation).
-
-    On the sphere of directions, so that wide and fisheye lenses need no plane.
-
-    Args:
-        first: camera_to_worlds.
-        second: those of the other cameras.
-        first_directions: unit directions in the first cameras' own frames.
-        second_directions: those of the matched points in the second ones'.
-    """
-    one = (first[..., :3] * first_directions[:, None, :]).sum(dim=-1)
-    other = (second[..., :3] * second_directions[:, None, :]).sum(dim=-1)
-    baseline = torch.nn.functional.normalize(second[..., 3] - first[..., 3], dim=-1)
-    # The rays meet if both directions and the baseline lie in one plane.
-    missed = (baseline * torch.linalg.cross(one, other, dim=-1)).sum(dim=-1)
-    by_one = torch.linalg.cross(torch.linalg.cross(other, baseline, dim=-1), one, dim=-1)
-    by_other = torch.linalg.cross(torch.linalg.cross(baseline, one, dim=-1), other, dim=-1)
-    slopes = by_one.square().sum(dim=-1) + by_other.square().sum(dim=-1)
-    return missed.square() / slopes.clamp_min(1e-9)

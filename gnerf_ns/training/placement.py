@@ -1,5 +1,6 @@
 """Who says where images were taken before training begins: local matches, and the transforms.json where its poses are
-to be used. What matches say counts: they hold to a fraction of a pixel what a phone's sensors know to some degrees.
+to be used. What matches say counts: they hold to a fraction of a pixel what a phone's sensors know to some degrees. Of
+given poses that fit them as well, nothing is changed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from gnerf_ns.cameras.alignment import fit_similarity
+from gnerf_ns.cameras.rays import CameraDirections, sampson_errors
 from gnerf_ns.data.datamanager import UnposedDataManager
 from gnerf_ns.data.dataparser import LENS_SOURCE_KEY
 from gnerf_ns.data.images import ImageSize
@@ -40,6 +42,10 @@ SHARP_DEG = 0.01
 """Matches that know poses better than this (`precision_deg`) hold them better than colors do. Photographs with hundreds
 of points each (0.001 to 0.005) and 100 Lego images at 200 pixels (0.008) do; of twelve of these (0.011 to 0.014), poses
 that were held came out at 0.4 degrees in place of 0.2, and of images of 96 pixels at 1.1 in place of 0.4."""
+BELIEVED_RAD = 0.02
+"""Matches that miss each other by more where they have placed cameras say nothing of other places, in radians."""
+CONFIRMED_RATIO = 2.0
+"""Given poses are confirmed where matches miss each other by at most so many times more than at poses of their own."""
 MIN_GROUP = 3
 """Fewer images are placed one by one."""
 
@@ -59,6 +65,8 @@ class PoseOrigin(IntEnum):
     """Found likewise, together with all images that matches place relative to each other."""
     DOUBTFUL_MATCHES = 5
     """From local matches that contradict each other (`LocalMatches.misplaced`): it may be moved to where it fits."""
+    CONFIRMED = 6
+    """From the transforms.json, and as good as matches can tell."""
 
 
 class Placement(NamedTuple):
@@ -168,13 +176,14 @@ def given_placement(manager: UnposedDataManager) -> Placement:
     return Placement(indices, poses[indices], torch.full_like(indices, PoseOrigin.GIVEN))
 
 
-def joined(matches: LocalMatches, given: Optional[Placement]) -> Placement:
+def joined(matches: LocalMatches, given: Optional[Placement], directions: CameraDirections) -> Placement:
     """Images of the largest component where matches put them, and those others that came with a pose, moved into the
-    same frame.
+    same frame; or the reverse, where matches confirm most poses that came.
 
     Args:
         matches: with a component.
         given: poses that came with the images, if they are to be used.
+        directions: of the rays of training images, which come before all others.
     """
     component = matches.components[0]
     indices, poses = torch.from_numpy(component.image_indices), torch.from_numpy(component.camera_to_worlds)
@@ -183,18 +192,68 @@ def joined(matches: LocalMatches, given: Optional[Placement]) -> Placement:
     placed = Placement(indices, poses.double(), origins)
     if given is None:
         return placed
-    rows = {int(index): row for row, index in enumerate(given.indices)}
-    both = [(row, rows[int(index)]) for row, index in enumerate(indices) if int(index) in rows]
-    others = [row for index, row in rows.items() if index not in set(indices.tolist())]
-    if len(both) < MIN_COUNT or not others:
+    confirmed = torch.isin(given.indices, confirmed_images(matches, given, directions))
+    both = torch.isin(given.indices, indices) & (given.indices < len(directions))
+    if int(confirmed.sum()) < max(MIN_COUNT, MIN_SHARE * int(both.sum())):
+        return _with_others(placed, given)
+    sure = Placement(*(each[confirmed] for each in given))
+    sure.origins.fill_(PoseOrigin.CONFIRMED)
+    return _with_others(_with_others(sure, placed), given)
+
+
+def confirmed_images(matches: LocalMatches, given: Placement, directions: CameraDirections) -> Int[Tensor, "confirmed"]:
+    """Training images whose given poses fit the matches about as well as poses that were made from these.
+
+    Args:
+        matches: with a component.
+        given: poses that came with the images.
+        directions: of the rays of training images, which come before all others.
+    """
+    component, count = matches.components[0], len(directions)
+    given_poses, placed_poses = torch.full((2, count, 3, 4), torch.nan, dtype=torch.double)
+    for poses, indices, found in (
+        (given_poses, given.indices, given.camera_to_worlds),
+        (placed_poses, torch.from_numpy(component.image_indices), torch.from_numpy(component.camera_to_worlds)),
+    ):
+        poses[indices[indices < count]] = found[indices < count].double()
+    of_pairs = torch.from_numpy(matches.matches.ends).diff(prepend=torch.zeros(1, dtype=torch.long))
+    images = torch.from_numpy(matches.matches.pairs).repeat_interleave(of_pairs, dim=0)
+    coords = 2.0 * torch.from_numpy(matches.matches.points).view(-1, 2, 2).double() - 1.0
+    kept = (images < count).all(dim=1)
+    images, coords = images[kept], coords[kept]
+    # Not differentiated: learned lenses are not there yet.
+    with torch.no_grad():
+        first, second = (directions.at(images[:, end], coords[:, end, None])[:, 0] for end in range(2))
+    missed_given, missed_placed = (
+        sampson_errors(poses[images[:, 0]], poses[images[:, 1]], first, second).sqrt()
+        for poses in (given_poses, placed_poses)
+    )
+    believed = missed_given.isfinite() & (missed_placed < BELIEVED_RAD)
+    if not bool(believed.any()):
+        return given.indices[:0]
+    usual = missed_placed[believed].median()
+    confirmed = [
+        image
+        for image in images[believed].unique().tolist()
+        if (of_image := believed & (images == image).any(dim=1)).any()
+        and missed_given[of_image].median() <= CONFIRMED_RATIO * torch.maximum(missed_placed[of_image].median(), usual)
+    ]
+    return torch.tensor(confirmed, dtype=torch.long)
+
+
+def _with_others(placed: Placement, others: Placement) -> Placement:
+    """All of the first, and those of the others that it does not have, moved into its frame."""
+    rows = {int(index): row for row, index in enumerate(others.indices)}
+    both = [(row, rows[int(index)]) for row, index in enumerate(placed.indices) if int(index) in rows]
+    new = [row for index, row in rows.items() if index not in set(placed.indices.tolist())]
+    if len(both) < MIN_COUNT or not new:
         return placed
     mine, theirs = (torch.tensor(column) for column in zip(*both, strict=True))
-    similarity = fit_similarity(given.camera_to_worlds[theirs], placed.camera_to_worlds[mine])
-    moved = similarity.apply(given.camera_to_worlds[others])
+    similarity = fit_similarity(others.camera_to_worlds[theirs], placed.camera_to_worlds[mine])
     return Placement(
-        torch.cat([indices, given.indices[others]]),
-        torch.cat([placed.camera_to_worlds, moved]),
-        torch.cat([placed.origins, given.origins[others]]),
+        torch.cat([placed.indices, others.indices[new]]),
+        torch.cat([placed.camera_to_worlds, similarity.apply(others.camera_to_worlds[new])]),
+        torch.cat([placed.origins, others.origins[new]]),
     )
 
 

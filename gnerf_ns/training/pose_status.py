@@ -40,6 +40,7 @@ ORIGIN_WORDS = {
     PoseOrigin.LOOKED_UP: "looked up",
     PoseOrigin.GROUP: "group",
     PoseOrigin.DOUBTFUL_MATCHES: "doubtful matches",
+    PoseOrigin.CONFIRMED: "given, confirmed by matches",
 }
 """How a transforms.json and the screen name them."""
 
@@ -138,6 +139,7 @@ def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path], held_out: S
     counts = Counter(status.origin for status in statuses)
     words = {
         PoseOrigin.MATCHES: "placed by local matches",
+        PoseOrigin.CONFIRMED: "where they were given, which matches confirm",
         PoseOrigin.GIVEN: "where they were given",
         PoseOrigin.DOUBTFUL_MATCHES: "placed by matches that contradict each other",
         PoseOrigin.GROUP: "placed with a group of matched images",

@@ -79,8 +79,9 @@ class LeaveOut(nn.Module):
 
     @property
     def movable(self) -> Int[Tensor, "movable"]:
-        """Images that may fit better elsewhere; to move what matches have placed, colors are no reason."""
-        return ((self.origins != PoseOrigin.MATCHES) & ~self._scene.cameras.held).nonzero()[:, 0]
+        """Images that may fit better elsewhere; to move what matches placed or confirmed, colors are no reason."""
+        is_sure = (self.origins == PoseOrigin.MATCHES) | (self.origins == PoseOrigin.CONFIRMED)
+        return (~is_sure & ~self._scene.cameras.held).nonzero()[:, 0]
 
     def begin_with(self, known: KnownPoses) -> None:
         """Leave all other images out of training until they are looked up in what these make of the field."""

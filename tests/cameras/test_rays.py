@@ -3,15 +3,26 @@
 import math
 from typing import Tuple
 
+import numpy as np
 import pytest
 import roma
 import torch
+from analytic_scene import directions_to, random_poses
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
+from torch import Tensor
+from torch.nn import functional
 
 from gnerf_ns.cameras.pose_codec import decode_pose_9d, encode_pose_9d
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
-from gnerf_ns.cameras.rays import CameraDirections, concatenate_rays, intersect_sphere, no_rays, rays_from_poses
+from gnerf_ns.cameras.rays import (
+    CameraDirections,
+    concatenate_rays,
+    intersect_sphere,
+    no_rays,
+    rays_from_poses,
+    sampson_errors,
+)
 from gnerf_ns.utils.errors import InputError
 
 POSES = PosePriorConfig("dtu").resolve().sample(3, 2.8, "cpu", torch.Generator().manual_seed(0))
@@ -300,3 +311,43 @@ def test_mixed_precision_leaves_rays_and_codes_exact() -> None:
         assert torch.equal(rays_from_poses(poses, directions, torch.arange(5)).directions, rays.directions)
         assert torch.equal(encode_pose_9d(poses), codes)
         torch.testing.assert_close(decode_pose_9d(codes), poses)
+
+
+def pairs_of_rays(count: int = 50):
+    generator = torch.Generator().manual_seed(0)
+    points = 0.5 * torch.randn(count, 3, generator=generator).double()
+    first, second = (random_poses(count, seed=seed).double() for seed in (2, 3))
+    return first, second, directions_to(first, points), directions_to(second, points)
+
+
+def test_rays_that_meet_have_no_error_and_gradients_are_exact():
+    first, second, one, other = pairs_of_rays()
+    assert float(sampson_errors(first, second, one, other).max()) < 1e-13  # of poses in single precision
+    moved = (other + 0.05 * torch.randn_like(other)).requires_grad_()
+    inputs = (first[:5].clone().requires_grad_(), second[:5].clone().requires_grad_(), one[:5], moved[:5])
+    assert torch.autograd.gradcheck(sampson_errors, inputs)
+
+
+def test_the_error_is_the_angle_by_which_both_rays_have_to_turn():
+    first, second, one, other = pairs_of_rays()
+    normals = functional.normalize(
+        torch.linalg.cross(second[..., 3] - first[..., 3], (second[..., :3] @ other[..., None])[..., 0], dim=-1), dim=-1
+    )
+    # Out of the epipolar plane by 2 mrad: shared by both, each turns by 2 mrad / sqrt(2) of the squared sum.
+    local = (second[..., :3].mT @ normals[..., None])[..., 0]
+    turned = functional.normalize(other + 2e-3 * local, dim=-1)
+    angles = sampson_errors(first, second, one, turned).sqrt()
+    assert float(angles.max()) <= 2e-3 * 1.001
+    # By brute force: the least sum of squared turns that makes the rays meet.
+    expected = [least_turn(*each) for each in zip(first[:4], second[:4], one[:4], turned[:4], strict=True)]
+    np.testing.assert_allclose(angles[:4].numpy(), expected, rtol=0.02)
+
+
+def least_turn(first: Tensor, second: Tensor, one: Tensor, other: Tensor) -> float:
+    """Root of the least sum of squared angles to two rays that meet: over planes through the baseline."""
+    baseline = functional.normalize(second[:, 3] - first[:, 3], dim=0)
+    rays = torch.stack([first[:, :3] @ one, second[:, :3] @ other])
+    across = functional.normalize(torch.linalg.cross(baseline, rays[0], dim=0), dim=0)
+    angles = torch.linspace(-0.02, 0.02, 40001, dtype=torch.float64)
+    normals = roma.rotvec_to_rotmat(angles[:, None] * baseline) @ across
+    return float(torch.asin(normals @ rays.mT).square().sum(dim=1).min().sqrt())

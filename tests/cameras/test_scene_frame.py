@@ -23,6 +23,7 @@ from gnerf_ns.cameras.scene_frame import (
     frame_of_object,
     frame_of_surroundings,
     up_direction,
+    visual_hull,
 )
 
 
@@ -160,3 +161,34 @@ def test_the_enclosing_ball_holds_everything(seed: int, count: int):
     center, radius = enclosing(torch.zeros(3, dtype=torch.float64), 1.0, points)
     assert float(center.norm()) + 1.0 <= radius * (1.0 + 1e-6)
     assert all(float((point - center).norm()) <= radius * (1.0 + 1e-5) for point in points)
+
+
+def silhouettes_of_a_ball(poses: Tensor, radius: float, fov_deg: float, side: int = 24) -> Tuple[Tensor, Tensor]:
+    """Which pixels see a ball around the origin, and their directions in the cameras' own axes."""
+    edge = math.tan(math.radians(fov_deg / 2)) * (1.0 - 1.0 / side)
+    across = torch.linspace(-edge, edge, side, dtype=torch.float64)
+    y, x = torch.meshgrid(-across, across, indexing="ij")
+    local = functional.normalize(torch.stack([x, y, -torch.ones_like(x)], dim=-1).reshape(-1, 3), dim=-1)
+    directions = local.expand(len(poses), -1, -1)
+    turned = directions @ poses[..., :3].mT
+    missed = torch.linalg.cross(poses[:, None, :, 3].expand_as(turned), turned, dim=-1).norm(dim=-1)
+    return missed < radius, directions
+
+
+@pytest.mark.parametrize("fov_deg", [40.0, 20.0])
+def test_a_hull_reaches_as_far_as_the_object_also_where_no_image_shows_it_whole(fov_deg: float):
+    poses = cameras(30)
+    hull = visual_hull(*silhouettes_of_a_ball(poses, 0.8, fov_deg), poses)
+    center, radius = enclosing(hull.mean(dim=0), 0.0, hull)
+    # Cameras stand 2.8 to 5.2 units away: 20 degrees show about as much as reaches to 0.5 to 0.9.
+    assert float(center.norm()) < 0.2
+    assert 0.75 < radius < (1.0 if fov_deg == 40.0 else 2.0)
+
+
+def test_a_wrong_camera_does_not_carve_the_hull_away():
+    poses = cameras(30)
+    silhouettes, directions = silhouettes_of_a_ball(poses, 0.8, 40.0)
+    whole = visual_hull(silhouettes, directions, poses)
+    silhouettes[7] = False
+    assert len(visual_hull(silhouettes, directions, poses)) > 0.7 * len(whole)
+    assert len(visual_hull(torch.zeros_like(silhouettes), directions, poses)) == 0

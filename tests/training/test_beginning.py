@@ -9,21 +9,40 @@ from typing import List, Optional
 
 import numpy as np
 import pytest
+import roma
 import torch
-from analytic_scene import RADIUS, Blobs, ConstantFog, image_set_of, model_of, random_poses
+from analytic_scene import (
+    RADIUS,
+    Blobs,
+    ConstantFog,
+    cameras,
+    image_set_of,
+    matches_between,
+    model_of,
+    random_poses,
+)
 from PIL import Image
 from tiny_run import SCHEDULE, build_pipeline, build_trainer, pipeline_config, train_steps, trainer_config
 from torch import Tensor
 
 from gnerf_ns.cameras.alignment import Similarity, pose_errors
 from gnerf_ns.cameras.look_at import look_at
+from gnerf_ns.cameras.rays import CameraDirections
 from gnerf_ns.data.image_set import ImageStack
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
 from gnerf_ns.training import placement as placement_module
 from gnerf_ns.training import pose_updates as pose_updates_module
 from gnerf_ns.training.beginning import found_lenses, known_poses, prior_around
-from gnerf_ns.training.placement import GivenPoses, Placement, PoseOrigin, is_enough, joined, precision_deg
+from gnerf_ns.training.placement import (
+    GivenPoses,
+    Placement,
+    PoseOrigin,
+    confirmed_images,
+    is_enough,
+    joined,
+    precision_deg,
+)
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 from gnerf_ns.utils.errors import InputError
 
@@ -174,12 +193,53 @@ def test_given_poses_of_others_move_into_the_frame_of_the_matched_ones():
     rough[1] = truth[8]  # wrong, as one in ten may be
     rows = torch.tensor([0, 1, 2, 3, 4, 5, 7, 8])
     given = Placement(rows, elsewhere.apply(rough[rows]), torch.full((8,), PoseOrigin.GIVEN))
-    placed = joined(matches_of(component([0, 1, 2, 3, 4, 5], truth[:6])), given)
+    placed = joined(matches_of(component([0, 1, 2, 3, 4, 5], truth[:6])), given, CameraDirections(cameras(6)))
     assert placed.indices.tolist() == [0, 1, 2, 3, 4, 5, 7, 8]
     assert placed.origins.tolist() == [PoseOrigin.MATCHES] * 6 + [PoseOrigin.GIVEN] * 2
     expected = ANY_FRAME.apply(truth[placed.indices])
     torch.testing.assert_close(placed.camera_to_worlds[:6], expected[:6])
     assert float((placed.camera_to_worlds[6:] - expected[6:]).abs().max()) < 0.2 * ANY_FRAME.scale
+
+
+def exact_matches(truth: Tensor) -> LocalMatches:
+    """Of all images, and points that they see."""
+    points = 0.4 * torch.randn(60, 3, generator=torch.Generator().manual_seed(1))
+    return replace(matches_of(component(list(range(len(truth))), truth)), matches=matches_between(truth, points))
+
+
+def test_given_poses_that_matches_confirm_stay_as_they_are():
+    """Poses made from matches would be worse than what a rig or a good calibration knows."""
+    truth = random_poses(9, seed=3)
+    matches = exact_matches(truth)
+    noise = 2e-3 * torch.randn(matches.matches.points.shape, generator=torch.Generator().manual_seed(2))
+    noisy = replace(matches, matches=replace(matches.matches, points=matches.matches.points + noise.numpy()))
+    elsewhere = Similarity(torch.eye(3, dtype=torch.float64)[[2, 0, 1]], 0.2, torch.ones(3, dtype=torch.float64))
+    poses = elsewhere.apply(truth.double())
+    poses[4] = poses[8]  # an outlier
+    given = Placement(torch.arange(9), poses, torch.full((9,), PoseOrigin.GIVEN))
+    placed = joined(noisy, given, CameraDirections(cameras(8)))
+    assert dict(zip(placed.indices.tolist(), placed.origins.tolist(), strict=True)) == {
+        **dict.fromkeys(range(8), PoseOrigin.CONFIRMED),
+        4: PoseOrigin.MATCHES,
+        8: PoseOrigin.MATCHES,  # held out: it is not judged
+    }
+    expected = elsewhere.apply(truth.double())
+    sure = placed.origins == PoseOrigin.CONFIRMED
+    assert torch.equal(placed.camera_to_worlds[sure], expected[placed.indices[sure]])
+    torch.testing.assert_close(placed.camera_to_worlds, expected[placed.indices], atol=1e-4, rtol=0.0)
+
+
+@pytest.mark.parametrize("turned_deg", [1.0, 10.0])
+def test_rough_poses_are_not_confirmed(turned_deg: float):
+    truth = random_poses(9, seed=3)
+    matches = exact_matches(truth)
+    turns = roma.rotvec_to_rotmat(
+        math.radians(turned_deg) * torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
+    )
+    rough = torch.cat([turns @ truth[..., :3], truth[..., 3:]], dim=-1).double()
+    given = Placement(torch.arange(9), rough, torch.full((9,), PoseOrigin.GIVEN))
+    assert len(confirmed_images(matches, given, CameraDirections(cameras(8)))) == 0
+    assert joined(matches, given, CameraDirections(cameras(8))).origins.tolist() == [PoseOrigin.MATCHES] * 9
 
 
 def test_what_neighbors_contradict_may_be_moved_and_is_named(
@@ -191,6 +251,8 @@ def test_what_neighbors_contradict_may_be_moved_and_is_named(
     said = " ".join(capsys.readouterr().out.split())
     assert "In doubt is where 1 of the images were taken" in said and "sides that are alike" in said
     assert pipeline.leave_out.movable.tolist() == [3] and pipeline.leave_out.are_all_placed
+    pipeline.leave_out.origins[[4, 5]] = torch.tensor([PoseOrigin.GIVEN, PoseOrigin.CONFIRMED])
+    assert pipeline.leave_out.movable.tolist() == [3, 4]
 
 
 @pytest.mark.parametrize("are_masked", [False, True])

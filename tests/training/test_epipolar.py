@@ -1,72 +1,25 @@
 """Matches and poses: exact poses have no error, its size is an angle, and it brings poses back."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import roma
 import torch
-from analytic_scene import RADIUS, Blobs, cameras, image_set_of, model_of, random_poses
+from analytic_scene import RADIUS, Blobs, cameras, image_set_of, matches_between, model_of, random_poses
 from torch import Tensor
-from torch.nn import functional
 
 from gnerf_ns.cameras.learned_cameras import LearnedCameras
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.matching.local_matches import PairMatches
 from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
-from gnerf_ns.training.epipolar import EpipolarObjective, EpipolarObjectiveConfig, sampson_errors
+from gnerf_ns.training.epipolar import EpipolarObjective, EpipolarObjectiveConfig
 from gnerf_ns.training.objective import TrainingScene
 from gnerf_ns.training.pose_updates import LeaveOut
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 
 TRUTH = random_poses(6, seed=1)
 PLAN = Schedule.of(PhaseScheduleConfig().with_known_poses("matched"), 6, 100).at(0)
-
-
-def directions_to(poses: Tensor, points: Tensor) -> Tensor:
-    offsets = points - poses[..., 3]
-    return functional.normalize((poses[..., :3].mT @ offsets[..., None])[..., 0], dim=-1)
-
-
-def pairs_of_rays(count: int = 50):
-    generator = torch.Generator().manual_seed(0)
-    points = 0.5 * torch.randn(count, 3, generator=generator).double()
-    first, second = (random_poses(count, seed=seed).double() for seed in (2, 3))
-    return first, second, directions_to(first, points), directions_to(second, points)
-
-
-def test_rays_that_meet_have_no_error_and_gradients_are_exact():
-    first, second, one, other = pairs_of_rays()
-    assert float(sampson_errors(first, second, one, other).max()) < 1e-13  # of poses in single precision
-    moved = (other + 0.05 * torch.randn_like(other)).requires_grad_()
-    inputs = (first[:5].clone().requires_grad_(), second[:5].clone().requires_grad_(), one[:5], moved[:5])
-    assert torch.autograd.gradcheck(sampson_errors, inputs)
-
-
-def test_the_error_is_the_angle_by_which_both_rays_have_to_turn():
-    first, second, one, other = pairs_of_rays()
-    normals = functional.normalize(
-        torch.linalg.cross(second[..., 3] - first[..., 3], (second[..., :3] @ other[..., None])[..., 0], dim=-1), dim=-1
-    )
-    # Out of the epipolar plane by 2 mrad: shared by both, each turns by 2 mrad / sqrt(2) of the squared sum.
-    local = (second[..., :3].mT @ normals[..., None])[..., 0]
-    turned = functional.normalize(other + 2e-3 * local, dim=-1)
-    angles = sampson_errors(first, second, one, turned).sqrt()
-    assert float(angles.max()) <= 2e-3 * 1.001
-    # By brute force: the least sum of squared turns that makes the rays meet.
-    expected = [least_turn(*each) for each in zip(first[:4], second[:4], one[:4], turned[:4], strict=True)]
-    np.testing.assert_allclose(angles[:4].numpy(), expected, rtol=0.02)
-
-
-def least_turn(first: Tensor, second: Tensor, one: Tensor, other: Tensor) -> float:
-    """Root of the least sum of squared angles to two rays that meet: over planes through the baseline."""
-    baseline = functional.normalize(second[:, 3] - first[:, 3], dim=0)
-    rays = torch.stack([first[:, :3] @ one, second[:, :3] @ other])
-    across = functional.normalize(torch.linalg.cross(baseline, rays[0], dim=0), dim=0)
-    angles = torch.linspace(-0.02, 0.02, 40001, dtype=torch.float64)
-    normals = roma.rotvec_to_rotmat(angles[:, None] * baseline) @ across
-    return float(torch.asin(normals @ rays.mT).square().sum(dim=1).min().sqrt())
 
 
 def objective(current: Tensor) -> EpipolarObjective:
@@ -80,13 +33,14 @@ def objective(current: Tensor) -> EpipolarObjective:
     config = EpipolarObjectiveConfig(loss_mult=(1.0, 1.0), matches_per_step=512)
     objective = EpipolarObjective(config, scene, LeaveOut(scene, search))
     points = 0.4 * torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
-    local = directions_to(TRUTH[:, None], points[None])
-    focal = 0.5 / math.tan(math.radians(20.0))
-    at = 0.5 + focal * torch.stack([local[..., 0], -local[..., 1]], dim=-1) / -local[..., 2:]
-    pairs = [(i, j) for i in range(6) for j in range(i + 1, 6)]
-    matched = torch.cat([torch.cat([at[i], at[j]], dim=-1) for i, j in pairs])
+    matches = matches_between(TRUTH, points)
+    held_out = PairMatches(np.array([(0, 6)]), np.array([60]), matches.points[:60])
     objective.use(
-        PairMatches(np.array([*pairs, (0, 6)]), 60 * np.arange(1, 17), torch.cat([matched, matched[:60]]).numpy())
+        PairMatches(
+            np.concatenate([matches.pairs, held_out.pairs]),
+            np.concatenate([matches.ends, matches.ends[-1] + held_out.ends]),
+            np.concatenate([matches.points, held_out.points]),
+        )
     )
     return objective
 
