@@ -30,15 +30,14 @@ from gnerf_ns.data.intrinsics import Intrinsics
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
 from gnerf_ns.training.placement import (
     MIN_COUNT,
-    SHARP_DEG,
     GivenPoses,
     Placement,
     PoseOrigin,
+    are_sharp,
     enough_matches,
     given_placement,
     groups_of,
     joined,
-    precision_deg,
 )
 
 _SILHOUETTE_SIDE = 48
@@ -79,6 +78,8 @@ class KnownPoses:
     """Which held-out images."""
     eval: Float[Tensor, "l 3 4"]
     """Where those were taken."""
+    eval_origins: Int[Tensor, "l"]
+    """Where each of these poses is from."""
     matches: Optional[PairMatches]
     """Points of images that were matched, if any were."""
     groups: List[Tuple[Int[Tensor, "g"], Float[Tensor, "g 3 4"]]]
@@ -116,7 +117,7 @@ def find_beginning(
     # As `LearnedCameras` has them: what fills the view fills the images, and not the padding around them.
     canvas_radius = object_filling_radius(directions.smallest_field_of_view)
     radius = object_filling_radius(CameraDirections(train.file_cameras).smallest_field_of_view)
-    is_sharp = matches is not None and precision_deg(matches, train.file_sizes) < SHARP_DEG
+    is_sharp = matches is not None and are_sharp(matches, train.file_sizes)
     beginning = BeginningConfig(
         prior_around(known.train, radius, canvas_radius, known.looks_at_origin),
         "matched" if is_sharp else "rough",
@@ -162,6 +163,7 @@ def known_poses(matches: Optional[LocalMatches], given: Optional[Placement], ima
         origins[is_train],
         indices[~is_train] - count,
         moved[~is_train],
+        origins[~is_train],
         None if matches is None else matches.matches,
         [] if matches is None else groups_of(matches, indices, count),
         aim is not None,

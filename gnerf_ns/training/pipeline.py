@@ -30,7 +30,7 @@ from gnerf_ns.pose_search.pose_search import PoseProposals, PoseRegressor, PoseS
 from gnerf_ns.training.adversarial import AdversarialObjective, AdversarialObjectiveConfig
 from gnerf_ns.training.beginning import BeginningConfig, find_beginning
 from gnerf_ns.training.epipolar import EpipolarObjective, EpipolarObjectiveConfig
-from gnerf_ns.training.evaluation import EvalPosesConfig, Evaluation, estimate_eval_poses
+from gnerf_ns.training.evaluation import EvalPosesConfig, Evaluation, estimate_eval_poses, held_to_guess
 from gnerf_ns.training.live_view import LiveView, TrainingStatus
 from gnerf_ns.training.objective import Objective, TrainingScene, rows_of
 from gnerf_ns.training.photometric import PhotometricObjective, PhotometricObjectiveConfig
@@ -354,6 +354,11 @@ class GNeRFPipeline(VanillaPipeline):
             poses = estimate_eval_poses(self.config.eval_poses, image_set, self.pose_search, self.pose_regressor, guess)
         if fixed is not None:
             poses = torch.where(fixed.isfinite(), fixed, poses)
+        if guess is not None:
+            begun = self.config.begins_with
+            are_sharp = begun is not None and begun.certainty == "matched"
+            poses, origins = held_to_guess(poses, guess, self.leave_out.eval_origins, are_sharp)
+            self.leave_out.eval_origins.copy_(origins)
         self.cameras.assign_eval(poses, step)
 
     def publish_cameras(self) -> None:

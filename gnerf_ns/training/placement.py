@@ -134,7 +134,12 @@ def is_enough(matches: LocalMatches, sizes: List[ImageSize], in_a_room: bool = F
         return placed >= MIN_COUNT
     if count > FEW_IMAGES:
         return placed >= MIN_SHARE * count
-    return placed >= MIN_SHARE_OF_FEW * count and precision_deg(matches, sizes) < SHARP_DEG
+    return placed >= MIN_SHARE_OF_FEW * count and are_sharp(matches, sizes)
+
+
+def are_sharp(matches: LocalMatches, sizes: List[ImageSize]) -> bool:
+    """Whether matches know poses better than colors do; see `precision_deg`."""
+    return precision_deg(matches, sizes) < SHARP_DEG
 
 
 def precision_deg(matches: LocalMatches, sizes: List[ImageSize]) -> float:

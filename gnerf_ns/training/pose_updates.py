@@ -39,6 +39,7 @@ class LeaveOut(nn.Module):
     Attributes:
         left_out: one bool per image.
         origins: where each image's pose is from, a `PoseOrigin`.
+        eval_origins: the same of held-out images, which are never trained on.
         unplaced: images that wait until they are looked up for the first time, one bool per image.
         groups: which group each of those is of whose poses are known relative to each other; -1 for none.
         group_poses: camera_to_worlds [n, 3, 4] of those, in a frame of each group's own.
@@ -49,6 +50,7 @@ class LeaveOut(nn.Module):
 
     left_out: Tensor
     origins: Tensor
+    eval_origins: Tensor
     unplaced: Tensor
     groups: Tensor
     group_poses: Tensor
@@ -65,6 +67,7 @@ class LeaveOut(nn.Module):
         self._scene, self._search = scene, search
         self.register_buffer("left_out", torch.zeros(len(scene.image_set), dtype=torch.bool))
         self.register_buffer("origins", torch.full((len(scene.image_set),), PoseOrigin.APPEARANCE, dtype=torch.long))
+        self.register_buffer("eval_origins", torch.full((len(scene.cameras.eval_guessed),), PoseOrigin.LOOKED_UP))
         self.register_buffer("unplaced", torch.zeros(len(scene.image_set), dtype=torch.bool))
         self.register_buffer("groups", torch.full((len(scene.image_set),), -1))
         self.register_buffer("group_poses", torch.zeros(len(scene.image_set), 3, 4))
@@ -87,6 +90,7 @@ class LeaveOut(nn.Module):
         """Leave all other images out of training until they are looked up in what these make of the field."""
         device = self.origins.device
         self.origins[known.train_indices.to(device)] = known.train_origins.to(device)
+        self.eval_origins[known.eval_indices.to(device)] = known.eval_origins.to(device)
         for number, (indices, poses) in enumerate(known.groups):
             self.groups[indices.to(device)] = number
             self.group_poses[indices.to(device)] = poses.to(device)

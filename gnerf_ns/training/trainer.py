@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Type, cast
 
-import torch
 import yaml
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer
@@ -28,7 +27,6 @@ from gnerf_ns.data.transforms_json import write_transforms_json
 from gnerf_ns.training.ambiguity import find_ambiguity
 from gnerf_ns.training.learning_rates import following
 from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig, refuse_several_devices
-from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import (
     PoseStatus,
     knows_by_heart,
@@ -233,9 +231,7 @@ class GNeRFTrainer(Trainer):
         }
         if cameras.has_eval_poses:
             held_out = ImageSet(datamanager.eval_images, cameras.eval_lenses)
-            origins = torch.full((len(held_out),), PoseOrigin.LOOKED_UP)
-            if pipeline.config.poses == "fixed":
-                origins[cameras.eval_guessed.cpu()] = PoseOrigin.GIVEN
+            origins = pipeline.leave_out.eval_origins
             statuses["eval"] = pose_statuses(costs, held_out, cameras.poses("eval"), origins, are_alike)
         if shows_most_badly(statuses["train"]) or knows_by_heart(statuses["train"], statuses.get("eval", [])):
             return {split: without_the_field(each) for split, each in statuses.items()}

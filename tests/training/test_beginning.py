@@ -308,8 +308,13 @@ def test_others_wait_until_they_are_looked_up(matched: Tensor, tiny_scene: Path)
     train_steps(pipeline, range(4), lambda step: seen.append(sorted(pipeline.leave_out.training_indices.tolist())))
     assert seen == [[0, 1, 2, 4, 5, 6]] * 2 + [list(range(7))] * 2
     assert pipeline.cameras.eval_guessed.tolist() == [True, False]
+    guess = pipeline.cameras.poses("eval")[0]
     pipeline.estimate_eval_poses(4)
     assert pipeline.cameras.poses("eval").isfinite().all()
+    # A field of four steps knows nothing; matches do.
+    assert pipeline.leave_out.eval_origins.tolist() == [PoseOrigin.MATCHES, PoseOrigin.LOOKED_UP]
+    turned = roma.rotmat_geodesic_distance(pipeline.cameras.poses("eval")[0, :, :3], guess[:, :3])
+    assert float(turned) < math.radians(1.0)
 
 
 def test_a_second_component_is_placed_as_one(tiny_scene: Path, matched: Tensor, monkeypatch: pytest.MonkeyPatch):

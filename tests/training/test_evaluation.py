@@ -18,7 +18,8 @@ from gnerf_ns.data.dataparser import UnposedDataParserConfig
 from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
 from gnerf_ns.pose_search.refinement import LocalizationConfig, RefinementConfig
 from gnerf_ns.training import evaluation
-from gnerf_ns.training.evaluation import EvalPosesConfig, estimate_eval_poses
+from gnerf_ns.training.evaluation import EvalPosesConfig, estimate_eval_poses, held_to_guess
+from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.utils.errors import InputError
 
 COUNT = 5
@@ -50,6 +51,23 @@ def test_held_out_poses_are_found_from_nothing(regressed: str):
     poses = estimate_eval_poses(config, image_set, search, networks[regressed])
     errors = torch.rad2deg(roma.rotmat_geodesic_distance(poses[:, :, :3], truth[:, :, :3]))
     assert errors.max() < 1.0
+
+
+@pytest.mark.parametrize("are_sharp", [True, False])
+def test_held_out_poses_stay_near_what_sharp_matches_say(are_sharp: bool):
+    guess = random_poses(5, seed=7)
+    guess[4] = torch.nan
+    turns_deg = torch.tensor([3.0, 0.2, 3.0, 0.2, 0.0])
+    axis = torch.tensor([0.0, 0.6, 0.8])
+    turns = roma.rotvec_to_rotmat(torch.deg2rad(turns_deg)[:, None] * axis)
+    estimated = torch.cat([turns @ random_poses(5, seed=7)[..., :3], random_poses(5, seed=7)[..., 3:]], dim=-1)
+    origins = torch.tensor([PoseOrigin.MATCHES] * 2 + [PoseOrigin.GIVEN] * 2 + [PoseOrigin.LOOKED_UP])
+    poses, found = held_to_guess(estimated, guess, origins, are_sharp)
+    moved = PoseOrigin.LOOKED_UP
+    first = PoseOrigin.MATCHES if are_sharp else moved
+    assert found.tolist() == [first, PoseOrigin.MATCHES, moved, PoseOrigin.GIVEN, moved]
+    assert torch.equal(poses[0], guess[0] if are_sharp else estimated[0])
+    assert torch.equal(poses[1:], estimated[1:])
 
 
 def test_held_out_poses_do_not_depend_on_which_images_share_a_batch(monkeypatch: pytest.MonkeyPatch):
