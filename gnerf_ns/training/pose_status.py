@@ -153,10 +153,14 @@ def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path], held_out: S
     if is_bad:
         said.append("The field does not show most images from their poses: do not trust them, nor the field.")
     if by_heart:
+        are_found = any(status.origin in FOUND_BY_FIELD for status in statuses)
         said.append(
             f"The field explains {_usually_explained(statuses):.0%} of what a typical image shows that it was trained "
             f"on, but {max(_usually_explained(held_out), 0.0):.0%} of one held out: it knows the former by heart, as "
-            "it can few images from any poses. Do not trust the poses without a look at them; more images help."
+            "it can few images from any poses. "
+            + "Do not trust the poses without a look at them"
+            + ("" if are_found else " (they are not from the field, and may be right all the same)")
+            + "; more images help."
         )
     doubtful = [file for status, file in zip(statuses, files, strict=True) if status.is_doubtful]
     if doubtful and not is_bad:

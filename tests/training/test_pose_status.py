@@ -65,6 +65,9 @@ def test_a_field_that_knows_its_images_by_heart_is_not_trusted():
         return [PoseStatus(PoseOrigin.APPEARANCE, share, False)] * 8
 
     assert "by heart" in sentences(explaining(0.97), FILES, explaining(0.64))[-1]
+    matched = [PoseStatus(PoseOrigin.MATCHES, 0.97, False)] * 8
+    assert "may be right all the same" in sentences(matched, FILES, explaining(0.64))[-1]
+    assert "may be right" not in sentences(explaining(0.97), FILES, explaining(0.64))[-1]
     doubted = without_the_field(explaining(0.97))
     said = sentences(doubted, FILES, explaining(0.64))
     assert "by heart" in said[1] and "nothing but that field speaks for them: 0.png" in said[2]
