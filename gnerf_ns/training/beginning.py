@@ -32,8 +32,8 @@ from gnerf_ns.training.placement import (
     MIN_COUNT,
     GivenPoses,
     Placement,
-    PoseOrigin,
     are_sharp,
+    are_sure,
     enough_matches,
     given_placement,
     groups_of,
@@ -142,10 +142,9 @@ def known_poses(matches: Optional[LocalMatches], given: Optional[Placement], ima
     assert placed is not None
     indices, poses, origins = placed
     is_train = indices < count
-    is_matched = (origins == PoseOrigin.MATCHES) | (origins == PoseOrigin.CONFIRMED)
     aim, points = None, None if component is None else torch.from_numpy(component.points)
     # The frame is that of poses that can be trusted, where there are any.
-    trusted = is_train & is_matched if component is not None else is_train
+    trusted = is_train & are_sure(origins) if component is not None else is_train
     if int(trusted.sum()) < MIN_COUNT:
         trusted = is_train
     if image_set.images.has_alpha:

@@ -11,7 +11,7 @@ from typing import List, Literal, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
@@ -67,6 +67,15 @@ class PoseOrigin(IntEnum):
     """From local matches that contradict each other (`LocalMatches.misplaced`): it may be moved to where it fits."""
     CONFIRMED = 6
     """From the transforms.json, and as good as matches can tell."""
+
+
+def are_sure(origins: Int[Tensor, "n"]) -> Bool[Tensor, "n"]:
+    """Which poses matches placed or confirmed, and do not contradict.
+
+    Args:
+        origins: where poses are from: `PoseOrigin`.
+    """
+    return (origins == PoseOrigin.MATCHES) | (origins == PoseOrigin.CONFIRMED)
 
 
 class Placement(NamedTuple):

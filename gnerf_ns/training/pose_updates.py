@@ -23,7 +23,7 @@ from gnerf_ns.pose_search.refinement import RefinementConfig, refine_poses
 from gnerf_ns.pose_search.rigid_groups import place_group
 from gnerf_ns.training.beginning import KnownPoses
 from gnerf_ns.training.objective import TrainingScene
-from gnerf_ns.training.placement import PoseOrigin
+from gnerf_ns.training.placement import PoseOrigin, are_sure
 from gnerf_ns.training.pose_trials import PoseTrials, PoseTrialsConfig
 from gnerf_ns.training.schedule import StepPlan
 
@@ -83,8 +83,7 @@ class LeaveOut(nn.Module):
     @property
     def movable(self) -> Int[Tensor, "movable"]:
         """Images that may fit better elsewhere; to move what matches placed or confirmed, colors are no reason."""
-        is_sure = (self.origins == PoseOrigin.MATCHES) | (self.origins == PoseOrigin.CONFIRMED)
-        return (~is_sure & ~self._scene.cameras.held).nonzero()[:, 0]
+        return (~are_sure(self.origins) & ~self._scene.cameras.held).nonzero()[:, 0]
 
     def begin_with(self, known: KnownPoses) -> None:
         """Leave all other images out of training until they are looked up in what these make of the field."""
