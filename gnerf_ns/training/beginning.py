@@ -113,7 +113,8 @@ def find_beginning(
         lenses = found_lenses(matches.components[0], [*train.file_sizes, *held_out.file_sizes])
     manager.use_lenses(lenses)
     directions = CameraDirections(train.given_cameras.to(images.pixels.device))
-    known = known_poses(matches, given, ImageSet(images, directions))
+    of_both = CameraDirections(train.given_cameras), CameraDirections(held_out.given_cameras)
+    known = known_poses(matches, given, ImageSet(images, directions), of_both)
     # As `LearnedCameras` has them: what fills the view fills the images, and not the padding around them.
     canvas_radius = object_filling_radius(directions.smallest_field_of_view)
     radius = object_filling_radius(CameraDirections(train.file_cameras).smallest_field_of_view)
@@ -127,7 +128,12 @@ def find_beginning(
     return beginning, known
 
 
-def known_poses(matches: Optional[LocalMatches], given: Optional[Placement], image_set: ImageSet) -> KnownPoses:
+def known_poses(
+    matches: Optional[LocalMatches],
+    given: Optional[Placement],
+    image_set: ImageSet,
+    directions: Tuple[CameraDirections, CameraDirections],
+) -> KnownPoses:
     """Poses in the field's frame.
 
     The object of images with alpha comes to fill the unit ball; cameras of others come to stand in it.
@@ -136,9 +142,10 @@ def known_poses(matches: Optional[LocalMatches], given: Optional[Placement], ima
         matches: enough of them, of training and held-out images, one after the other.
         given: poses that came with the images; at least one of both has to be there.
         image_set: the training images.
+        directions: of the rays of training images, and of held-out ones; on the CPU, as matches and poses are.
     """
     count, component = len(image_set), None if matches is None else matches.components[0]
-    placed = given if matches is None else joined(matches, given, image_set.directions)
+    placed = given if matches is None else joined(matches, given, directions)
     assert placed is not None
     indices, poses, origins = placed
     is_train = indices < count

@@ -190,14 +190,16 @@ def given_placement(manager: UnposedDataManager) -> Placement:
     return Placement(indices, poses[indices], torch.full_like(indices, PoseOrigin.GIVEN))
 
 
-def joined(matches: LocalMatches, given: Optional[Placement], directions: CameraDirections) -> Placement:
+def joined(
+    matches: LocalMatches, given: Optional[Placement], directions: Tuple[CameraDirections, CameraDirections]
+) -> Placement:
     """Images of the largest component where matches put them, and those others that came with a pose, moved into the
     same frame; or the reverse, where matches confirm most poses that came.
 
     Args:
         matches: with a component.
         given: poses that came with the images, if they are to be used.
-        directions: of the rays of training images, which come before all others.
+        directions: of the rays of training images, and of held-out ones.
     """
     component = matches.components[0]
     indices, poses = torch.from_numpy(component.image_indices), torch.from_numpy(component.camera_to_worlds)
@@ -207,37 +209,31 @@ def joined(matches: LocalMatches, given: Optional[Placement], directions: Camera
     if given is None:
         return placed
     confirmed = torch.isin(given.indices, confirmed_images(matches, given, directions))
-    both = torch.isin(given.indices, indices) & (given.indices < len(directions))
-    if int(confirmed.sum()) < max(MIN_COUNT, MIN_SHARE * int(both.sum())):
+    if int(confirmed.sum()) < max(MIN_COUNT, MIN_SHARE * int(torch.isin(given.indices, indices).sum())):
         return _with_others(placed, given)
     sure = Placement(*(each[confirmed] for each in given))
     sure.origins.fill_(PoseOrigin.CONFIRMED)
     return _with_others(_with_others(sure, placed), given)
 
 
-def confirmed_images(matches: LocalMatches, given: Placement, directions: CameraDirections) -> Int[Tensor, "confirmed"]:
-    """Training images whose given poses fit the matches about as well as poses that were made from these.
+def confirmed_images(
+    matches: LocalMatches, given: Placement, directions: Tuple[CameraDirections, CameraDirections]
+) -> Int[Tensor, "confirmed"]:
+    """Images whose given poses fit the matches about as well as poses that were made from these.
 
     Args:
         matches: with a component.
         given: poses that came with the images.
-        directions: of the rays of training images, which come before all others.
+        directions: of the rays of training images, and of held-out ones.
     """
-    component, count = matches.components[0], len(directions)
+    component, count = matches.components[0], len(directions[0]) + len(directions[1])
     given_poses, placed_poses = torch.full((2, count, 3, 4), torch.nan, dtype=torch.double)
-    for poses, indices, found in (
-        (given_poses, given.indices, given.camera_to_worlds),
-        (placed_poses, torch.from_numpy(component.image_indices), torch.from_numpy(component.camera_to_worlds)),
-    ):
-        poses[indices[indices < count]] = found[indices < count].double()
+    given_poses[given.indices] = given.camera_to_worlds.double()
+    placed_poses[torch.from_numpy(component.image_indices)] = torch.from_numpy(component.camera_to_worlds).double()
     of_pairs = torch.from_numpy(matches.matches.ends).diff(prepend=torch.zeros(1, dtype=torch.long))
     images = torch.from_numpy(matches.matches.pairs).repeat_interleave(of_pairs, dim=0)
     coords = 2.0 * torch.from_numpy(matches.matches.points).view(-1, 2, 2).double() - 1.0
-    kept = (images < count).all(dim=1)
-    images, coords = images[kept], coords[kept]
-    # Not differentiated: learned lenses are not there yet.
-    with torch.no_grad():
-        first, second = (directions.at(images[:, end], coords[:, end, None])[:, 0] for end in range(2))
+    first, second = (_rays_through(directions, images[:, end], coords[:, end]) for end in range(2))
     missed_given, missed_placed = (
         sampson_errors(poses[images[:, 0]], poses[images[:, 1]], first, second).sqrt()
         for poses in (given_poses, placed_poses)
@@ -253,6 +249,18 @@ def confirmed_images(matches: LocalMatches, given: Placement, directions: Camera
         and missed_given[of_image].median() <= CONFIRMED_RATIO * torch.maximum(missed_placed[of_image].median(), usual)
     ]
     return torch.tensor(confirmed, dtype=torch.long)
+
+
+@torch.no_grad()
+def _rays_through(
+    directions: Tuple[CameraDirections, CameraDirections], images: Int[Tensor, "n"], coords: Float[Tensor, "n 2"]
+) -> Float[Tensor, "n 3"]:
+    """Directions through one point of each image; the training images come first."""
+    rays = coords.new_zeros(len(images), 3)
+    is_held_out = images >= len(directions[0])
+    for chosen, of_split, first in ((~is_held_out, directions[0], 0), (is_held_out, directions[1], len(directions[0]))):
+        rays[chosen] = of_split.at(images[chosen] - first, coords[chosen, None])[:, 0]
+    return rays
 
 
 def _with_others(placed: Placement, others: Placement) -> Placement:

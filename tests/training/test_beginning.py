@@ -51,6 +51,8 @@ ANY_FRAME = Similarity(
     5.0,
     torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64),
 )
+DIRECTIONS = CameraDirections(cameras(6)), CameraDirections(cameras(3))
+"""Of six training images, and three held-out ones."""
 NOBODY = np.zeros(0, np.int64)
 SHARP = ImageSize(1000, 750)
 """Of images whose `component` has sharp poses."""
@@ -81,7 +83,7 @@ def matches_of(*components: Component) -> LocalMatches:
 def test_an_object_comes_to_fill_the_ball_whatever_frame_its_cameras_came_in():
     truth, found = random_poses(14, seed=5), [0, 2, 3, 4, 7, 8, 9, 11, 12]
     images = image_set_of(model_of(Blobs()), truth[:12])
-    known = known_poses(matches_of(component(found, truth[found])), None, images)
+    known = known_poses(matches_of(component(found, truth[found])), None, images, DIRECTIONS)
     assert known.train_indices.tolist() == found[:-1] and known.eval_indices.tolist() == [0]
     errors = pose_errors(torch.cat([known.train, known.eval]), truth[found]).summary()
     assert errors["rotation_error_deg_max"] < 0.1 and errors["translation_error_relative"] < 1e-3
@@ -97,7 +99,7 @@ def test_cameras_in_a_room_come_to_stand_in_the_ball_around_what_they_see():
     images = image_set_of(model_of(ConstantFog()), truth)
     images.images.pixels = images.images.pixels[..., :3]
     points = torch.tensor([0.3, 0.2, 0.1]) + 0.1 * torch.randn(101, 3, generator=torch.Generator().manual_seed(0))
-    known = known_poses(matches_of(component(list(range(12)), truth, points)), None, images)
+    known = known_poses(matches_of(component(list(range(12)), truth, points)), None, images, DIRECTIONS)
     distances = known.train[:, :, 3].norm(dim=-1)
     assert 0.95 < float(distances.max()) < 1.2 and float(distances.min()) > 0.5
 
@@ -193,7 +195,7 @@ def test_given_poses_of_others_move_into_the_frame_of_the_matched_ones():
     rough[1] = truth[8]  # wrong, as one in ten may be
     rows = torch.tensor([0, 1, 2, 3, 4, 5, 7, 8])
     given = Placement(rows, elsewhere.apply(rough[rows]), torch.full((8,), PoseOrigin.GIVEN))
-    placed = joined(matches_of(component([0, 1, 2, 3, 4, 5], truth[:6])), given, CameraDirections(cameras(6)))
+    placed = joined(matches_of(component([0, 1, 2, 3, 4, 5], truth[:6])), given, DIRECTIONS)
     assert placed.indices.tolist() == [0, 1, 2, 3, 4, 5, 7, 8]
     assert placed.origins.tolist() == [PoseOrigin.MATCHES] * 6 + [PoseOrigin.GIVEN] * 2
     expected = ANY_FRAME.apply(truth[placed.indices])
@@ -217,11 +219,10 @@ def test_given_poses_that_matches_confirm_stay_as_they_are():
     poses = elsewhere.apply(truth.double())
     poses[4] = poses[8]  # an outlier
     given = Placement(torch.arange(9), poses, torch.full((9,), PoseOrigin.GIVEN))
-    placed = joined(noisy, given, CameraDirections(cameras(8)))
+    placed = joined(noisy, given, DIRECTIONS)
     assert dict(zip(placed.indices.tolist(), placed.origins.tolist(), strict=True)) == {
-        **dict.fromkeys(range(8), PoseOrigin.CONFIRMED),
+        **dict.fromkeys(range(9), PoseOrigin.CONFIRMED),
         4: PoseOrigin.MATCHES,
-        8: PoseOrigin.MATCHES,  # held out: it is not judged
     }
     expected = elsewhere.apply(truth.double())
     sure = placed.origins == PoseOrigin.CONFIRMED
@@ -238,8 +239,8 @@ def test_rough_poses_are_not_confirmed(turned_deg: float):
     )
     rough = torch.cat([turns @ truth[..., :3], truth[..., 3:]], dim=-1).double()
     given = Placement(torch.arange(9), rough, torch.full((9,), PoseOrigin.GIVEN))
-    assert len(confirmed_images(matches, given, CameraDirections(cameras(8)))) == 0
-    assert joined(matches, given, CameraDirections(cameras(8))).origins.tolist() == [PoseOrigin.MATCHES] * 9
+    assert len(confirmed_images(matches, given, DIRECTIONS)) == 0
+    assert joined(matches, given, DIRECTIONS).origins.tolist() == [PoseOrigin.MATCHES] * 9
 
 
 def test_what_neighbors_contradict_may_be_moved_and_is_named(
