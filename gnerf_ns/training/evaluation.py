@@ -97,9 +97,10 @@ def held_to_guess(
     turned = torch.rad2deg(roma.rotmat_geodesic_distance(camera_to_worlds[..., :3], guess[..., :3].nan_to_num(0.0)))
     has_stayed = (turned < MAX_TURN_DEG) & guess.isfinite().all(dim=(1, 2))
     is_sure = are_sure(origins) & are_matches_sharp
+    is_kept = (is_sure & ~has_stayed) | (origins == PoseOrigin.CONFIRMED)
     return (
-        torch.where((is_sure & ~has_stayed)[:, None, None], guess, camera_to_worlds),
-        torch.where(is_sure | has_stayed, origins, PoseOrigin.LOOKED_UP),
+        torch.where(is_kept[:, None, None], guess, camera_to_worlds),
+        torch.where(is_kept | is_sure | has_stayed, origins, PoseOrigin.LOOKED_UP),
     )
 
 

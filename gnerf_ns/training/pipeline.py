@@ -34,7 +34,7 @@ from gnerf_ns.training.evaluation import EvalPosesConfig, Evaluation, estimate_e
 from gnerf_ns.training.live_view import LiveView, TrainingStatus
 from gnerf_ns.training.objective import Objective, TrainingScene, rows_of
 from gnerf_ns.training.photometric import PhotometricObjective, PhotometricObjectiveConfig
-from gnerf_ns.training.placement import GivenPoses
+from gnerf_ns.training.placement import GivenPoses, PoseOrigin
 from gnerf_ns.training.pose_trials import PoseTrialsConfig
 from gnerf_ns.training.pose_updates import LeaveOut, Misfits, MisfitsConfig, PoseUpdates
 from gnerf_ns.training.restarts import AttemptState, Restarts, RestartsConfig
@@ -213,6 +213,9 @@ class GNeRFPipeline(VanillaPipeline):
             self.cameras.assign(known.train_indices, known.train)
             if config.poses == "fixed":
                 self.cameras.hold(known.train_indices)
+            elif config.resolved_pose_mode == "free":
+                # Colors would move them by more than they can be wrong.
+                self.cameras.hold(known.train_indices[known.train_origins == PoseOrigin.CONFIRMED])
             self.cameras.assign_eval_guess(known.eval_indices, known.eval)
             self.leave_out.begin_with(known)
             if known.matches is not None:

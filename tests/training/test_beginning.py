@@ -415,6 +415,20 @@ def test_a_run_begins_where_it_is_told_and_finds_the_others(tiny_scene: Path, tm
     assert (held_out.summary()["rotation_error_deg_max"] < 0.1) == (poses == "fixed")
 
 
+def test_given_poses_that_matches_confirm_are_held(tiny_scene: Path, matched: Tensor, monkeypatch: pytest.MonkeyPatch):
+    result = exact_matches(matched)
+    monkeypatch.setattr(placement_module, "match_images", lambda images, seed: result)
+    config = pipeline_config(tiny_scene, "transport", matching="on", poses="given", pose_mode="free")
+    pipeline = build_pipeline(config, test_mode="val")
+    begun = [pipeline.cameras.poses(split) for split in ("train", "eval")]
+    train_steps(pipeline, range(5))
+    pipeline.estimate_eval_poses(5)
+    for split, poses in zip(("train", "eval"), begun, strict=True):
+        torch.testing.assert_close(pipeline.cameras.poses(split), poses, atol=1e-6, rtol=0.0)
+    origins = torch.cat([pipeline.leave_out.origins, pipeline.leave_out.eval_origins])
+    assert origins.tolist() == [PoseOrigin.CONFIRMED] * 9
+
+
 def test_too_few_given_poses_are_refused(tiny_scene: Path, tmp_path: Path):
     folder = with_poses(tiny_scene, tmp_path / "few", without=4)
     with pytest.raises(InputError, match="3 of 7 images to train on have a pose"):
