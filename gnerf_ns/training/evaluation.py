@@ -98,9 +98,11 @@ def held_to_guess(
     has_stayed = (turned < MAX_TURN_DEG) & guess.isfinite().all(dim=(1, 2))
     is_sure = are_sure(origins) & are_matches_sharp
     is_kept = (is_sure & ~has_stayed) | (origins == PoseOrigin.CONFIRMED)
+    # Where even the colors do not agree with matches that are in doubt, it is all the more in doubt.
+    is_doubtful = origins == PoseOrigin.DOUBTFUL_MATCHES
     return (
         torch.where(is_kept[:, None, None], guess, camera_to_worlds),
-        torch.where(is_kept | is_sure | has_stayed, origins, PoseOrigin.LOOKED_UP),
+        torch.where(is_kept | is_sure | is_doubtful | has_stayed, origins, PoseOrigin.LOOKED_UP),
     )
 
 

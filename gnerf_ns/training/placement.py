@@ -213,7 +213,9 @@ def joined(
         return _with_others(placed, given)
     sure = Placement(*(each[confirmed] for each in given))
     sure.origins.fill_(PoseOrigin.CONFIRMED)
-    return _with_others(_with_others(sure, placed), given)
+    # Most given poses being right, others are more likely to be than matches that contradict each other.
+    matched = Placement(*(each[are_sure(placed.origins)] for each in placed))
+    return _with_others(_with_others(_with_others(sure, matched), given), placed)
 
 
 def confirmed_images(
@@ -246,7 +248,9 @@ def confirmed_images(
         image
         for image in images[believed].unique().tolist()
         if (of_image := believed & (images == image).any(dim=1)).any()
-        and missed_given[of_image].median() <= CONFIRMED_RATIO * torch.maximum(missed_placed[of_image].median(), usual)
+        and missed_given[of_image].median()
+        # Blurred images have larger errors; images in wrong places, too.
+        <= CONFIRMED_RATIO * missed_placed[of_image].median().clamp(usual, CONFIRMED_RATIO * usual)
     ]
     return torch.tensor(confirmed, dtype=torch.long)
 

@@ -230,6 +230,23 @@ def test_given_poses_that_matches_confirm_stay_as_they_are():
     torch.testing.assert_close(placed.camera_to_worlds, expected[placed.indices], atol=1e-4, rtol=0.0)
 
 
+def test_where_most_given_poses_are_confirmed_others_count_more_than_doubtful_matches():
+    truth = random_poses(9, seed=3)
+    wrong = truth.clone()
+    wrong[7] = random_poses(1, seed=9)[0]
+    matches = replace(exact_matches(truth), components=[component(list(range(9)), wrong)], misplaced=np.array([7]))
+    rough = truth.double()
+    turn = roma.rotvec_to_rotmat(torch.tensor([0.0, 0.05, 0.0], dtype=torch.float64))
+    rough[7, :, :3] = turn @ rough[7, :, :3]
+    given = Placement(torch.arange(9), rough, torch.full((9,), PoseOrigin.GIVEN))
+    placed = joined(matches, given, DIRECTIONS)
+    torch.testing.assert_close(placed.camera_to_worlds[placed.indices == 7], rough[7:8], atol=1e-5, rtol=0.0)
+    assert dict(zip(placed.indices.tolist(), placed.origins.tolist(), strict=True)) == {
+        **dict.fromkeys(range(9), PoseOrigin.CONFIRMED),
+        7: PoseOrigin.GIVEN,
+    }
+
+
 @pytest.mark.parametrize("turned_deg", [1.0, 10.0])
 def test_rough_poses_are_not_confirmed(turned_deg: float):
     truth = random_poses(9, seed=3)

@@ -55,17 +55,18 @@ def test_held_out_poses_are_found_from_nothing(regressed: str):
 
 @pytest.mark.parametrize("are_sharp", [True, False])
 def test_held_out_poses_stay_near_what_sharp_matches_say(are_sharp: bool):
-    guess = random_poses(5, seed=7)
+    guess = random_poses(6, seed=7)
     guess[4] = torch.nan
-    turns_deg = torch.tensor([3.0, 0.2, 3.0, 0.2, 0.0])
+    turns_deg = torch.tensor([3.0, 0.2, 3.0, 0.2, 0.0, 90.0])
     axis = torch.tensor([0.0, 0.6, 0.8])
     turns = roma.rotvec_to_rotmat(torch.deg2rad(turns_deg)[:, None] * axis)
-    estimated = torch.cat([turns @ random_poses(5, seed=7)[..., :3], random_poses(5, seed=7)[..., 3:]], dim=-1)
-    origins = torch.tensor([PoseOrigin.MATCHES] * 2 + [PoseOrigin.GIVEN] * 2 + [PoseOrigin.LOOKED_UP])
+    estimated = torch.cat([turns @ random_poses(6, seed=7)[..., :3], random_poses(6, seed=7)[..., 3:]], dim=-1)
+    doubtful = PoseOrigin.DOUBTFUL_MATCHES
+    origins = torch.tensor([PoseOrigin.MATCHES] * 2 + [PoseOrigin.GIVEN] * 2 + [PoseOrigin.LOOKED_UP, doubtful])
     poses, found = held_to_guess(estimated, guess, origins, are_sharp)
     moved = PoseOrigin.LOOKED_UP
     first = PoseOrigin.MATCHES if are_sharp else moved
-    assert found.tolist() == [first, PoseOrigin.MATCHES, moved, PoseOrigin.GIVEN, moved]
+    assert found.tolist() == [first, PoseOrigin.MATCHES, moved, PoseOrigin.GIVEN, moved, doubtful]
     assert torch.equal(poses[0], guess[0] if are_sharp else estimated[0])
     assert torch.equal(poses[1:], estimated[1:])
 
