@@ -1,4 +1,4 @@
-"""Poses of a set of images as somebody finds them who knows COLMAP well; `against_colmap.py` compares with ours.
+"""Poses of a set of images as somebody finds them who knows COLMAP well; `real_photos.py` compares them with ours.
 
     python benchmarks/colmap_expert.py --data SET --output poses.json
 

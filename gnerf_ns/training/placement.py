@@ -244,14 +244,13 @@ def confirmed_images(
     if not bool(believed.any()):
         return given.indices[:0]
     usual = missed_placed[believed].median()
-    confirmed = [
-        image
-        for image in images[believed].unique().tolist()
-        if (of_image := believed & (images == image).any(dim=1)).any()
-        and missed_given[of_image].median()
+    confirmed = []
+    for image in images[believed].unique().tolist():
+        of_image = believed & (images == image).any(dim=1)
         # Blurred images have larger errors; images in wrong places, too.
-        <= CONFIRMED_RATIO * missed_placed[of_image].median().clamp(usual, CONFIRMED_RATIO * usual)
-    ]
+        least = missed_placed[of_image].median().clamp(usual, CONFIRMED_RATIO * usual)
+        if missed_given[of_image].median() <= CONFIRMED_RATIO * least:
+            confirmed.append(image)
     return torch.tensor(confirmed, dtype=torch.long)
 
 
