@@ -79,14 +79,12 @@ class LearnedCameras(nn.Module):
         train_lenses: ray directions of the training images' cameras, with the learned focal lengths.
         eval_lenses: those of the held-out images, with the typical learned focal length.
         eval_step: training step at which held-out poses were estimated; -1 for never.
-        eval_guessed: which held-out images have a code from elsewhere, before that (`assign_eval_guess`).
         held: training images whose poses are not learned, one bool each.
     """
 
     held: Tensor
     eval_codes: Tensor
     eval_step: Tensor
-    eval_guessed: Tensor
 
     def __init__(
         self,
@@ -123,7 +121,6 @@ class LearnedCameras(nn.Module):
         self.register_buffer("held", torch.zeros(len(train), dtype=torch.bool))
         self.register_buffer("eval_codes", code.repeat(len(held_out), 1))
         self.register_buffer("eval_step", torch.tensor(-1))
-        self.register_buffer("eval_guessed", torch.zeros(len(held_out), dtype=torch.bool))
 
     def __len__(self) -> int:
         """Number of training images."""
@@ -172,19 +169,6 @@ class LearnedCameras(nn.Module):
         """Overwrite the poses of all held-out images, as estimated at a training step."""
         self.eval_codes.copy_(self.codec.encode(camera_to_worlds.to(self.eval_codes)))
         self.eval_step.fill_(step)
-
-    @torch.no_grad()
-    def assign_eval_guess(self, indices: Int[Tensor, "batch"], camera_to_worlds: Float[Tensor, "batch 3 4"]) -> None:
-        """Where some held-out images may have been taken, as one more hypothesis when their poses are estimated."""
-        self.eval_codes[indices] = self.codec.encode(camera_to_worlds.to(self.eval_codes))
-        self.eval_guessed[indices] = True
-
-    @property
-    def eval_guess(self) -> Optional[Float[Tensor, "m 3 4"]]:
-        """Poses of held-out images to begin with, NaN where there is none; None if there are none at all."""
-        if not bool(self.eval_guessed.any()):
-            return None
-        return torch.where(self.eval_guessed[:, None, None], self.poses("eval"), torch.nan)
 
     @torch.no_grad()
     def poses(self, split: Split) -> Float[Tensor, "n 3 4"]:

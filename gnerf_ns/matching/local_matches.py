@@ -75,6 +75,16 @@ class PairMatches:
         """The points of each pair."""
         return [self.points[start:end] for start, end in pairwise([0, *self.ends.tolist()])]
 
+    @property
+    def images(self) -> Int[np.ndarray, "matches 2"]:
+        """The two images of each match."""
+        return self.pairs.repeat(np.diff(self.ends, prepend=0), axis=0)
+
+    @property
+    def coords(self) -> Float[np.ndarray, "matches 2 2"]:
+        """Where each match is in its two images, (x, y), -1 and 1 being their edges."""
+        return 2.0 * self.points.reshape(-1, 2, 2) - 1.0
+
 
 @dataclass(frozen=True)
 class LocalMatches:

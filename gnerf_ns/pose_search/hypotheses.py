@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Union
+from typing import Callable
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +13,7 @@ from gnerf_ns.cameras.pose_codec import PoseCodec, PoseIncrements, PoseTable
 from gnerf_ns.cameras.rays import rays_from_poses
 from gnerf_ns.data.image_set import ImageSet
 
-MakePoses = Callable[[Float[Tensor, "n 3 4"]], Union[PoseTable, PoseIncrements]]
+MakePoses = Callable[[Float[Tensor, "n 3 4"]], nn.Module]
 """How given poses are to be learned from there: a module that puts out poses."""
 
 

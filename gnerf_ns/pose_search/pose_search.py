@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, Optional, Tuple
 
 import torch
@@ -24,6 +24,8 @@ PoseRegressor = Callable[[ImageSet], Float[Tensor, "n 3 4"]]
 
 BANK_PER_CHUNK = 100
 """Renderings of a bank compared at a time; bounds memory."""
+WIDER_DEG, WIDER_RATIO, WIDER_JITTER = 50.0, 1.8, 0.3
+"""How much higher, lower, nearer, farther and farther beside the middle other cameras may have been than known ones."""
 
 
 class PoseProposals:
@@ -47,8 +49,22 @@ class PoseProposals:
         """
         self.prior = prior.centered
         self._radius, self._canvas_radius = radius, canvas_radius or radius
+        self._jitter = prior.look_at_jitter
         jitter = prior.look_at_jitter * self._canvas_radius()
         self.matching: ImageMatching = ShiftTolerantMatching(jitter) if jitter > 0.0 else PlainMatching()
+
+    def wider(self) -> PoseProposals:
+        """Cameras on all sides, higher and lower, nearer and farther than these, and aimed beside the middle."""
+        low, high = self.prior.elevation_deg
+        nearest, farthest = self.prior.radius
+        prior = replace(
+            self.prior,
+            azimuth_deg=(0.0, 360.0),
+            elevation_deg=(max(-90.0, low - WIDER_DEG), min(90.0, high + WIDER_DEG)),
+            radius=(nearest / WIDER_RATIO, farthest * WIDER_RATIO),
+            look_at_jitter=max(WIDER_JITTER, self._jitter),
+        )
+        return PoseProposals(prior, self._radius, self._canvas_radius)
 
     @property
     def radius(self) -> float:

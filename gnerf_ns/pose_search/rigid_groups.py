@@ -1,100 +1,186 @@
 """Where a group of images stands whose cameras are known relative to each other: all of them are placed as one.
 
-Single images looked up in a young field are mostly wrong, and then wrong in all directions; those that are right agree.
-Two of them fix the similarity by which the whole group moves, and the group as a whole says whether that is right.
+What a young field shows is poor, and from many places it was never seen: single images looked up in it are mostly
+wrong. Any one of them that is about right puts the whole group about right, and that shows in all that the field can
+explain of the others.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-from typing import List, Optional, Tuple, cast
+from dataclasses import replace
+from typing import List, NamedTuple
 
 import roma
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
-from gnerf_ns.cameras.alignment import Similarity, fit_similarity
+from gnerf_ns.cameras.alignment import Similarity
+from gnerf_ns.cameras.scene_frame import axes_meet_at
 from gnerf_ns.data.image_set import ImageSet
-from gnerf_ns.pose_search.costs import ImageCosts
+from gnerf_ns.pose_search.hypotheses import Hypotheses
+from gnerf_ns.pose_search.pixel_sampling import PixelChoice
+from gnerf_ns.pose_search.pose_search import PoseSearch
+from gnerf_ns.pose_search.refinement import RefinementConfig, refine_poses
 
-AGREEING_DEG = 20.0
-"""Images agree on how the group is turned to within this angle, in degrees."""
-AGREEING_SHARE = 0.25
-"""Images agree on where they stand to within this share of how far the group reaches."""
-MAX_PROPOSING = 24
-"""Images of which pairs propose similarities; of more, a part spread over all."""
-MAX_TRIED = 12
-"""Similarities with which most images agree, that are compared with the images."""
+BANK_SIZE = 2000
+"""Poses that each image is compared with; twice as many as where one knows from which side images were taken."""
+NUM_PROPOSALS = 8
+"""Poses of each image that propose where the group may stand,"""
+SCALES = (0.7, 1.0, 1.4)
+"""each in so many sizes, as factors on the one at which the image is as far from what the group looks at as the pose is
+from the origin."""
+MAX_PROPOSING, MAX_RATING = 24, 12
+"""Images that propose, and those by which proposals are told apart; of more, a part spread over all."""
+FINALISTS = (12, 6, 3)
+"""Proposals that are refined; each time, the better half goes on."""
+REFINEMENT = RefinementConfig(
+    steps=60,
+    rays_per_hypothesis=40,
+    learning_rate=1e-2,
+    final_learning_rate=2e-3,
+    first_image_side=16,
+    last_image_side=32,
+)
+"""How: by gradient descent on the colors of images that are explained."""
+EXPLAINED_SHARE = 0.3
+"""An image of which less is explained may show what the field was never trained on, and is no judge."""
+RIVAL_DEG = 15.0
+"""A group stands elsewhere if it is turned by more, in degrees."""
+RIVAL_RATIO = 0.75
+"""Rated so high relative to the best, another place may be the right one. Beside the right place, wrong ones have
+about half its rating."""
+
+
+class PlacedGroup(NamedTuple):
+    """Where a group stands."""
+
+    camera_to_worlds: Float[Tensor, "k 3 4"]
+    """Poses of all its images."""
+    is_clear: bool
+    """Whether nothing elsewhere is about as good."""
+
+
+class RigidMotions(nn.Module):
+    """Copies of a group, each moved as one about what it looks at, as the parameter ``tangents``; and of each copy, the
+    poses of some images.
+
+    Turns are in radians, shifts in units of the cameras' distance from what they look at, and the last number is the
+    logarithm of the scale.
+    """
+
+    def __init__(self, copies: Float[Tensor, "copies k 3 4"], chosen: Bool[Tensor, "copies k"]) -> None:
+        """
+        Args:
+            copies: the poses before.
+            chosen: which images of each copy `forward` is to give.
+        """
+        super().__init__()
+        self._copies, self._chosen = copies, chosen
+        self._centers = torch.stack([axes_meet_at(poses.double()) for poses in copies]).to(copies)[:, None]
+        distances = torch.linalg.vector_norm(copies[..., 3] - self._centers, dim=-1)
+        self._reach = distances.median(dim=1).values[:, None]
+        self.tangents = nn.Parameter(copies.new_zeros(len(copies), 7))
+
+    def moved(self) -> Float[Tensor, "copies k 3 4"]:
+        """All poses."""
+        turns, shifts, scales = self.tangents[:, :3], self.tangents[:, 3:6], self.tangents[:, 6:].exp()
+        rotations = roma.rotvec_to_rotmat(turns)[:, None]
+        arms = scales[:, None] * (self._copies[..., 3] - self._centers)
+        positions = (rotations @ arms[..., None])[..., 0] + self._centers + (self._reach * shifts)[:, None]
+        return torch.cat([rotations @ self._copies[..., :3], positions[..., None]], dim=-1)
+
+    def forward(self) -> Float[Tensor, "chosen 3 4"]:
+        """Poses of the chosen images, those of the first copy first."""
+        return self.moved()[self._chosen]
 
 
 def place_group(
-    costs: ImageCosts,
-    image_set: ImageSet,
-    indices: Int[Tensor, "k"],
-    relative: Float[Tensor, "k 3 4"],
-    candidates: Float[Tensor, "k count 3 4"],
-    image_side: int,
-) -> Optional[Float[Tensor, "k 3 4"]]:
-    """Poses of all images of a group, moved as one to where the field shows them best.
+    search: PoseSearch, image_set: ImageSet, indices: Int[Tensor, "k"], relative: Float[Tensor, "k 3 4"]
+) -> PlacedGroup:
+    """Poses of all images of a group, moved as one to where the field shows most of them.
 
     Args:
-        costs: how well the field explains images.
+        search: in the field.
         image_set: all images.
         indices: those of the group.
         relative: their poses, in a frame and unit of the group's own.
-        candidates: where each may have been taken, looked up by itself.
-        image_side: longer side of the renderings that are compared, in pixels.
-
-    Returns:
-        None where no two images agree.
     """
-    best, lowest = None, float("inf")
-    contrast = costs.contrast(image_set, image_side)[indices]
-    for similarity in _proposals(relative, candidates):
-        poses = similarity.apply(relative.double()).to(candidates)
-        cost = float((costs.at(image_set, indices, poses, image_side) / contrast).mean())
-        if cost < lowest:
-            best, lowest = poses, cost
-    return best
+    side = search.config.image_side
+    copies = _proposals(search, image_set, indices, relative.to(search.renderer.device))
+    judges = _spread(len(indices), MAX_RATING).to(indices.device)
+    ratings = _rated(_explained(search, image_set, indices[judges], copies[:, judges], side))
+    refined = []
+    for count in FINALISTS:
+        kept = ratings.topk(min(count, len(copies))).indices
+        copies = _refined(search, image_set, indices, copies[kept], side)
+        ratings = _rated(_explained(search, image_set, indices, copies, side))
+        refined.append((copies, ratings))
+    copies, ratings = (torch.cat(each) for each in zip(*refined, strict=True))
+    best = int(ratings.argmax())
+    turned = roma.rotmat_geodesic_distance(copies[:, 0, :, :3], copies[best, 0, :, :3].expand(len(copies), 3, 3))
+    rivals = ratings[turned.rad2deg() > RIVAL_DEG]
+    return PlacedGroup(copies[best], not bool((rivals >= RIVAL_RATIO * ratings[best]).any()))
 
 
-def _proposals(relative: Float[Tensor, "k 3 4"], candidates: Float[Tensor, "k count 3 4"]) -> List[Similarity]:
-    """Similarities that two images agree on, those first that most others agree on, too."""
-    found: List[Tuple[int, Similarity]] = []
-    relative, candidates = relative.double().cpu(), candidates.double().cpu()
-    turns = candidates[..., :3] @ relative[:, None, :, :3].mT
-    each = range(candidates.shape[1])
-    proposing = range(0, len(relative), math.ceil(len(relative) / MAX_PROPOSING))
-    for (i, j), a, b in itertools.product(itertools.combinations(proposing, 2), each, each):
-        angle = torch.rad2deg(roma.rotmat_geodesic_distance(turns[i, a], turns[j, b]))
-        apart = torch.linalg.vector_norm(relative[i, :, 3] - relative[j, :, 3])
-        if float(angle) > AGREEING_DEG or float(apart) < 1e-9:
-            continue
-        pair = torch.stack([candidates[i, a], candidates[j, b]])
-        scale = float(torch.linalg.vector_norm(pair[0, :, 3] - pair[1, :, 3]) / apart)
-        if scale <= 0.0:
-            continue
-        rotation = cast(Tensor, roma.special_procrustes(turns[i, a] + turns[j, b]))
-        middle = relative[[i, j], :, 3].mean(dim=0)
-        similarity = Similarity(rotation, scale, pair[..., 3].mean(dim=0) - scale * (rotation @ middle))
-        agreeing, nearest = _agreeing(similarity, relative, candidates)
-        if int(agreeing.sum()) > 2:
-            similarity = fit_similarity(relative[agreeing], nearest[agreeing])
-        found.append((int(agreeing.sum()), similarity))
-    found.sort(key=lambda each: -each[0])
-    return [similarity for _, similarity in found[:MAX_TRIED]]
+def _proposals(
+    search: PoseSearch, image_set: ImageSet, indices: Int[Tensor, "k"], relative: Float[Tensor, "k 3 4"]
+) -> Float[Tensor, "proposals k 3 4"]:
+    """Where the group would be if single images were where they look most like the field."""
+    wide = PoseSearch(replace(search.config, bank_size=BANK_SIZE), search.model, search.proposals.wider(), search.codec)
+    proposing = _spread(len(indices), MAX_PROPOSING).to(indices.device)
+    candidates, _ = wide.top_poses(image_set, NUM_PROPOSALS, indices[proposing])
+    relative = relative.double()
+    center = axes_meet_at(relative)
+    found: List[Tensor] = []
+    for own, poses in zip(relative[proposing], candidates.double(), strict=True):
+        distance = torch.linalg.vector_norm(own[:, 3] - center).clamp_min(1e-9)
+        for pose in poses:
+            rotation = pose[:, :3] @ own[:, :3].mT
+            scale = float(torch.linalg.vector_norm(pose[:, 3]) / distance)
+            for factor in SCALES:
+                shift = pose[:, 3] - factor * scale * (rotation @ own[:, 3])
+                found.append(Similarity(rotation, factor * scale, shift).apply(relative))
+    return torch.stack(found).to(candidates)
 
 
-def _agreeing(
-    similarity: Similarity, relative: Float[Tensor, "k 3 4"], candidates: Float[Tensor, "k count 3 4"]
-) -> Tuple[Tensor, Float[Tensor, "k 3 4"]]:
-    """Which images have a candidate near where a similarity puts them, and the nearest one of each."""
-    moved = similarity.apply(relative)
-    angles = torch.rad2deg(roma.rotmat_geodesic_distance(candidates[..., :3], moved[:, None, :, :3]))
-    reach = torch.linalg.vector_norm(moved[..., 3] - moved[..., 3].mean(dim=0), dim=-1).max().clamp_min(1e-9)
-    distances = torch.linalg.vector_norm(candidates[..., 3] - moved[:, None, :, 3], dim=-1) / reach
-    misses = torch.maximum(angles / AGREEING_DEG, distances / AGREEING_SHARE)
-    least, which = misses.min(dim=1)
-    return least < 1.0, candidates[torch.arange(len(candidates)), which]
+def _refined(
+    search: PoseSearch,
+    image_set: ImageSet,
+    indices: Int[Tensor, "k"],
+    copies: Float[Tensor, "copies k 3 4"],
+    side: int,
+) -> Float[Tensor, "copies k 3 4"]:
+    """Where gradient descent brings copies of the group."""
+    chosen = _explained(search, image_set, indices, copies, side) > EXPLAINED_SHARE
+    if not bool(chosen.any()):
+        return copies
+    motions = RigidMotions(copies, chosen)
+    of_copies = indices.expand(len(copies), -1)[chosen]
+    hypotheses = Hypotheses(image_set, of_copies, copies[chosen], lambda camera_to_worlds: motions)
+    refine_poses(REFINEMENT, search.renderer, PixelChoice(image_set, "random", search.renderer.background), hypotheses)
+    return motions.moved().detach()
+
+
+def _explained(
+    search: PoseSearch,
+    image_set: ImageSet,
+    indices: Int[Tensor, "k"],
+    copies: Float[Tensor, "copies k 3 4"],
+    side: int,
+) -> Float[Tensor, "copies k"]:
+    """Which share of each image's contrast the field shows, 0 where it shows none or something else."""
+    contrast = search.costs.contrast(image_set, side)[indices]
+    costs = search.costs.at(image_set, indices.repeat(len(copies)), copies.flatten(0, 1), side)
+    return (1.0 - costs.view(len(copies), -1) / contrast).clamp_min(0.0)
+
+
+def _rated(explained: Float[Tensor, "copies k"]) -> Float[Tensor, "copies"]:
+    """How good places are: a few images that are explained well say more than many that are explained a little, as
+    they are from anywhere; and what is not explained says nothing, since the field may never have seen it."""
+    return explained.square().mean(dim=1)
+
+
+def _spread(count: int, most: int) -> Int[Tensor, "chosen"]:
+    """All of so many rows, or `most` of them."""
+    return torch.linspace(0, count - 1, min(most, count)).round().long()

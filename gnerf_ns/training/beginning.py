@@ -31,6 +31,7 @@ from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
 from gnerf_ns.training.placement import (
     MIN_COUNT,
     GivenPoses,
+    Matching,
     Placement,
     are_sharp,
     are_sure,
@@ -83,25 +84,26 @@ class KnownPoses:
     matches: Optional[PairMatches]
     """Points of images that were matched, if any were."""
     groups: List[Tuple[Int[Tensor, "g"], Float[Tensor, "g 3 4"]]]
-    """Further training images whose poses are known relative to each other, in a frame of each group's own."""
+    """Further images, of training and held-out ones one after the other, whose poses are known relative to each other,
+    in a frame of each group's own."""
     looks_at_origin: bool
     """Whether all were aimed at the origin, and level."""
 
 
 def find_beginning(
-    manager: UnposedDataManager, matching: Literal["auto", "on", "off"], poses: GivenPoses, keeps_lens: bool, seed: int
+    manager: UnposedDataManager, matching: Matching, poses: GivenPoses, keeps_lens: bool, seed: int
 ) -> Optional[Tuple[BeginningConfig, KnownPoses]]:
     """Poses that a run can begin with, and what follows from them; None where there are too few.
 
     Args:
         manager: has the images.
-        matching: see `enough_matches`.
+        matching: whether they are matched.
         poses: what is made of those that came with the images. Where they are fixed, nothing is matched.
         keeps_lens: whether lenses stay as they are.
         seed: of matching.
 
     Raises:
-        InputError: poses are to be used, but too few came with the images.
+        InputError: poses are to be used, but too few came with the images; or only matches are, and there are too few.
     """
     train, held_out, images = manager.train_dataset, manager.eval_dataset, manager.train_images
     given = None if poses == "unknown" else given_placement(manager)

@@ -54,10 +54,8 @@ class EpipolarObjective(nn.Module):
         Args:
             matches: of training and held-out images, one after the other.
         """
-        counts = torch.from_numpy(matches.ends).diff(prepend=torch.zeros(1, dtype=torch.long))
-        images = torch.from_numpy(matches.pairs).repeat_interleave(counts, dim=0)
+        images, coords = torch.from_numpy(matches.images), torch.from_numpy(matches.coords)
         kept = (images < len(self._scene.image_set)).all(dim=1)
-        coords = 2.0 * torch.from_numpy(matches.points).view(-1, 2, 2) - 1.0
         nobody = torch.zeros(0, dtype=torch.long)
         self.set_extra_state({"images": images[kept], "coords": coords[kept], "believed": nobody})
         self._choose_believed()

@@ -34,7 +34,7 @@ from gnerf_ns.training.evaluation import EvalPosesConfig, Evaluation, estimate_e
 from gnerf_ns.training.live_view import LiveView, TrainingStatus
 from gnerf_ns.training.objective import Objective, TrainingScene, rows_of
 from gnerf_ns.training.photometric import PhotometricObjective, PhotometricObjectiveConfig
-from gnerf_ns.training.placement import GivenPoses, PoseOrigin
+from gnerf_ns.training.placement import GivenPoses, Matching, PoseOrigin
 from gnerf_ns.training.pose_trials import PoseTrialsConfig
 from gnerf_ns.training.pose_updates import LeaveOut, Misfits, MisfitsConfig, PoseUpdates
 from gnerf_ns.training.restarts import AttemptState, Restarts, RestartsConfig
@@ -66,10 +66,10 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
     """Lengths of the phases A, AB and B, and what changes along them."""
     phase_a: Literal["transport", "adversarial", "both"] = "transport"
     """Objective of phase A: annealed optimal transport, GNeRF's adversarial training, or the sum of both."""
-    matching: Literal["auto", "on", "off"] = "auto"
-    """Whether training begins where local matches (structure from motion, by pycolmap) put the images, if they place
-    half of them. auto: for images with alpha or masks, or with their background; not for an object alone on a plain
-    ground without."""
+    matching: Matching = "auto"
+    """Whether training begins where local matches (structure from motion, by pycolmap) put the images. auto: if they
+    place half of them, and for images with alpha or masks, or with their background; not for an object alone on a
+    plain ground without. off: never. only: always; a run stops at once where they place hardly any."""
     poses: GivenPoses = "unknown"
     """What is made of the poses in a transforms.json. unknown: they are not looked at, but to compare with. given:
     training begins with them, be they rough (ARKit, GPS, another program's), finds those that are missing and mends
@@ -130,6 +130,11 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
         Raises:
             InputError: some do not.
         """
+        if self.poses == "fixed" and self.matching == "only":
+            raise InputError(
+                "--pipeline.poses fixed keeps poses as they are, so that nothing is matched; leave it out, or "
+                "--pipeline.matching only."
+            )
         if self.poses == "fixed" and (self.focal_length in ("shared", "per_image") or self.pose_mode == "look_at"):
             raise InputError(
                 "--pipeline.poses fixed keeps poses as they are, which a learned --pipeline.focal-length and "
@@ -199,7 +204,7 @@ class GNeRFPipeline(VanillaPipeline):
         self.scene = TrainingScene(self.model, image_set, self.cameras, prior, proposals)
         self.pose_search = PoseSearch(config.pose_search, self.model, proposals, self.cameras.codec)
         self.evaluation = Evaluation(self.model, self.datamanager, self.cameras)
-        self.leave_out = LeaveOut(self.scene, self.pose_search)
+        self.leave_out = LeaveOut(self.scene, self.pose_search, len(self.datamanager.eval_dataset))
 
         self.photometric = PhotometricObjective(config.photometric, self.scene, self.leave_out)
         self.datamanager.report_rays_per_step(config.photometric.rays_per_step)
@@ -216,7 +221,6 @@ class GNeRFPipeline(VanillaPipeline):
             elif config.resolved_pose_mode == "free":
                 # Colors would move them by more than they can be wrong.
                 self.cameras.hold(known.train_indices[known.train_origins == PoseOrigin.CONFIRMED])
-            self.cameras.assign_eval_guess(known.eval_indices, known.eval)
             self.leave_out.begin_with(known)
             if known.matches is not None:
                 self.epipolar.use(known.matches)
@@ -347,7 +351,8 @@ class GNeRFPipeline(VanillaPipeline):
         """Estimate the poses of the held-out images with the field frozen, unless that was done at this step."""
         if int(self.cameras.eval_step) == step or len(self.datamanager.eval_dataset) == 0:
             return
-        image_set, guess = ImageSet(self.datamanager.eval_images, self.cameras.eval_lenses), self.cameras.eval_guess
+        image_set = ImageSet(self.datamanager.eval_images, self.cameras.eval_lenses)
+        guess = self.leave_out.eval_guess()
         fixed = guess if self.config.poses == "fixed" else None
         if fixed is not None and bool(fixed.isfinite().all()):
             self.cameras.assign_eval(fixed, step)

@@ -29,6 +29,9 @@ from gnerf_ns.utils.errors import InputError
 
 GivenPoses = Literal["unknown", "given", "fixed"]
 """What is made of the poses of a transforms.json."""
+Matching = Literal["auto", "off", "only"]
+"""Whether images are matched. auto: unless they show an object alone on a plain ground, without alpha. only: all, and
+there is no other beginning."""
 
 MIN_SHARE = 0.5
 """Of images of an object alone, so many have to be in one component, or phase A is as good a beginning; in a room,
@@ -47,7 +50,7 @@ BELIEVED_RAD = 0.02
 CONFIRMED_RATIO = 2.0
 """Given poses are confirmed where matches miss each other by at most so many times more than at poses of their own."""
 MIN_GROUP = 3
-"""Fewer images are placed one by one."""
+"""Fewer training images are placed one by one."""
 
 
 class PoseOrigin(IntEnum):
@@ -67,6 +70,8 @@ class PoseOrigin(IntEnum):
     """From local matches that contradict each other (`LocalMatches.misplaced`): it may be moved to where it fits."""
     CONFIRMED = 6
     """From the transforms.json, and as good as matches can tell."""
+    DOUBTFUL_GROUP = 7
+    """As `GROUP`, but the field shows about as much of them from elsewhere."""
 
 
 def are_sure(origins: Int[Tensor, "n"]) -> Bool[Tensor, "n"]:
@@ -76,6 +81,15 @@ def are_sure(origins: Int[Tensor, "n"]) -> Bool[Tensor, "n"]:
         origins: where poses are from: `PoseOrigin`.
     """
     return (origins == PoseOrigin.MATCHES) | (origins == PoseOrigin.CONFIRMED)
+
+
+def are_of_groups(origins: Int[Tensor, "n"]) -> Bool[Tensor, "n"]:
+    """Which poses were found as one with others that matches place relative to them.
+
+    Args:
+        origins: where poses are from: `PoseOrigin`.
+    """
+    return (origins == PoseOrigin.GROUP) | (origins == PoseOrigin.DOUBTFUL_GROUP)
 
 
 class Placement(NamedTuple):
@@ -90,15 +104,18 @@ class Placement(NamedTuple):
 
 
 def enough_matches(
-    manager: UnposedDataManager, matching: Literal["auto", "on", "off"], keeps_lens: bool, seed: int
+    manager: UnposedDataManager, matching: Matching, keeps_lens: bool, seed: int
 ) -> Optional[LocalMatches]:
     """What local matches say of training and held-out images, one after the other; None where that is too little.
 
     Args:
         manager: has the images.
-        matching: whether they are matched; auto: unless they show an object alone on a plain ground, without alpha.
+        matching: whether they are matched.
         keeps_lens: whether lenses stay as they are.
         seed: of matching.
+
+    Raises:
+        InputError: only matches are to be begun with, and there are too few.
     """
     train, held_out, images = manager.train_dataset, manager.eval_dataset, manager.train_images
     if matching == "off" or (matching == "auto" and not (images.has_alpha or images.show_surroundings)):
@@ -106,11 +123,18 @@ def enough_matches(
     # Also one that was not measured, if it is to stay as it was given.
     has_focal_guess = train.metadata.get(LENS_SOURCE_KEY) in ("exif", "user")
     matches = match_images(MatchedImages.of([train, held_out], keeps_lens, has_focal_guess), seed)
+    files = [*train.image_filenames, *held_out.image_filenames]
+    sizes = ", ".join(str(len(each)) for each in (matches.components if matches else [])) or "none"
+    enough = matches is not None and is_enough(
+        matches, train.file_sizes, images.show_surroundings or matching == "only"
+    )
+    if matching == "only" and not enough:
+        raise InputError(
+            f"Local matches place {sizes} of {len(files)} images, but at least {MIN_COUNT} to train on are needed to "
+            "begin with. Leave out --pipeline.matching only to begin with what images look like as a whole."
+        )
     if matches is None:
         return None
-    files = [*train.image_filenames, *held_out.image_filenames]
-    enough = is_enough(matches, train.file_sizes, images.show_surroundings)
-    sizes = ", ".join(str(len(each)) for each in matches.components) or "none"
     verdict = "" if enough else ", too few or too roughly to begin with"
     CONSOLE.print(f"Local matches place {sizes} of {len(files)} images{verdict}.")
     if enough and len(matches.misplaced) > CLEAR_SHARE * len(matches.components[0]):
@@ -129,17 +153,17 @@ def enough_matches(
     return matches if enough else None
 
 
-def is_enough(matches: LocalMatches, sizes: List[ImageSize], in_a_room: bool = False) -> bool:
+def is_enough(matches: LocalMatches, sizes: List[ImageSize], is_only_beginning: bool = False) -> bool:
     """Whether a run can begin with the largest component.
 
     Args:
         matches: of training and held-out images, one after the other.
         sizes: of the training images' files, in pixels.
-        in_a_room: whether there is no other beginning.
+        is_only_beginning: whether there is no other, as in a room.
     """
     count = len(sizes)
     placed = 0 if not matches.components else int((matches.components[0].image_indices < count).sum())
-    if placed < MIN_COUNT or in_a_room:
+    if placed < MIN_COUNT or is_only_beginning:
         return placed >= MIN_COUNT
     if count > FEW_IMAGES:
         return placed >= MIN_SHARE * count
@@ -232,9 +256,8 @@ def confirmed_images(
     given_poses, placed_poses = torch.full((2, count, 3, 4), torch.nan, dtype=torch.double)
     given_poses[given.indices] = given.camera_to_worlds.double()
     placed_poses[torch.from_numpy(component.image_indices)] = torch.from_numpy(component.camera_to_worlds).double()
-    of_pairs = torch.from_numpy(matches.matches.ends).diff(prepend=torch.zeros(1, dtype=torch.long))
-    images = torch.from_numpy(matches.matches.pairs).repeat_interleave(of_pairs, dim=0)
-    coords = 2.0 * torch.from_numpy(matches.matches.points).view(-1, 2, 2).double() - 1.0
+    images = torch.from_numpy(matches.matches.images)
+    coords = torch.from_numpy(matches.matches.coords).double()
     first, second = (_rays_through(directions, images[:, end], coords[:, end]) for end in range(2))
     missed_given, missed_placed = (
         sampson_errors(poses[images[:, 0]], poses[images[:, 1]], first, second).sqrt()
@@ -285,7 +308,7 @@ def _with_others(placed: Placement, others: Placement) -> Placement:
 def groups_of(
     matches: LocalMatches, placed: Int[Tensor, "k"], num_train: int
 ) -> List[Tuple[Int[Tensor, "g"], Float[Tensor, "g 3 4"]]]:
-    """Training images of all components but the largest that have no pose yet.
+    """Images of all components but the largest that have no pose yet, held-out ones too.
 
     Args:
         matches: of training and held-out images, one after the other.
@@ -295,7 +318,7 @@ def groups_of(
     groups = []
     for component in matches.components[1:]:
         indices = torch.from_numpy(component.image_indices)
-        kept = (indices < num_train) & ~torch.isin(indices, placed)
-        if int(kept.sum()) >= MIN_GROUP:
+        kept = ~torch.isin(indices, placed)
+        if int((kept & (indices < num_train)).sum()) >= MIN_GROUP:
             groups.append((indices[kept], torch.from_numpy(component.camera_to_worlds)[kept].float()))
     return groups

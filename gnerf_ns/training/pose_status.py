@@ -30,7 +30,7 @@ BY_HEART_SHARE = 0.2
 """A field that leaves more of held-out images unexplained, and `DOUBTFUL_RATIO` times what it leaves of others, knows
 these by heart. Right fields leave 2 to 9 %, also of a dozen images."""
 
-FOUND_BY_FIELD = (PoseOrigin.APPEARANCE, PoseOrigin.LOOKED_UP, PoseOrigin.GROUP)
+FOUND_BY_FIELD = (PoseOrigin.APPEARANCE, PoseOrigin.LOOKED_UP, PoseOrigin.GROUP, PoseOrigin.DOUBTFUL_GROUP)
 """Poses that nothing speaks for but the field."""
 
 ORIGIN_WORDS = {
@@ -41,6 +41,7 @@ ORIGIN_WORDS = {
     PoseOrigin.GROUP: "group",
     PoseOrigin.DOUBTFUL_MATCHES: "doubtful matches",
     PoseOrigin.CONFIRMED: "given, confirmed by matches",
+    PoseOrigin.DOUBTFUL_GROUP: "doubtful group",
 }
 """How a transforms.json and the screen name them."""
 
@@ -87,7 +88,8 @@ def pose_statuses(
     usual = unexplained.median()
     doubtful = (unexplained > DOUBTFUL_RATIO * usual) & (unexplained > DOUBTFUL_SHARE)
     origins = origins.to(unexplained.device)
-    doubtful |= (unexplained > UNEXPLAINED_SHARE) | (origins == PoseOrigin.DOUBTFUL_MATCHES)
+    doubtful |= unexplained > UNEXPLAINED_SHARE
+    doubtful |= (origins == PoseOrigin.DOUBTFUL_MATCHES) | (origins == PoseOrigin.DOUBTFUL_GROUP)
     if are_sides_alike:
         doubtful |= origins == PoseOrigin.LOOKED_UP
     return [
@@ -143,6 +145,7 @@ def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path], held_out: S
         PoseOrigin.GIVEN: "where they were given",
         PoseOrigin.DOUBTFUL_MATCHES: "placed by matches that contradict each other",
         PoseOrigin.GROUP: "placed with a group of matched images",
+        PoseOrigin.DOUBTFUL_GROUP: "placed with a group of matched images that may stand elsewhere",
         PoseOrigin.LOOKED_UP: "looked up in the field",
         PoseOrigin.APPEARANCE: "placed by what they look like",
     }
@@ -166,7 +169,8 @@ def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path], held_out: S
     if doubtful and not is_bad:
         alone = ", or nothing but that field speaks for them" if by_heart else ""
         said.append(
-            "Doubtful, since the field shows them badly from their poses, or matches contradict each other"
+            "Doubtful, since the field shows them badly from their poses, or as well from elsewhere, or matches "
+            "contradict each other"
             f"{alone}: {named(doubtful)}."
         )
     return said

@@ -23,14 +23,13 @@ from gnerf_ns.pose_search.refinement import RefinementConfig, refine_poses
 from gnerf_ns.pose_search.rigid_groups import place_group
 from gnerf_ns.training.beginning import KnownPoses
 from gnerf_ns.training.objective import TrainingScene
-from gnerf_ns.training.placement import PoseOrigin, are_sure
+from gnerf_ns.training.placement import PoseOrigin, are_of_groups, are_sure
 from gnerf_ns.training.pose_trials import PoseTrials, PoseTrialsConfig
+from gnerf_ns.training.relative_poses import FIRST_GROUP, NO_PART, RelativePoses
 from gnerf_ns.training.schedule import StepPlan
 
 NUM_PLACES = 24
 """Poses that an image without one is tried at."""
-GROUP_SIDE = 32
-"""Longer side, in pixels, of the images by which it is decided where a group stands."""
 
 
 class LeaveOut(nn.Module):
@@ -40,9 +39,8 @@ class LeaveOut(nn.Module):
         left_out: one bool per image.
         origins: where each image's pose is from, a `PoseOrigin`.
         eval_origins: the same of held-out images, which are never trained on.
+        relative_poses: which images are looked up together.
         unplaced: images that wait until they are looked up for the first time, one bool per image.
-        groups: which group each of those is of whose poses are known relative to each other; -1 for none.
-        group_poses: camera_to_worlds [n, 3, 4] of those, in a frame of each group's own.
         are_all_placed: whether there are no such images.
         poses_then: camera_to_worlds [n, 3, 4] of when the present round began; an optimizer's momentum moves poses of
             those left out, too.
@@ -52,25 +50,23 @@ class LeaveOut(nn.Module):
     origins: Tensor
     eval_origins: Tensor
     unplaced: Tensor
-    groups: Tensor
-    group_poses: Tensor
     poses_then: Tensor
 
-    def __init__(self, scene: TrainingScene, search: PoseSearch) -> None:
+    def __init__(self, scene: TrainingScene, search: PoseSearch, num_held_out: int = 0) -> None:
         """Starts with no image left out.
 
         Args:
             scene: whose images and cameras.
             search: by which they are looked up.
+            num_held_out: how many further images there are that are never trained on.
         """
         super().__init__()
         self._scene, self._search = scene, search
+        self.relative_poses = RelativePoses(len(scene.image_set), num_held_out)
         self.register_buffer("left_out", torch.zeros(len(scene.image_set), dtype=torch.bool))
         self.register_buffer("origins", torch.full((len(scene.image_set),), PoseOrigin.APPEARANCE, dtype=torch.long))
-        self.register_buffer("eval_origins", torch.full((len(scene.cameras.eval_guessed),), PoseOrigin.LOOKED_UP))
+        self.register_buffer("eval_origins", torch.full((num_held_out,), PoseOrigin.LOOKED_UP))
         self.register_buffer("unplaced", torch.zeros(len(scene.image_set), dtype=torch.bool))
-        self.register_buffer("groups", torch.full((len(scene.image_set),), -1))
-        self.register_buffer("group_poses", torch.zeros(len(scene.image_set), 3, 4))
         self.are_all_placed = True
         self.register_load_state_dict_post_hook(lambda module, keys: self._count_placed())
         self.register_buffer("poses_then", scene.cameras().detach().clone())
@@ -83,16 +79,19 @@ class LeaveOut(nn.Module):
     @property
     def movable(self) -> Int[Tensor, "movable"]:
         """Images that may fit better elsewhere; to move what matches placed or confirmed, colors are no reason."""
-        return (~are_sure(self.origins) & ~self._scene.cameras.held).nonzero()[:, 0]
+        are_placed_by_matches = are_sure(self.origins) | are_of_groups(self.origins)
+        return (~are_placed_by_matches & ~self._scene.cameras.held).nonzero()[:, 0]
+
+    def eval_guess(self) -> Optional[Float[Tensor, "m 3 4"]]:
+        """`RelativePoses.eval_guess` at the present poses."""
+        return self.relative_poses.eval_guess(self._scene.cameras().detach(), ~self.unplaced)
 
     def begin_with(self, known: KnownPoses) -> None:
         """Leave all other images out of training until they are looked up in what these make of the field."""
         device = self.origins.device
         self.origins[known.train_indices.to(device)] = known.train_origins.to(device)
         self.eval_origins[known.eval_indices.to(device)] = known.eval_origins.to(device)
-        for number, (indices, poses) in enumerate(known.groups):
-            self.groups[indices.to(device)] = number
-            self.group_poses[indices.to(device)] = poses.to(device)
+        self.relative_poses.begin_with(known)
         self.unplaced.copy_(self.origins == PoseOrigin.APPEARANCE)
         self._count_placed()
 
@@ -101,35 +100,29 @@ class LeaveOut(nn.Module):
         self.are_all_placed = not bool(self.unplaced.any())
 
     @torch.no_grad()
-    def place(self, image_side: int) -> Int[Tensor, "placed"]:
-        """Look up those that have no pose yet, in what the others have made of the field.
-
-        Args:
-            image_side: longer side, in pixels, up to which the field has detail.
+    def place(self) -> Int[Tensor, "alone"]:
+        """Look up those that have no pose yet, in what the others have made of the field: groups as one, others alone.
 
         Returns:
-            Which images these were; at least one has to be without a pose.
+            Which images were looked up alone.
         """
         cameras, search, image_set = self._scene.cameras, self._search, self._scene.image_set
-        chosen = self.unplaced.nonzero()[:, 0]
-        count = min(NUM_PLACES, search.config.bank_size)
-        hypotheses, _ = search.top_poses(image_set, count, chosen)
-        candidates = search.improve(image_set, chosen, hypotheses)
-        poses, origins = candidates[:, 0].clone(), torch.full_like(chosen, PoseOrigin.LOOKED_UP)
-        side = max(search.config.image_side, min(image_side, GROUP_SIDE))
-        groups = self.groups[chosen]
-        for group in groups[groups >= 0].unique().tolist():
-            rows = (groups == group).nonzero()[:, 0]
-            together = place_group(
-                search.costs, image_set, chosen[rows], self.group_poses[chosen[rows]], candidates[rows], side
-            )
-            if together is not None:
-                poses[rows], origins[rows] = together, PoseOrigin.GROUP
-        cameras.assign(chosen, poses)
-        self.origins[chosen] = origins
+        parts = torch.where(self.unplaced, self.relative_poses.parts, NO_PART)
+        for part in parts[parts >= FIRST_GROUP].unique().tolist():
+            group = (parts == part).nonzero()[:, 0]
+            placed = place_group(search, image_set, group, self.relative_poses.poses[group])
+            cameras.assign(group, placed.camera_to_worlds)
+            origin = PoseOrigin.GROUP if placed.is_clear else PoseOrigin.DOUBTFUL_GROUP
+            self.origins[group] = origin
+            self.eval_origins[self.relative_poses.eval_parts == part] = origin
+        alone = (self.unplaced & (parts < FIRST_GROUP)).nonzero()[:, 0]
+        if len(alone) > 0:
+            hypotheses, _ = search.top_poses(image_set, min(NUM_PLACES, search.config.bank_size), alone)
+            cameras.assign(alone, search.improve(image_set, alone, hypotheses)[:, 0])
+            self.origins[alone] = PoseOrigin.LOOKED_UP
         self.unplaced.zero_()
         self._count_placed()
-        return chosen
+        return alone
 
     @torch.no_grad()
     def look_up(self) -> None:
@@ -295,9 +288,11 @@ class PoseUpdates:
             leave_out.look_up()
             leave_out.take_turns(plan.leave_out_round)
         if plan.searches_misfit_poses and not leave_out.are_all_placed:
-            placed = leave_out.place(plan.image_side)
+            alone = leave_out.place()
             # Those of matches are exact by now, and poses move slowly from here on.
-            scene.cameras.assign(placed, self._misfits.refined(scene.image_set, placed, scene.cameras(placed).detach()))
+            if len(alone) > 0:
+                poses = scene.cameras(alone).detach()
+                scene.cameras.assign(alone, self._misfits.refined(scene.image_set, alone, poses))
         elif plan.searches_misfit_poses:
             moved, poses = self._misfits.better_poses(scene, plan.image_side, leave_out.movable)
             scene.cameras.assign(moved, poses)

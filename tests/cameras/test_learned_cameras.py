@@ -44,7 +44,6 @@ def test_what_a_checkpoint_holds_and_what_is_trained(mode: PoseMode, code_dim: i
         "held": (4,),
         "eval_codes": (2, code_dim),
         "eval_step": (),
-        "eval_guessed": (2,),
         "focal_scales.logarithms": (1,),
         "up_direction.tilt": (2,),
     }

@@ -1,40 +1,54 @@
 """A group of images is placed as one, though most of them, looked up by themselves, are wrong."""
 
+from dataclasses import replace
+
 import pytest
+import roma
 import torch
-from analytic_scene import Blobs, image_set_of, model_of, random_poses
+from analytic_scene import RADIUS, Blobs, ConstantFog, image_set_of, model_of, random_poses
 
 from gnerf_ns.cameras.alignment import Similarity, pose_errors
-from gnerf_ns.pose_search.costs import ImageCosts
-from gnerf_ns.pose_search.image_renderer import ImageRenderer
-from gnerf_ns.pose_search.rigid_groups import place_group
+from gnerf_ns.cameras.pose_codec import PoseCodec
+from gnerf_ns.cameras.pose_prior import PRESETS
+from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
+from gnerf_ns.pose_search.rigid_groups import RigidMotions, place_group
 
 ELSEWHERE = Similarity(torch.eye(3, dtype=torch.float64)[[1, 2, 0]], 0.3, torch.tensor([4.0, 1.0, 2.0]).double())
-COUNT = 8
 
 
-@pytest.mark.parametrize("num_right", [2, 3, 8])
-def test_two_right_ones_place_all(num_right: int):
-    model, truth = model_of(Blobs()), random_poses(12, seed=1)
-    images, indices = image_set_of(model, truth), torch.arange(4, 12)
-    candidates = torch.stack([random_poses(COUNT, seed=seed) for seed in (7, 8)], dim=1)
-    # Not exactly right either, and not always the first choice.
-    right = torch.arange(num_right)
-    candidates[right, right % 2] = truth[indices[right]]
-    candidates[right, right % 2, :, 3] += 0.02 * torch.randn(num_right, 3, generator=torch.Generator().manual_seed(0))
-    costs = ImageCosts(ImageRenderer(model), model.evaluation_background)
-    relative = ELSEWHERE.apply(truth[indices].double()).float()
-    placed = place_group(costs, images, indices, relative, candidates, image_side=24)
-    assert placed is not None
-    together = pose_errors(torch.cat([truth[:4], placed]), truth).summary()
+def search_in(radiance: Blobs) -> PoseSearch:
+    prior = replace(PRESETS["blender"], elevation_deg=(-10.0, 10.0))
+    model, codec = model_of(radiance), PoseCodec("free", RADIUS)
+    return PoseSearch(PoseSearchConfig(bank_size=300), model, PoseProposals(prior, lambda: RADIUS), codec)
+
+
+@pytest.mark.parametrize("num_unseen", [0, 4])
+def test_a_group_is_placed_by_those_that_the_field_explains(num_unseen: int):
+    torch.manual_seed(0)
+    truth, indices = random_poses(12, seed=1), torch.arange(4, 12)
+    search = search_in(Blobs())
+    images = image_set_of(search.model, truth)
+    # As what the field was never trained on: nothing that it shows explains these.
+    images.images.pixels[4 : 4 + num_unseen, ..., :3] = 255 - images.images.pixels[4 : 4 + num_unseen, ..., :3]
+    placed = place_group(search, images, indices, ELSEWHERE.apply(truth[indices].double()).float())
+    together = pose_errors(torch.cat([truth[:4], placed.camera_to_worlds]), truth).summary()
     assert together["rotation_error_deg_max"] < 3.0 and together["translation_error_relative"] < 0.05
+    assert placed.is_clear
 
 
-def test_a_group_that_nobody_agrees_on_is_not_placed():
-    model, truth = model_of(Blobs()), random_poses(4, seed=1)
-    costs = ImageCosts(ImageRenderer(model), model.evaluation_background)
-    turned = truth.clone()
-    turned[1, :, :3], turned[2, :, :3] = truth[1, :, [1, 2, 0]], truth[2, :, [2, 0, 1]]
-    turned[3, :, :3] = truth[3, :, :3] * torch.tensor([-1.0, -1.0, 1.0])
-    candidates = turned[:, None]
-    assert place_group(costs, image_set_of(model, truth), torch.arange(4), truth, candidates, image_side=16) is None
+def test_a_group_that_may_stand_anywhere_is_not_clear():
+    truth = random_poses(4, seed=1)
+    search = search_in(ConstantFog())
+    placed = place_group(search, image_set_of(model_of(Blobs()), truth), torch.arange(4), truth)
+    assert not placed.is_clear and placed.camera_to_worlds.isfinite().all()
+
+
+def test_a_group_moves_as_one():
+    poses = random_poses(5, seed=2)
+    motions = RigidMotions(poses.expand(2, -1, -1, -1), torch.ones(2, 5, dtype=torch.bool))
+    torch.testing.assert_close(motions(), poses.repeat(2, 1, 1))
+    motions.tangents.data.copy_(0.3 * torch.randn(2, 7, generator=torch.Generator().manual_seed(0)))
+    for moved in motions.moved().detach():
+        errors = pose_errors(moved, poses)
+        assert float(errors.rotation_deg.max()) < 1e-3 and float(errors.translation.max()) < 1e-4
+        assert float(roma.rotmat_geodesic_distance(moved[0, :, :3], poses[0, :, :3])) > 0.1

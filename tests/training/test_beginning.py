@@ -31,6 +31,7 @@ from gnerf_ns.cameras.rays import CameraDirections
 from gnerf_ns.data.image_set import ImageStack
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
+from gnerf_ns.pose_search.rigid_groups import PlacedGroup
 from gnerf_ns.training import placement as placement_module
 from gnerf_ns.training import pose_updates as pose_updates_module
 from gnerf_ns.training.beginning import found_lenses, known_poses, prior_around
@@ -130,7 +131,7 @@ def test_surroundings_are_told_from_a_plain_ground(what: str, expected: bool):
 def test_with_few_images_matched_a_run_begins_as_without(count: int):
     components = [component(list(range(count)), random_poses(count))] if count else []
     assert not is_enough(matches_of(*components), [SHARP] * 12)
-    assert is_enough(matches_of(*components), [SHARP] * 12, in_a_room=True) == (count >= 4)
+    assert is_enough(matches_of(*components), [SHARP] * 12, is_only_beginning=True) == (count >= 4)
 
 
 @pytest.mark.parametrize(("num_train", "expected"), [(16, True), (18, False), (30, False), (32, True), (34, False)])
@@ -265,7 +266,7 @@ def test_what_neighbors_contradict_may_be_moved_and_is_named(
 ):
     result = LocalMatches([component([0, 1, 2, 3, 4, 5, 6], matched[:7])], NO_PAIRS, np.array([3]))
     monkeypatch.setattr(placement_module, "match_images", lambda images, seed: result)
-    pipeline = build_pipeline(pipeline_config(tiny_scene, "transport", matching="on"), test_mode="val")
+    pipeline = build_pipeline(pipeline_config(tiny_scene, "transport", matching="only"), test_mode="val")
     said = " ".join(capsys.readouterr().out.split())
     assert "In doubt is where 1 of the images were taken" in said and "sides that are alike" in said
     assert pipeline.leave_out.movable.tolist() == [3] and pipeline.leave_out.are_all_placed
@@ -291,9 +292,24 @@ def test_cameras_that_hardly_moved_are_said(
     together[..., :3], together[..., 3] = together[0, :, :3], together[0, :, 3] + 0.01 * together[..., 3]
     result = LocalMatches([component([0, 1, 2, 3, 4, 5, 6], together)], NO_PAIRS, np.zeros(0, dtype=np.int64))
     monkeypatch.setattr(placement_module, "match_images", lambda images, seed: result)
-    build_pipeline(pipeline_config(scene, "transport", matching="on"), test_mode="val")
+    build_pipeline(pipeline_config(scene, "transport", matching="only"), test_mode="val")
     said = " ".join(capsys.readouterr().out.split())
     assert ("the camera hardly moved" in said and "give masks" in said) == (not are_masked)
+
+
+@pytest.mark.parametrize("result", ["too few", None])
+def test_where_only_matches_are_to_be_begun_with_too_few_stop_the_run(
+    tiny_scene: Path, matched: Tensor, monkeypatch: pytest.MonkeyPatch, result: Optional[str]
+):
+    few = LocalMatches([component([0, 1, 2], matched[:3])], NO_PAIRS, np.zeros(0, dtype=np.int64))
+    monkeypatch.setattr(placement_module, "match_images", lambda images, seed: few if result else None)
+    with pytest.raises(InputError, match=f"place {3 if result else 'none'} of .* images, but at least 4"):
+        build_pipeline(pipeline_config(tiny_scene, "transport", matching="only"), test_mode="val")
+
+
+def test_fixed_poses_and_matches_alone_do_not_go_together(tiny_scene: Path):
+    with pytest.raises(InputError, match="nothing is matched"):
+        build_pipeline(pipeline_config(tiny_scene, "transport", matching="only", poses="fixed"), test_mode="val")
 
 
 # A whole run
@@ -318,56 +334,69 @@ def matched(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:
 
 
 def test_others_wait_until_they_are_looked_up(matched: Tensor, tiny_scene: Path):
-    pipeline = build_pipeline(pipeline_config(tiny_scene, "transport", matching="on"), test_mode="val")
+    pipeline = build_pipeline(pipeline_config(tiny_scene, "transport", matching="only"), test_mode="val")
     assert pipeline.schedule.total_steps == SCHEDULE["phase_b_steps"] and pipeline.cameras.codec.mode == "look_at"
     begun = pose_errors(pipeline.cameras.poses("train")[[0, 1, 2, 4, 5, 6]], matched[[0, 1, 2, 4, 5, 6]]).summary()
     assert begun["rotation_error_deg_max"] < 0.1
     seen = []
     train_steps(pipeline, range(4), lambda step: seen.append(sorted(pipeline.leave_out.training_indices.tolist())))
     assert seen == [[0, 1, 2, 4, 5, 6]] * 2 + [list(range(7))] * 2
-    assert pipeline.cameras.eval_guessed.tolist() == [True, False]
-    guess = pipeline.cameras.poses("eval")[0]
+    guess = pipeline.leave_out.eval_guess()
+    assert guess is not None and guess.isfinite().all(dim=(1, 2)).tolist() == [True, False]
     pipeline.estimate_eval_poses(4)
     assert pipeline.cameras.poses("eval").isfinite().all()
     # A field of four steps knows nothing; matches do.
     assert pipeline.leave_out.eval_origins.tolist() == [PoseOrigin.MATCHES, PoseOrigin.LOOKED_UP]
-    turned = roma.rotmat_geodesic_distance(pipeline.cameras.poses("eval")[0, :, :3], guess[:, :3])
+    turned = roma.rotmat_geodesic_distance(pipeline.cameras.poses("eval")[0, :, :3], guess[0, :, :3])
     assert float(turned) < math.radians(1.0)
 
 
-def test_a_second_component_is_placed_as_one(tiny_scene: Path, matched: Tensor, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("is_clear", [True, False])
+def test_a_second_component_is_placed_as_one(
+    tiny_scene: Path, matched: Tensor, monkeypatch: pytest.MonkeyPatch, is_clear: bool
+):
     monkeypatch.setattr(placement_module, "MIN_SHARE_OF_FEW", 0.5)
     monkeypatch.setattr(placement_module, "SHARP_DEG", 10.0)
     result = LocalMatches(
-        [component([0, 1, 2, 3, 7], matched[[0, 1, 2, 3, 7]]), component([4, 5, 6], matched[4:7])], NO_PAIRS, NOBODY
+        [component([0, 1, 2, 3, 7], matched[[0, 1, 2, 3, 7]]), component([4, 5, 6, 8], matched[[4, 5, 6, 8]])],
+        NO_PAIRS,
+        NOBODY,
     )
     monkeypatch.setattr(placement_module, "match_images", lambda images, seed: result)
     told = []
 
-    def place(costs, image_set, indices, relative, candidates, image_side):
+    def place(search, image_set, indices, relative):
         told.append((indices.tolist(), relative))
-        return matched[4:7]
+        return PlacedGroup(matched[4:7], is_clear)
 
     monkeypatch.setattr(pose_updates_module, "place_group", place)
-    pipeline = build_pipeline(pipeline_config(tiny_scene, "transport", matching="on"), test_mode="val")
+    pipeline = build_pipeline(pipeline_config(tiny_scene, "transport", matching="only"), test_mode="val")
     train_steps(pipeline, range(4))
     ((indices, relative),) = told
     assert indices == [4, 5, 6]
     torch.testing.assert_close(relative, ANY_FRAME.apply(matched[4:7].double()).float())
-    assert pipeline.leave_out.origins.tolist() == [PoseOrigin.MATCHES] * 4 + [PoseOrigin.GROUP] * 3
+    origin = PoseOrigin.GROUP if is_clear else PoseOrigin.DOUBTFUL_GROUP
+    assert pipeline.leave_out.origins.tolist() == [PoseOrigin.MATCHES] * 4 + [origin] * 3
+    assert pipeline.leave_out.eval_origins.tolist() == [PoseOrigin.MATCHES, origin]
+    assert pipeline.leave_out.movable.tolist() == []
+    # Its held-out image goes where it is.
+    guess = pipeline.leave_out.eval_guess()
+    assert guess is not None
+    errors = pose_errors(torch.cat([pipeline.cameras.poses("train")[4:], guess[1:]]), matched[[4, 5, 6, 8]])
+    assert float(errors.rotation_deg.max()) < 2.0
 
 
 @pytest.mark.parametrize(("mode", "known"), [("fixed", True), ("shared", False)])
 def test_a_lens_that_is_to_stay_is_not_found_anew(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch, mode, known: bool):
     told: List[bool] = []
     monkeypatch.setattr(placement_module, "match_images", lambda images, seed: told.append(images.is_lens_known))
-    build_pipeline(pipeline_config(tiny_scene, "transport", matching="on", focal_length=mode), test_mode="val")
+    build_pipeline(pipeline_config(tiny_scene, "transport", matching="auto", focal_length=mode), test_mode="val")
     assert told == [known]
 
 
 def test_no_match_is_made_where_nothing_begins(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(placement_module, "match_images", lambda images, seed: pytest.fail("matched"))
-    build_pipeline(pipeline_config(tiny_scene, "transport", matching="on"), test_mode="test")
+    build_pipeline(pipeline_config(tiny_scene, "transport", matching="only"), test_mode="test")
     build_pipeline(pipeline_config(tiny_scene, "transport", matching="off"), test_mode="val")
 
 
@@ -377,7 +406,7 @@ def test_such_a_run_is_evaluated_and_resumed(
     from nerfstudio.utils.eval_utils import eval_setup
 
     config = trainer_config(tiny_scene, tmp_path, "transport", max_num_iterations=None)
-    config.pipeline.matching = "on"
+    config.pipeline.matching = "only"
     trainer = build_trainer(config)
     trainer.train()
     poses = trainer.pipeline.cameras.poses("train")
@@ -387,7 +416,7 @@ def test_such_a_run_is_evaluated_and_resumed(
 
     again = trainer_config(tiny_scene, tmp_path, "transport", max_num_iterations=9)
     again.timestamp = "again"
-    again.pipeline.matching = "on"
+    again.pipeline.matching = "only"
     again.load_dir = config.get_checkpoint_dir()
     resumed = build_trainer(again)
     resumed.train()
@@ -435,13 +464,13 @@ def test_a_run_begins_where_it_is_told_and_finds_the_others(tiny_scene: Path, tm
 def test_given_poses_that_matches_confirm_are_held(tiny_scene: Path, matched: Tensor, monkeypatch: pytest.MonkeyPatch):
     result = exact_matches(matched)
     monkeypatch.setattr(placement_module, "match_images", lambda images, seed: result)
-    config = pipeline_config(tiny_scene, "transport", matching="on", poses="given", pose_mode="free")
+    config = pipeline_config(tiny_scene, "transport", matching="only", poses="given", pose_mode="free")
     pipeline = build_pipeline(config, test_mode="val")
-    begun = [pipeline.cameras.poses(split) for split in ("train", "eval")]
+    begun, guess = pipeline.cameras.poses("train"), pipeline.leave_out.eval_guess()
     train_steps(pipeline, range(5))
     pipeline.estimate_eval_poses(5)
-    for split, poses in zip(("train", "eval"), begun, strict=True):
-        torch.testing.assert_close(pipeline.cameras.poses(split), poses, atol=1e-6, rtol=0.0)
+    torch.testing.assert_close(pipeline.cameras.poses("train"), begun, atol=1e-6, rtol=0.0)
+    torch.testing.assert_close(pipeline.cameras.poses("eval"), guess, atol=1e-5, rtol=0.0)
     origins = torch.cat([pipeline.leave_out.origins, pipeline.leave_out.eval_origins])
     assert origins.tolist() == [PoseOrigin.CONFIRMED] * 9
 

@@ -94,7 +94,8 @@ def test_looking_up_none_changes_nothing(leave_out: LeaveOut):
 
 def test_checkpoints_hold_which_images_are_left_out(leave_out: LeaveOut):
     leave_out.take_turns(1)
-    kept = {"left_out", "origins", "eval_origins", "unplaced", "groups", "group_poses", "poses_then"}
+    kept = {"left_out", "origins", "eval_origins", "unplaced", "poses_then"}
+    kept |= {f"relative_poses.{name}" for name in ("parts", "poses", "eval_parts", "eval_poses")}
     assert set(leave_out.state_dict()) == kept
     assert leave_out.state_dict()["left_out"].sum() == 4
 
