@@ -108,10 +108,7 @@ def handheld_pipeline() -> GNeRFPipelineConfig:
     """The default for cameras that were not on a sphere: poses are free, and phase A has more to find out."""
     pipeline = default_pipeline()
     pipeline.pose_prior = PosePriorConfig(radius=(0.85, 1.15), look_at_jitter=0.1, roll_deg=(-15.0, 15.0))
-    steps = 2 * pipeline.schedule.phase_a_steps
-    pipeline.schedule = replace(
-        pipeline.schedule, phase_a_steps=steps, density_noise_steps=2 * pipeline.schedule.density_noise_steps
-    )
+    pipeline.schedule = pipeline.schedule.for_handheld_cameras()
     return pipeline
 
 

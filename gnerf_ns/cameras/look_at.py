@@ -76,3 +76,20 @@ def aim_beside(
     axis = torch.linalg.cross(forward, middle.expand_as(forward), dim=-1)
     turn = roma.unitquat_to_rotmat(functional.normalize(torch.cat([axis, 1.0 + cosine], dim=-1), dim=-1))
     return torch.cat([camera_to_worlds[..., :3] @ turn, camera_to_worlds[..., 3:]], dim=-1)
+
+
+def poses_between(
+    first: Float[Tensor, "*batch 3 4"], second: Float[Tensor, "*batch 3 4"], share: float
+) -> Float[Tensor, "*batch 3 4"]:
+    """Poses on the way from one to another, about the origin: of two cameras that look at it, all between do.
+
+    Args:
+        first: camera_to_world matrices at share 0.
+        second: at share 1.
+        share: how much of the way.
+    """
+    steps = torch.tensor([share]).to(first)
+    rotations = roma.rotmat_slerp(first[..., :3], second[..., :3], steps)[0]
+    # Where the origin is, as the cameras see it.
+    seen = [poses[..., :3].mT @ poses[..., 3:] for poses in (first, second)]
+    return torch.cat([rotations, rotations @ torch.lerp(*seen, share)], dim=-1)

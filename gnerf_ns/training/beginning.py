@@ -27,6 +27,7 @@ from gnerf_ns.data.datamanager import UnposedDataManager
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.data.intrinsics import Intrinsics
+from gnerf_ns.data.patch_sampling import image_coords
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
 from gnerf_ns.training.placement import (
     MIN_COUNT,
@@ -47,6 +48,11 @@ _RAYS_PER_IMAGE = 64
 _CARVING_SIDE, _CARVING_IMAGES = 32, 50
 """Images that hulls are carved from, at most, and their longer side in pixels: seconds in place of a minute."""
 _MARGIN_DEG = 10.0
+OFF_CENTER, SIZES_DIFFER = 0.12, 0.12
+"""Cameras were held by hand if silhouettes are off their usual place by so much (root mean square along each axis, in
+units of half the image's shorter side), or logarithms of their sizes differ by so much (standard deviation). Where
+cameras are on a sphere and aimed at its middle, it is 0.03 to 0.07 for both."""
+HANDHELD_ROLL_DEG = 20.0
 _WIDEST_GAP_DEG = 90.0
 """Cameras are taken to be all around unless they leave out so much."""
 
@@ -281,6 +287,37 @@ def prior_around(
         roll_deg=(-min(180.0, most_rolled + 1.0), min(180.0, most_rolled + 1.0)),
     )
     return replace(prior, look_at_jitter=0.0, roll_deg=(0.0, 0.0)) if looks_at_origin else prior
+
+
+def prior_of_silhouettes(image_set: ImageSet, canvas_radius: float) -> Optional[PosePriorConfig]:
+    """Where cameras may have been that were held by hand; None where silhouettes look as if all cameras had been on a
+    sphere and aimed at its middle.
+
+    A silhouette's size says how far away its camera was, and its middle says where that was aimed.
+
+    Args:
+        image_set: images with alpha.
+        canvas_radius: distance, in scene units, at which half the shorter side of the images sees one unit.
+    """
+    height, width = image_set.size_at(_SILHOUETTE_SIDE)
+    alpha = image_set.images.at_resolution(height, width)[:, 3]
+    areas = alpha.sum(dim=(1, 2))
+    seen = areas > 0.0
+    if int(seen.sum()) < MIN_COUNT:
+        return None
+    coords = image_coords(height, width, alpha.device) * torch.tensor([width, height]).to(alpha) / min(height, width)
+    weights = (alpha / areas.clamp_min(1e-9)[:, None, None])[seen]
+    middles = (weights[..., None] * coords).sum(dim=(1, 2))
+    sizes = areas[seen].sqrt()
+    off_center = float((middles - middles.mean(dim=0)).square().mean().sqrt())
+    if off_center < OFF_CENTER and float(sizes.log().std()) < SIZES_DIFFER:
+        return None
+    largest, smallest = (float(sizes.quantile(share) / sizes.median()) for share in (0.95, 0.05))
+    return PosePriorConfig(
+        radius=(1.0 / largest, 1.0 / smallest),
+        look_at_jitter=off_center / canvas_radius,
+        roll_deg=(-HANDHELD_ROLL_DEG, HANDHELD_ROLL_DEG),
+    )
 
 
 def _azimuths(azimuths_deg: Float[Tensor, "k"]) -> Tuple[float, float]:

@@ -14,21 +14,22 @@ from nerfstudio.data.datamanagers.base_datamanager import DataManagerConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import Parameter
 
 from gnerf_ns.cameras.learned_cameras import FocalMode, LearnedCameras
 from gnerf_ns.cameras.plots import plot_pose_distribution
 from gnerf_ns.cameras.pose_codec import PoseMode
-from gnerf_ns.cameras.pose_prior import PosePrior, PosePriorConfig
-from gnerf_ns.cameras.rays import concatenate_rays
+from gnerf_ns.cameras.pose_prior import PosePrior, PosePriorConfig, object_filling_radius
+from gnerf_ns.cameras.rays import CameraDirections, concatenate_rays
 from gnerf_ns.data.datamanager import UnposedDataManager, UnposedDataManagerConfig
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.fields.hash_radiance import HashRadianceConfig
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
 from gnerf_ns.pose_search.pose_search import PoseProposals, PoseRegressor, PoseSearch, PoseSearchConfig
 from gnerf_ns.training.adversarial import AdversarialObjective, AdversarialObjectiveConfig
-from gnerf_ns.training.beginning import BeginningConfig, find_beginning
+from gnerf_ns.training.beginning import BeginningConfig, find_beginning, prior_of_silhouettes
 from gnerf_ns.training.epipolar import EpipolarObjective, EpipolarObjectiveConfig
 from gnerf_ns.training.evaluation import EvalPosesConfig, Evaluation, estimate_eval_poses, held_to_guess
 from gnerf_ns.training.live_view import LiveView, TrainingStatus
@@ -194,6 +195,8 @@ class GNeRFPipeline(VanillaPipeline):
             keeps_lens = config.resolved_focal_mode(self.datamanager.has_calibration) == "fixed"
             begun = find_beginning(self.datamanager, config.matching, config.poses, keeps_lens, self._seed)
             config.begins_with, known = (None, None) if begun is None else begun
+            if begun is None:
+                self._expect_handheld_cameras()
         if config.begins_with is not None:
             self._begin_as_known(config.begins_with)
         self.datamanager.lay_images_over(self.model.evaluation_background)
@@ -238,6 +241,21 @@ class GNeRFPipeline(VanillaPipeline):
         self.live_view = LiveView(self.cameras, self.datamanager, on_cpu=self.device.type == "cpu")
         self.training_status = TrainingStatus(lambda: self.schedule)
         self.to(device)
+
+    def _expect_handheld_cameras(self) -> None:
+        """Where silhouettes say so and the user has said nothing else."""
+        config, images = self.config, self.datamanager.train_images
+        if config.phase_a != "transport" or config.pose_prior != PosePriorConfig() or not images.has_alpha:
+            return
+        directions = CameraDirections(self.datamanager.train_dataset.given_cameras.to(images.pixels.device))
+        radius = object_filling_radius(directions.smallest_field_of_view)
+        prior = prior_of_silhouettes(ImageSet(images, directions), radius)
+        if prior is not None:
+            config.pose_prior, config.schedule = prior, config.schedule.for_handheld_cameras()
+            CONSOLE.print(
+                "The object's size and place differ from image to image: how far cameras were, where they were aimed "
+                "and how they were rolled is found out, too."
+            )
 
     def _begin_as_known(self, beginning: BeginningConfig) -> None:
         """Lenses that were found, and where there is a room around the object, a model of it in place of the first."""

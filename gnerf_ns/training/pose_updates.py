@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from gnerf_ns.cameras.look_at import poses_between
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.pose_search.hypotheses import Hypotheses, learned_as
 from gnerf_ns.pose_search.pixel_sampling import PixelChoice
@@ -29,7 +30,9 @@ from gnerf_ns.training.relative_poses import FIRST_GROUP, NO_PART, RelativePoses
 from gnerf_ns.training.schedule import StepPlan
 
 NUM_PLACES = 24
-"""Poses that an image without one is tried at."""
+"""Poses that an image without one is tried at,"""
+SHARES_BETWEEN = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""and others at such shares of the way from the image before to the one after."""
 
 
 class LeaveOut(nn.Module):
@@ -118,11 +121,25 @@ class LeaveOut(nn.Module):
         alone = (self.unplaced & (parts < FIRST_GROUP)).nonzero()[:, 0]
         if len(alone) > 0:
             hypotheses, _ = search.top_poses(image_set, min(NUM_PLACES, search.config.bank_size), alone)
+            hypotheses = torch.cat([hypotheses, self._between_neighbors(alone)], dim=1)
             cameras.assign(alone, search.improve(image_set, alone, hypotheses)[:, 0])
             self.origins[alone] = PoseOrigin.LOOKED_UP
         self.unplaced.zero_()
         self._count_placed()
         return alone
+
+    def _between_neighbors(self, indices: Int[Tensor, "k"]) -> Float[Tensor, "k count 3 4"]:
+        """Poses on the way from the image before to the one after, of those that have one: photos have an order, too.
+
+        Args:
+            indices: images without a pose.
+        """
+        placed = (~self.unplaced).nonzero()[:, 0]
+        after = torch.searchsorted(placed, indices)
+        before, after = placed[(after - 1).clamp_min(0)], placed[after.clamp_max(len(placed) - 1)]
+        poses = self._scene.cameras().detach()
+        between = [poses_between(poses[before], poses[after], share) for share in SHARES_BETWEEN]
+        return torch.stack(between, dim=1)
 
     @torch.no_grad()
     def look_up(self) -> None:

@@ -169,6 +169,10 @@ class PhaseScheduleConfig:
         assert last is not None, "the schedule has to know how large the images are"
         return first, last
 
+    def for_handheld_cameras(self) -> PhaseScheduleConfig:
+        """The same with twice as long a phase A, which has to find distances, aims and rolls, too."""
+        return replace(self, phase_a_steps=2 * self.phase_a_steps, density_noise_steps=2 * self.density_noise_steps)
+
     def with_known_poses(self, known_poses: Literal["rough", "matched"]) -> PhaseScheduleConfig:
         """The same where poses are known from the start: phase B alone, and nobody looked up from nothing."""
         if self.known_poses != "none":

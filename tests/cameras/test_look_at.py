@@ -3,12 +3,13 @@
 import math
 
 import pytest
+import roma
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gnerf_ns.cameras.look_at import GRADIENT_FLOOR, aim_beside, look_at
+from gnerf_ns.cameras.look_at import GRADIENT_FLOOR, aim_beside, look_at, poses_between
 
 POLES_AND_ORIGIN = torch.tensor(
     [[0.0, 0.0, 2.8], [0.0, 0.0, -2.8], [0.0, 0.0, 0.0], [1e-20, 0.0, 1.0], [1e-7, -1e-7, -1.0], [0.0, 1e-30, 0.0]]
@@ -106,3 +107,18 @@ def test_aimed_beside_it_a_camera_sees_what_it_looked_at_where_it_should(offset,
     cosine = 1.0 / math.sqrt(1.0 + offset[0] ** 2 + offset[1] ** 2)
     turned = (before[..., :3].mT @ after[..., :3]).diagonal().sum()
     assert float((turned - 1.0) / 2.0) == pytest.approx(cosine, abs=1e-9)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 10**6), st.floats(0.0, 1.0))
+def test_between_two_cameras_that_look_at_the_origin_all_do(seed: int, share: float):
+    generator = torch.Generator().manual_seed(seed)
+    first, second = look_at(torch.randn(2, 3, generator=generator, dtype=torch.double))
+    between = poses_between(first, second, share)
+    distance = between[:, 3].norm()
+    expected = (1.0 - share) * first[:, 3].norm() + share * second[:, 3].norm()
+    torch.testing.assert_close(distance, expected)
+    torch.testing.assert_close(between[:, 3] / distance, between[:, 2])
+    whole = roma.rotmat_geodesic_distance(first[:, :3], second[:, :3])
+    part = roma.rotmat_geodesic_distance(first[:, :3], between[:, :3])
+    torch.testing.assert_close(part, share * whole, atol=1e-6, rtol=1e-5)

@@ -27,14 +27,16 @@ from torch import Tensor
 
 from gnerf_ns.cameras.alignment import Similarity, pose_errors
 from gnerf_ns.cameras.look_at import look_at
+from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.cameras.rays import CameraDirections
 from gnerf_ns.data.image_set import ImageStack
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
 from gnerf_ns.pose_search.rigid_groups import PlacedGroup
+from gnerf_ns.training import pipeline as pipeline_module
 from gnerf_ns.training import placement as placement_module
 from gnerf_ns.training import pose_updates as pose_updates_module
-from gnerf_ns.training.beginning import found_lenses, known_poses, prior_around
+from gnerf_ns.training.beginning import found_lenses, known_poses, prior_around, prior_of_silhouettes
 from gnerf_ns.training.placement import (
     GivenPoses,
     Placement,
@@ -295,6 +297,40 @@ def test_cameras_that_hardly_moved_are_said(
     build_pipeline(pipeline_config(scene, "transport", matching="only"), test_mode="val")
     said = " ".join(capsys.readouterr().out.split())
     assert ("the camera hardly moved" in said and "give masks" in said) == (not are_masked)
+
+
+def silhouettes_from(prior: PosePriorConfig) -> Optional[PosePriorConfig]:
+    """What silhouettes of a scene say, taken from a distribution of poses."""
+    poses = prior.resolve().sample(40, RADIUS, "cpu", torch.Generator().manual_seed(0))
+    return prior_of_silhouettes(image_set_of(model_of(Blobs()), poses, 48, 48), RADIUS)
+
+
+def test_silhouettes_tell_cameras_on_a_sphere_from_those_held_by_hand():
+    assert silhouettes_from(PosePriorConfig(elevation_deg=(0.0, 60.0), radius=(1.2, 1.2))) is None
+    aimed = silhouettes_from(PosePriorConfig(elevation_deg=(0.0, 60.0), radius=(1.3, 1.3), look_at_jitter=0.1))
+    assert aimed is not None and aimed.look_at_jitter == pytest.approx(0.1, rel=0.35)
+    near = silhouettes_from(PosePriorConfig(elevation_deg=(0.0, 60.0), radius=(1.0, 1.9)))
+    assert near is not None and near.radius is not None
+    # Relative to the usual distance, 1.45.
+    assert near.radius == (pytest.approx(0.72, abs=0.1), pytest.approx(1.27, abs=0.15))
+
+
+@pytest.mark.parametrize("handheld", [True, False])
+def test_cameras_held_by_hand_are_expected_where_silhouettes_say_so(
+    tiny_scene: Path, monkeypatch: pytest.MonkeyPatch, handheld: bool
+):
+    prior = PosePriorConfig(radius=(0.8, 1.2), look_at_jitter=0.1, roll_deg=(-20.0, 20.0))
+    monkeypatch.setattr(pipeline_module, "prior_of_silhouettes", lambda images, radius: prior if handheld else None)
+    config = pipeline_config(tiny_scene, "transport", matching="off")
+    config.pose_prior = PosePriorConfig()
+    length = config.schedule.phase_a_steps
+    pipeline = build_pipeline(config, test_mode="val")
+    assert pipeline.schedule.config.phase_a_steps == (2 * length if handheld else length)
+    assert pipeline.config.resolved_pose_mode == ("free" if handheld else "look_at")
+    # What the user says goes first.
+    own = pipeline_config(tiny_scene, "transport", matching="off")
+    own.pose_prior = PosePriorConfig(elevation_deg=(0.0, 45.0))
+    assert build_pipeline(own, test_mode="val").config.resolved_pose_mode == "look_at"
 
 
 @pytest.mark.parametrize("result", ["too few", None])

@@ -92,6 +92,15 @@ def test_looking_up_none_changes_nothing(leave_out: LeaveOut):
     torch.testing.assert_close(leave_out._scene.cameras.poses("train"), before, rtol=0, atol=0)
 
 
+def test_images_without_a_pose_are_also_tried_between_those_before_and_after_them(leave_out: LeaveOut):
+    leave_out.unplaced[[0, 1, 4, 8]] = True
+    poses = leave_out._scene.cameras.poses("train")
+    between = leave_out._between_neighbors(torch.tensor([0, 4, 8]))
+    assert between.shape == (3, 5, 3, 4)
+    torch.testing.assert_close(between[:, 0], poses[[2, 3, 7]])
+    torch.testing.assert_close(between[:, -1], poses[[2, 5, 7]])
+
+
 def test_checkpoints_hold_which_images_are_left_out(leave_out: LeaveOut):
     leave_out.take_turns(1)
     kept = {"left_out", "origins", "eval_origins", "unplaced", "poses_then"}
