@@ -22,7 +22,10 @@ COMPARED_SIDE = 32
 DOUBTFUL_RATIO = 3.0
 """An image is doubtful if what the field leaves unexplained of it is more than this many times the usual share,"""
 DOUBTFUL_SHARE = 0.1
-"""and more than this."""
+"""and more than this;"""
+DOUBTFUL_SHARE_ALONE = 0.05
+"""or than this, where nothing but the field speaks for its pose. Of images of right poses there, hardly one in a hundred
+is above; of those that are stuck some degrees off, half."""
 UNEXPLAINED_SHARE = 0.5
 """So much left unexplained is doubtful in any case: the field does not show the image from there."""
 
@@ -86,8 +89,10 @@ def pose_statuses(
     """
     unexplained = costs.relative(image_set, camera_to_worlds, COMPARED_SIDE)
     usual = unexplained.median()
-    doubtful = (unexplained > DOUBTFUL_RATIO * usual) & (unexplained > DOUBTFUL_SHARE)
     origins = origins.to(unexplained.device)
+    is_found = torch.isin(origins, torch.tensor(FOUND_BY_FIELD).to(origins))
+    least = torch.where(is_found, DOUBTFUL_SHARE_ALONE, DOUBTFUL_SHARE)
+    doubtful = (unexplained > DOUBTFUL_RATIO * usual) & (unexplained > least)
     doubtful |= unexplained > UNEXPLAINED_SHARE
     doubtful |= (origins == PoseOrigin.DOUBTFUL_MATCHES) | (origins == PoseOrigin.DOUBTFUL_GROUP)
     if are_sides_alike:

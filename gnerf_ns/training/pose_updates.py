@@ -173,7 +173,7 @@ class LeaveOut(nn.Module):
 class MisfitsConfig:
     """Which images fit so badly that their poses are searched again, and how."""
 
-    max_share: float = 0.1
+    max_share: float = 0.2
     """Largest share of the images, those that fit worst, whose poses are searched again."""
     min_count: int = 8
     """So many of them may be, however few images there are."""
@@ -231,6 +231,9 @@ class Misfits:
         count = min(config.num_outlier_hypotheses, search.config.bank_size)
         hypotheses, _ = search.top_poses(image_set, count, misfits)
         poses = search.improve(image_set, misfits, hypotheses[:, : search.config.num_hypotheses])[:, 0]
+        if search.codec.mode == "free":
+            # Local search does not get as near in six dimensions as in two.
+            poses = self.refined(image_set, misfits, poses)
         if relative[misfits[0]] > config.outlier_cost_ratio:
             poses[0] = self._best_refined(scene, misfits[:1], hypotheses[:1], side)
         cost_there = search.costs.at(image_set, misfits, poses, side) / contrast[misfits]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import roma
 import torch
 from analytic_scene import Blobs, Nothing, image_set_of, model_of, random_poses
 from torch import Tensor
@@ -11,6 +12,8 @@ from gnerf_ns.pose_search.costs import ImageCosts
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import (
+    DOUBTFUL_SHARE,
+    DOUBTFUL_SHARE_ALONE,
     PoseStatus,
     pose_statuses,
     sentences,
@@ -43,6 +46,16 @@ def test_a_wrong_pose_is_named():
     statuses = statuses_at(poses, model_of(Blobs()))
     assert [status.is_doubtful for status in statuses] == [index == 2 for index in range(8)]
     assert sentences(statuses, FILES)[1].startswith("Doubtful") and sentences(statuses, FILES)[1].endswith(": 2.png.")
+
+
+def test_less_is_doubtful_where_nothing_but_the_field_speaks_for_a_pose():
+    poses = random_poses(8)
+    turn = roma.rotvec_to_rotmat(torch.tensor([0.0, 0.0, 0.165]))
+    poses[[5, 6]] = turn @ poses[[5, 6]]
+    statuses = statuses_at(poses, model_of(Blobs()))
+    unexplained = [1.0 - statuses[index].explained for index in (5, 6)]
+    assert all(DOUBTFUL_SHARE_ALONE < share < DOUBTFUL_SHARE for share in unexplained), unexplained
+    assert [status.is_doubtful for status in statuses] == [index == 6 for index in range(8)]
 
 
 def test_a_field_that_shows_nothing_is_not_trusted():
@@ -79,4 +92,4 @@ def test_a_field_that_knows_its_images_by_heart_is_not_trusted():
 def test_what_matches_say_does_not_depend_on_the_field():
     statuses = [PoseStatus(origin, 0.9, False) for origin in PoseOrigin]
     doubtful = {status.origin for status in without_the_field(statuses) if status.is_doubtful}
-    assert doubtful == {PoseOrigin.APPEARANCE, PoseOrigin.LOOKED_UP, PoseOrigin.GROUP}
+    assert doubtful == {PoseOrigin.APPEARANCE, PoseOrigin.LOOKED_UP, PoseOrigin.GROUP, PoseOrigin.DOUBTFUL_GROUP}
