@@ -197,6 +197,7 @@ class GNeRFPipeline(VanillaPipeline):
             config.begins_with, known = (None, None) if begun is None else begun
             if begun is None:
                 self._expect_handheld_cameras()
+            self._lay_pale_objects_over_black()
         if config.begins_with is not None:
             self._begin_as_known(config.begins_with)
         self.datamanager.lay_images_over(self.model.evaluation_background)
@@ -257,6 +258,14 @@ class GNeRFPipeline(VanillaPipeline):
                 "and how they were rolled is found out, too."
             )
 
+    def _lay_pale_objects_over_black(self) -> None:
+        """What can hardly be told from white by its color shows where it ends over black."""
+        config, images = cast(GNeRFModelConfig, self.config.model), self.datamanager.train_images
+        if self.config.phase_a == "transport" and config.background_color == "white" and images.are_pale:
+            config.background_color = "black"
+            self._make_model_anew()
+            CONSOLE.print("The object is pale: it is laid over black.")
+
     def _begin_as_known(self, beginning: BeginningConfig) -> None:
         """Lenses that were found, and where there is a room around the object, a model of it in place of the first."""
         self.datamanager.use_lenses(beginning.lenses)
@@ -265,10 +274,14 @@ class GNeRFPipeline(VanillaPipeline):
             config.extent, config.background_color = "unbounded", "last_sample"
             if isinstance(config.radiance, HashRadianceConfig):
                 config.radiance = config.radiance.for_surroundings()
-            train = self.datamanager.train_dataset
-            self._model = config.setup(
-                scene_box=train.scene_box, num_train_data=len(train), metadata=train.metadata, device=self.device
-            ).to(self.device)
+            self._make_model_anew()
+
+    def _make_model_anew(self) -> None:
+        """As nerfstudio has made it, with the configuration as it is by now."""
+        train = self.datamanager.train_dataset
+        self._model = self.config.model.setup(
+            scene_box=train.scene_box, num_train_data=len(train), metadata=train.metadata, device=self.device
+        ).to(self.device)
 
     def _build_cameras(self, config: GNeRFPipelineConfig) -> LearnedCameras:
         train, held_out = self.datamanager.train_dataset, self.datamanager.eval_dataset

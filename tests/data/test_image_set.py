@@ -82,3 +82,10 @@ def test_how_long_an_object_typically_is():
     pixels[2, 5:38, 2, 3] = 255
     assert ImageStack(pixels).object_extent == 0.4
     assert ImageStack(pixels[..., :3]).object_extent == 1.0
+
+
+@pytest.mark.parametrize(("level", "alpha", "pale"), [(200, True, True), (120, True, False), (200, False, False)])
+def test_pale_objects_are_told_by_their_colors_and_not_by_what_is_around_them(level: int, alpha: bool, pale: bool):
+    pixels = torch.zeros(2, 16, 16, 4, dtype=torch.uint8)
+    pixels[:, 4:12, 4:12] = torch.tensor([level, level, level, 255], dtype=torch.uint8)
+    assert ImageStack(pixels if alpha else pixels[..., :3]).are_pale == pale

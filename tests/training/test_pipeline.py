@@ -14,6 +14,7 @@ import torch
 from nerfstudio.model_components.renderers import background_color_override_context
 from tiny_run import SCHEDULE, build_pipeline, pipeline_config, state_of, train_steps
 
+from gnerf_ns.data.image_set import ImageStack
 from gnerf_ns.fields.mlp_radiance import MLPRadianceConfig
 from gnerf_ns.models.gnerf import GNeRFModelConfig
 from gnerf_ns.training.pipeline import GNeRFPipeline
@@ -307,3 +308,13 @@ def test_a_loss_that_is_not_finite_before_phase_b_is_left_to_the_restarts(tiny_s
             parameter.fill_(math.nan)
     _, losses, _ = pipeline.get_train_loss_dict(step)
     assert any(not bool(loss.isfinite()) for loss in losses.values())
+
+
+@pytest.mark.parametrize("pale", [True, False])
+def test_pale_objects_are_laid_over_black(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch, pale: bool):
+    monkeypatch.setattr(ImageStack, "are_pale", pale)
+    pipeline = build_pipeline(pipeline_config(tiny_scene, "transport"), test_mode="val")
+    expected = "black" if pale else "white"
+    assert pipeline.model.config.background_color == expected
+    assert pipeline.model.renderer_rgb.background_color == expected
+    assert float(pipeline.pose_search.renderer.background_or_black.mean()) == (0.0 if pale else 1.0)
