@@ -91,5 +91,5 @@ def poses_between(
     steps = torch.tensor([share]).to(first)
     rotations = roma.rotmat_slerp(first[..., :3], second[..., :3], steps)[0]
     # Where the origin is, as the cameras see it.
-    seen = [poses[..., :3].mT @ poses[..., 3:] for poses in (first, second)]
-    return torch.cat([rotations, rotations @ torch.lerp(*seen, share)], dim=-1)
+    seen_first, seen_second = (poses[..., :3].mT @ poses[..., 3:] for poses in (first, second))
+    return torch.cat([rotations, rotations @ torch.lerp(seen_first, seen_second, share)], dim=-1)

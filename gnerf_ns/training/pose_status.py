@@ -24,8 +24,8 @@ DOUBTFUL_RATIO = 3.0
 DOUBTFUL_SHARE = 0.1
 """and more than this;"""
 DOUBTFUL_SHARE_ALONE = 0.05
-"""or than this, where nothing but the field speaks for its pose. Of right poses there, hardly one in a hundred is above;
-of those that are stuck some degrees off, most."""
+"""or than this, where nothing but the field speaks for its pose. Hardly one in a hundred right poses is above it; of
+those that are stuck some degrees off, most are."""
 UNEXPLAINED_SHARE = 0.5
 """So much left unexplained is doubtful in any case: the field does not show the image from there."""
 
