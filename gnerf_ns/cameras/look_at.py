@@ -90,6 +90,7 @@ def poses_between(
     """
     steps = torch.tensor([share]).to(first)
     rotations = roma.rotmat_slerp(first[..., :3], second[..., :3], steps)[0]
-    # Where the origin is, as the cameras see it.
-    seen_first, seen_second = (poses[..., :3].mT @ poses[..., 3:] for poses in (first, second))
-    return torch.cat([rotations, rotations @ torch.lerp(seen_first, seen_second, share)], dim=-1)
+    # Where the origin is, as the cameras see it. Sums and not matrix products, which mixed precision would round.
+    seen_first, seen_second = ((poses[..., :3] * poses[..., 3:]).sum(dim=-2) for poses in (first, second))
+    positions = (rotations * torch.lerp(seen_first, seen_second, share)[..., None, :]).sum(dim=-1, keepdim=True)
+    return torch.cat([rotations, positions], dim=-1)

@@ -52,8 +52,9 @@ class GNeRFModelConfig(ModelConfig):
     """ball: what lies in the unit ball, for objects that are alone or have masks; unbounded: everything, space beyond
     the unit ball being contracted (Mip-NeRF 360 eq. 10), for images with their background."""
     background_color: Literal["white", "black", "random", "last_sample"] = "white"
-    """Background of renderings and of transparent pixels of images. random: another color at every step (needs alpha or
-    masks); last_sample: each ray's last color, for images with their background."""
+    """Background of renderings and of transparent pixels of images. white: black where an object is so pale that it can
+    hardly be told from white; random: another color at every step (needs alpha or masks); last_sample: each ray's last
+    color, for images with their background."""
     photometric_loss_mult: float = 1.0
     """Weight of the photometric loss, the mean squared color error."""
     opacity_loss_mult: float = 0.1

@@ -106,8 +106,16 @@ def place_group(
         indices: those of the group.
         relative: their poses, in a frame and unit of the group's own.
     """
-    side = search.config.image_side
-    copies = _proposals(search, image_set, indices, relative.to(search.renderer.device))
+    device, side = search.renderer.device, search.config.image_side
+    # In full precision: a group has to stay rigid.
+    with torch.autocast(device.type, enabled=False):
+        return _placed(search, image_set, indices, relative.to(device), side)
+
+
+def _placed(
+    search: PoseSearch, image_set: ImageSet, indices: Int[Tensor, "k"], relative: Float[Tensor, "k 3 4"], side: int
+) -> PlacedGroup:
+    copies = _proposals(search, image_set, indices, relative)
     judges = _spread(len(indices), MAX_RATING).to(indices.device)
     ratings = _rated(_explained(search, image_set, indices[judges], copies[:, judges], side))
     refined = []

@@ -48,11 +48,13 @@ _RAYS_PER_IMAGE = 64
 _CARVING_SIDE, _CARVING_IMAGES = 32, 50
 """Images that hulls are carved from, at most, and their longer side in pixels: seconds in place of a minute."""
 _MARGIN_DEG = 10.0
-OFF_CENTER, SIZES_DIFFER = 0.12, 0.12
-"""Cameras were held by hand if silhouettes are off their usual place by so much (root mean square along each axis, in
-units of half the image's shorter side), or logarithms of their sizes differ by so much (standard deviation). Where
-cameras are on a sphere and aimed at its middle, it is 0.03 to 0.07 for both."""
-HANDHELD_ROLL_DEG = 20.0
+_OFF_CENTER = 0.12
+"""Cameras were held by hand if two thirds of the silhouettes are within no less than this of their usual place, along
+one axis, in units of half the image's shorter side. Where cameras were aimed at one point it is 0.03 to 0.07. How much
+sizes differ tells nothing: a plate looks small from the side."""
+_HANDHELD_ROLL_DEG = 20.0
+_WIDEST_RANGE = 2.0
+"""Cameras are not taken to have been farther away, or nearer, than so many times the usual distance."""
 _WIDEST_GAP_DEG = 90.0
 """Cameras are taken to be all around unless they leave out so much."""
 
@@ -290,10 +292,10 @@ def prior_around(
 
 
 def prior_of_silhouettes(image_set: ImageSet, canvas_radius: float) -> Optional[PosePriorConfig]:
-    """Where cameras may have been that were held by hand; None where silhouettes look as if all cameras had been on a
-    sphere and aimed at its middle.
+    """Where cameras may have been that were held by hand; None where silhouettes look as if all had been aimed at one
+    point.
 
-    A silhouette's size says how far away its camera was, and its middle says where that was aimed.
+    A silhouette's middle says where its camera was aimed, and its size about how far away that was.
 
     Args:
         image_set: images with alpha.
@@ -309,14 +311,15 @@ def prior_of_silhouettes(image_set: ImageSet, canvas_radius: float) -> Optional[
     weights = (alpha / areas.clamp_min(1e-9)[:, None, None])[seen]
     middles = (weights[..., None] * coords).sum(dim=(1, 2))
     sizes = areas[seen].sqrt()
-    off_center = float((middles - middles.mean(dim=0)).square().mean().sqrt())
-    if off_center < OFF_CENTER and float(sizes.log().std()) < SIZES_DIFFER:
+    # A few spoiled masks do not count.
+    off_center = float((middles - middles.median(dim=0).values).abs().quantile(0.68, dim=0).max())
+    if off_center < _OFF_CENTER:
         return None
-    largest, smallest = (float(sizes.quantile(share) / sizes.median()) for share in (0.95, 0.05))
+    nearest, farthest = (float(sizes.median() / sizes.quantile(share)) for share in (0.95, 0.05))
     return PosePriorConfig(
-        radius=(1.0 / largest, 1.0 / smallest),
+        radius=(max(1.0 / _WIDEST_RANGE, nearest), min(_WIDEST_RANGE, farthest)),
         look_at_jitter=off_center / canvas_radius,
-        roll_deg=(-HANDHELD_ROLL_DEG, HANDHELD_ROLL_DEG),
+        roll_deg=(-_HANDHELD_ROLL_DEG, _HANDHELD_ROLL_DEG),
     )
 
 

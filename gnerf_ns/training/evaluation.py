@@ -19,7 +19,7 @@ from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.pose_search.hypotheses import learned_as
 from gnerf_ns.pose_search.pose_search import PoseRegressor, PoseSearch
 from gnerf_ns.pose_search.refinement import Localization, LocalizationConfig, RefinementConfig, localize_images
-from gnerf_ns.training.placement import PoseOrigin, are_of_groups, are_sure
+from gnerf_ns.training.placement import PoseOrigin, are_sure
 
 MAX_TURN_DEG = 1.0
 """Matches know how an image was turned to within less than this: to 0.6 degrees in all of seven sets of photographs,
@@ -96,7 +96,7 @@ def held_to_guess(
     """
     turned = torch.rad2deg(roma.rotmat_geodesic_distance(camera_to_worlds[..., :3], guess[..., :3].nan_to_num(0.0)))
     has_stayed = (turned < MAX_TURN_DEG) & guess.isfinite().all(dim=(1, 2))
-    is_sure = (are_sure(origins) | are_of_groups(origins)) & are_matches_sharp
+    is_sure = (are_sure(origins) | (origins == PoseOrigin.GROUP)) & are_matches_sharp
     is_kept = (is_sure & ~has_stayed) | (origins == PoseOrigin.CONFIRMED)
     # Where even the colors do not agree with matches that are in doubt, it is all the more in doubt.
     is_doubtful = (origins == PoseOrigin.DOUBTFUL_MATCHES) | (origins == PoseOrigin.DOUBTFUL_GROUP)

@@ -246,7 +246,9 @@ class GNeRFPipeline(VanillaPipeline):
     def _expect_handheld_cameras(self) -> None:
         """Where silhouettes say so and the user has said nothing else."""
         config, images = self.config, self.datamanager.train_images
-        if config.phase_a != "transport" or config.pose_prior != PosePriorConfig() or not images.has_alpha:
+        if config.phase_a != "transport" or config.pose_prior != PosePriorConfig() or config.pose_mode == "look_at":
+            return
+        if not images.has_alpha:
             return
         directions = CameraDirections(self.datamanager.train_dataset.given_cameras.to(images.pixels.device))
         radius = object_filling_radius(directions.smallest_field_of_view)
@@ -254,8 +256,9 @@ class GNeRFPipeline(VanillaPipeline):
         if prior is not None:
             config.pose_prior, config.schedule = prior, config.schedule.for_handheld_cameras()
             CONSOLE.print(
-                "The object's size and place differ from image to image: how far cameras were, where they were aimed "
-                "and how they were rolled is found out, too."
+                "The object is not in the middle of many images: how far cameras were, where they were aimed and how "
+                "they were rolled is found out, too (unless --pipeline.pose-mode look_at says that they were aimed at "
+                "it)."
             )
 
     def _lay_pale_objects_over_black(self) -> None:

@@ -30,8 +30,8 @@ from gnerf_ns.utils.errors import InputError
 GivenPoses = Literal["unknown", "given", "fixed"]
 """What is made of the poses of a transforms.json."""
 Matching = Literal["auto", "off", "only"]
-"""Whether images are matched. auto: unless they show an object alone on a plain ground, without alpha. only: all, and
-there is no other beginning."""
+"""Whether images are matched. auto: unless they show an object alone on a plain ground, without alpha. only: always;
+a run stops where matches place too few to begin with."""
 
 MIN_SHARE = 0.5
 """Of images of an object alone, so many have to be in one component, or phase A is as good a beginning; in a room,
@@ -83,15 +83,6 @@ def are_sure(origins: Int[Tensor, "n"]) -> Bool[Tensor, "n"]:
     return (origins == PoseOrigin.MATCHES) | (origins == PoseOrigin.CONFIRMED)
 
 
-def are_of_groups(origins: Int[Tensor, "n"]) -> Bool[Tensor, "n"]:
-    """Which poses were found as one with others that matches place relative to them.
-
-    Args:
-        origins: where poses are from: `PoseOrigin`.
-    """
-    return (origins == PoseOrigin.GROUP) | (origins == PoseOrigin.DOUBTFUL_GROUP)
-
-
 class Placement(NamedTuple):
     """Where some of the images were taken, training and held-out ones, in one frame of any origin and unit."""
 
@@ -131,7 +122,7 @@ def enough_matches(
     if matching == "only" and not enough:
         raise InputError(
             f"Local matches place {sizes} of {len(files)} images, but at least {MIN_COUNT} to train on are needed to "
-            "begin with. Leave out --pipeline.matching only to begin with what images look like as a whole."
+            "begin with. Leave out --pipeline.matching only to begin otherwise."
         )
     if matches is None:
         return None

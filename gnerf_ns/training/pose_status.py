@@ -57,8 +57,8 @@ class PoseStatus(NamedTuple):
     explained: float
     """Share of the image's contrast that a rendering there explains: 1 for all; below 0 where it is worse than none."""
     is_doubtful: bool
-    """Whether that is much less than usual, or less than half, matches contradict each other about the pose, or nothing
-    speaks for it but a field that cannot be trusted."""
+    """Whether that is much less than usual, or less than half, it is shown as well from elsewhere, matches contradict
+    each other about the pose, or nothing speaks for it but a field that cannot be trusted."""
 
     @property
     def entries(self) -> Dict[str, Any]:

@@ -24,7 +24,7 @@ from gnerf_ns.pose_search.refinement import RefinementConfig, refine_poses
 from gnerf_ns.pose_search.rigid_groups import place_group
 from gnerf_ns.training.beginning import KnownPoses
 from gnerf_ns.training.objective import TrainingScene
-from gnerf_ns.training.placement import PoseOrigin, are_of_groups, are_sure
+from gnerf_ns.training.placement import PoseOrigin, are_sure
 from gnerf_ns.training.pose_trials import PoseTrials, PoseTrialsConfig
 from gnerf_ns.training.relative_poses import FIRST_GROUP, NO_PART, RelativePoses
 from gnerf_ns.training.schedule import StepPlan
@@ -55,7 +55,7 @@ class LeaveOut(nn.Module):
     unplaced: Tensor
     poses_then: Tensor
 
-    def __init__(self, scene: TrainingScene, search: PoseSearch, num_held_out: int = 0) -> None:
+    def __init__(self, scene: TrainingScene, search: PoseSearch, num_held_out: int) -> None:
         """Starts with no image left out.
 
         Args:
@@ -81,9 +81,10 @@ class LeaveOut(nn.Module):
 
     @property
     def movable(self) -> Int[Tensor, "movable"]:
-        """Images that may fit better elsewhere; to move what matches placed or confirmed, colors are no reason."""
-        are_placed_by_matches = are_sure(self.origins) | are_of_groups(self.origins)
-        return (~are_placed_by_matches & ~self._scene.cameras.held).nonzero()[:, 0]
+        """Images that may fit better elsewhere; to move what matches placed or confirmed, alone or relative to others
+        that found their place, colors are no reason."""
+        are_fixed = are_sure(self.origins) | (self.origins == PoseOrigin.GROUP) | self._scene.cameras.held
+        return (~are_fixed).nonzero()[:, 0]
 
     def eval_guess(self) -> Optional[Float[Tensor, "m 3 4"]]:
         """`RelativePoses.eval_guess` at the present poses."""
@@ -118,7 +119,8 @@ class LeaveOut(nn.Module):
             origin = PoseOrigin.GROUP if placed.is_clear else PoseOrigin.DOUBTFUL_GROUP
             self.origins[group] = origin
             self.eval_origins[self.relative_poses.eval_parts == part] = origin
-        alone = (self.unplaced & (parts < FIRST_GROUP)).nonzero()[:, 0]
+            self.unplaced[group] = False
+        alone = self.unplaced.nonzero()[:, 0]
         if len(alone) > 0:
             hypotheses, _ = search.top_poses(image_set, min(NUM_PLACES, search.config.bank_size), alone)
             hypotheses = torch.cat([hypotheses, self._between_neighbors(alone)], dim=1)
@@ -137,9 +139,10 @@ class LeaveOut(nn.Module):
         placed = (~self.unplaced).nonzero()[:, 0]
         after = torch.searchsorted(placed, indices)
         before, after = placed[(after - 1).clamp_min(0)], placed[after.clamp_max(len(placed) - 1)]
-        poses = self._scene.cameras().detach()
+        poses, codec = self._scene.cameras().detach(), self._scene.cameras.codec
         between = [poses_between(poses[before], poses[after], share) for share in SHARES_BETWEEN]
-        return torch.stack(between, dim=1)
+        # Between two level cameras, the shortest turn is not level.
+        return codec.decode(codec.encode(torch.stack(between, dim=1)))
 
     @torch.no_grad()
     def look_up(self) -> None:

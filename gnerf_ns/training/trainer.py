@@ -24,6 +24,7 @@ from gnerf_ns.data.datamanager import UnposedDataManagerConfig
 from gnerf_ns.data.dataset import UnposedDataset
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.data.transforms_json import write_transforms_json
+from gnerf_ns.models.gnerf import GNeRFModelConfig
 from gnerf_ns.training.ambiguity import find_ambiguity
 from gnerf_ns.training.learning_rates import following
 from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig, refuse_several_devices
@@ -125,10 +126,8 @@ class GNeRFTrainer(Trainer):
                 self._begin_as_before()
             elif test_mode == "val":  # begun anew from the config.yml of a run that left no checkpoint
                 self.config.pipeline.begins_with = None
-            datamanager = cast(UnposedDataManagerConfig, self.config.pipeline.datamanager)
-            is_size_open = datamanager.max_image_side == "auto"
             super().setup(test_mode)
-            if self.config.pipeline.begins_with is not None or is_size_open:
+            if test_mode == "val":
                 # With what was found out from the images, as evaluation has to build it.
                 (self.base_dir / "config.yml").write_text(yaml.dump(self.config), "utf8")
         except InputError:
@@ -141,6 +140,8 @@ class GNeRFTrainer(Trainer):
         pipeline.matching = "off"
         if before is not None:
             pipeline.begins_with, pipeline.poses = before.pipeline.begins_with, before.pipeline.poses
+            model = cast(GNeRFModelConfig, pipeline.model)
+            model.background_color = before.pipeline.model.background_color
 
     def _remove_empty_run(self) -> None:
         """Remove the run's folder if nothing but its configuration is in it."""

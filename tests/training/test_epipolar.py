@@ -31,7 +31,7 @@ def objective(current: Tensor) -> EpipolarObjective:
     scene = TrainingScene(model, image_set_of(model, TRUTH), learned, prior, PoseProposals(prior, lambda: RADIUS))
     search = PoseSearch(PoseSearchConfig(), model, scene.proposals, learned.codec)
     config = EpipolarObjectiveConfig(loss_mult=(1.0, 1.0), matches_per_step=512)
-    objective = EpipolarObjective(config, scene, LeaveOut(scene, search))
+    objective = EpipolarObjective(config, scene, LeaveOut(scene, search, num_held_out=0))
     points = 0.4 * torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
     matches = matches_between(TRUTH, points)
     held_out = PairMatches(np.array([(0, 6)]), np.array([60]), matches.points[:60])

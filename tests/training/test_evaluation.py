@@ -71,6 +71,14 @@ def test_held_out_poses_stay_near_what_sharp_matches_say(are_sharp: bool):
     assert torch.equal(poses[1:], estimated[1:])
 
 
+def test_held_out_poses_go_with_their_group_unless_its_place_is_in_doubt():
+    guess = random_poses(2, seed=7)
+    estimated = random_poses(2, seed=8)
+    origins = torch.tensor([PoseOrigin.GROUP, PoseOrigin.DOUBTFUL_GROUP])
+    poses, found = held_to_guess(estimated, guess, origins, are_matches_sharp=True)
+    assert torch.equal(poses, torch.stack([guess[0], estimated[1]])) and torch.equal(found, origins)
+
+
 def test_held_out_poses_do_not_depend_on_which_images_share_a_batch(monkeypatch: pytest.MonkeyPatch):
     """Nor on how many there are: batches bound memory, and no image knows of others."""
     model, truth = model_of(Blobs(num_samples=16)), random_poses(COUNT, seed=6)

@@ -58,6 +58,12 @@ def test_less_is_doubtful_where_nothing_but_the_field_speaks_for_a_pose():
     assert [status.is_doubtful for status in statuses] == [index == 6 for index in range(8)]
 
 
+def test_a_group_that_may_stand_elsewhere_is_in_doubt_however_well_it_is_shown():
+    origins = torch.tensor([PoseOrigin.MATCHES] * 5 + [PoseOrigin.GROUP] + [PoseOrigin.DOUBTFUL_GROUP] * 2)
+    statuses = statuses_at(random_poses(8), model_of(Blobs()), origins)
+    assert [status.is_doubtful for status in statuses] == [False] * 6 + [True] * 2
+
+
 def test_a_field_that_shows_nothing_is_not_trusted():
     statuses = statuses_at(random_poses(8), model_of(Nothing()))
     assert all(status.is_doubtful for status in statuses)
