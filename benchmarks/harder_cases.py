@@ -55,6 +55,10 @@ def cases() -> Dict[str, Case]:
     cameras = PosePriorConfig(radius=(0.85, 1.15), look_at_jitter=0.1, roll_deg=(-15.0, 15.0))
     hundred: Dict[str, Any] = {"num_train": 100, "num_test": 25, "image_side": 100}
     found["handheld"] = Case(scene=ProceduralSceneConfig(cameras=cameras, **hundred), method="gnerf-ns-handheld")
+    by_hand = PosePriorConfig(radius=(0.75, 1.25), look_at_jitter=0.1, roll_deg=(-20.0, 20.0))
+    found["by-hand"] = Case(
+        scene=ProceduralSceneConfig(cameras=by_hand, **hundred), options=("--pipeline.matching", "off")
+    )
     found["chair"] = Case(scene=ProceduralSceneConfig(subject="chair", **hundred))
     found["pale"] = Case({"pale": PALE})
     found["pale-chair"] = Case({"pale": PALE}, scene=ProceduralSceneConfig(subject="chair", **hundred))
