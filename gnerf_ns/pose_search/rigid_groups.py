@@ -7,7 +7,7 @@ explain of the others.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import List, NamedTuple
 
 import roma
@@ -106,81 +106,73 @@ def place_group(
         indices: those of the group.
         relative: their poses, in a frame and unit of the group's own.
     """
-    device, side = search.renderer.device, search.config.image_side
     # In full precision: a group has to stay rigid.
-    with torch.autocast(device.type, enabled=False):
-        return _placed(search, image_set, indices, relative.to(device), side)
+    with torch.autocast(search.renderer.device.type, enabled=False):
+        return _Group(search, image_set, indices, relative.to(search.renderer.device)).placed()
 
 
-def _placed(
-    search: PoseSearch, image_set: ImageSet, indices: Int[Tensor, "k"], relative: Float[Tensor, "k 3 4"], side: int
-) -> PlacedGroup:
-    copies = _proposals(search, image_set, indices, relative)
-    judges = _spread(len(indices), MAX_RATING).to(indices.device)
-    ratings = _rated(_explained(search, image_set, indices[judges], copies[:, judges], side))
-    refined = []
-    for count in FINALISTS:
-        kept = ratings.topk(min(count, len(copies))).indices
-        copies = _refined(search, image_set, indices, copies[kept], side)
-        ratings = _rated(_explained(search, image_set, indices, copies, side))
-        refined.append((copies, ratings))
-    copies, ratings = (torch.cat(each) for each in zip(*refined, strict=True))
-    best = int(ratings.argmax())
-    turned = roma.rotmat_geodesic_distance(copies[:, 0, :, :3], copies[best, 0, :, :3].expand(len(copies), 3, 3))
-    rivals = ratings[turned.rad2deg() > RIVAL_DEG]
-    return PlacedGroup(copies[best], not bool((rivals >= RIVAL_RATIO * ratings[best]).any()))
+@dataclass(frozen=True)
+class _Group:
+    """What `place_group` is given. Copies of the group are poses of all its images, each moved as one."""
 
+    search: PoseSearch
+    image_set: ImageSet
+    indices: Int[Tensor, "k"]
+    relative: Float[Tensor, "k 3 4"]
 
-def _proposals(
-    search: PoseSearch, image_set: ImageSet, indices: Int[Tensor, "k"], relative: Float[Tensor, "k 3 4"]
-) -> Float[Tensor, "proposals k 3 4"]:
-    """Where the group would be if single images were where they look most like the field."""
-    wide = PoseSearch(replace(search.config, bank_size=BANK_SIZE), search.model, search.proposals.wider(), search.codec)
-    proposing = _spread(len(indices), MAX_PROPOSING).to(indices.device)
-    candidates, _ = wide.top_poses(image_set, NUM_PROPOSALS, indices[proposing])
-    relative = relative.double()
-    center = axes_meet_at(relative)
-    found: List[Tensor] = []
-    for own, poses in zip(relative[proposing], candidates.double(), strict=True):
-        distance = torch.linalg.vector_norm(own[:, 3] - center).clamp_min(1e-9)
-        for pose in poses:
-            rotation = pose[:, :3] @ own[:, :3].mT
-            scale = float(torch.linalg.vector_norm(pose[:, 3]) / distance)
-            for factor in SCALES:
-                shift = pose[:, 3] - factor * scale * (rotation @ own[:, 3])
-                found.append(Similarity(rotation, factor * scale, shift).apply(relative))
-    return torch.stack(found).to(candidates)
+    def placed(self) -> PlacedGroup:
+        """The best of many proposals, a few of which are refined."""
+        copies = self._proposals()
+        judges = _spread(len(self.indices), MAX_RATING).to(self.indices.device)
+        ratings = _rated(self._explained(copies[:, judges], self.indices[judges]))
+        refined = []
+        for count in FINALISTS:
+            copies = self._refined(copies[ratings.topk(min(count, len(copies))).indices])
+            ratings = _rated(self._explained(copies, self.indices))
+            refined.append((copies, ratings))
+        copies, ratings = (torch.cat(each) for each in zip(*refined, strict=True))
+        best = int(ratings.argmax())
+        turned = roma.rotmat_geodesic_distance(copies[:, 0, :, :3], copies[best, 0, :, :3].expand(len(copies), 3, 3))
+        rivals = ratings[turned.rad2deg() > RIVAL_DEG]
+        return PlacedGroup(copies[best], not bool((rivals >= RIVAL_RATIO * ratings[best]).any()))
 
+    def _proposals(self) -> Float[Tensor, "proposals k 3 4"]:
+        """Copies that stand where single images look most like the field."""
+        search, relative = self.search, self.relative.double()
+        bank = replace(search.config, bank_size=BANK_SIZE)
+        wide = PoseSearch(bank, search.model, search.proposals.wider(), search.codec)
+        proposing = _spread(len(self.indices), MAX_PROPOSING).to(self.indices.device)
+        candidates, _ = wide.top_poses(self.image_set, NUM_PROPOSALS, self.indices[proposing])
+        center = axes_meet_at(relative)
+        found: List[Tensor] = []
+        for own, poses in zip(relative[proposing], candidates.double(), strict=True):
+            distance = torch.linalg.vector_norm(own[:, 3] - center).clamp_min(1e-9)
+            for pose in poses:
+                rotation = pose[:, :3] @ own[:, :3].mT
+                scale = float(torch.linalg.vector_norm(pose[:, 3]) / distance)
+                for factor in SCALES:
+                    shift = pose[:, 3] - factor * scale * (rotation @ own[:, 3])
+                    found.append(Similarity(rotation, factor * scale, shift).apply(relative))
+        return torch.stack(found).to(candidates)
 
-def _refined(
-    search: PoseSearch,
-    image_set: ImageSet,
-    indices: Int[Tensor, "k"],
-    copies: Float[Tensor, "copies k 3 4"],
-    side: int,
-) -> Float[Tensor, "copies k 3 4"]:
-    """Where gradient descent brings copies of the group."""
-    chosen = _explained(search, image_set, indices, copies, side) > EXPLAINED_SHARE
-    if not bool(chosen.any()):
-        return copies
-    motions = RigidMotions(copies, chosen)
-    of_copies = indices.expand(len(copies), -1)[chosen]
-    hypotheses = Hypotheses(image_set, of_copies, copies[chosen], lambda camera_to_worlds: motions)
-    refine_poses(REFINEMENT, search.renderer, PixelChoice(image_set, "random", search.renderer.background), hypotheses)
-    return motions.moved().detach()
+    def _refined(self, copies: Float[Tensor, "copies k 3 4"]) -> Float[Tensor, "copies k 3 4"]:
+        """Where gradient descent brings them."""
+        chosen = self._explained(copies, self.indices) > EXPLAINED_SHARE
+        if not bool(chosen.any()):
+            return copies
+        motions, renderer = RigidMotions(copies, chosen), self.search.renderer
+        of_copies = self.indices.expand(len(copies), -1)[chosen]
+        hypotheses = Hypotheses(self.image_set, of_copies, copies[chosen], lambda camera_to_worlds: motions)
+        refine_poses(REFINEMENT, renderer, PixelChoice(self.image_set, "random", renderer.background), hypotheses)
+        return motions.moved().detach()
 
-
-def _explained(
-    search: PoseSearch,
-    image_set: ImageSet,
-    indices: Int[Tensor, "k"],
-    copies: Float[Tensor, "copies k 3 4"],
-    side: int,
-) -> Float[Tensor, "copies k"]:
-    """Which share of each image's contrast the field shows, 0 where it shows none or something else."""
-    contrast = search.costs.contrast(image_set, side)[indices]
-    costs = search.costs.at(image_set, indices.repeat(len(copies)), copies.flatten(0, 1), side)
-    return (1.0 - costs.view(len(copies), -1) / contrast).clamp_min(0.0)
+    def _explained(
+        self, camera_to_worlds: Float[Tensor, "copies some 3 4"], indices: Int[Tensor, "some"]
+    ) -> Float[Tensor, "copies some"]:
+        """Which share of the contrast of some images the field shows, 0 where it shows none or something else."""
+        costs, side, count = self.search.costs, self.search.config.image_side, len(camera_to_worlds)
+        cost = costs.at(self.image_set, indices.repeat(count), camera_to_worlds.flatten(0, 1), side)
+        return (1.0 - cost.view(count, -1) / costs.contrast(self.image_set, side)[indices]).clamp_min(0.0)
 
 
 def _rated(explained: Float[Tensor, "copies k"]) -> Float[Tensor, "copies"]:
