@@ -95,9 +95,9 @@ class LocalMatches:
     matches: PairMatches
     """Verified matches of all pairs."""
     misplaced: Int[np.ndarray, "misplaced"]
-    """Images of the largest component whose place is in doubt: neighbors there have less in common with them than
-    neighbors have, or another way of putting images together turns them otherwise. Sides that are alike may have been
-    taken for one."""
+    """Images of the largest component whose place is in doubt: few points have placed them, neighbors there have less
+    in common with them than neighbors have, or another way of putting images together turns them otherwise. Sides that
+    are alike may have been taken for one."""
 
     def save(self, path: Path) -> None:
         """Write to an .npz file, whole or not at all."""

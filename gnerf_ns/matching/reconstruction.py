@@ -17,9 +17,10 @@ from typing import AbstractSet, Iterator, List, Optional, Set, Tuple
 
 import numpy as np
 
-from gnerf_ns.matching.colmap import LOOSE, STRICT, Colmap, MatchedPairs, Model
+from gnerf_ns.matching.colmap import FAINT, LOOSE, STRICT, Colmap, MatchedPairs, Model
 from gnerf_ns.matching.consistency import (
     CLEAR_SHARE,
+    SURE_COUNT,
     Overlap,
     contradictions,
     misplaced,
@@ -155,9 +156,11 @@ def _with_left(
     model: Optional[Model],
     pairs: Optional[AbstractSet[Tuple[int, int]]] = None,
 ) -> List[Model]:
-    """A model, and those of the images that it does not have."""
+    """A model, with what few points add to it, and models of the images that it does not have even so."""
     if model is None:
         return []
+    if len(model) < colmap.job.num_images:
+        model = max(model, *colmap.map(matched, model, FAINT, pairs=pairs), key=len)
     left = sorted(set(range(colmap.job.num_images)) - set(model.component.image_indices.tolist()))
     return [model, *(colmap.map(matched, among=left, pairs=pairs) if len(left) >= FEWEST else [])]
 
@@ -173,6 +176,15 @@ def judged(models: List[Model], matched: MatchedPairs) -> LocalMatches:
     nothing = np.zeros(0, dtype=np.int64)
     contradicted = components[0].image_indices[misplaced(components[0], matched.overlaps)] if components else nothing
     return LocalMatches(components, matched.matches, contradicted)
+
+
+def with_doubt(found: LocalMatches) -> LocalMatches:
+    """The same, with images named too that few points have placed."""
+    if not found.components:
+        return found
+    largest = found.components[0]
+    points = np.bincount(largest.seen_by, minlength=len(largest))
+    return replace(found, misplaced=np.union1d(found.misplaced, largest.image_indices[points < SURE_COUNT]))
 
 
 def _components(models: List[Model]) -> List[Component]:
@@ -206,4 +218,4 @@ def _num_sure(found: LocalMatches) -> int:
 if __name__ == "__main__":
     at = Path(sys.argv[1])
     for matches in reconstruct(Colmap(Job.read(at), at)):
-        matches.save(at / RESULT)
+        with_doubt(matches).save(at / RESULT)

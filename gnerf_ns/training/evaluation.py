@@ -24,6 +24,12 @@ from gnerf_ns.training.placement import PoseOrigin, are_sure
 MAX_TURN_DEG = 1.0
 """Matches know how an image was turned to within less than this: to 0.6 degrees in all of seven sets of photographs,
 where held-out images came to be turned by up to 11 when only colors were compared."""
+MAX_PLACES = 40
+"""An image is tried where so many others were taken, at most,"""
+NUM_SURVIVORS = 8
+"""of which so many are looked at more closely (of a carton, four were too few once in four times),"""
+MAX_COST_RATIO = 0.85
+"""and goes elsewhere only if that lowers its squared color error to this share, as misfits in training do."""
 IMAGES_PER_BATCH = 8
 """Held-out images refined together; bounds memory, which would grow beyond that of training."""
 
@@ -76,6 +82,40 @@ def estimate_eval_poses(
     for some in torch.arange(len(image_set), device=starts.device).split(IMAGES_PER_BATCH):
         found += localize_images(config.localization, search.renderer, image_set[some], starts[some], make_poses)
     return torch.stack([localization.camera_to_world for localization in found])
+
+
+def tried_beside_others(
+    image_set: ImageSet,
+    search: PoseSearch,
+    guess: Float[Tensor, "m 3 4"],
+    others: Float[Tensor, "n 3 4"],
+) -> Float[Tensor, "m 3 4"]:
+    """Poses of images near where they are guessed to have been taken, or, if they fit clearly better there, near where
+    others were.
+
+    Photos are taken near each other, from where a walk around the object led and as the hands held the camera then: few
+    other poses are so likely, and a bank of level ones may have none that is near.
+
+    Args:
+        image_set: these images.
+        search: whose field is frozen.
+        guess: poses that they may have.
+        others: poses of the images that the field was trained on.
+    """
+    some = others[torch.linspace(0, len(others) - 1, min(MAX_PLACES, len(others))).round().long()]
+    none = RefinementConfig(steps=0)
+    # Pixels near keypoints lead there from far away; all pixels alike end nearer.
+    of_near = LocalizationConfig(first=none, second=none, ray_selection="random")
+    of_elsewhere, found = LocalizationConfig(survivors=NUM_SURVIVORS), []
+    for index, mine in enumerate(guess):
+        image = image_set[torch.tensor([index], device=others.device)]
+        near, elsewhere = (
+            localize_images(config, search.renderer, image, starts[None], learned_as(search.codec))[0]
+            for config, starts in ((of_near, mine[None]), (of_elsewhere, some))
+        )
+        is_better = elsewhere.error**2 < MAX_COST_RATIO * near.error**2
+        found.append((elsewhere if is_better else near).camera_to_world)
+    return torch.stack(found)
 
 
 def held_to_guess(

@@ -31,7 +31,13 @@ from gnerf_ns.pose_search.pose_search import PoseProposals, PoseRegressor, PoseS
 from gnerf_ns.training.adversarial import AdversarialObjective, AdversarialObjectiveConfig
 from gnerf_ns.training.beginning import BeginningConfig, find_beginning, prior_of_silhouettes
 from gnerf_ns.training.epipolar import EpipolarObjective, EpipolarObjectiveConfig
-from gnerf_ns.training.evaluation import EvalPosesConfig, Evaluation, estimate_eval_poses, held_to_guess
+from gnerf_ns.training.evaluation import (
+    EvalPosesConfig,
+    Evaluation,
+    estimate_eval_poses,
+    held_to_guess,
+    tried_beside_others,
+)
 from gnerf_ns.training.live_view import LiveView, TrainingStatus
 from gnerf_ns.training.objective import Objective, TrainingScene, rows_of
 from gnerf_ns.training.photometric import PhotometricObjective, PhotometricObjectiveConfig
@@ -394,6 +400,10 @@ class GNeRFPipeline(VanillaPipeline):
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(self._seed_at(step) + 1)
             poses = estimate_eval_poses(self.config.eval_poses, image_set, self.pose_search, self.pose_regressor, guess)
+            unsure = self.leave_out.unsure_eval_indices
+            if guess is not None and len(unsure) > 0:
+                guessed, others = torch.where(guess.isfinite(), guess, poses), self.cameras.poses("train").detach()
+                poses[unsure] = tried_beside_others(image_set[unsure], self.pose_search, guessed[unsure], others)
         if fixed is not None:
             poses = torch.where(fixed.isfinite(), fixed, poses)
         if guess is not None:

@@ -131,8 +131,8 @@ def enough_matches(
     if enough and len(matches.misplaced) > CLEAR_SHARE * len(matches.components[0]):
         remark(
             f"In doubt is where {len(matches.misplaced)} of the images were taken "
-            f"({named([files[index] for index in matches.misplaced])}): neighbors have little in common with them "
-            "where matches place them, or fewer matches place them elsewhere. The object may have sides that are "
+            f"({named([files[index] for index in matches.misplaced])}): few matches place them, neighbors have little "
+            "in common with them there, or fewer matches place them elsewhere. The object may have sides that are "
             "alike, and these and others may be half or a quarter of a turn off."
         )
     if not images.has_alpha and shows_no_motion(matches.matches, next(iter(matches.components), None)):

@@ -1,6 +1,7 @@
 """The order in which images are put together, and by neighbors where any matches at all fold one side onto another."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import AbstractSet, Any, Dict, List, Optional, Sequence, Tuple
 
@@ -10,11 +11,11 @@ import torch
 
 from gnerf_ns.cameras.look_at import look_at
 from gnerf_ns.matching import reconstruction
-from gnerf_ns.matching.colmap import LOOSE, Colmap, Criteria, MatchedPairs, Model
+from gnerf_ns.matching.colmap import FAINT, LOOSE, Colmap, Criteria, MatchedPairs, Model
 from gnerf_ns.matching.consistency import Overlap
 from gnerf_ns.matching.job import Job
-from gnerf_ns.matching.local_matches import Component, PairMatches
-from gnerf_ns.matching.reconstruction import by_neighbors, reconstruct
+from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
+from gnerf_ns.matching.reconstruction import by_neighbors, reconstruct, with_doubt
 
 COUNT = 36
 LOGO = Overlap(covered=0.35, tilt=1.5, count=200)
@@ -41,15 +42,20 @@ class StandIn(Colmap):
     the same; a logo on the other side puts an image where the side is that the logo is on."""
 
     def __init__(
-        self, overlaps: Dict[Pair, Overlap], strict: Optional[AbstractSet[Pair]] = None, aborts: bool = False
+        self,
+        overlaps: Dict[Pair, Overlap],
+        strict: Optional[AbstractSet[Pair]] = None,
+        aborts: bool = False,
+        faint: AbstractSet[Pair] = frozenset(),
     ) -> None:
         """
         Args:
             overlaps: of all pairs that match.
             strict: those that match strictly; None for all.
             aborts: whether images cannot be matched loosely.
+            faint: those that have few points in common.
         """
-        self.overlaps, self.strict, self.aborts = overlaps, strict, aborts
+        self.overlaps, self.strict, self.aborts, self.faint = overlaps, strict, aborts, faint
         self.job = Job(COUNT, [], True, list(range(COUNT)), 1, 0)
         self.maps = 0
 
@@ -71,11 +77,13 @@ class StandIn(Colmap):
         self,
         matched: MatchedPairs,
         begun: Optional[Model] = None,
+        criteria: Optional[Criteria] = None,
         among: Optional[Sequence[int]] = None,
         pairs: Optional[AbstractSet[Pair]] = None,
     ) -> List[Model]:
         self.maps += 1
         chosen = set(matched.overlaps) if pairs is None else set(pairs)
+        chosen -= set() if criteria == FAINT else self.faint
         chosen = [each for each in chosen if among is None or set(each) <= set(among)]
         ordered = sorted(chosen, key=lambda each: (-self.overlaps[each].count, each))
         if not ordered:
@@ -164,7 +172,7 @@ def test_steps_are_limited(monkeypatch: pytest.MonkeyPatch, limit: str, value: i
     monkeypatch.setattr(reconstruction, limit, value)
     (one, other), stand_in = neighborly(halves(LOGO._replace(covered=0.45)))
     assert len(one) == len(other) == COUNT // 2 and folded(one) == folded(other) == []
-    assert stand_in.maps == 2
+    assert stand_in.maps == 3
 
 
 def test_each_result_replaces_the_one_before():
@@ -190,6 +198,23 @@ def test_what_strict_matches_began_grows():
     strict, last = reconstruct(StandIn(ring(), strict=among(range(20))))
     assert strict.components[0].image_indices.tolist() == list(range(20))
     assert len(last.components[0]) == COUNT and len(last.misplaced) == 0
+
+
+def test_images_join_by_few_points_before_they_are_a_component_of_their_own():
+    between = {each for each in ring() if (each[0] < 20) != (each[1] < 20)}
+    *_, apart = reconstruct(StandIn({each: overlap for each, overlap in ring().items() if each not in between}))
+    assert [len(each) for each in apart.components] == [20, COUNT - 20]
+    *_, together = reconstruct(StandIn(ring(), faint=between))
+    assert [len(each) for each in together.components] == [COUNT]
+
+
+def test_what_few_points_have_placed_is_in_doubt():
+    seen_by = np.repeat([0, 1, 2], [14, 15, 100])
+    nothing = PairMatches(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
+    seen = {"seen_by": seen_by, "seen_point": 0 * seen_by, "seen_at": np.zeros((len(seen_by), 2))}
+    placed = replace(component({4: 4, 7: 7, 9: 9}), **seen)
+    assert with_doubt(LocalMatches([placed], nothing, np.array([9]))).misplaced.tolist() == [4, 9]
+    assert len(with_doubt(LocalMatches([], nothing, np.zeros(0, np.int64))).misplaced) == 0
 
 
 @pytest.mark.parametrize("count", [0, 20])

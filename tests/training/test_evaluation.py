@@ -11,14 +11,14 @@ from analytic_scene import RADIUS, Blobs, image_set_of, model_of, random_poses
 from tiny_run import build_pipeline, pipeline_config, state_of, train_steps
 
 from gnerf_ns.cameras.alignment import pose_errors
-from gnerf_ns.cameras.pose_codec import PoseCodec
+from gnerf_ns.cameras.pose_codec import PoseCodec, rotate_poses
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.data.datamanager import UnposedDataManagerConfig
 from gnerf_ns.data.dataparser import UnposedDataParserConfig
 from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
 from gnerf_ns.pose_search.refinement import LocalizationConfig, RefinementConfig
 from gnerf_ns.training import evaluation
-from gnerf_ns.training.evaluation import EvalPosesConfig, estimate_eval_poses, held_to_guess
+from gnerf_ns.training.evaluation import EvalPosesConfig, estimate_eval_poses, held_to_guess, tried_beside_others
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.utils.errors import InputError
 
@@ -69,6 +69,25 @@ def test_held_out_poses_stay_near_what_sharp_matches_say(are_sharp: bool):
     assert found.tolist() == [first, PoseOrigin.MATCHES, moved, PoseOrigin.GIVEN, moved, doubtful]
     assert torch.equal(poses[0], guess[0] if are_sharp else estimated[0])
     assert torch.equal(poses[1:], estimated[1:])
+
+
+def test_images_that_were_placed_wrongly_are_found_beside_others():
+    torch.manual_seed(0)
+    model = model_of(Blobs(num_samples=16))
+    truth = random_poses(2, seed=6)
+    search = PoseSearch(
+        PoseSearchConfig(), model, PoseProposals(PosePriorConfig().resolve(), lambda: RADIUS), PoseCodec("free", RADIUS)
+    )
+    axis = torch.tensor([0.0, 0.6, 0.8])
+
+    def turned(poses: torch.Tensor, degrees: float) -> torch.Tensor:
+        return rotate_poses(roma.rotvec_to_rotmat(torch.deg2rad(torch.tensor(degrees)) * axis), poses)
+
+    guess = torch.cat([turned(truth[:1], 2.0), turned(truth[1:], 150.0)])
+    others = torch.cat([random_poses(3, seed=7), turned(truth, 15.0)])
+    poses = tried_beside_others(image_set_of(model, truth), search, guess, others)
+    errors = torch.rad2deg(roma.rotmat_geodesic_distance(poses[:, :, :3], truth[:, :, :3]))
+    assert errors.max() < 1.0
 
 
 def test_held_out_poses_go_with_their_group_unless_its_place_is_in_doubt():
