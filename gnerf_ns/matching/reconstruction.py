@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import AbstractSet, Iterator, List, Optional, Set, Tuple
 
 import numpy as np
+import torch
 
+from gnerf_ns.cameras.alignment import fit_similarity
 from gnerf_ns.matching.colmap import FAINT, LOOSE, STRICT, Colmap, MatchedPairs, Model
 from gnerf_ns.matching.consistency import (
     CLEAR_SHARE,
@@ -91,7 +93,7 @@ def reconstruct(colmap: Colmap) -> Iterator[LocalMatches]:
     # What two ways of putting images together agree on counts as right, although neighbors have little in common.
     otherwise = placed_otherwise(better.components[0], worse.components[0])
     unconfirmed = np.setdiff1d(better.misplaced, worse.components[0].image_indices)
-    yield replace(better, misplaced=np.union1d(otherwise, unconfirmed))
+    yield with_lost(replace(better, misplaced=np.union1d(otherwise, unconfirmed)), worse)
 
 
 def _completed(colmap: Colmap, loose: MatchedPairs, best: Optional[Model]) -> List[Model]:
@@ -176,6 +178,25 @@ def judged(models: List[Model], matched: MatchedPairs) -> LocalMatches:
     nothing = np.zeros(0, dtype=np.int64)
     contradicted = components[0].image_indices[misplaced(components[0], matched.overlaps)] if components else nothing
     return LocalMatches(components, matched.matches, contradicted)
+
+
+def with_lost(better: LocalMatches, worse: LocalMatches) -> LocalMatches:
+    """One way of putting images together, and where another one that agrees with it puts those that it has lost.
+
+    Nothing of these but their poses is kept: as no points have placed them, they are in doubt.
+    """
+    one, other = better.components[0], worse.components[0]
+    both, rows, others = np.intersect1d(one.image_indices, other.image_indices, return_indices=True)
+    lost = ~np.isin(other.image_indices, one.image_indices)
+    if not lost.any() or len(placed_otherwise(one, other)) > CLEAR_SHARE * len(both):
+        return better
+    poses = torch.from_numpy(other.camera_to_worlds)
+    moved = fit_similarity(poses[others], torch.from_numpy(one.camera_to_worlds[rows])).apply(poses[lost]).numpy()
+    of_lost = {"image_indices": other.image_indices[lost], "camera_to_worlds": moved}
+    of_lost.update({name: getattr(other, name)[lost] for name in ("focal", "center", "distortion")})
+    largest = replace(one, **{name: np.concatenate([getattr(one, name), new]) for name, new in of_lost.items()})
+    left = [each.of(np.flatnonzero(~np.isin(each.image_indices, largest.image_indices))) for each in better.components]
+    return replace(better, components=[largest, *(each for each in left if len(each) >= FEWEST)])
 
 
 def with_doubt(found: LocalMatches) -> LocalMatches:

@@ -47,6 +47,8 @@ of points each (0.001 to 0.005) and 100 Lego images at 200 pixels (0.008) do; of
 that were held came out at 0.4 degrees in place of 0.2, and of images of 96 pixels at 1.1 in place of 0.4."""
 BELIEVED_RAD = 0.02
 """Matches that miss each other by more where they have placed cameras say nothing of other places, in radians."""
+MIN_FITTING_SHARE = 0.5
+"""An image fewer of whose matches fit is not where they have put it."""
 CONFIRMED_RATIO = 2.0
 """Given poses are confirmed where matches miss each other by at most so many times more than at poses of their own."""
 MIN_GROUP = 3
@@ -219,7 +221,8 @@ def joined(
     component = matches.components[0]
     indices, poses = torch.from_numpy(component.image_indices), torch.from_numpy(component.camera_to_worlds)
     origins = torch.full_like(indices, PoseOrigin.MATCHES)
-    origins[torch.isin(indices, torch.from_numpy(matches.misplaced))] = PoseOrigin.DOUBTFUL_MATCHES
+    doubtful = [torch.from_numpy(matches.misplaced), images_that_match_elsewhere(matches, directions)]
+    origins[torch.isin(indices, torch.cat(doubtful))] = PoseOrigin.DOUBTFUL_MATCHES
     placed = Placement(indices, poses.double(), origins)
     if given is None:
         return placed
@@ -243,16 +246,10 @@ def confirmed_images(
         given: poses that came with the images.
         directions: of the rays of training images, and of held-out ones.
     """
-    component, count = matches.components[0], len(directions[0]) + len(directions[1])
-    given_poses, placed_poses = torch.full((2, count, 3, 4), torch.nan, dtype=torch.double)
-    given_poses[given.indices] = given.camera_to_worlds.double()
-    placed_poses[torch.from_numpy(component.image_indices)] = torch.from_numpy(component.camera_to_worlds).double()
-    images = torch.from_numpy(matches.matches.images)
-    coords = torch.from_numpy(matches.matches.coords).double()
-    first, second = (_rays_through(directions, images[:, end], coords[:, end]) for end in range(2))
-    missed_given, missed_placed = (
-        sampson_errors(poses[images[:, 0]], poses[images[:, 1]], first, second).sqrt()
-        for poses in (given_poses, placed_poses)
+    component, images = matches.components[0], torch.from_numpy(matches.matches.images)
+    missed_given = _misses(matches, given.indices, given.camera_to_worlds, directions)
+    missed_placed = _misses(
+        matches, torch.from_numpy(component.image_indices), torch.from_numpy(component.camera_to_worlds), directions
     )
     believed = missed_given.isfinite() & (missed_placed < BELIEVED_RAD)
     if not bool(believed.any()):
@@ -266,6 +263,48 @@ def confirmed_images(
         if missed_given[of_image].median() <= CONFIRMED_RATIO * least:
             confirmed.append(image)
     return torch.tensor(confirmed, dtype=torch.long)
+
+
+def images_that_match_elsewhere(
+    matches: LocalMatches, directions: Tuple[CameraDirections, CameraDirections]
+) -> Int[Tensor, "elsewhere"]:
+    """Images of the largest component most of whose matches do not fit where these have put it.
+
+    An image that was put on the wrong one of two sides that are alike matches its true neighbors best: 0.2 of its
+    matches fit there, of images in their place at least 0.54.
+
+    Args:
+        matches: with a component.
+        directions: of the rays of training images, and of held-out ones.
+    """
+    component, images = matches.components[0], torch.from_numpy(matches.matches.images)
+    indices = torch.from_numpy(component.image_indices)
+    missed = _misses(matches, indices, torch.from_numpy(component.camera_to_worlds), directions)
+    fits, known = (missed < BELIEVED_RAD).double(), missed.isfinite()
+    shares = torch.stack([fits[known & (images == image).any(dim=1)].mean() for image in indices])
+    return indices[shares < MIN_FITTING_SHARE]
+
+
+def _misses(
+    matches: LocalMatches,
+    indices: Int[Tensor, "k"],
+    camera_to_worlds: Float[Tensor, "k 3 4"],
+    directions: Tuple[CameraDirections, CameraDirections],
+) -> Float[Tensor, "matches"]:
+    """By how much rays of each match miss each other, in radians (Sampson); NaN where an image has no pose.
+
+    Args:
+        matches: of all images.
+        indices: images with a pose.
+        camera_to_worlds: their poses.
+        directions: of the rays of training images, and of held-out ones.
+    """
+    poses = torch.full((len(directions[0]) + len(directions[1]), 3, 4), torch.nan, dtype=torch.double)
+    poses[indices] = camera_to_worlds.double()
+    images = torch.from_numpy(matches.matches.images)
+    coords = torch.from_numpy(matches.matches.coords).double()
+    first, second = (_rays_through(directions, images[:, end], coords[:, end]) for end in range(2))
+    return sampson_errors(poses[images[:, 0]], poses[images[:, 1]], first, second).sqrt()
 
 
 @torch.no_grad()

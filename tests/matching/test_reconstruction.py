@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from gnerf_ns.cameras.alignment import Similarity
 from gnerf_ns.cameras.look_at import look_at
 from gnerf_ns.matching import reconstruction
 from gnerf_ns.matching.colmap import FAINT, LOOSE, Colmap, Criteria, MatchedPairs, Model
 from gnerf_ns.matching.consistency import Overlap
 from gnerf_ns.matching.job import Job
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
-from gnerf_ns.matching.reconstruction import by_neighbors, reconstruct, with_doubt
+from gnerf_ns.matching.reconstruction import by_neighbors, reconstruct, with_doubt, with_lost
 
 COUNT = 36
 LOGO = Overlap(covered=0.35, tilt=1.5, count=200)
@@ -215,6 +216,26 @@ def test_what_few_points_have_placed_is_in_doubt():
     placed = replace(component({4: 4, 7: 7, 9: 9}), **seen)
     assert with_doubt(LocalMatches([placed], nothing, np.array([9]))).misplaced.tolist() == [4, 9]
     assert len(with_doubt(LocalMatches([], nothing, np.zeros(0, np.int64))).misplaced) == 0
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_images_that_only_another_way_places_are_kept_if_the_two_agree(agrees: bool):
+    nothing = PairMatches(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
+    everything = {index: index for index in range(COUNT)}
+    folded_back = {index: index % (COUNT // 2) for index in range(COUNT)}
+    true, few = component(everything), component({index: index for index in range(30)})
+    worse = true if agrees else component(folded_back)
+    frame = Similarity(torch.eye(3, dtype=torch.float64)[[2, 0, 1]], 0.2, torch.ones(3, dtype=torch.float64))
+    moved = frame.apply(torch.from_numpy(worse.camera_to_worlds)).numpy()
+    better = LocalMatches([few, component({33: 33, 34: 34, 35: 35})], nothing, np.zeros(0, np.int64))
+    found = with_lost(better, LocalMatches([replace(worse, camera_to_worlds=moved)], nothing, np.zeros(0, np.int64)))
+    if agrees:
+        (only,) = found.components
+        assert only.image_indices.tolist() == list(range(COUNT))
+        np.testing.assert_allclose(only.camera_to_worlds, true.camera_to_worlds, atol=1e-6)
+        assert set(range(30, COUNT)) <= set(with_doubt(found).misplaced.tolist())
+    else:
+        assert found is better
 
 
 @pytest.mark.parametrize("count", [0, 20])

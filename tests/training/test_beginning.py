@@ -28,6 +28,7 @@ from torch import Tensor
 
 from gnerf_ns.cameras.alignment import Similarity, pose_errors
 from gnerf_ns.cameras.look_at import look_at
+from gnerf_ns.cameras.pose_codec import rotate_poses
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.cameras.rays import CameraDirections
 from gnerf_ns.data.image_set import ImageSet, ImageStack
@@ -43,6 +44,7 @@ from gnerf_ns.training.placement import (
     Placement,
     PoseOrigin,
     confirmed_images,
+    images_that_match_elsewhere,
     is_enough,
     joined,
     precision_deg,
@@ -87,7 +89,8 @@ def matches_of(*components: Component) -> LocalMatches:
 def test_an_object_comes_to_fill_the_ball_whatever_frame_its_cameras_came_in():
     truth, found = random_poses(14, seed=5), [0, 2, 3, 4, 7, 8, 9, 11, 12]
     images = image_set_of(model_of(Blobs()), truth[:12])
-    known = known_poses(matches_of(component(found, truth[found])), None, images, DIRECTIONS)
+    of_both = CameraDirections(cameras(12)), CameraDirections(cameras(2))
+    known = known_poses(matches_of(component(found, truth[found])), None, images, of_both)
     assert known.train_indices.tolist() == found[:-1] and known.eval_indices.tolist() == [0]
     errors = pose_errors(torch.cat([known.train, known.eval]), truth[found]).summary()
     assert errors["rotation_error_deg_max"] < 0.1 and errors["translation_error_relative"] < 1e-3
@@ -103,7 +106,8 @@ def test_cameras_in_a_room_come_to_stand_in_the_ball_around_what_they_see():
     images = image_set_of(model_of(ConstantFog()), truth)
     images.images.pixels = images.images.pixels[..., :3]
     points = torch.tensor([0.3, 0.2, 0.1]) + 0.1 * torch.randn(101, 3, generator=torch.Generator().manual_seed(0))
-    known = known_poses(matches_of(component(list(range(12)), truth, points)), None, images, DIRECTIONS)
+    of_both = CameraDirections(cameras(12)), CameraDirections(cameras(1))
+    known = known_poses(matches_of(component(list(range(12)), truth, points)), None, images, of_both)
     distances = known.train[:, :, 3].norm(dim=-1)
     assert 0.95 < float(distances.max()) < 1.2 and float(distances.min()) > 0.5
 
@@ -249,6 +253,19 @@ def test_where_most_given_poses_are_confirmed_others_count_more_than_doubtful_ma
         **dict.fromkeys(range(9), PoseOrigin.CONFIRMED),
         7: PoseOrigin.GIVEN,
     }
+
+
+@pytest.mark.parametrize("turned_deg", [0.0, 30.0, 180.0])
+def test_an_image_whose_matches_do_not_fit_its_place_is_in_doubt(turned_deg: float):
+    """As where it was put on the wrong one of two sides that are alike."""
+    truth = random_poses(9, seed=3)
+    wrong = truth.clone()
+    wrong[4] = rotate_poses(roma.rotvec_to_rotmat(torch.deg2rad(torch.tensor([0.0, 0.0, turned_deg]))), truth[4])
+    matches = replace(exact_matches(truth), components=[component(list(range(9)), wrong)])
+    found = images_that_match_elsewhere(matches, DIRECTIONS).tolist()
+    assert found == ([] if turned_deg == 0.0 else [4])
+    placed = joined(matches, None, DIRECTIONS)
+    assert (placed.origins == PoseOrigin.DOUBTFUL_MATCHES).nonzero()[:, 0].tolist() == found
 
 
 @pytest.mark.parametrize("turned_deg", [1.0, 10.0])
