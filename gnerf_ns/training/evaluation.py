@@ -7,7 +7,7 @@ from typing import Dict, List, Optional, Tuple
 
 import roma
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gnerf_ns.cameras.alignment import PoseErrors, pose_errors
@@ -84,6 +84,33 @@ def estimate_eval_poses(
     return torch.stack([localization.camera_to_world for localization in found])
 
 
+def unsure_images(
+    camera_to_worlds: Float[Tensor, "m 3 4"],
+    guess: Float[Tensor, "m 3 4"],
+    origins: Int[Tensor, "m"],
+    are_matches_sharp: bool,
+) -> Int[Tensor, "unsure"]:
+    """Held-out images whose place nobody told, or matches that are in doubt, or rough ones that colors do not confirm.
+
+    Args:
+        camera_to_worlds: as estimated in the field.
+        guess: where estimation began; NaN for images that were looked up.
+        origins: where the guesses are from: `PoseOrigin`.
+        are_matches_sharp: whether matches know poses better than colors do.
+    """
+    unsure = (PoseOrigin.LOOKED_UP, PoseOrigin.DOUBTFUL_MATCHES, PoseOrigin.DOUBTFUL_GROUP)
+    is_unsure = torch.isin(origins, torch.tensor(unsure).to(origins))
+    is_rough = (origins == PoseOrigin.MATCHES) | (origins == PoseOrigin.GROUP)
+    if not are_matches_sharp:
+        is_unsure |= is_rough & ~_have_stayed(camera_to_worlds, guess)
+    return is_unsure.nonzero()[:, 0]
+
+
+def _have_stayed(camera_to_worlds: Float[Tensor, "m 3 4"], guess: Float[Tensor, "m 3 4"]) -> Bool[Tensor, "m"]:
+    turned = torch.rad2deg(roma.rotmat_geodesic_distance(camera_to_worlds[..., :3], guess[..., :3].nan_to_num(0.0)))
+    return (turned < MAX_TURN_DEG) & guess.isfinite().all(dim=(1, 2))
+
+
 def tried_beside_others(
     image_set: ImageSet,
     search: PoseSearch,
@@ -102,6 +129,8 @@ def tried_beside_others(
         guess: poses that they may have.
         others: poses of the images that the field was trained on.
     """
+    if len(guess) == 0:
+        return guess
     some = others[torch.linspace(0, len(others) - 1, min(MAX_PLACES, len(others))).round().long()]
     none = RefinementConfig(steps=0)
     # Pixels near keypoints lead there from far away; all pixels alike end nearer.
@@ -134,8 +163,7 @@ def held_to_guess(
         origins: where the guesses are from: `PoseOrigin`.
         are_matches_sharp: whether matches know poses better than colors do.
     """
-    turned = torch.rad2deg(roma.rotmat_geodesic_distance(camera_to_worlds[..., :3], guess[..., :3].nan_to_num(0.0)))
-    has_stayed = (turned < MAX_TURN_DEG) & guess.isfinite().all(dim=(1, 2))
+    has_stayed = _have_stayed(camera_to_worlds, guess)
     is_sure = (are_sure(origins) | (origins == PoseOrigin.GROUP)) & are_matches_sharp
     is_kept = (is_sure & ~has_stayed) | (origins == PoseOrigin.CONFIRMED)
     # Where even the colors do not agree with matches that are in doubt, it is all the more in doubt.

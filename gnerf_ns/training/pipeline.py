@@ -37,6 +37,7 @@ from gnerf_ns.training.evaluation import (
     estimate_eval_poses,
     held_to_guess,
     tried_beside_others,
+    unsure_images,
 )
 from gnerf_ns.training.live_view import LiveView, TrainingStatus
 from gnerf_ns.training.objective import Objective, TrainingScene, rows_of
@@ -397,18 +398,18 @@ class GNeRFPipeline(VanillaPipeline):
         if fixed is not None and bool(fixed.isfinite().all()):
             self.cameras.assign_eval(fixed, step)
             return
+        begun = self.config.begins_with
+        are_sharp = begun is not None and begun.certainty == "matched"
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(self._seed_at(step) + 1)
             poses = estimate_eval_poses(self.config.eval_poses, image_set, self.pose_search, self.pose_regressor, guess)
-            unsure = self.leave_out.unsure_eval_indices
-            if guess is not None and len(unsure) > 0:
+            if guess is not None:
+                unsure = unsure_images(poses, guess, self.leave_out.eval_origins, are_sharp)
                 guessed, others = torch.where(guess.isfinite(), guess, poses), self.cameras.poses("train").detach()
                 poses[unsure] = tried_beside_others(image_set[unsure], self.pose_search, guessed[unsure], others)
         if fixed is not None:
             poses = torch.where(fixed.isfinite(), fixed, poses)
         if guess is not None:
-            begun = self.config.begins_with
-            are_sharp = begun is not None and begun.certainty == "matched"
             poses, origins = held_to_guess(poses, guess, self.leave_out.eval_origins, are_sharp)
             self.leave_out.eval_origins.copy_(origins)
         self.cameras.assign_eval(poses, step)

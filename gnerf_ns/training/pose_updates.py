@@ -86,12 +86,6 @@ class LeaveOut(nn.Module):
         are_fixed = are_sure(self.origins) | (self.origins == PoseOrigin.GROUP) | self._scene.cameras.held
         return (~are_fixed).nonzero()[:, 0]
 
-    @property
-    def unsure_eval_indices(self) -> Int[Tensor, "unsure"]:
-        """Held-out images whose place nobody told, or matches that contradict each other or may stand elsewhere."""
-        unsure = (PoseOrigin.LOOKED_UP, PoseOrigin.DOUBTFUL_MATCHES, PoseOrigin.DOUBTFUL_GROUP)
-        return torch.isin(self.eval_origins, torch.tensor(unsure).to(self.eval_origins)).nonzero()[:, 0]
-
     def eval_guess(self) -> Optional[Float[Tensor, "m 3 4"]]:
         """`RelativePoses.eval_guess` at the present poses."""
         return self.relative_poses.eval_guess(self._scene.cameras().detach(), ~self.unplaced)

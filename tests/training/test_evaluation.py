@@ -18,7 +18,13 @@ from gnerf_ns.data.dataparser import UnposedDataParserConfig
 from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
 from gnerf_ns.pose_search.refinement import LocalizationConfig, RefinementConfig
 from gnerf_ns.training import evaluation
-from gnerf_ns.training.evaluation import EvalPosesConfig, estimate_eval_poses, held_to_guess, tried_beside_others
+from gnerf_ns.training.evaluation import (
+    EvalPosesConfig,
+    estimate_eval_poses,
+    held_to_guess,
+    tried_beside_others,
+    unsure_images,
+)
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.utils.errors import InputError
 
@@ -64,6 +70,7 @@ def test_held_out_poses_stay_near_what_sharp_matches_say(are_sharp: bool):
     doubtful = PoseOrigin.DOUBTFUL_MATCHES
     origins = torch.tensor([PoseOrigin.MATCHES] * 2 + [PoseOrigin.GIVEN] * 2 + [PoseOrigin.LOOKED_UP, doubtful])
     poses, found = held_to_guess(estimated, guess, origins, are_sharp)
+    assert unsure_images(estimated, guess, origins, are_sharp).tolist() == ([4, 5] if are_sharp else [0, 4, 5])
     moved = PoseOrigin.LOOKED_UP
     first = PoseOrigin.MATCHES if are_sharp else moved
     assert found.tolist() == [first, PoseOrigin.MATCHES, moved, PoseOrigin.GIVEN, moved, doubtful]
