@@ -22,7 +22,6 @@ from gnerf_ns.cameras.alignment import fit_similarity
 from gnerf_ns.matching.colmap import FAINT, LOOSE, STRICT, Colmap, MatchedPairs, Model
 from gnerf_ns.matching.consistency import (
     CLEAR_SHARE,
-    SURE_COUNT,
     Overlap,
     contradictions,
     misplaced,
@@ -62,6 +61,10 @@ KEPT_SHARE = 0.8
 nothing are no better than many of which a few do."""
 FEWEST = 3
 """Fewer images are no component."""
+FEW_POINTS = 15
+"""An image that sees fewer points of the others is in doubt."""
+MIN_COMMON_SHARE = 0.5
+"""Two ways of putting images together agree only if they have so much in common of the smaller one."""
 
 
 def reconstruct(colmap: Colmap) -> Iterator[LocalMatches]:
@@ -162,7 +165,7 @@ def _with_left(
     if model is None:
         return []
     if len(model) < colmap.job.num_images:
-        model = max(model, *colmap.map(matched, model, FAINT, pairs=pairs), key=len)
+        model = max([model, *colmap.map(matched, model, FAINT, pairs=pairs)], key=len)
     left = sorted(set(range(colmap.job.num_images)) - set(model.component.image_indices.tolist()))
     return [model, *(colmap.map(matched, among=left, pairs=pairs) if len(left) >= FEWEST else [])]
 
@@ -181,22 +184,23 @@ def judged(models: List[Model], matched: MatchedPairs) -> LocalMatches:
 
 
 def with_lost(better: LocalMatches, worse: LocalMatches) -> LocalMatches:
-    """One way of putting images together, and where another one that agrees with it puts those that it has lost.
+    """One way of putting images together, and where another one that agrees with it puts images that it has lost.
 
     Nothing of these but their poses is kept: as no points have placed them, they are in doubt.
     """
     one, other = better.components[0], worse.components[0]
     both, rows, others = np.intersect1d(one.image_indices, other.image_indices, return_indices=True)
-    lost = ~np.isin(other.image_indices, one.image_indices)
-    if not lost.any() or len(placed_otherwise(one, other)) > CLEAR_SHARE * len(both):
+    placed = np.concatenate([each.image_indices for each in better.components])
+    lost = ~np.isin(other.image_indices, np.union1d(placed, worse.misplaced))
+    agree = len(placed_otherwise(one, other)) <= CLEAR_SHARE * len(both)
+    if not lost.any() or not agree or len(both) < max(FEWEST, MIN_COMMON_SHARE * min(len(one), len(other))):
         return better
     poses = torch.from_numpy(other.camera_to_worlds)
     moved = fit_similarity(poses[others], torch.from_numpy(one.camera_to_worlds[rows])).apply(poses[lost]).numpy()
     of_lost = {"image_indices": other.image_indices[lost], "camera_to_worlds": moved}
     of_lost.update({name: getattr(other, name)[lost] for name in ("focal", "center", "distortion")})
     largest = replace(one, **{name: np.concatenate([getattr(one, name), new]) for name, new in of_lost.items()})
-    left = [each.of(np.flatnonzero(~np.isin(each.image_indices, largest.image_indices))) for each in better.components]
-    return replace(better, components=[largest, *(each for each in left if len(each) >= FEWEST)])
+    return replace(better, components=[largest, *better.components[1:]])
 
 
 def with_doubt(found: LocalMatches) -> LocalMatches:
@@ -205,7 +209,7 @@ def with_doubt(found: LocalMatches) -> LocalMatches:
         return found
     largest = found.components[0]
     points = np.bincount(largest.seen_by, minlength=len(largest))
-    return replace(found, misplaced=np.union1d(found.misplaced, largest.image_indices[points < SURE_COUNT]))
+    return replace(found, misplaced=np.union1d(found.misplaced, largest.image_indices[points < FEW_POINTS]))
 
 
 def _components(models: List[Model]) -> List[Component]:

@@ -115,10 +115,11 @@ def tried_beside_others(
     image_set: ImageSet,
     search: PoseSearch,
     guess: Float[Tensor, "m 3 4"],
+    estimated: Float[Tensor, "m 3 4"],
     others: Float[Tensor, "n 3 4"],
 ) -> Float[Tensor, "m 3 4"]:
     """Poses of images near where they are guessed to have been taken, or, if they fit clearly better there, near where
-    others were.
+    others were, or where they are estimated to have been.
 
     Photos are taken near each other, from where a walk around the object led and as the hands held the camera then: few
     other poses are so likely, and a bank of level ones may have none that is near.
@@ -127,6 +128,7 @@ def tried_beside_others(
         image_set: these images.
         search: whose field is frozen.
         guess: poses that they may have.
+        estimated: others that they may have.
         others: poses of the images that the field was trained on.
     """
     if len(guess) == 0:
@@ -140,7 +142,10 @@ def tried_beside_others(
         image = image_set[torch.tensor([index], device=others.device)]
         near, elsewhere = (
             localize_images(config, search.renderer, image, starts[None], learned_as(search.codec))[0]
-            for config, starts in ((of_near, mine[None]), (of_elsewhere, some))
+            for config, starts in (
+                (of_near, mine[None]),
+                (of_elsewhere, torch.cat([estimated[index, None], some])),
+            )
         )
         is_better = elsewhere.error**2 < MAX_COST_RATIO * near.error**2
         found.append((elsewhere if is_better else near).camera_to_world)

@@ -403,10 +403,12 @@ class GNeRFPipeline(VanillaPipeline):
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(self._seed_at(step) + 1)
             poses = estimate_eval_poses(self.config.eval_poses, image_set, self.pose_search, self.pose_regressor, guess)
-            if guess is not None:
+            if begun is not None:
+                guess = torch.full_like(poses, torch.nan) if guess is None else guess
                 unsure = unsure_images(poses, guess, self.leave_out.eval_origins, are_sharp)
-                guessed, others = torch.where(guess.isfinite(), guess, poses), self.cameras.poses("train").detach()
-                poses[unsure] = tried_beside_others(image_set[unsure], self.pose_search, guessed[unsure], others)
+                guessed = torch.where(guess.isfinite(), guess, poses)[unsure]
+                others = self.cameras.poses("train").detach()[~self.leave_out.unplaced]
+                poses[unsure] = tried_beside_others(image_set[unsure], self.pose_search, guessed, poses[unsure], others)
         if fixed is not None:
             poses = torch.where(fixed.isfinite(), fixed, poses)
         if guess is not None:

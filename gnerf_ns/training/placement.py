@@ -69,7 +69,8 @@ class PoseOrigin(IntEnum):
     GROUP = 4
     """Found likewise, together with all images that matches place relative to each other."""
     DOUBTFUL_MATCHES = 5
-    """From local matches that contradict each other (`LocalMatches.misplaced`): it may be moved to where it fits."""
+    """From local matches that contradict each other or are few (`LocalMatches.misplaced`), or most of which do not fit
+    there: it may be moved to where it fits."""
     CONFIRMED = 6
     """From the transforms.json, and as good as matches can tell."""
     DOUBTFUL_GROUP = 7
@@ -179,7 +180,7 @@ def precision_deg(matches: LocalMatches, sizes: List[ImageSize]) -> float:
     component = matches.components[0]
     width = float(np.median([min(size.width, MAX_SIDE) for size in sizes]))
     pixel_deg = math.degrees(1.0 / (float(np.median(component.focal)) * width))
-    points = float(np.median(np.bincount(component.seen_by, minlength=len(component))))
+    points = float(np.median(np.unique(component.seen_by, return_counts=True)[1])) if len(component.seen_by) else 0.0
     return pixel_deg * float(component.error_px) / math.sqrt(points) if points else math.inf
 
 
@@ -280,9 +281,11 @@ def images_that_match_elsewhere(
     component, images = matches.components[0], torch.from_numpy(matches.matches.images)
     indices = torch.from_numpy(component.image_indices)
     missed = _misses(matches, indices, torch.from_numpy(component.camera_to_worlds), directions)
-    fits, known = (missed < BELIEVED_RAD).double(), missed.isfinite()
-    shares = torch.stack([fits[known & (images == image).any(dim=1)].mean() for image in indices])
-    return indices[shares < MIN_FITTING_SHARE]
+    known = missed.isfinite()
+    ends, fits = images[known].flatten(), (missed[known] < BELIEVED_RAD).double().repeat_interleave(2)
+    least = int(indices.max()) + 1
+    counts, fitting = torch.bincount(ends, minlength=least), torch.bincount(ends, fits, minlength=least)
+    return indices[fitting[indices] < MIN_FITTING_SHARE * counts[indices]]
 
 
 def _misses(

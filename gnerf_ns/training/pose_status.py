@@ -58,7 +58,7 @@ class PoseStatus(NamedTuple):
     """Share of the image's contrast that a rendering there explains: 1 for all; below 0 where it is worse than none."""
     is_doubtful: bool
     """Whether that is much less than usual, or less than half, it is shown as well from elsewhere, matches contradict
-    each other about the pose, or nothing speaks for it but a field that cannot be trusted."""
+    each other about the pose or are few, or nothing speaks for it but a field that cannot be trusted."""
 
     @property
     def entries(self) -> Dict[str, Any]:
@@ -148,7 +148,7 @@ def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path], held_out: S
         PoseOrigin.MATCHES: "placed by local matches",
         PoseOrigin.CONFIRMED: "where they were given, which matches confirm",
         PoseOrigin.GIVEN: "where they were given",
-        PoseOrigin.DOUBTFUL_MATCHES: "placed by matches that contradict each other",
+        PoseOrigin.DOUBTFUL_MATCHES: "placed by matches that contradict each other or are few",
         PoseOrigin.GROUP: "placed with a group of matched images",
         PoseOrigin.DOUBTFUL_GROUP: "placed with a group of matched images that may stand elsewhere",
         PoseOrigin.LOOKED_UP: "looked up in the field",
@@ -175,7 +175,7 @@ def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path], held_out: S
         alone = ", or nothing but that field speaks for them" if by_heart else ""
         said.append(
             "Doubtful, since the field shows them badly from their poses, or as well from elsewhere, or matches "
-            "contradict each other"
+            "contradict each other or are few"
             f"{alone}: {named(doubtful)}."
         )
     return said

@@ -211,31 +211,39 @@ def test_images_join_by_few_points_before_they_are_a_component_of_their_own():
 
 def test_what_few_points_have_placed_is_in_doubt():
     seen_by = np.repeat([0, 1, 2], [14, 15, 100])
-    nothing = PairMatches(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
     seen = {"seen_by": seen_by, "seen_point": 0 * seen_by, "seen_at": np.zeros((len(seen_by), 2))}
     placed = replace(component({4: 4, 7: 7, 9: 9}), **seen)
-    assert with_doubt(LocalMatches([placed], nothing, np.array([9]))).misplaced.tolist() == [4, 9]
-    assert len(with_doubt(LocalMatches([], nothing, np.zeros(0, np.int64))).misplaced) == 0
+    assert with_doubt(replace(as_matches(placed), misplaced=np.array([9]))).misplaced.tolist() == [4, 9]
+    assert len(with_doubt(as_matches()).misplaced) == 0
 
 
-@pytest.mark.parametrize("agrees", [True, False])
-def test_images_that_only_another_way_places_are_kept_if_the_two_agree(agrees: bool):
+def as_matches(*components: Component) -> LocalMatches:
     nothing = PairMatches(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
-    everything = {index: index for index in range(COUNT)}
-    folded_back = {index: index % (COUNT // 2) for index in range(COUNT)}
-    true, few = component(everything), component({index: index for index in range(30)})
-    worse = true if agrees else component(folded_back)
+    return LocalMatches(list(components), nothing, np.zeros(0, np.int64))
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "fold", "expected"),
+    [
+        (0, COUNT, COUNT, [*range(30), 30, 31, 32]),  # but for three that are a component of their own
+        (0, COUNT, COUNT // 2, [*range(30)]),  # the two do not agree
+        (29, COUNT, COUNT, [*range(30)]),  # or have but one image in common
+        (30, COUNT, COUNT, [*range(30)]),
+    ],
+)
+def test_images_that_only_another_way_places_are_kept_if_the_two_agree(
+    first: int, last: int, fold: int, expected: List[int]
+):
+    worse = component({index: index % fold for index in range(first, last)})
     frame = Similarity(torch.eye(3, dtype=torch.float64)[[2, 0, 1]], 0.2, torch.ones(3, dtype=torch.float64))
     moved = frame.apply(torch.from_numpy(worse.camera_to_worlds)).numpy()
-    better = LocalMatches([few, component({33: 33, 34: 34, 35: 35})], nothing, np.zeros(0, np.int64))
-    found = with_lost(better, LocalMatches([replace(worse, camera_to_worlds=moved)], nothing, np.zeros(0, np.int64)))
-    if agrees:
-        (only,) = found.components
-        assert only.image_indices.tolist() == list(range(COUNT))
-        np.testing.assert_allclose(only.camera_to_worlds, true.camera_to_worlds, atol=1e-6)
-        assert set(range(30, COUNT)) <= set(with_doubt(found).misplaced.tolist())
-    else:
-        assert found is better
+    better = as_matches(component({index: index for index in range(30)}), component({33: 33, 34: 34, 35: 35}))
+    found = with_lost(better, as_matches(replace(worse, camera_to_worlds=moved)))
+    largest, own = found.components
+    assert largest.image_indices.tolist() == expected and own.image_indices.tolist() == [33, 34, 35]
+    true = component({index: index for index in expected})
+    np.testing.assert_allclose(largest.camera_to_worlds, true.camera_to_worlds, atol=1e-6)
+    assert set(range(30, len(expected))) <= set(with_doubt(found).misplaced.tolist())
 
 
 @pytest.mark.parametrize("count", [0, 20])

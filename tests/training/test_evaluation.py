@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -91,10 +92,34 @@ def test_images_that_were_placed_wrongly_are_found_beside_others():
         return rotate_poses(roma.rotvec_to_rotmat(torch.deg2rad(torch.tensor(degrees)) * axis), poses)
 
     guess = torch.cat([turned(truth[:1], 2.0), turned(truth[1:], 150.0)])
-    others = torch.cat([random_poses(3, seed=7), turned(truth, 15.0)])
-    poses = tried_beside_others(image_set_of(model, truth), search, guess, others)
+    others = torch.cat([random_poses(3, seed=7), turned(truth[1:], 15.0)])
+    poses = tried_beside_others(image_set_of(model, truth), search, guess, guess, others)
     errors = torch.rad2deg(roma.rotmat_geodesic_distance(poses[:, :, :3], truth[:, :, :3]))
     assert errors.max() < 1.0
+    # What was estimated counts as well.
+    elsewhere = tried_beside_others(
+        image_set_of(model, truth)[torch.tensor([1])], search, guess[1:], turned(truth[1:], 10.0), others[:3]
+    )
+    assert torch.rad2deg(roma.rotmat_geodesic_distance(elsewhere[:, :, :3], truth[1:, :, :3])).max() < 1.0
+
+
+@pytest.mark.parametrize(("there", "goes"), [(0.86, False), (0.84, True)])
+def test_images_go_elsewhere_only_where_they_fit_clearly_better(
+    there: float, goes: bool, monkeypatch: pytest.MonkeyPatch
+):
+    guess, others = random_poses(1, seed=1), random_poses(2, seed=2)
+
+    def localized(config: Any, field: Any, image_set: Any, starts: torch.Tensor, make_poses: Any) -> Any:
+        error = 0.1 if torch.equal(starts[0, 0], guess[0]) else 0.1 * there**0.5
+        return [SimpleNamespace(camera_to_world=starts[0, 0], error=error)]
+
+    monkeypatch.setattr(evaluation, "localize_images", localized)
+    model = model_of(Blobs(num_samples=16))
+    search = PoseSearch(
+        PoseSearchConfig(), model, PoseProposals(PosePriorConfig().resolve(), lambda: RADIUS), PoseCodec("free", RADIUS)
+    )
+    poses = tried_beside_others(image_set_of(model, random_poses(1, seed=3)), search, guess, others[:1], others)
+    assert torch.equal(poses, others[:1] if goes else guess)
 
 
 def test_held_out_poses_go_with_their_group_unless_its_place_is_in_doubt():
