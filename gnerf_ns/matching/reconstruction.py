@@ -195,8 +195,8 @@ def with_lost(better: LocalMatches, worse: LocalMatches) -> LocalMatches:
     agree = len(placed_otherwise(one, other)) <= CLEAR_SHARE * len(both)
     if not lost.any() or not agree or len(both) < max(FEWEST, MIN_COMMON_SHARE * min(len(one), len(other))):
         return better
-    poses = torch.from_numpy(other.camera_to_worlds)
-    moved = fit_similarity(poses[others], torch.from_numpy(one.camera_to_worlds[rows])).apply(poses[lost]).numpy()
+    shared, target = (torch.from_numpy(poses) for poses in (other.camera_to_worlds[others], one.camera_to_worlds[rows]))
+    moved = fit_similarity(shared, target).apply(torch.from_numpy(other.camera_to_worlds[lost])).numpy()
     of_lost = {"image_indices": other.image_indices[lost], "camera_to_worlds": moved}
     of_lost.update({name: getattr(other, name)[lost] for name in ("focal", "center", "distortion")})
     largest = replace(one, **{name: np.concatenate([getattr(one, name), new]) for name, new in of_lost.items()})
