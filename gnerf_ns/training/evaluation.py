@@ -27,7 +27,7 @@ where held-out images came to be turned by up to 11 when only colors were compar
 MAX_PLACES = 40
 """An image is tried where so many others were taken, at most,"""
 NUM_SURVIVORS = 8
-"""of which so many are looked at more closely (of a carton, four were too few once in four times),"""
+"""of which so many are looked at more closely (of a carton, four were too few once in six times),"""
 MAX_COST_RATIO = 0.85
 """and goes elsewhere only if that lowers its squared color error to this share, as misfits in training do."""
 IMAGES_PER_BATCH = 8
