@@ -17,7 +17,7 @@ from gnerf_ns.models.inversion_network import InversionNetworkConfig
 from gnerf_ns.pose_search.pose_search import PoseSearchConfig
 from gnerf_ns.pose_search.refinement import LocalizationConfig, RefinementConfig
 from gnerf_ns.training.adversarial import AdversarialObjectiveConfig
-from gnerf_ns.training.evaluation import EvalPosesConfig
+from gnerf_ns.training.held_out_poses import EvalPosesConfig
 from gnerf_ns.training.learning_rates import PhaseSchedulerConfig, QuickAdamOptimizerConfig
 from gnerf_ns.training.photometric import PhotometricObjectiveConfig
 from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig

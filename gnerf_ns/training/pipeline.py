@@ -31,14 +31,8 @@ from gnerf_ns.pose_search.pose_search import PoseProposals, PoseRegressor, PoseS
 from gnerf_ns.training.adversarial import AdversarialObjective, AdversarialObjectiveConfig
 from gnerf_ns.training.beginning import BeginningConfig, find_beginning, prior_of_silhouettes
 from gnerf_ns.training.epipolar import EpipolarObjective, EpipolarObjectiveConfig
-from gnerf_ns.training.evaluation import (
-    EvalPosesConfig,
-    Evaluation,
-    estimate_eval_poses,
-    held_to_guess,
-    tried_beside_others,
-    unsure_images,
-)
+from gnerf_ns.training.evaluation import Evaluation
+from gnerf_ns.training.held_out_poses import EvalPosesConfig, HeldOutGuess, find_held_out_poses
 from gnerf_ns.training.live_view import LiveView, TrainingStatus
 from gnerf_ns.training.objective import Objective, TrainingScene, rows_of
 from gnerf_ns.training.photometric import PhotometricObjective, PhotometricObjectiveConfig
@@ -393,28 +387,26 @@ class GNeRFPipeline(VanillaPipeline):
         if int(self.cameras.eval_step) == step or len(self.datamanager.eval_dataset) == 0:
             return
         image_set = ImageSet(self.datamanager.eval_images, self.cameras.eval_lenses)
-        guess = self.leave_out.eval_guess()
-        fixed = guess if self.config.poses == "fixed" else None
-        if fixed is not None and bool(fixed.isfinite().all()):
-            self.cameras.assign_eval(fixed, step)
-            return
-        begun = self.config.begins_with
-        are_sharp = begun is not None and begun.certainty == "matched"
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(self._seed_at(step) + 1)
-            poses = estimate_eval_poses(self.config.eval_poses, image_set, self.pose_search, self.pose_regressor, guess)
-            if begun is not None:
-                guess = torch.full_like(poses, torch.nan) if guess is None else guess
-                unsure = unsure_images(poses, guess, self.leave_out.eval_origins, are_sharp)
-                guessed = torch.where(guess.isfinite(), guess, poses)[unsure]
-                others = self.cameras.poses("train").detach()[~self.leave_out.unplaced]
-                poses[unsure] = tried_beside_others(image_set[unsure], self.pose_search, guessed, poses[unsure], others)
-        if fixed is not None:
-            poses = torch.where(fixed.isfinite(), fixed, poses)
-        if guess is not None:
-            poses, origins = held_to_guess(poses, guess, self.leave_out.eval_origins, are_sharp)
-            self.leave_out.eval_origins.copy_(origins)
+            poses, origins = find_held_out_poses(
+                self.config.eval_poses, image_set, self.pose_search, self.pose_regressor, self._eval_guess()
+            )
+        self.leave_out.eval_origins.copy_(origins)
         self.cameras.assign_eval(poses, step)
+
+    def _eval_guess(self) -> Optional[HeldOutGuess]:
+        """What is known of held-out images; None in a run that began with nothing."""
+        begun, leave_out = self.config.begins_with, self.leave_out
+        if begun is None:
+            return None
+        return HeldOutGuess(
+            leave_out.eval_guess(),
+            leave_out.eval_origins,
+            are_matches_sharp=begun.certainty == "matched",
+            are_fixed=self.config.poses == "fixed",
+            others=self.cameras.poses("train").detach()[~leave_out.unplaced],
+        )
 
     def publish_cameras(self) -> None:
         """Hand the estimated cameras to the datamanager, from which nerfstudio's commands take them."""

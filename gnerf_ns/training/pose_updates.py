@@ -86,7 +86,7 @@ class LeaveOut(nn.Module):
         are_fixed = are_sure(self.origins) | (self.origins == PoseOrigin.GROUP) | self._scene.cameras.held
         return (~are_fixed).nonzero()[:, 0]
 
-    def eval_guess(self) -> Optional[Float[Tensor, "m 3 4"]]:
+    def eval_guess(self) -> Float[Tensor, "m 3 4"]:
         """`RelativePoses.eval_guess` at the present poses."""
         return self.relative_poses.eval_guess(self._scene.cameras().detach(), ~self.unplaced)
 

@@ -6,8 +6,6 @@ While training moves the cameras of a part, its held-out images go along.
 
 from __future__ import annotations
 
-from typing import Optional
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -65,7 +63,7 @@ class RelativePoses(nn.Module):
     @torch.no_grad()
     def eval_guess(
         self, camera_to_worlds: Float[Tensor, "n 3 4"], are_placed: Bool[Tensor, "n"]
-    ) -> Optional[Float[Tensor, "m 3 4"]]:
+    ) -> Float[Tensor, "m 3 4"]:
         """Where held-out images were taken if their parts are where training has brought them.
 
         Args:
@@ -73,7 +71,7 @@ class RelativePoses(nn.Module):
             are_placed: which of these have a pose.
 
         Returns:
-            Poses, NaN where there is none; None if there are none at all.
+            Poses, NaN where there is none.
         """
         guess = torch.full_like(self.eval_poses, torch.nan)
         for part in self.eval_parts.unique().tolist():
@@ -82,4 +80,4 @@ class RelativePoses(nn.Module):
                 moved = fit_similarity(self.poses[placed].double().cpu(), camera_to_worlds[placed].double().cpu())
                 held_out = self.eval_parts == part
                 guess[held_out] = moved.apply(self.eval_poses[held_out].double().cpu()).to(guess)
-        return guess if bool(guess.isfinite().any()) else None
+        return guess

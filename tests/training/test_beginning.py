@@ -423,7 +423,7 @@ def test_others_wait_until_they_are_looked_up(matched: Tensor, tiny_scene: Path)
     train_steps(pipeline, range(4), lambda step: seen.append(sorted(pipeline.leave_out.training_indices.tolist())))
     assert seen == [[0, 1, 2, 4, 5, 6]] * 2 + [list(range(7))] * 2
     guess = pipeline.leave_out.eval_guess()
-    assert guess is not None and guess.isfinite().all(dim=(1, 2)).tolist() == [True, False]
+    assert guess.isfinite().all(dim=(1, 2)).tolist() == [True, False]
     pipeline.estimate_eval_poses(4)
     assert pipeline.cameras.poses("eval").isfinite().all()
     # A field of four steps knows nothing; matches do.
@@ -462,7 +462,6 @@ def test_a_second_component_is_placed_as_one(
     assert pipeline.leave_out.movable.tolist() == ([] if is_clear else [4, 5, 6])
     # Its held-out image goes where it is.
     guess = pipeline.leave_out.eval_guess()
-    assert guess is not None
     errors = pose_errors(torch.cat([pipeline.cameras.poses("train")[4:], guess[1:]]), matched[[4, 5, 6, 8]])
     assert float(errors.rotation_deg.max()) < 2.0
 

@@ -17,7 +17,7 @@ from gnerf_ns.data.image_set import ImageSet, ImageStack
 from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.pose_search import image_renderer, refinement
 from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
-from gnerf_ns.training.evaluation import IMAGES_PER_BATCH, EvalPosesConfig, estimate_eval_poses
+from gnerf_ns.training.held_out_poses import IMAGES_PER_BATCH, EvalPosesConfig, looked_up
 from gnerf_ns.training.schedule import PhaseScheduleConfig
 
 TRAIN, HELD_OUT = 7, 2
@@ -178,7 +178,7 @@ def test_held_out_estimation_never_renders_more_at_once_however_many_images_ther
     config = EvalPosesConfig()
     localization = config.localization
     localization.first.steps = localization.last.steps = 2
-    estimate_eval_poses(config, images, search)
+    looked_up(config, images, search)
 
     first, last = localization.first.rays_per_hypothesis, localization.last.rays_per_hypothesis
     assert at_once[True] == IMAGES_PER_BATCH * max(config.num_hypotheses * first, last)

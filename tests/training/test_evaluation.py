@@ -1,154 +1,18 @@
-"""How held-out poses are found, where estimated cameras go, and what evaluation measures."""
+"""Where estimated cameras go, and what evaluation measures."""
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import roma
 import torch
-from analytic_scene import RADIUS, Blobs, image_set_of, model_of, random_poses
 from tiny_run import build_pipeline, pipeline_config, state_of, train_steps
 
 from gnerf_ns.cameras.alignment import pose_errors
-from gnerf_ns.cameras.pose_codec import PoseCodec, rotate_poses
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.data.datamanager import UnposedDataManagerConfig
 from gnerf_ns.data.dataparser import UnposedDataParserConfig
-from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
-from gnerf_ns.pose_search.refinement import LocalizationConfig, RefinementConfig
-from gnerf_ns.training import evaluation
-from gnerf_ns.training.evaluation import (
-    EvalPosesConfig,
-    estimate_eval_poses,
-    held_to_guess,
-    tried_beside_others,
-    unsure_images,
-)
-from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.utils.errors import InputError
-
-COUNT = 5
-
-
-@pytest.mark.parametrize("regressed", ["no network", "a wrong network", "a good network"])
-def test_held_out_poses_are_found_from_nothing(regressed: str):
-    torch.manual_seed(0)
-    model = model_of(Blobs(num_samples=16))
-    truth = random_poses(COUNT, seed=6)
-    image_set = image_set_of(model, truth)
-    prior = PosePriorConfig(elevation_deg=(-60.0, 60.0)).resolve()
-    # With a good network even a hopeless search does no harm.
-    bank_size = 5 if regressed == "a good network" else 400
-    search = PoseSearch(
-        PoseSearchConfig(bank_size=bank_size), model, PoseProposals(prior, lambda: RADIUS), PoseCodec("look_at", RADIUS)
-    )
-    first = RefinementConfig(steps=40, rays_per_hypothesis=64, learning_rate=1e-2, first_image_side=16)
-    last = RefinementConfig(steps=100, rays_per_hypothesis=64, learning_rate=5e-3)
-    networks = {
-        "no network": None,
-        "a wrong network": lambda image_set: random_poses(COUNT, seed=7),
-        "a good network": lambda image_set: truth + 0.05,
-    }
-    config = EvalPosesConfig(
-        num_hypotheses=3,
-        localization=LocalizationConfig(survivors=1, first=first, second=RefinementConfig(steps=0), last=last),
-    )
-    poses = estimate_eval_poses(config, image_set, search, networks[regressed])
-    errors = torch.rad2deg(roma.rotmat_geodesic_distance(poses[:, :, :3], truth[:, :, :3]))
-    assert errors.max() < 1.0
-
-
-@pytest.mark.parametrize("are_sharp", [True, False])
-def test_held_out_poses_stay_near_what_sharp_matches_say(are_sharp: bool):
-    guess = random_poses(6, seed=7)
-    guess[4] = torch.nan
-    turns_deg = torch.tensor([3.0, 0.2, 3.0, 0.2, 0.0, 90.0])
-    axis = torch.tensor([0.0, 0.6, 0.8])
-    turns = roma.rotvec_to_rotmat(torch.deg2rad(turns_deg)[:, None] * axis)
-    estimated = torch.cat([turns @ random_poses(6, seed=7)[..., :3], random_poses(6, seed=7)[..., 3:]], dim=-1)
-    doubtful = PoseOrigin.DOUBTFUL_MATCHES
-    origins = torch.tensor([PoseOrigin.MATCHES] * 2 + [PoseOrigin.GIVEN] * 2 + [PoseOrigin.LOOKED_UP, doubtful])
-    poses, found = held_to_guess(estimated, guess, origins, are_sharp)
-    assert unsure_images(estimated, guess, origins, are_sharp).tolist() == ([4, 5] if are_sharp else [0, 4, 5])
-    moved = PoseOrigin.LOOKED_UP
-    first = PoseOrigin.MATCHES if are_sharp else moved
-    assert found.tolist() == [first, PoseOrigin.MATCHES, moved, PoseOrigin.GIVEN, moved, doubtful]
-    assert torch.equal(poses[0], guess[0] if are_sharp else estimated[0])
-    assert torch.equal(poses[1:], estimated[1:])
-
-
-def test_images_that_were_placed_wrongly_are_found_beside_others():
-    torch.manual_seed(0)
-    model = model_of(Blobs(num_samples=16))
-    truth = random_poses(2, seed=6)
-    search = PoseSearch(
-        PoseSearchConfig(), model, PoseProposals(PosePriorConfig().resolve(), lambda: RADIUS), PoseCodec("free", RADIUS)
-    )
-    axis = torch.tensor([0.0, 0.6, 0.8])
-
-    def turned(poses: torch.Tensor, degrees: float) -> torch.Tensor:
-        return rotate_poses(roma.rotvec_to_rotmat(torch.deg2rad(torch.tensor(degrees)) * axis), poses)
-
-    guess = torch.cat([turned(truth[:1], 2.0), turned(truth[1:], 150.0)])
-    others = torch.cat([random_poses(3, seed=7), turned(truth[1:], 15.0)])
-    poses = tried_beside_others(image_set_of(model, truth), search, guess, guess, others)
-    errors = torch.rad2deg(roma.rotmat_geodesic_distance(poses[:, :, :3], truth[:, :, :3]))
-    assert errors.max() < 1.0
-    # What was estimated counts as well.
-    elsewhere = tried_beside_others(
-        image_set_of(model, truth)[torch.tensor([1])], search, guess[1:], turned(truth[1:], 10.0), others[:3]
-    )
-    assert torch.rad2deg(roma.rotmat_geodesic_distance(elsewhere[:, :, :3], truth[1:, :, :3])).max() < 1.0
-
-
-@pytest.mark.parametrize(("there", "goes"), [(0.86, False), (0.84, True)])
-def test_images_go_elsewhere_only_where_they_fit_clearly_better(
-    there: float, goes: bool, monkeypatch: pytest.MonkeyPatch
-):
-    guess, others = random_poses(1, seed=1), random_poses(2, seed=2)
-
-    def localized(config: Any, field: Any, image_set: Any, starts: torch.Tensor, make_poses: Any) -> Any:
-        error = 0.1 if torch.equal(starts[0, 0], guess[0]) else 0.1 * there**0.5
-        return [SimpleNamespace(camera_to_world=starts[0, 0], error=error)]
-
-    monkeypatch.setattr(evaluation, "localize_images", localized)
-    model = model_of(Blobs(num_samples=16))
-    search = PoseSearch(
-        PoseSearchConfig(), model, PoseProposals(PosePriorConfig().resolve(), lambda: RADIUS), PoseCodec("free", RADIUS)
-    )
-    poses = tried_beside_others(image_set_of(model, random_poses(1, seed=3)), search, guess, others[:1], others)
-    assert torch.equal(poses, others[:1] if goes else guess)
-
-
-def test_held_out_poses_go_with_their_group_unless_its_place_is_in_doubt():
-    guess = random_poses(2, seed=7)
-    estimated = random_poses(2, seed=8)
-    origins = torch.tensor([PoseOrigin.GROUP, PoseOrigin.DOUBTFUL_GROUP])
-    poses, found = held_to_guess(estimated, guess, origins, are_matches_sharp=True)
-    assert torch.equal(poses, torch.stack([guess[0], estimated[1]])) and torch.equal(found, origins)
-
-
-def test_held_out_poses_do_not_depend_on_which_images_share_a_batch(monkeypatch: pytest.MonkeyPatch):
-    """Nor on how many there are: batches bound memory, and no image knows of others."""
-    model, truth = model_of(Blobs(num_samples=16)), random_poses(COUNT, seed=6)
-    search = PoseSearch(
-        PoseSearchConfig(bank_size=100),
-        model,
-        PoseProposals(PosePriorConfig(elevation_deg=(-60.0, 60.0)).resolve(), lambda: RADIUS),
-        PoseCodec("look_at", RADIUS),
-    )
-    none = RefinementConfig(steps=0)
-    config = EvalPosesConfig(localization=LocalizationConfig(survivors=1, first=none, second=none, last=none))
-    found = []
-    for batch in (2, 100):
-        monkeypatch.setattr(evaluation, "IMAGES_PER_BATCH", batch)
-        torch.manual_seed(0)
-        found.append(estimate_eval_poses(config, image_set_of(model, truth), search))
-    torch.testing.assert_close(*found)
-    errors = torch.rad2deg(roma.rotmat_geodesic_distance(found[0][:, :, :3], truth[:, :, :3]))
-    assert errors.median() < 20, "each image has its own pose"
 
 
 def test_estimated_cameras_have_the_tables_poses_and_the_images_intrinsics(tiny_scene: Path):

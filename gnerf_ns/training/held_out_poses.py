@@ -1,0 +1,223 @@
+"""Where held-out images were taken: found with the field frozen, from matches, from others nearby, or from nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import List, NamedTuple, Optional, Tuple
+
+import roma
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from gnerf_ns.data.image_set import ImageSet
+from gnerf_ns.pose_search.hypotheses import learned_as
+from gnerf_ns.pose_search.pose_search import PoseRegressor, PoseSearch
+from gnerf_ns.pose_search.refinement import Localization, LocalizationConfig, RefinementConfig, localize_images
+from gnerf_ns.training.placement import PoseOrigin, are_sure
+
+MAX_TURN_DEG = 1.0
+"""Matches know how an image was turned to within less than this: to 0.6 degrees in all of seven sets of photographs,
+where held-out images came to be turned by up to 11 when only colors were compared."""
+MAX_PLACES = 40
+"""An image is tried where so many others were taken, at most,"""
+NUM_SURVIVORS = 8
+"""of which so many are looked at more closely (of a carton, four were too few once in six times),"""
+MAX_COST_RATIO = 0.85
+"""and goes elsewhere only if that lowers its squared color error to this share, as misfits in training do."""
+IMAGES_PER_BATCH = 8
+"""Held-out images refined together; bounds memory, which would grow beyond that of training."""
+
+
+@dataclass
+class EvalPosesConfig:
+    """How poses of held-out images are estimated."""
+
+    num_hypotheses: int = 4
+    """Poses per image that are tried side by side, the best of the search."""
+    localization: LocalizationConfig = field(
+        default_factory=lambda: LocalizationConfig(
+            survivors=1,
+            first=RefinementConfig(
+                steps=100, rays_per_hypothesis=40, final_learning_rate=1e-3, first_image_side=24, last_image_side=48
+            ),
+            second=RefinementConfig(steps=0),
+            last=RefinementConfig(),
+            # The search begins near enough, and what runs are compared by was measured with all pixels alike.
+            ray_selection="random",
+            comparison_side=16,
+        )
+    )
+    """Their refinement; with so many hypotheses from a search, one round of pruning is enough."""
+
+
+class HeldOutGuess(NamedTuple):
+    """What is known of where held-out images were taken, in a run that began with known poses."""
+
+    camera_to_worlds: Float[Tensor, "m 3 4"]
+    """Where they were taken if they are where training has brought those around them; NaN where nothing is known."""
+    origins: Int[Tensor, "m"]
+    """Where these are from: `PoseOrigin`."""
+    are_matches_sharp: bool
+    """Whether matches know poses better than colors do."""
+    are_fixed: bool
+    """Whether those that are known stay as they are."""
+    others: Float[Tensor, "n 3 4"]
+    """Poses of the images that the field was trained on."""
+
+
+def find_held_out_poses(
+    config: EvalPosesConfig,
+    image_set: ImageSet,
+    search: PoseSearch,
+    regress: Optional[PoseRegressor] = None,
+    guess: Optional[HeldOutGuess] = None,
+) -> Tuple[Float[Tensor, "m 3 4"], Int[Tensor, "m"]]:
+    """Where held-out images were taken, and where each pose is from (`PoseOrigin`); the field is frozen.
+
+    Without a guess they are looked up. With one, those that are in doubt are tried where others were taken, too, and
+    none ends far from where sharp matches put it.
+
+    Args:
+        config: how they are looked up.
+        image_set: the held-out images.
+        search: global search over the prior in the trained field.
+        regress: the run's inversion network, if it has one.
+        guess: what is known of them.
+    """
+    if guess is None:
+        poses = looked_up(config, image_set, search, regress)
+        return poses, torch.full((len(poses),), PoseOrigin.LOOKED_UP, device=poses.device)
+    known, is_known = guess.camera_to_worlds, guess.camera_to_worlds.isfinite().all(dim=(1, 2))
+    if guess.are_fixed and bool(is_known.all()):
+        return known, guess.origins
+    poses = looked_up(config, image_set, search, regress, known if bool(is_known.any()) else None)
+    unsure = unsure_images(poses, known, guess.origins, guess.are_matches_sharp)
+    near = torch.where(is_known[:, None, None], known, poses)[unsure]
+    poses[unsure] = tried_beside_others(image_set[unsure], search, near, poses[unsure], guess.others)
+    if guess.are_fixed:
+        poses = torch.where(is_known[:, None, None], known, poses)
+    return held_to_guess(poses, known, guess.origins, guess.are_matches_sharp)
+
+
+def looked_up(
+    config: EvalPosesConfig,
+    image_set: ImageSet,
+    search: PoseSearch,
+    regress: Optional[PoseRegressor] = None,
+    guess: Optional[Float[Tensor, "m 3 4"]] = None,
+) -> Float[Tensor, "m 3 4"]:
+    """Poses of images that the field was not trained on, from nothing, the field frozen (GNeRF section 3.4).
+
+    Args:
+        config: how.
+        image_set: the held-out images.
+        search: global search over the prior in the trained field.
+        regress: the run's inversion network, if it has one; its pose is one more hypothesis.
+        guess: another one for each image, NaN for none.
+    """
+    starts = search.top_poses(image_set, config.num_hypotheses)[0]
+    if regress is not None:
+        starts = torch.cat([regress(image_set)[:, None], starts], dim=1)
+    if guess is not None:
+        starts = torch.cat([torch.where(guess.isfinite(), guess, starts[:, 0])[:, None], starts], dim=1)
+    make_poses = learned_as(search.codec)
+    found: List[Localization] = []
+    for some in torch.arange(len(image_set), device=starts.device).split(IMAGES_PER_BATCH):
+        found += localize_images(config.localization, search.renderer, image_set[some], starts[some], make_poses)
+    return torch.stack([localization.camera_to_world for localization in found])
+
+
+def unsure_images(
+    camera_to_worlds: Float[Tensor, "m 3 4"],
+    guess: Float[Tensor, "m 3 4"],
+    origins: Int[Tensor, "m"],
+    are_matches_sharp: bool,
+) -> Int[Tensor, "unsure"]:
+    """Held-out images whose place nobody told, or matches that are in doubt, or rough ones that colors do not confirm.
+
+    Args:
+        camera_to_worlds: as estimated in the field.
+        guess: where estimation began; NaN for images that were looked up.
+        origins: where the guesses are from: `PoseOrigin`.
+        are_matches_sharp: whether matches know poses better than colors do.
+    """
+    unsure = (PoseOrigin.LOOKED_UP, PoseOrigin.DOUBTFUL_MATCHES, PoseOrigin.DOUBTFUL_GROUP)
+    is_unsure = torch.isin(origins, torch.tensor(unsure).to(origins))
+    is_rough = (origins == PoseOrigin.MATCHES) | (origins == PoseOrigin.GROUP)
+    if not are_matches_sharp:
+        is_unsure |= is_rough & ~_have_stayed(camera_to_worlds, guess)
+    return is_unsure.nonzero()[:, 0]
+
+
+def _have_stayed(camera_to_worlds: Float[Tensor, "m 3 4"], guess: Float[Tensor, "m 3 4"]) -> Bool[Tensor, "m"]:
+    turned = torch.rad2deg(roma.rotmat_geodesic_distance(camera_to_worlds[..., :3], guess[..., :3].nan_to_num(0.0)))
+    return (turned < MAX_TURN_DEG) & guess.isfinite().all(dim=(1, 2))
+
+
+def tried_beside_others(
+    image_set: ImageSet,
+    search: PoseSearch,
+    guess: Float[Tensor, "m 3 4"],
+    estimated: Float[Tensor, "m 3 4"],
+    others: Float[Tensor, "n 3 4"],
+) -> Float[Tensor, "m 3 4"]:
+    """Poses of images near where they are guessed to have been taken, or, if they fit clearly better there, near where
+    others were, or where they are estimated to have been.
+
+    Photos are taken near each other, from where a walk around the object led and as the hands held the camera then: few
+    other poses are so likely, and a bank of level ones may have none that is near.
+
+    Args:
+        image_set: these images.
+        search: whose field is frozen.
+        guess: poses that they may have.
+        estimated: others that they may have.
+        others: poses of the images that the field was trained on.
+    """
+    if len(guess) == 0:
+        return guess
+    some = others[torch.linspace(0, len(others) - 1, min(MAX_PLACES, len(others))).round().long()]
+    none = RefinementConfig(steps=0)
+    # Pixels near keypoints lead there from far away; all pixels alike end nearer.
+    of_near = LocalizationConfig(first=none, second=none, ray_selection="random")
+    of_elsewhere, found = LocalizationConfig(survivors=NUM_SURVIVORS), []
+    for index, mine in enumerate(guess):
+        image = image_set[torch.tensor([index], device=others.device)]
+        near, elsewhere = (
+            localize_images(config, search.renderer, image, starts[None], learned_as(search.codec))[0]
+            for config, starts in (
+                (of_near, mine[None]),
+                (of_elsewhere, torch.cat([estimated[index, None], some])),
+            )
+        )
+        is_better = elsewhere.error**2 < MAX_COST_RATIO * near.error**2
+        found.append((elsewhere if is_better else near).camera_to_world)
+    return torch.stack(found)
+
+
+def held_to_guess(
+    camera_to_worlds: Float[Tensor, "m 3 4"],
+    guess: Float[Tensor, "m 3 4"],
+    origins: Int[Tensor, "m"],
+    are_matches_sharp: bool,
+) -> Tuple[Float[Tensor, "m 3 4"], Int[Tensor, "m"]]:
+    """Poses of held-out images, none far from where sharp matches say that it was taken; and where they are from.
+
+    A field's image of what it was not trained on is no better a judge than hundreds of matched points.
+
+    Args:
+        camera_to_worlds: as estimated in the field.
+        guess: where estimation began; NaN for images that were looked up.
+        origins: where the guesses are from: `PoseOrigin`.
+        are_matches_sharp: whether matches know poses better than colors do.
+    """
+    has_stayed = _have_stayed(camera_to_worlds, guess)
+    is_sure = (are_sure(origins) | (origins == PoseOrigin.GROUP)) & are_matches_sharp
+    is_kept = (is_sure & ~has_stayed) | (origins == PoseOrigin.CONFIRMED)
+    # Where even the colors do not agree with matches that are in doubt, it is all the more in doubt.
+    is_doubtful = (origins == PoseOrigin.DOUBTFUL_MATCHES) | (origins == PoseOrigin.DOUBTFUL_GROUP)
+    return (
+        torch.where(is_kept[:, None, None], guess, camera_to_worlds),
+        torch.where(is_kept | is_sure | is_doubtful | has_stayed, origins, PoseOrigin.LOOKED_UP),
+    )
