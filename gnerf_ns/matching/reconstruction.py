@@ -93,6 +93,10 @@ def reconstruct(colmap: Colmap) -> Iterator[LocalMatches]:
         return
     is_better = _score(careful) >= _score(found) and _num_placed(careful) >= KEPT_SHARE * _num_sure(found)
     better, worse = (careful, found) if is_better else (found, careful)
+    if is_better and _num_placed(careful) < _num_placed(found) and _agree(better.components[0], worse.components[0]):
+        # Caution has only lost images, which are in doubt, but better seen by points than not.
+        lost = np.setdiff1d(found.components[0].image_indices, careful.components[0].image_indices)
+        better, worse = replace(found, misplaced=np.union1d(found.misplaced, lost)), careful
     # What two ways of putting images together agree on counts as right, although neighbors have little in common.
     otherwise = placed_otherwise(better.components[0], worse.components[0])
     unconfirmed = np.setdiff1d(better.misplaced, worse.components[0].image_indices)
@@ -189,11 +193,10 @@ def with_lost(better: LocalMatches, worse: LocalMatches) -> LocalMatches:
     Nothing of these but their poses is kept: as no points have placed them, they are in doubt.
     """
     one, other = better.components[0], worse.components[0]
-    both, rows, others = np.intersect1d(one.image_indices, other.image_indices, return_indices=True)
+    _, rows, others = np.intersect1d(one.image_indices, other.image_indices, return_indices=True)
     placed = np.concatenate([each.image_indices for each in better.components])
     lost = ~np.isin(other.image_indices, np.union1d(placed, worse.misplaced))
-    agree = len(placed_otherwise(one, other)) <= CLEAR_SHARE * len(both)
-    if not lost.any() or not agree or len(both) < max(FEWEST, MIN_COMMON_SHARE * min(len(one), len(other))):
+    if not lost.any() or not _agree(one, other):
         return better
     shared, target = (torch.from_numpy(poses) for poses in (other.camera_to_worlds[others], one.camera_to_worlds[rows]))
     moved = fit_similarity(shared, target).apply(torch.from_numpy(other.camera_to_worlds[lost])).numpy()
@@ -222,6 +225,13 @@ def _components(models: List[Model]) -> List[Component]:
             components.append(component.of(new))
             taken.update(components[-1].image_indices.tolist())
     return components
+
+
+def _agree(one: Component, other: Component) -> bool:
+    """Whether two ways of putting images together have much in common, and put nearly all of it in the same places."""
+    count = len(np.intersect1d(one.image_indices, other.image_indices))
+    has_much = count >= max(FEWEST, MIN_COMMON_SHARE * min(len(one), len(other)))
+    return has_much and len(placed_otherwise(one, other)) <= CLEAR_SHARE * count
 
 
 def _is_clear(found: LocalMatches) -> bool:

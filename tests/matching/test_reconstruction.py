@@ -265,3 +265,16 @@ def test_few_images_without_contradiction_replace_no_others(monkeypatch: pytest.
     *_, last = reconstruct(StandIn(overlaps))
     assert len(last.components[0]) == COUNT
     assert last.misplaced.tolist() == sorted(odd - {2})
+
+
+def test_where_caution_has_only_lost_images_they_stay_and_are_in_doubt(monkeypatch: pytest.MonkeyPatch):
+    odd = {2, 7, 12, 17, 22, 27, 32}
+    overlaps = {each: Overlap(0.3, 2.0, 50) if odd & set(each) else overlap for each, overlap in ring().items()}
+    fewer = {each: each for each in range(COUNT) if each not in odd - {2}}
+    monkeypatch.setattr(reconstruction, "by_neighbors", lambda *arguments: [Model(component(fewer), fewer)])
+    *_, last = reconstruct(StandIn(overlaps))
+    assert len(last.components[0]) == COUNT and last.misplaced.tolist() == sorted(odd - {2})
+    # One whose place nobody contradicts is in doubt for being lost alone.
+    del fewer[3]
+    *_, last = reconstruct(StandIn(overlaps))
+    assert len(last.components[0]) == COUNT and last.misplaced.tolist() == sorted({*odd, 3} - {2})
