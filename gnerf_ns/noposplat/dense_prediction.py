@@ -97,9 +97,7 @@ class Scratch(nn.Module):
         # The coarsest level is added to nothing. The weights are in checkpoints, but never used.
         self.refinenet4.resConfUnit1.requires_grad_(False)
 
-    def forward(
-        self, levels: List[Float[Tensor, "batch _ _ _"]]
-    ) -> Float[Tensor, "batch channels height width"]:
+    def forward(self, levels: List[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch channels height width"]:
         """Maps of twice the size of the finest level.
 
         Args:

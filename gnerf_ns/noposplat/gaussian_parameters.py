@@ -39,7 +39,7 @@ def gaussians_of_pixels(
 
     Args:
         vectors: those that centers are computed from.
-        parameters: opacity, scales, quaternion (x, y, z, w) and harmonics, color by color, all before their activations.
+        parameters: opacity, scales, quaternion (x, y, z, w) and harmonics, color by color, before their activations.
 
     Returns:
         Gaussians in the order views, rows, columns: ``means.unflatten(1, (views, height, width))`` is by pixel.

@@ -213,7 +213,7 @@ class Backbone(nn.Module):
         images: Float[Tensor, "images 3 height width"],
         intrinsics: Float[Tensor, "images 3 3"],
         positions: Float[Tensor, "tokens 2"],
-    ) -> Float[Tensor, "images tokens width"]:
+    ) -> Float[Tensor, "images tokens encoder_width"]:
         """Tokens of each image by itself."""
         if self.rays_join_colors:
             images = torch.cat((images, self._rays(intrinsics, *images.shape[-2:])), dim=1)
@@ -254,7 +254,11 @@ class Backbone(nn.Module):
     ) -> Float[Tensor, "*batch channels height width"]:
         """Viewing rays as the network gets them."""
         rays = pixel_rays(intrinsics, height, width)
-        return real_harmonics(rays.movedim(-3, -1), self.config.ray_degree).movedim(-1, -3) if self.config.ray_degree else rays
+        return (
+            real_harmonics(rays.movedim(-3, -1), self.config.ray_degree).movedim(-1, -3)
+            if self.config.ray_degree
+            else rays
+        )
 
 
 def _check(config: NoPoSplatNetworkConfig) -> None:

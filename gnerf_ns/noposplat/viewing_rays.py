@@ -32,9 +32,8 @@ def pixel_rays(
 def real_harmonics(directions: Float[Tensor, "*batch 3"], degree: int) -> Float[Tensor, "*batch components"]:
     """Real spherical harmonics, orthonormal on the sphere, of all bands up to a degree.
 
-    Component l² + l + m is that of band l and order m, -l ≤ m ≤ l; for m ≠ 0 it is √2·(-1)^m times the real (m > 0) or
-    imaginary (m < 0) part of what quantum mechanics calls Y_l^|m| without its own (-1)^m. nerfstudio's function ends at
-    degree 4 and leaves the (-1)^m out.
+    Component l² + l + m is that of band l and order m, -l ≤ m ≤ l, with the factor (-1)^m of Condon and Shortley:
+    band 1 is (-y, z, -x) times √(3/4π). nerfstudio's function ends at degree 4 and leaves that factor out.
 
     Args:
         directions: vectors of length 1.
