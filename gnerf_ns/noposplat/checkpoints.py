@@ -43,8 +43,8 @@ _RAY_READERS = ("backbone.patch_embed.proj.weight", "backbone.decoder_embed.weig
 def load_network(path: Path, config: Optional[NoPoSplatNetworkConfig] = None) -> NoPoSplatNetwork:
     """The network of a checkpoint, on the CPU, in evaluation mode.
 
-    Weights are read from the file when they are first used, so the file must not be written to meanwhile. Training on
-    does not change it.
+    The file is memory-mapped: it must not be written to while the network is in use (`save_network` puts another in its
+    place instead). Training on does not change it.
 
     Args:
         path: an official checkpoint, or one that `save_network` has written.

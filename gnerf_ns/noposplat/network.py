@@ -140,10 +140,9 @@ class NoPoSplatNetwork(nn.Module):
             (slice(1, None), self.downstream_head2, self.gaussian_param_head2),
         ):
             tokens = [layer[:, shown].flatten(0, 1) for layer in layers]
-            of_views = center_head["dpt"](tokens, patches)
-            vectors.append(of_views.unflatten(0, (batch, -1)))
-            of_views = parameter_head["dpt"](tokens, patches, images[:, shown].flatten(0, 1))
-            parameters.append(of_views.unflatten(0, (batch, -1)))
+            vectors.append(center_head["dpt"](tokens, patches).unflatten(0, (batch, -1)))
+            colors = images[:, shown].flatten(0, 1)
+            parameters.append(parameter_head["dpt"](tokens, patches, colors).unflatten(0, (batch, -1)))
         return gaussians_of_pixels(torch.cat(vectors, dim=1), torch.cat(parameters, dim=1))
 
 
@@ -254,11 +253,9 @@ class Backbone(nn.Module):
     ) -> Float[Tensor, "*batch channels height width"]:
         """Viewing rays as the network gets them."""
         rays = pixel_rays(intrinsics, height, width)
-        return (
-            real_harmonics(rays.movedim(-3, -1), self.config.ray_degree).movedim(-1, -3)
-            if self.config.ray_degree
-            else rays
-        )
+        if self.config.ray_degree == 0:
+            return rays
+        return real_harmonics(rays.movedim(-3, -1), self.config.ray_degree).movedim(-1, -3)
 
 
 def _check(config: NoPoSplatNetworkConfig) -> None:
@@ -273,6 +270,6 @@ def _check(config: NoPoSplatNetworkConfig) -> None:
             )
     if not all(0 <= layer <= config.decoder_depth for layer in config.head_layers):
         raise InputError(
-            f"NoPoSplat's heads read the layers {config.head_layers}, but there are those from 0 to decoder_depth, "
-            f"{config.decoder_depth}, only; change head_layers."
+            f"NoPoSplat's heads read the layers {config.head_layers}, but there are only those from 0 to "
+            f"decoder_depth, {config.decoder_depth}; change head_layers."
         )

@@ -1,6 +1,7 @@
 import argparse
 import gzip
 import json
+import re
 import zipfile
 from dataclasses import replace
 from functools import cache
@@ -48,10 +49,12 @@ def test_an_official_checkpoint_is_loaded_whole(tmp_path: Path) -> None:
     loaded = network.state_dict()
     assert {name: list(value.shape) for name, value in loaded.items()} == OFFICIAL_WEIGHTS
     assert all(value.dtype == torch.float32 and value.flatten()[0] == 0.01 for value in loaded.values())
-    for head in (network.downstream_head1, network.downstream_head2, network.gaussian_param_head):
-        scratch = head["dpt"].scratch
-        for i in range(4):
-            assert scratch.layer_rn[i].weight is getattr(scratch, f"layer{i + 1}_rn").weight
+    weights = dict(network.named_parameters(remove_duplicate=False))
+    aliases = [name for name in weights if ".layer_rn." in name]
+    assert len(aliases) == 16
+    for name in aliases:
+        number = int(name.split(".")[-2]) + 1
+        assert weights[name] is weights[re.sub(r"layer_rn\.\d", f"layer{number}_rn", name)]
     assert not network.training and not network.backbone.mask_token.requires_grad
 
 

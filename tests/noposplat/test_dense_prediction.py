@@ -1,14 +1,22 @@
+from typing import Tuple
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from gnerf_ns.noposplat.dense_prediction import CenterPrediction, Fusion, ParameterPrediction, double_size
+from gnerf_ns.noposplat.dense_prediction import (
+    CenterPrediction,
+    Fusion,
+    ParameterPrediction,
+    ResidualConvolutions,
+    double_size,
+)
 
 SIZES = (16, 8, 8, 12), (4, 6, 8, 10), 8
 
 
 @pytest.mark.parametrize("patches", [(1, 1), (2, 3), (3, 2), (4, 4), (5, 1)])
-def test_there_is_one_value_for_each_pixel(patches: tuple[int, int]) -> None:
+def test_there_is_one_value_for_each_pixel(patches: Tuple[int, int]) -> None:
     rows, columns = patches
     layers = [torch.randn(2, rows * columns, width) for width in SIZES[0]]
     assert CenterPrediction(*SIZES).fused(layers, patches).shape == (2, 8, 8 * rows, 8 * columns)
@@ -30,7 +38,7 @@ def test_fusion_is_the_paper_s() -> None:
     fusion = Fusion(5).double()
     level, coarser = torch.randn(2, 1, 5, 4, 6, dtype=torch.float64)
 
-    def residual(unit: torch.nn.Module, maps: torch.Tensor) -> torch.Tensor:
+    def residual(unit: ResidualConvolutions, maps: torch.Tensor) -> torch.Tensor:
         return maps + unit.conv2(unit.conv1(maps.relu()).relu())
 
     maps = residual(fusion.resConfUnit2, coarser + residual(fusion.resConfUnit1, level))

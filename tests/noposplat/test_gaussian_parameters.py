@@ -51,7 +51,7 @@ def test_nothing_is_infinite_at_zero() -> None:
     vectors = torch.zeros(1, 2, 3, 1, 1, requires_grad=True)
     parameters = torch.zeros(1, 2, 83, 1, 1, requires_grad=True)
     values = vars(gaussians_of_pixels(vectors, parameters))
-    sum(value.sum() for value in values.values()).backward()
+    torch.stack([value.sum() for value in values.values()]).sum().backward()
     for value in (*values.values(), vectors.grad, parameters.grad):
         assert value is not None and value.isfinite().all()
     assert not values["means"].any() and not values["quaternions"].any()

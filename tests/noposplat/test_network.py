@@ -94,7 +94,7 @@ def test_rays_of_any_degree_join_colors_or_tokens(degree: Any, rays_join: Any) -
 def test_gaussians_come_view_by_view_and_row_by_row() -> None:
     network = fixed_network(tiny_network())
     # Blind but for the heads' own look at the image, which reaches 3 + 1 pixels.
-    nn.init.zeros_(network.backbone.patch_embed["proj"].weight)
+    nn.init.zeros_(network.backbone.patch_embed.get_parameter("proj.weight"))
     images, lenses = fixed_images(3, 32, 48), fixed_intrinsics(3)
     with torch.no_grad():
         before = network(images, lenses).opacities
@@ -181,7 +181,7 @@ def test_every_weight_learns_but_the_unused() -> None:
     torch.manual_seed(0)
     network = NoPoSplatNetwork(tiny_network())
     gaussians = network(fixed_images(3, 32, 48), fixed_intrinsics(3))
-    sum((value * torch.randn_like(value)).sum() for value in vars(gaussians).values()).backward()
+    torch.stack([(value * torch.randn_like(value)).sum() for value in vars(gaussians).values()]).sum().backward()
     learning = {name for name, weight in network.named_parameters() if weight.grad is not None and weight.grad.any()}
     assert learning == {name for name, _ in network.named_parameters()} - DEAD
     assert all(weight.requires_grad == (name not in DEAD) for name, weight in network.named_parameters())
