@@ -33,11 +33,12 @@ LAYERS = (
     {"gnerf_ns"},
     {"cameras"},
     {"data"},
-    {"fields", "matching"},
+    {"fields", "matching", "splats"},
     {"models"},
     {"pose_search"},
     {"training"},
     {"localize"},
+    {"noposplat"},
     {"demo", "method_configs"},
 )
 

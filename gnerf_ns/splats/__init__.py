@@ -1,0 +1,1 @@
+"""3D Gaussians and how they are rendered."""
