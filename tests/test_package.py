@@ -33,7 +33,7 @@ LAYERS = (
     {"gnerf_ns"},
     {"cameras"},
     {"data"},
-    {"fields", "matching"},
+    {"fields", "matching", "splats"},
     {"models"},
     {"pose_search"},
     {"training"},

@@ -78,28 +78,17 @@ def render(gaussians: Gaussians, view: PinholeView, background: Float[Tensor, "3
 
     Differentiable in all of the Gaussians' values, in the camera's pose and in the background; on the CPU, which also
     takes float64, in the lens as well. No gradient passes where alpha is limited to 0.99, or a color to 0. On CUDA,
-    gsplat limits alpha to 0.999 and draws Gaussians a little farther out: images differ by some thousandths.
+    gsplat limits alpha to 0.999 and chooses the tiles that a Gaussian reaches otherwise: images are near, not equal.
 
     Args:
         gaussians: without a batch.
         view: the camera.
         background: what is behind all Gaussians.
     """
-    if gaussians.means.is_cuda:
-        colors, depth, accumulation = _rasterized_by_gsplat(gaussians, view)
-        transmittance = 1.0 - accumulation
-    else:
-        projected = project(gaussians, view)
-        features = torch.cat([projected.colors, projected.depths[:, None]], dim=-1)
-        with torch.no_grad():
-            order = projected.depths.argsort(stable=True)
-            order = order[(projected.depths <= NEAR).sum() :]
-        blended, transmittance = TileBlending.apply(
-            projected.centers, projected.covariances, gaussians.opacities, features, order, view.width, view.height
-        )
-        colors, depth = blended[..., :3], blended[..., 3]
-        accumulation = 1.0 - transmittance
-    return Rendering(colors + transmittance[..., None] * background, depth, accumulation)
+    with torch.autocast(gaussians.means.device.type, enabled=False):  # pixels and depths need all digits
+        rasterize = _rasterized_by_gsplat if gaussians.means.is_cuda else _rasterized
+        colors, depth, transmittance = rasterize(gaussians, view)
+    return Rendering(colors + transmittance[..., None] * background, depth, 1.0 - transmittance)
 
 
 def project(gaussians: Gaussians, view: PinholeView) -> ProjectedGaussians:
@@ -192,10 +181,25 @@ class TileBlending(torch.autograd.Function):
         return gradients[:, :2], gradients[:, 2:5], gradients[:, 5], gradients[:, 6:], None, None, None
 
 
+def _rasterized(
+    gaussians: Gaussians, view: PinholeView
+) -> Tuple[Float[Tensor, "height width 3"], Float[Tensor, "height width"], Float[Tensor, "height width"]]:
+    """Colors before a black background, depth, and the share of the background that is seen, on the CPU."""
+    projected = project(gaussians, view)
+    features = torch.cat([projected.colors, projected.depths[:, None]], dim=-1)
+    with torch.no_grad():
+        order = projected.depths.argsort(stable=True)
+        order = order[(projected.depths <= NEAR).sum() :]
+    blended, transmittance = TileBlending.apply(
+        projected.centers, projected.covariances, gaussians.opacities, features, order, view.width, view.height
+    )
+    return blended[..., :3], blended[..., 3], transmittance
+
+
 def _rasterized_by_gsplat(
     gaussians: Gaussians, view: PinholeView
 ) -> Tuple[Float[Tensor, "height width 3"], Float[Tensor, "height width"], Float[Tensor, "height width"]]:
-    """Colors before a black background, depth, and accumulation, all on CUDA."""
+    """The same, on CUDA."""
     from gsplat import rasterization
 
     degree = used_degree(gaussians.harmonics.shape[-1])
@@ -219,4 +223,4 @@ def _rasterized_by_gsplat(
         packed=False,
         render_mode="RGB+D",
     )
-    return colors_and_depth[0, ..., :3], colors_and_depth[0, ..., 3], accumulation[0, ..., 0]
+    return colors_and_depth[0, ..., :3], colors_and_depth[0, ..., 3], 1.0 - accumulation[0, ..., 0]

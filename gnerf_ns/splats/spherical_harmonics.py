@@ -36,12 +36,12 @@ def harmonic_basis(directions: Float[Tensor, "*batch 3"], degree: int) -> Float[
         Condon and Shortley, so that the three of degree 1 are -y, z, -x.
     """
     x, y, z = directions.unbind(-1)
+    xx, yy, zz, xy = x * x, y * y, z * z, x * y
     values = [torch.full_like(x, math.sqrt(1 / (4 * math.pi)))]
     if degree >= 1:
         first = math.sqrt(3 / (4 * math.pi))
         values += [-first * y, first * z, -first * x]
     if degree >= 2:
-        xx, yy, zz, xy = x * x, y * y, z * z, x * y
         outer, middle = math.sqrt(15 / (16 * math.pi)), math.sqrt(5 / (16 * math.pi))
         values += [
             2 * outer * xy,

@@ -113,19 +113,24 @@ def list_entries(rectangles, order, columns, starts, entries):
 
 @njit(cache=True)
 @no_type_check
-def _span(center, conic, reach, variance_y, row, first, last):
+def _within(middle, half, first, last):
+    """Which of the numbers from `first` to `last` (excluded) are no farther than `half` from the middle."""
+    count = last - first
+    return (
+        first + _clipped(math.ceil(middle - half - first), count),
+        first + _clipped(math.floor(middle + half - first) + 1, count),
+    )
+
+
+@njit(cache=True)
+@no_type_check
+def _columns_of_row(center, conic, reach, variance_y, row, first, last):
     """Columns of a row, from `first` to `last` (excluded), that are within a Gaussian's ellipse."""
     y = center[1] - row
     rest = reach - y * y / variance_y
     if not rest >= 0:
         return first, first
-    half, middle = math.sqrt(rest / conic[0]), center[0] + conic[1] * y / conic[0]
-    width = last - first
-    # The ceiling of the one end, and the floor of the other plus one.
-    return (
-        first + _clipped(math.ceil(middle - half - first), width),
-        first + _clipped(math.floor(middle + half - first) + 1, width),
-    )
+    return _within(center[0] + conic[1] * y / conic[0], math.sqrt(rest / conic[0]), first, last)
 
 
 @njit(parallel=True, cache=True, nogil=True)
@@ -152,11 +157,10 @@ def blend(centers, covariances, conics, reaches, opacities, features, starts, en
                 break
             i = entries[entry]
             center, conic, feature = centers[i], conics[i], features[i]
-            half_y = math.sqrt(reaches[i] * covariances[i, 2])
-            first_row = top + _clipped(math.ceil(center[1] - half_y - top), bottom - top)
-            last_row = top + _clipped(math.floor(center[1] + half_y - top) + 1, bottom - top)
+            reach, variance_y = reaches[i], covariances[i, 2]
+            first_row, last_row = _within(center[1], math.sqrt(reach * variance_y), top, bottom)
             for row in range(first_row, last_row):
-                first, last = _span(center, conic, reaches[i], covariances[i, 2], row, left, right)
+                first, last = _columns_of_row(center, conic, reach, variance_y, row, left, right)
                 y = center[1] - row
                 for column in range(first, last):
                     if ends[row, column] <= entry:
@@ -213,11 +217,10 @@ def blend_backward(
         for entry in range(ends[top:bottom, left:right].max() - 1, starts[tile] - 1, -1):
             i = entries[entry]
             center, conic, feature, gradients = centers[i], conics[i], features[i], entry_gradients[entry]
-            half_y = math.sqrt(reaches[i] * covariances[i, 2])
-            first_row = top + _clipped(math.ceil(center[1] - half_y - top), bottom - top)
-            last_row = top + _clipped(math.floor(center[1] + half_y - top) + 1, bottom - top)
+            reach, variance_y = reaches[i], covariances[i, 2]
+            first_row, last_row = _within(center[1], math.sqrt(reach * variance_y), top, bottom)
             for row in range(first_row, last_row):
-                first, last = _span(center, conic, reaches[i], covariances[i, 2], row, left, right)
+                first, last = _columns_of_row(center, conic, reach, variance_y, row, left, right)
                 y = center[1] - row
                 for column in range(first, last):
                     if ends[row, column] <= entry:

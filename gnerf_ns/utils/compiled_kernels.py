@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
+from functools import cache
 from typing import Any
 
 import torch
@@ -33,7 +34,15 @@ def run_kernel(module: str, kernel: str, *arguments: Any) -> None:
 
         function = getattr(importlib.import_module(module), kernel)
         with KERNEL_LOCK:
-            numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+            numba.set_num_threads(min(torch.get_num_threads(), _max_threads()))
             function(*arrays)
     finally:
         sys.settrace(trace)
+
+
+@cache
+def _max_threads() -> int:
+    """Threads that numba was started with; it can use fewer, not more."""
+    import numba
+
+    return numba.get_num_threads()

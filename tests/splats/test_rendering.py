@@ -83,9 +83,11 @@ def outcome(renderer: Any, gaussians: Gaussians, view: PinholeView) -> Dict[str,
     background = torch.tensor([0.2, 0.7, 0.4]).to(view.focal).requires_grad_()
     seen = renderer(Gaussians(**leaves), replace(view, **lens), background)
     generator = torch.Generator().manual_seed(1)
-    loss = sum((value * torch.randn(value.shape, generator=generator).to(value)).sum() for value in seen)
+    weighted = [(value * torch.randn(value.shape, generator=generator).to(value)).sum() for value in seen]
     inputs = {**leaves, **lens, "background": background}
-    gradients = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True, materialize_grads=True)
+    gradients = torch.autograd.grad(
+        torch.stack(weighted).sum(), list(inputs.values()), allow_unused=True, materialize_grads=True
+    )
     values = {name: value.detach() for name, value in seen._asdict().items()}
     return {**values, **{f"gradient of {name}": each for name, each in zip(inputs, gradients, strict=True)}}
 
@@ -256,16 +258,25 @@ def test_no_gaussians_show_the_background() -> None:
     assert not found["gradient of world_to_camera"].any()
 
 
-def test_values_that_are_no_numbers_are_left_out() -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["means", "scales", "quaternions", "opacities"])
+def test_one_that_is_no_number_spoils_nothing(name: str, value: float) -> None:
     gaussians = dots([2.0, 2.5], [0.5, 0.5], [[1.0] * 3] * 2)
     expected = render(gaussians[:1], straight(), BLACK)
-    for name in ("means", "scales", "quaternions", "opacities"):
-        spoiled = getattr(gaussians, name).clone()
-        for value in (math.nan, math.inf):
-            spoiled[1] = value
-            seen = render(replace(gaussians, **{name: spoiled}), straight(), BLACK)
-            if name != "opacities" or value != math.inf:
-                torch.testing.assert_close(seen.image, expected.image)
+    spoiled = getattr(gaussians, name).clone()
+    spoiled[1] = value
+    seen = render(replace(gaussians, **{name: spoiled}), straight(), BLACK)
+    assert seen.image.isfinite().all()
+    if (name, value) != ("opacities", math.inf):
+        torch.testing.assert_close(seen.image, expected.image)
+
+
+def test_mixed_precision_is_not_for_rendering() -> None:
+    gaussians, view = to(torch.float32, scene(50, seed=1), camera())
+    expected = render(gaussians, view, BLACK)
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = render(gaussians, view, BLACK)
+    assert torch.equal(seen.image, expected.image)
 
 
 def test_harmonics_of_the_fourth_degree_are_not_rendered() -> None:
@@ -330,14 +341,14 @@ def test_gsplat_is_called_as_it_wants_to_be(monkeypatch: pytest.MonkeyPatch) -> 
         assert intrinsics.shape == (1, 3, 3) and pose.shape == (1, 4, 4) and given["colors"].shape == (50, 16, 3)
         lens = torch.diagonal(intrinsics[0])[:2], intrinsics[0, :2, 2]
         view = PinholeView(pose[0, :3], *lens, given["width"], given["height"])
-        names = ("means", "scales", "quats", "opacities")
-        gaussians = Gaussians(*(given[name] for name in names), given["colors"].mT)
+        shapes = given["means"], given["scales"], given["quats"]
+        gaussians = Gaussians(*shapes, given["opacities"], given["colors"].mT)
         seen = render_densely(gaussians, view, torch.zeros(3).to(pose))
         return torch.cat([seen.image, seen.depth[..., None]], dim=-1)[None], seen.accumulation[None, ..., None], {}
 
     monkeypatch.setattr(gsplat, "rasterization", rasterization)
     gaussians, view = scene(50, seed=1, num_harmonics=25), camera(40, 28, (4.0, 3.0))
-    colors, depth, accumulation = rendering._rasterized_by_gsplat(gaussians, view)
+    colors, depth, transmittance = rendering._rasterized_by_gsplat(gaussians, view)
     expected = render_densely(gaussians, view, BLACK.double())
-    for value, other in zip((colors, depth, accumulation), expected, strict=True):
+    for value, other in zip((colors, depth, 1 - transmittance), expected, strict=True):
         torch.testing.assert_close(value, other)
