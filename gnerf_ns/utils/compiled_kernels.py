@@ -45,4 +45,7 @@ def _max_threads() -> int:
     """Threads that numba was started with; it can use fewer, not more."""
     import numba
 
-    return numba.get_num_threads()
+    of_torch = torch.get_num_threads()
+    most = numba.get_num_threads()
+    torch.set_num_threads(of_torch)  # numba has started its threads, and set OpenMP's number, which is torch's too
+    return most

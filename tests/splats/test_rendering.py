@@ -310,6 +310,7 @@ found = []
 for threads in (1, 2):
     torch.set_num_threads(threads)
     found.append(outcome(render, *to(torch.float32, scene(3000, seed=7), camera(100, 80))))
+    assert torch.get_num_threads() == threads
 import numba
 assert numba.get_num_threads() == 2
 for name, value in found[0].items():
