@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from typing import Any, Optional, Tuple
 
 import torch
@@ -13,8 +11,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-KERNEL_LOCK = threading.Lock()
-"""numba aborts the process if two threads (two viewer pages, for example) use its thread pool at the same time."""
+from gnerf_ns.utils.compiled_kernels import run_kernel
+
+KERNELS = "gnerf_ns.fields.hash_grid_kernels"
+"""The module of the compiled code."""
 
 
 class CompiledHashEncoding(HashEncoding):
@@ -49,7 +49,7 @@ class HashGridLookUp(torch.autograd.Function):
         ctx.save_for_backward(positions, table, scalings)
         ctx.table_size = table_size
         features = table.new_empty(len(positions), len(scalings) * table.shape[1])
-        _run("look_up", positions, table, scalings, table_size, features)
+        run_kernel(KERNELS, "look_up", positions, table, scalings, table_size, features)
         return features
 
     @staticmethod
@@ -61,34 +61,15 @@ class HashGridLookUp(torch.autograd.Function):
         positions, table, scalings = ctx.saved_tensors
         (gradients,) = feature_gradients
         gradients = gradients.to(table.dtype).contiguous()
+        shared = scalings, ctx.table_size, gradients
         position_gradients = table_gradients = None
         if ctx.needs_input_grad[0]:
             position_gradients = torch.zeros_like(positions)
-            _run("add_position_gradients", positions, table, scalings, ctx.table_size, gradients, position_gradients)
+            run_kernel(KERNELS, "add_position_gradients", positions, table, *shared, position_gradients)
         if ctx.needs_input_grad[1]:
             table_gradients = torch.zeros_like(table)
-            _run("add_table_gradients", positions, scalings, ctx.table_size, gradients, table_gradients)
+            run_kernel(KERNELS, "add_table_gradients", positions, *shared, table_gradients)
         return position_gradients, table_gradients, None, None
-
-
-def _run(kernel: str, *arguments: Any) -> None:
-    """Run a kernel on as many threads as torch uses."""
-    arrays = [value.detach().numpy() if isinstance(value, Tensor) else value for value in arguments]
-    # nerfstudio's viewer interrupts a rendering by raising an exception from a trace function, at any line. Raised
-    # while this lock or one of numba's is held, it would block every later rendering.
-    trace = sys.gettrace()
-    sys.settrace(None)
-    try:
-        # Imported here because every ns-* command imports this module, and numba takes a second.
-        import numba
-
-        from gnerf_ns.fields import hash_grid_kernels
-
-        with KERNEL_LOCK:
-            numba.set_num_threads(min(torch.get_num_threads(), hash_grid_kernels.MAX_THREADS))
-            getattr(hash_grid_kernels, kernel)(*arrays)
-    finally:
-        sys.settrace(trace)
 
 
 def use_compiled_hash_grids(model: nn.Module) -> None:

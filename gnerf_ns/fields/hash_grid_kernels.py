@@ -12,15 +12,13 @@ from __future__ import annotations
 from typing import no_type_check
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import njit, prange
 
 # No annotations and no run-time shape checks here: numba compiles for the types of the arguments, float32 or float64.
 
 SECOND_PRIME = np.int64(2654435761)
 THIRD_PRIME = np.int64(805459861)
 SAMPLES_PER_TASK = 4096
-MAX_THREADS = get_num_threads()
-"""Threads that numba was started with; it can use fewer, not more."""
 
 
 @njit(cache=True)

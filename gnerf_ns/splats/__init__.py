@@ -1,1 +1,1 @@
-"""3D Gaussians and how they are rendered."""
+"""Scenes of 3D Gaussians: what they are, their images, and their files."""

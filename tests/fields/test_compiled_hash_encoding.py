@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from nerfstudio.field_components.encodings import HashEncoding
 from torch import Tensor
 
-from gnerf_ns.fields.hash_encoding import KERNEL_LOCK, CompiledHashEncoding, HashGridLookUp
+from gnerf_ns.fields.hash_encoding import CompiledHashEncoding, HashGridLookUp
+from gnerf_ns.utils.compiled_kernels import KERNEL_LOCK
+
+FILES = ("/hash_encoding.py", "/compiled_kernels.py", "threading.py")
 
 SIZES: Dict[str, Any] = {"num_levels": 5, "min_res": 4, "max_res": 70, "log2_hashmap_size": 9, "hash_init_scale": 1.0}
 
@@ -114,7 +117,7 @@ def test_a_rendering_stopped_at_any_line_stops_no_other() -> None:
 
         def trace(frame: Any, event: str, argument: Any) -> Any:
             nonlocal remaining
-            if event == "line" and frame.f_code.co_filename.endswith(("/hash_encoding.py", "threading.py")):
+            if event == "line" and frame.f_code.co_filename.endswith(FILES):
                 remaining -= 1
                 if remaining < 0:
                     raise Stopped
