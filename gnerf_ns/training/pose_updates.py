@@ -104,31 +104,38 @@ class LeaveOut(nn.Module):
         self.are_all_placed = not bool(self.unplaced.any())
 
     @torch.no_grad()
-    def place(self) -> Int[Tensor, "alone"]:
-        """Look up those that have no pose yet, in what the others have made of the field: groups as one, others alone.
+    def place_alone(self) -> Int[Tensor, "alone"]:
+        """Look up those that have no pose yet and are of no group, in what the others have made of the field.
 
         Returns:
-            Which images were looked up alone.
+            Which.
         """
         cameras, search, image_set = self._scene.cameras, self._search, self._scene.image_set
-        parts = torch.where(self.unplaced, self.relative_poses.parts, NO_PART)
-        for part in parts[parts >= FIRST_GROUP].unique().tolist():
-            group = (parts == part).nonzero()[:, 0]
-            placed = place_group(search, image_set, group, self.relative_poses.poses[group])
-            cameras.assign(group, placed.camera_to_worlds)
-            origin = PoseOrigin.GROUP if placed.is_clear else PoseOrigin.DOUBTFUL_GROUP
-            self.origins[group] = origin
-            self.eval_origins[self.relative_poses.eval_parts == part] = origin
-            self.unplaced[group] = False
-        alone = self.unplaced.nonzero()[:, 0]
+        alone = (self.unplaced & (self.relative_poses.parts < FIRST_GROUP)).nonzero()[:, 0]
         if len(alone) > 0:
             hypotheses, _ = search.top_poses(image_set, min(NUM_PLACES, search.config.bank_size), alone)
             hypotheses = torch.cat([hypotheses, self._between_neighbors(alone)], dim=1)
             cameras.assign(alone, search.improve(image_set, alone, hypotheses)[:, 0])
             self.origins[alone] = PoseOrigin.LOOKED_UP
-        self.unplaced.zero_()
-        self._count_placed()
+            self.unplaced[alone] = False
+            self._count_placed()
         return alone
+
+    @torch.no_grad()
+    def place_groups(self) -> bool:
+        """Look up groups that have no pose yet, each as one; returns whether there was any."""
+        parts = torch.where(self.unplaced, self.relative_poses.parts, NO_PART)
+        groups = parts[parts >= FIRST_GROUP].unique().tolist()
+        for part in groups:
+            group = (parts == part).nonzero()[:, 0]
+            placed = place_group(self._search, self._scene.image_set, group, self.relative_poses.poses[group])
+            self._scene.cameras.assign(group, placed.camera_to_worlds)
+            origin = PoseOrigin.GROUP if placed.is_clear else PoseOrigin.DOUBTFUL_GROUP
+            self.origins[group] = origin
+            self.eval_origins[self.relative_poses.eval_parts == part] = origin
+            self.unplaced[group] = False
+        self._count_placed()
+        return len(groups) > 0
 
     def _between_neighbors(self, indices: Int[Tensor, "k"]) -> Float[Tensor, "k count 3 4"]:
         """Poses on the way from the image before to the one after, of those that have one: photos have an order, too.
@@ -310,17 +317,23 @@ class PoseUpdates:
         if plan.ends_leave_out_round:
             leave_out.look_up()
             leave_out.take_turns(plan.leave_out_round)
-        if plan.searches_misfit_poses and not leave_out.are_all_placed:
-            alone = leave_out.place()
+        if plan.searches_misfit_poses:
+            self._search_some(plan)
+        return replaced
+
+    def _search_some(self, plan: StepPlan) -> None:
+        """Poses of images that have none yet, or else of misfits."""
+        scene, leave_out = self._scene, self._leave_out
+        alone = leave_out.place_alone()
+        if len(alone) > 0:
             # Those of matches are exact by now, and poses move slowly from here on.
-            if len(alone) > 0:
-                poses = scene.cameras(alone).detach()
-                scene.cameras.assign(alone, self._misfits.refined(scene.image_set, alone, poses))
-        elif plan.searches_misfit_poses:
+            poses = scene.cameras(alone).detach()
+            scene.cameras.assign(alone, self._misfits.refined(scene.image_set, alone, poses))
+        has_placed_groups = plan.places_groups and leave_out.place_groups()
+        if len(alone) == 0 and not has_placed_groups:
             moved, poses = self._misfits.better_poses(scene, plan.image_side, leave_out.movable)
             scene.cameras.assign(moved, poses)
             leave_out.origins[moved] = PoseOrigin.LOOKED_UP
-        return replaced
 
     def _look_all_up(self) -> None:
         image_set, cameras = self._scene.image_set, self._scene.cameras

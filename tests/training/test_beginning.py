@@ -195,6 +195,16 @@ def test_phase_b_is_all_there_is():
     assert [plan.step for plan in plans if plan.searches_misfit_poses] == [2]
 
 
+@pytest.mark.parametrize(
+    ("length", "at"), [(1500, 600), (900, 600), (740, 300), (400, 300), (200, 150), (6, 2), (2, 0)]
+)
+def test_groups_are_looked_up_once_by_a_search_that_is_late_enough_or_the_last(length: int, at: int):
+    schedule = Schedule.of(PhaseScheduleConfig(phase_b_steps=length).with_known_poses("matched"), 40, 100)
+    plans = [schedule.at(step) for step in range(length)]
+    (plan,) = (plan for plan in plans if plan.places_groups)
+    assert plan.step == at and plan.searches_misfit_poses
+
+
 def test_given_poses_of_others_move_into_the_frame_of_the_matched_ones():
     truth = random_poses(9, seed=3).double()
     elsewhere = Similarity(torch.eye(3, dtype=torch.float64)[[2, 0, 1]], 0.2, torch.ones(3, dtype=torch.float64))
@@ -451,8 +461,12 @@ def test_a_second_component_is_placed_as_one(
         return PlacedGroup(matched[4:7], is_clear)
 
     monkeypatch.setattr(pose_updates_module, "place_group", place)
-    pipeline = build_pipeline(pipeline_config(tiny_scene, "transport", matching="only"), test_mode="val")
-    train_steps(pipeline, range(4))
+    config = pipeline_config(tiny_scene, "transport", matching="only")
+    config.schedule.phase_b_steps, config.schedule.misfit_search_steps = 8, (2, 4)
+    pipeline = build_pipeline(config, test_mode="val")
+    trained = []
+    train_steps(pipeline, range(6), lambda step: trained.append(len(pipeline.leave_out.training_indices)))
+    assert trained == [4] * 4 + [7] * 2
     ((indices, relative),) = told
     assert indices == [4, 5, 6]
     torch.testing.assert_close(relative, ANY_FRAME.apply(matched[4:7].double()).float())
