@@ -38,6 +38,7 @@ LAYERS = (
     {"pose_search"},
     {"training"},
     {"localize"},
+    {"noposplat"},
     {"demo", "method_configs"},
 )
 
