@@ -36,7 +36,7 @@ SMALLEST_BASELINE = 1e-3
 """Of the scene's cameras' largest distance from the first context camera: two context cameras that are nearer to each
 other are at one place, and no unit of length follows from them."""
 
-_GRID = 8
+_GRID = 16
 """Points along each side of an image by which two frames without an order are compared."""
 
 _FIRST_FRAMES = 8
@@ -108,7 +108,8 @@ class GapRule:
         least, most = (
             round(first + share * (last - first)) for first, last in zip(self.first_gaps, self.last_gaps, strict=True)
         )
-        least, most = max(least, num_context - 1), min(most, count - 1)
+        least = max(least, num_context - 1)
+        most = min(max(most, least), count - 1)
         if least > most:
             raise UnusableScene("too few frames")
         gap = int(generator.integers(least, most + 1))
@@ -147,9 +148,10 @@ class OverlapRule:
         for first in generator.permutation(count)[:_FIRST_FRAMES].tolist():
             with_first = likely_overlap(cameras, first)
             with_first[first] = np.inf  # neither its own partner nor too far from itself
-            last = int(np.abs(with_first - wished).argmin())
-            if not least <= with_first[last] <= most:
+            candidates = np.flatnonzero((with_first >= least) & (with_first <= most))
+            if len(candidates) == 0:
                 continue
+            last = int(candidates[np.abs(with_first[candidates] - wished).argmin()])
             with_last = likely_overlap(cameras, last)
             with_last[last] = np.inf
             between = np.flatnonzero(np.minimum(with_first, with_last) >= with_first[last] - 1e-9)

@@ -102,7 +102,7 @@ def test_a_file_of_the_official_kind(tmp_path: Path):
 @pytest.mark.parametrize("text", ["", "[]", '{"a": {"context": [0, 1]}}', '{"a": {"context": 1, "target": [2]}}'])
 def test_another_file_is_refused(tmp_path: Path, text: str):
     (tmp_path / "index.json").write_text(text)
-    with pytest.raises(InputError, match="index.json"):
+    with pytest.raises(InputError, match=r"index\.json"):
         read_evaluation_set(tmp_path / "index.json")
 
 
