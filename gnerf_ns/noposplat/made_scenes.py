@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Dict, List, Literal, Tuple
 
 import numpy as np
@@ -70,6 +69,7 @@ class MadeScene:
 
     Attributes:
         size: of the images, in pixels.
+        cameras: of all frames; the room is some 10 units wide.
     """
 
     def __init__(self, seed: int, kind: MadeKind, size: ImageSize, samples_per_side: int = 2) -> None:
@@ -85,15 +85,8 @@ class MadeScene:
         room = _Room(generator, kind)
         self._camera_to_worlds = _path(generator, room)
         self._lens = _lens(generator, size)
+        self.cameras = _cameras(self._lens, size, self._camera_to_worlds)
         self._solids = _solids(generator, kind, room, self._camera_to_worlds[:, :, 3])
-
-    @cached_property
-    def cameras(self) -> SceneCameras:
-        """See `Scene.cameras`; about 1 unit of length is a step of the one who films."""
-        focal_x, focal_y, center_x, center_y = self._lens
-        matrix = torch.tensor([[focal_x, 0.0, center_x], [0.0, focal_y, center_y], [0.0, 0.0, 1.0]])
-        matrix = matrix / torch.tensor([[float(self.size.width)], [float(self.size.height)], [1.0]])
-        return SceneCameras(matrix.repeat(NUM_FRAMES, 1, 1), torch.from_numpy(self._camera_to_worlds))
 
     def image(self, frame: int) -> UInt8[np.ndarray, "height width 3"]:
         """See `Scene.image`."""
@@ -145,7 +138,8 @@ class MadeScenes:
             size: of the images, in pixels.
         """
         self.name, self.keys = f"made scenes ({kind})", [str(seed) for seed in seeds]
-        self._kind, self._size = kind, size
+        self._kind: MadeKind = kind
+        self._size = size
 
     def scene(self, key: str) -> MadeScene:
         """See `SceneGroup.scene`."""
@@ -234,6 +228,14 @@ def _lens(generator: np.random.Generator, size: ImageSize) -> Float[np.ndarray, 
     pixel_aspect = generator.uniform(0.97, 1.03)
     center = (0.5 + generator.uniform(-_CENTER_SHIFT, _CENTER_SHIFT, 2)) * np.array(size)
     return np.array([focal, focal * pixel_aspect, *center])
+
+
+def _cameras(
+    lens: Float[np.ndarray, "4"], size: ImageSize, camera_to_worlds: Float[np.ndarray, "frames 3 4"]
+) -> SceneCameras:
+    matrix = np.array([[lens[0], 0.0, lens[2]], [0.0, lens[1], lens[3]], [0.0, 0.0, 1.0]])
+    normalized = torch.from_numpy(matrix / np.array([[size.width], [size.height], [1.0]])).float()
+    return SceneCameras(normalized.repeat(len(camera_to_worlds), 1, 1), torch.from_numpy(camera_to_worlds))
 
 
 def _solids(

@@ -11,7 +11,6 @@ import json
 import math
 import pickle
 from collections import OrderedDict
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Dict, List, Literal, NamedTuple, Optional, Protocol, Sequence, Tuple, runtime_checkable
 
@@ -141,15 +140,16 @@ class ChunkScene:
         Raises:
             UnusableScene: it is not that.
         """
-        numbers, self._images = entry.get("cameras"), entry.get("images")
+        numbers, images = entry.get("cameras"), entry.get("images")
         if (
             not isinstance(numbers, Tensor)
-            or not isinstance(self._images, list)
-            or numbers.shape != (len(self._images), 18)
+            or not isinstance(images, list)
+            or numbers.shape != (len(images), 18)
             or not numbers.isfinite().all()
-            or len(self._images) == 0
+            or len(images) == 0
         ):
             raise UnusableScene("entries that are not images with 18 numbers each")
+        self._images = images
         numbers = numbers.double()
         intrinsics = torch.eye(3, dtype=torch.float64).repeat(len(numbers), 1, 1)
         intrinsics[:, 0, 0], intrinsics[:, 1, 1] = numbers[:, 0], numbers[:, 1]
@@ -159,7 +159,7 @@ class ChunkScene:
         positions = -rotations @ world_to_cameras[:, :, 3:]
         self.cameras = SceneCameras(intrinsics.float(), torch.cat([rotations, positions], dim=-1))
 
-    @cached_property
+    @property
     def size(self) -> ImageSize:
         """Of the first image, from its header."""
         return ImageSize(*self._opened(0).size)
@@ -371,7 +371,7 @@ def find_scenes(data: Path, split: Split) -> List[SceneGroup]:
     groups: List[SceneGroup] = []
     for folder in (data, *children):
         if (folder / "train" / "index.json").is_file() and (folder / split / "index.json").is_file():
-            groups += _chunk_files(folder / split)
+            groups.extend(_chunk_files(folder / split))
     folders = _scene_folders(data, split)
     if folders:
         groups.append(SceneFolders(data, folders))
