@@ -123,8 +123,10 @@ class GapRule:
 class OverlapRule:
     """For images in any order: pairs of about a wished overlap, which is guessed from the cameras alone.
 
-    The wish is uniform between two bounds that move linearly with the step. Targets and further context views are those
-    that have no less overlap with either end than the ends have with each other, the ends included as targets.
+    The wish is uniform between two bounds that move linearly with the step. The lower one is kept to; where all images
+    overlap more than is wished, those with the least overlap are a pair. Targets and further context views are those
+    that have no less overlap with either end, and are no farther from it, than the ends are from each other; targets
+    may be the ends themselves.
     """
 
     first_overlaps: Tuple[float, float] = (0.6, 0.9)
@@ -144,17 +146,20 @@ class OverlapRule:
         least, most = (
             first + share * (last - first) for first, last in zip(self.first_overlaps, self.last_overlaps, strict=True)
         )
-        wished = generator.uniform(least, most)
+        wished, positions = generator.uniform(least, most), cameras.camera_to_worlds[:, :, 3]
         for first in generator.permutation(count)[:_FIRST_FRAMES].tolist():
             with_first = likely_overlap(cameras, first)
             with_first[first] = np.inf  # neither its own partner nor too far from itself
-            candidates = np.flatnonzero((with_first >= least) & (with_first <= most))
-            if len(candidates) == 0:
+            candidates = np.flatnonzero(with_first >= least)
+            if len(candidates) < 2:  # itself is one
                 continue
             last = int(candidates[np.abs(with_first[candidates] - wished).argmin()])
             with_last = likely_overlap(cameras, last)
             with_last[last] = np.inf
-            between = np.flatnonzero(np.minimum(with_first, with_last) >= with_first[last] - 1e-9)
+            apart = torch.cdist(positions[[first, last]], positions).amax(dim=0).numpy()
+            between = np.flatnonzero(
+                (np.minimum(with_first, with_last) >= with_first[last] - 1e-9) & (apart <= apart[last] * (1 + 1e-9))
+            )
             others = between[(between != first) & (between != last)]
             if len(others) < num_context - 2:
                 continue

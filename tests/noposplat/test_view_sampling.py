@@ -157,11 +157,21 @@ def test_images_in_any_order_are_paired_by_overlap(step: int, num_context: int):
         overlaps = likely_overlap(cameras, first), likely_overlap(cameras, last)
         assert least <= overlaps[0][last] <= most
         assert len(set(views.context)) == num_context
+        positions = cameras.camera_to_worlds[:, :, 3]
+        baseline = float((positions[first] - positions[last]).norm())
         for frame in (*further, *views.target):
+            assert max(float((positions[frame] - positions[end]).norm()) for end in (first, last)) < baseline + 1e-6
             assert frame == first or overlaps[0][frame] >= overlaps[0][last] - 1e-9
             assert frame == last or overlaps[1][frame] >= overlaps[0][last] - 1e-9
         found.append(overlaps[0][last])
     assert max(found) - min(found) > 0.1
+
+
+def test_images_that_all_overlap_much_are_paired_as_far_apart_as_they_are():
+    cameras = SceneCameras(*(column[:4] for column in ring(360)))  # 3 degrees in all
+    for seed in range(5):
+        first, last = OverlapRule().choose(cameras, 2, 1, 10**6, np.random.default_rng(seed)).context
+        assert last == (3 if first < 2 else 0)
 
 
 def test_images_that_have_nothing_in_common():
