@@ -23,7 +23,7 @@ MadeKind = Literal["balls-and-boxes", "other-solids"]
 other textures."""
 
 FIRST_TRAINING_SEED = 10_000
-"""Scenes with lower numbers are held out; those that figures are for are the first hundred."""
+"""Scenes with lower seeds are held out; figures are for the first hundred."""
 
 NUM_FRAMES = 48
 """Of each scene."""
@@ -38,6 +38,7 @@ _TEXTURES: Dict[MadeKind, Tuple[str, ...]] = {
 }
 
 _NUM_SOLIDS = (6, 12)
+"""Least and most in a scene, besides its walls."""
 _SOLID_SIZES = (0.2, 0.65)
 """Half the length of a solid along each of its axes."""
 _REACH = 2.2

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 AUC_THRESHOLDS_DEG = (5.0, 10.0, 20.0)
+"""Up to which errors areas are given, in degrees."""
 
 
 class RelativePoseErrors(NamedTuple):

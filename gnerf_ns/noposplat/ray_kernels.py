@@ -20,9 +20,12 @@ from numba import njit
 SHAPES = ("ball", "box", "cylinder", "octahedron")
 """Unit shapes: |p| = 1; |x|, |y|, |z| <= 1; x² + y² <= 1 and |z| <= 1; |x| + |y| + |z| <= 1."""
 TEXTURES = ("checker", "stripes", "clouds", "spots", "patches", "bricks", "cells", "rings")
+"""Patterns of three colors; see `_weights`."""
 
 _NEAREST = 1e-3
+"""What is nearer to a camera is not seen."""
 _AMBIENT, _SUN = 0.55, 0.5
+"""Shares of the light that comes from everywhere, and from the sun."""
 _OCTAHEDRON_AXES = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, -1.0], [1.0, -1.0, 1.0], [-1.0, 1.0, 1.0]])
 
 

@@ -98,6 +98,7 @@ class GapRule:
     last_gaps: Tuple[int, int]
     """Likewise, from `growth_steps` on."""
     growth_steps: int = 9375
+    """After so many steps the bounds stay; NoPoSplat's number, half of its training."""
 
     def choose(
         self, cameras: SceneCameras, num_context: int, num_targets: int, step: int, generator: np.random.Generator
@@ -134,6 +135,7 @@ class OverlapRule:
     last_overlaps: Tuple[float, float] = (0.25, 0.8)
     """Likewise, from `growth_steps` on."""
     growth_steps: int = 9375
+    """After so many steps the bounds stay; NoPoSplat's number, half of its training."""
 
     def choose(
         self, cameras: SceneCameras, num_context: int, num_targets: int, step: int, generator: np.random.Generator
@@ -156,7 +158,7 @@ class OverlapRule:
             last = int(candidates[np.abs(with_first[candidates] - wished).argmin()])
             with_last = likely_overlap(cameras, last)
             with_last[last] = np.inf
-            apart = torch.cdist(positions[[first, last]], positions).amax(dim=0).numpy()
+            apart = torch.linalg.vector_norm(positions - positions[[first, last], None], dim=-1).amax(dim=0).numpy()
             between = np.flatnonzero(
                 (np.minimum(with_first, with_last) >= with_first[last] - 1e-9) & (apart <= apart[last] * (1 + 1e-9))
             )
