@@ -1,0 +1,392 @@
+"""Which views are chosen, and that what becomes of them still projects where it did."""
+
+import math
+from typing import List, Sequence, Tuple
+
+import numpy as np
+import pytest
+import roma
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from gnerf_ns.data.images import ImageSize
+from gnerf_ns.noposplat import view_sampling
+from gnerf_ns.noposplat.made_scenes import MadeScenes
+from gnerf_ns.noposplat.scene_data import SceneCameras, SceneKind, UnusableScene
+from gnerf_ns.noposplat.view_sampling import (
+    PAIR_RULES,
+    STEPS_PER_GROUP,
+    ChosenViews,
+    Example,
+    ExampleConfig,
+    GapRule,
+    OverlapRule,
+    TrainingExamples,
+    Views,
+    covered_and_cropped,
+    in_first_frame,
+    likely_overlap,
+    make_example,
+    mirrored,
+    stacked,
+)
+from gnerf_ns.utils.errors import InputError
+
+SMALL = ImageSize(16, 16)
+
+
+def poses_of(seed: int, count: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    rotations = roma.random_rotmat(count, generator=generator, dtype=torch.float64)
+    positions = torch.randn(count, 3, 1, generator=generator, dtype=torch.float64)
+    return torch.cat([rotations, positions], dim=-1)
+
+
+def ring(count: int, fov_deg: float = 60.0) -> SceneCameras:
+    """Cameras around the origin, which they look at from distance 3; 0, 1, … are neighbors."""
+    angles = torch.arange(count).double() * 2.0 * math.pi / count
+    forward = -torch.stack([angles.cos(), angles.sin(), torch.zeros(count)], dim=-1).double()
+    down = torch.tensor([0.0, 0.0, -1.0]).double().expand(count, 3)
+    right = torch.linalg.cross(down, forward)
+    focal = 0.5 / math.tan(math.radians(fov_deg) / 2.0)
+    matrix = torch.tensor([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]])
+    poses = torch.stack([right, down, forward, -3.0 * forward], dim=-1)
+    return SceneCameras(matrix.repeat(count, 1, 1), poses)
+
+
+class Photographs:
+    """A scene, and a group of one scene, of gray images."""
+
+    name = "photographs"
+    kind: SceneKind = "re10k"
+    keys: Sequence[str] = ("only",)
+
+    def __init__(self, cameras: SceneCameras, size: ImageSize = SMALL) -> None:
+        self.cameras, self.size = cameras, size
+
+    def image(self, frame: int) -> np.ndarray:
+        return np.full((self.size.height, self.size.width, 3), frame, dtype=np.uint8)
+
+    def scene(self, key: str) -> "Photographs":
+        assert key == "only"
+        return self
+
+
+# Which views
+
+
+def gaps_drawn(rule: GapRule, step: int, count: int = 200, frames: int = 150) -> List[ChosenViews]:
+    generator, cameras = np.random.default_rng(0), ring(frames)
+    return [rule.choose(cameras, 2, 4, step, generator) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "step", "bounds"),
+    [
+        ("re10k", 0, (25, 25)),
+        ("re10k", 4688, (35, 58)),
+        ("re10k", 9375, (45, 90)),
+        ("re10k", 10**6, (45, 90)),
+        ("dl3dv", 0, (5, 7)),
+        ("dl3dv", 9375, (8, 22)),
+    ],
+)
+def test_gaps_grow(kind, step: int, bounds: Tuple[int, int]):
+    rule = PAIR_RULES[kind]
+    assert isinstance(rule, GapRule)
+    gaps = {views.context[1] - views.context[0] for views in gaps_drawn(rule, step, 1000)}
+    assert (min(gaps), max(gaps)) == bounds
+    assert len(gaps) == bounds[1] - bounds[0] + 1
+
+
+def test_targets_lie_between_ends_included_and_all_frames_are_used():
+    drawn = gaps_drawn(GapRule((3, 3), (3, 3)), 0, 2000, frames=10)
+    offsets = [frame - views.context[0] for views in drawn for frame in views.target]
+    shares = np.bincount(offsets) / len(offsets)
+    np.testing.assert_allclose(shares, 0.25, atol=0.02)
+    assert {views.context[0] for views in drawn} == set(range(7))
+
+
+@given(st.integers(3, 6), st.integers(0, 10_000), st.integers(0, 1000))
+def test_further_context_views_are_others_in_order(num_context: int, step: int, seed: int):
+    rule = GapRule((2, 4), (8, 22))
+    context, _ = rule.choose(ring(30), num_context, 1, step, np.random.default_rng(seed))
+    assert len(context) == num_context and list(context) == sorted(set(context)) and context[-1] < 30
+
+
+def test_too_few_frames():
+    rule, generator = GapRule((5, 9), (20, 30), growth_steps=10), np.random.default_rng(0)
+    for _ in range(20):
+        assert rule.choose(ring(6), 2, 1, 0, generator).context == (0, 5)
+    with pytest.raises(UnusableScene, match="too few"):
+        rule.choose(ring(5), 2, 1, 0, generator)
+    with pytest.raises(UnusableScene, match="too few"):
+        rule.choose(ring(6), 2, 1, 10, generator)
+
+
+def test_likely_overlap_of_a_ring():
+    overlap = likely_overlap(ring(24), 5)
+    assert overlap[5] == pytest.approx(1.0)
+    np.testing.assert_allclose(overlap[:5], overlap[10:5:-1], atol=0.01)  # the same on both sides
+    assert (np.diff(overlap[5:12]) < 0).all() and (overlap[11:24] < 1e-9).all()  # from 90 degrees on
+    assert overlap[6] == pytest.approx(math.cos(math.radians(15.0)), abs=0.15)
+
+
+def test_likely_overlap_of_parallel_cameras():
+    """Where no point is looked at by all, distances are those between cameras: 1 on average here."""
+    cameras = ring(4, fov_deg=90.0)
+    poses = torch.eye(4, dtype=torch.float64)[:3].repeat(4, 1, 1)
+    poses[:, 0, 3] = torch.tensor([-1.5, -0.5, 0.5, 1.5])
+    overlap = likely_overlap(SceneCameras(cameras.intrinsics, poses), 0)
+    np.testing.assert_allclose(overlap, [1.0, 0.5, 0.0, 0.0], atol=1e-9)
+
+
+@pytest.mark.parametrize("step", [0, 10**6])
+@pytest.mark.parametrize("num_context", [2, 3])
+def test_images_in_any_order_are_paired_by_overlap(step: int, num_context: int):
+    order = np.random.default_rng(1).permutation(72)
+    cameras = SceneCameras(*(column[order] for column in ring(72)))
+    rule, generator = OverlapRule(), np.random.default_rng(0)
+    least, most = (rule.first_overlaps, rule.last_overlaps)[step > 0]
+    found = []
+    for _ in range(30):
+        views = rule.choose(cameras, num_context, 4, step, generator)
+        first, *further, last = views.context
+        overlaps = likely_overlap(cameras, first), likely_overlap(cameras, last)
+        assert least <= overlaps[0][last] <= most
+        assert len(set(views.context)) == num_context
+        positions = cameras.camera_to_worlds[:, :, 3]
+        baseline = float((positions[first] - positions[last]).norm())
+        for frame in (*further, *views.target):
+            assert max(float((positions[frame] - positions[end]).norm()) for end in (first, last)) < baseline + 1e-6
+            assert frame == first or overlaps[0][frame] >= overlaps[0][last] - 1e-9
+            assert frame == last or overlaps[1][frame] >= overlaps[0][last] - 1e-9
+        found.append(overlaps[0][last])
+    assert max(found) - min(found) > 0.1
+
+
+def test_images_that_all_overlap_much_are_paired_as_far_apart_as_they_are():
+    cameras = SceneCameras(*(column[:4] for column in ring(360)))  # 3 degrees in all
+    for seed in range(5):
+        first, last = OverlapRule().choose(cameras, 2, 1, 10**6, np.random.default_rng(seed)).context
+        assert last == (3 if first < 2 else 0)
+
+
+def test_images_that_have_nothing_in_common():
+    with pytest.raises(UnusableScene, match="overlap"):
+        OverlapRule().choose(ring(3), 2, 1, 0, np.random.default_rng(0))
+    at_one_place = SceneCameras(ring(9).intrinsics, torch.eye(4, dtype=torch.float64)[:3].repeat(9, 1, 1))
+    with pytest.raises(UnusableScene):
+        OverlapRule().choose(at_one_place, 2, 1, 0, np.random.default_rng(0))
+
+
+# The frame of an example
+
+
+def test_the_first_frame_by_hand():
+    # The first camera stands at (1, 2, 3) and looks along the world's x axis; the last is 4 ahead and 3 to the right.
+    first = torch.tensor([[0.0, 0.0, 1.0, 1.0], [1.0, 0.0, 0.0, 2.0], [0.0, 1.0, 0.0, 3.0]]).double()
+    last = torch.tensor([[1.0, 0.0, 0.0, 5.0], [0.0, 1.0, 0.0, 5.0], [0.0, 0.0, 1.0, 3.0]]).double()
+    between = torch.cat([first[:, :3], (first + last)[:, 3:] / 2], dim=1)
+    context, target = in_first_frame(torch.stack([last, between, first]), ChosenViews((2, 0), (1,)))
+    assert context[0].tolist() == torch.eye(4)[:3].tolist()
+    expected = [[0.0, 1.0, 0.0, 0.6], [0.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.8]]
+    torch.testing.assert_close(context[1], torch.tensor(expected).double())
+    torch.testing.assert_close(target[0], torch.tensor([[1, 0, 0, 0.3], [0, 1, 0, 0], [0, 0, 1, 0.4]]).double())
+
+
+@given(st.integers(0, 2**31), st.floats(1e-3, 1e3))
+def test_the_frame_and_unit_of_the_scene_do_not_matter(seed: int, scale: float):
+    poses, views = poses_of(seed, 6), ChosenViews((4, 1, 2), (0, 3, 5, 4))
+    move = poses_of(seed + 1, 1)[0]
+    moved = torch.cat([move[:, :3] @ poses[:, :, :3], scale * (move[:, :3] @ poses[:, :, 3:]) + move[:, 3:]], dim=-1)
+    for one, other in zip(in_first_frame(poses, views), in_first_frame(moved, views), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
+    context, _ = in_first_frame(poses, views)
+    assert float(torch.linalg.vector_norm(context[-1, :, 3])) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("distance", [0.0, 1e-5])
+def test_two_cameras_at_one_place_are_refused(distance: float):
+    poses = poses_of(0, 3)
+    poses[1, :, 3] = poses[0, :, 3]
+    poses[1, 0, 3] += distance
+    with pytest.raises(UnusableScene, match="one place"):
+        in_first_frame(poses, ChosenViews((0, 1), (2,)))
+    with pytest.raises(UnusableScene, match="one place"):
+        make_example(Photographs(SceneCameras(ring(3).intrinsics, poses)), ChosenViews((0, 1), (2,)), SMALL)
+
+
+# Pictures and lenses
+
+
+@settings(deadline=None)
+@given(
+    st.tuples(st.integers(20, 90), st.integers(20, 90)),
+    st.tuples(st.sampled_from([16, 24, 32]), st.sampled_from([16, 24, 48])),
+    st.tuples(st.floats(0.6, 1.5), st.floats(0.6, 1.5), st.floats(0.4, 0.6), st.floats(0.4, 0.6)),
+)
+def test_pixels_look_along_the_same_directions_after_cropping(in_size, out_size, lens):
+    """An image shows a linear function of its directions, which resampling keeps, but near the picture's edge."""
+    (width, height), size = in_size, ImageSize(*out_size)
+    matrix = torch.tensor([[lens[0], 0.0, lens[2]], [0.0, lens[1], lens[3]], [0.0, 0.0, 1.0]])
+
+    def shown(intrinsics: torch.Tensor, width: int, height: int) -> np.ndarray:
+        columns, rows = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
+        x = (columns - float(intrinsics[0, 2])) / float(intrinsics[0, 0])
+        y = (rows - float(intrinsics[1, 2])) / float(intrinsics[1, 1])
+        return np.stack([128 + 110 * x, 128 + 110 * y, 128 + 50 * (x - y)], axis=-1).clip(0, 255)
+
+    whole = shown(matrix, width, height).round().astype(np.uint8)
+    pixels, adjusted = covered_and_cropped(whole, matrix, size)
+    assert pixels.shape == (size.height, size.width, 3)
+    # Focal lengths in pixels are scaled alike.
+    scale = max(size.width / width, size.height / height)
+    assert float(adjusted[0, 0] * size.width) == pytest.approx(scale * lens[0] * width, rel=1e-5)
+    assert float(adjusted[1, 1] * size.height) == pytest.approx(scale * lens[1] * height, rel=1e-5)
+    # Within the reach of Lanczos' three lobes from the edges, and where colors are clipped, it is no longer linear.
+    margin = math.ceil(3 * max(1.0, scale))
+    inside = slice(margin, -margin)
+    expected = shown(adjusted, size.width, size.height)[inside, inside]
+    linear = (expected > 30) & (expected < 225)
+    np.testing.assert_allclose(pixels[inside, inside][linear], expected[linear], atol=2.0)
+
+
+def test_the_lens_of_real_estate_is_as_the_official_one():
+    matrix = torch.tensor([[0.5, 0.0, 0.5], [0.0, 0.9, 0.5], [0.0, 0.0, 1.0]])
+    pixels, adjusted = covered_and_cropped(np.zeros((360, 640, 3), np.uint8), matrix, ImageSize(256, 256))
+    assert pixels.shape == (256, 256, 3)
+    expected = torch.tensor([[0.5 * 640 / 360, 0.0, 0.5], [0.0, 0.9, 0.5], [0.0, 0.0, 1.0]])
+    torch.testing.assert_close(adjusted, expected)
+
+
+def test_an_image_of_the_right_size_is_not_resampled():
+    image = np.random.default_rng(0).integers(0, 255, (16, 24, 3), dtype=np.uint8)
+    matrix = torch.tensor([[0.5, 0.0, 0.4], [0.0, 0.9, 0.6], [0.0, 0.0, 1.0]])
+    pixels, adjusted = covered_and_cropped(image, matrix, ImageSize(24, 16))
+    assert pixels is image and torch.equal(adjusted, matrix)
+
+
+def projected(views: Views, point: torch.Tensor) -> torch.Tensor:
+    """Where a point is in each image, as shares of width and height."""
+    in_cameras = (point - views.camera_to_worlds[:, :, 3])[:, None] @ views.camera_to_worlds[:, :, :3]
+    pixels = (in_cameras @ views.intrinsics.mT)[:, 0]
+    return pixels[:, :2] / pixels[:, 2:]
+
+
+@given(st.integers(0, 2**31))
+def test_a_mirrored_point_is_at_the_mirrored_pixel(seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    matrices = torch.eye(3).double().repeat(3, 1, 1)
+    matrices[:, :2] += torch.rand(3, 2, 3, generator=generator).double() * torch.tensor([[1, 0, 1], [0, 1, 1]])
+    images = torch.rand(3, 3, 4, 6, generator=generator)
+    views = Views(images, matrices.float(), poses_of(seed, 3).float())
+    flipped = mirrored(views)
+    point = torch.randn(3, generator=generator)
+    before, after = projected(views, point), projected(flipped, point * torch.tensor([-1.0, 1.0, 1.0]))
+    torch.testing.assert_close(after, torch.stack([1.0 - before[:, 0], before[:, 1]], dim=1), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(torch.linalg.det(flipped.camera_to_worlds[:, :, :3]), torch.ones(3))
+    assert torch.equal(flipped.images, images.flip(-1))
+    torch.testing.assert_close(vars(mirrored(flipped)), vars(views))
+
+
+def test_an_example_has_the_frames_that_were_chosen():
+    example = make_example(Photographs(ring(9), ImageSize(30, 20)), ChosenViews((2, 5, 7), (7, 3, 3, 2)), SMALL)
+    for views, frames in ((example.context, [2, 5, 7]), (example.target, [7, 3, 3, 2])):
+        assert views.images.shape == (len(frames), 3, 16, 16) and views.intrinsics.shape == (len(frames), 3, 3)
+        assert (views.images[:, 0, 8, 8] * 255).round().tolist() == frames
+    torch.testing.assert_close(example.target.camera_to_worlds[0], example.context.camera_to_worlds[2])
+    torch.testing.assert_close(example.target.camera_to_worlds[3], torch.eye(4)[:3])
+    batch = stacked([example, example])
+    assert batch.target.images.shape == (2, 4, 3, 16, 16) and batch.context.camera_to_worlds.shape == (2, 3, 3, 4)
+    torch.testing.assert_close(batch.to("cpu").context.images[1], example.context.images)
+
+
+# Training
+
+
+def equal(one: Example, other: Example) -> bool:
+    pairs = zip((one.context, one.target), (other.context, other.target), strict=True)
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for a, b in pairs for name in vars(a))
+
+
+def made(batch_size: int, **options) -> TrainingExamples:
+    groups = [MadeScenes(range(10**4, 10**4 + 3), kind, SMALL) for kind in ("balls-and-boxes", "other-solids")]
+    return TrainingExamples(groups, ExampleConfig(SMALL, num_targets=2), batch_size, **options)
+
+
+def test_examples_depend_on_seed_step_and_index_alone():
+    alone, again = made(4), made(4)
+    again.batch(17)  # what was drawn before does not matter
+    whole = alone.batch(3)
+    assert equal(whole, again.batch(3))
+    assert not equal(whole, alone.batch(4)) and not equal(whole, made(4, seed=1).batch(3))
+    parts = [made(2, rank=rank).batch(3) for rank in (0, 1)]
+    for views, halves in ((whole.context, [part.context for part in parts]), (whole.target, [p.target for p in parts])):
+        for name in vars(views):
+            assert torch.equal(getattr(views, name), torch.cat([getattr(half, name) for half in halves]))
+    images = whole.context.images
+    assert not any(torch.equal(images[i], images[j]) for i in range(4) for j in range(i))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_data_loader_gives_the_batches_in_order(num_workers: int):
+    examples = made(1, first_step=5)
+    loader = iter(DataLoader(examples, batch_size=None, num_workers=num_workers))
+    for step in range(5, 10):
+        assert equal(next(loader), examples.batch(step))
+
+
+def test_half_of_the_examples_are_mirrored():
+    scene = Photographs(ring(9))
+    scene.cameras.intrinsics[:, 0, 2] = 0.4
+    config = ExampleConfig(SMALL, num_targets=1, rules={"re10k": GapRule((2, 2), (2, 2))})
+    examples = TrainingExamples([scene], config, 1)
+    centers = torch.stack([examples.example(step, 0).context.intrinsics[0, 0, 2] for step in range(200)])
+    assert 70 < int((centers > 0.5).sum()) < 130
+
+
+def test_groups_are_drawn_by_their_scenes_and_kept_for_some_steps(monkeypatch):
+    few, many = Photographs(ring(9)), Photographs(ring(9))
+    many.keys = ("only",) * 3
+    config = ExampleConfig(SMALL, num_targets=1, rules={"re10k": GapRule((2, 2), (2, 2))})
+    examples = TrainingExamples([few, many], config, 1)
+    used: List[Photographs] = []
+    monkeypatch.setattr(Photographs, "scene", lambda self, key: used.append(self) or self)
+    for step in range(0, 40 * STEPS_PER_GROUP, STEPS_PER_GROUP // 2):
+        examples.example(step, 3)
+    shares = np.array([one is many for one in used])
+    assert 0.55 < shares.mean() < 0.92
+    # The group of index 3 changes at the steps 61, 125, …: between these, two examples were drawn.
+    assert (shares[::2] == shares[1::2]).all() and len(set(shares[::2].tolist())) == 2
+
+
+def test_scenes_that_cannot_be_used_are_passed_over_and_counted(monkeypatch):
+    said: List[str] = []
+    monkeypatch.setattr(view_sampling, "remark", said.append)
+    config = ExampleConfig(SMALL, num_targets=1, rules={"re10k": GapRule((2, 2), (2, 2))})
+    good, short, wide = Photographs(ring(9)), Photographs(ring(2)), Photographs(ring(9, fov_deg=101.0))
+    small = Photographs(ring(9), ImageSize(16, 15))
+    at_one_place = Photographs(SceneCameras(ring(9).intrinsics, poses_of(0, 1).repeat(9, 1, 1)))
+    examples = TrainingExamples([short, wide, good, small, at_one_place, at_one_place], config, 4)
+    (line,) = said
+    assert line.startswith("5 of 6 scenes")
+    for reason in ("2 for two cont", "1 for too few", "1 for a field of view above 100", "1 for images smaller"):
+        assert reason in line
+    for step in range(5):
+        assert examples.batch(step).context.images.shape == (4, 2, 3, 16, 16)
+    TrainingExamples([good], config, 4)
+    assert len(said) == 1
+    with pytest.raises(InputError, match="None of 2 scenes"):
+        TrainingExamples([short, wide], config, 4)
+
+
+def test_training_ends_where_nothing_can_be_used_any_longer():
+    scene = Photographs(ring(9))
+    config = ExampleConfig(SMALL, num_targets=1, rules={"re10k": GapRule((2, 2), (2, 2))})
+    examples = TrainingExamples([scene], config, 1)
+    scene.cameras = ring(2)
+    with pytest.raises(InputError, match="in a row"):
+        examples.batch(0)
