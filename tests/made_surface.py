@@ -1,4 +1,4 @@
-"""A surface of known shape and colors, seen by any camera, and the Gaussians that a perfect network would make of it."""
+"""A surface of known shape and colors, seen by any camera, and the Gaussians that a perfect network makes of it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import List, Sequence, Tuple
 
 import roma
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from gnerf_ns.noposplat.network import tiny_network
 from gnerf_ns.splats.axes import inverse_poses
 from gnerf_ns.splats.gaussians import Gaussians
 from gnerf_ns.splats.rendering import PinholeView
@@ -22,9 +23,12 @@ def height_at(x: Tensor, y: Tensor) -> Tensor:
 
 
 def color_at(x: Tensor, y: Tensor, hue: float = 0.0) -> Tensor:
-    """Colors of the surface; another hue is another texture."""
+    """Colors of the surface: large waves and small ones. Another hue is another texture."""
     waves = [
-        0.5 + 0.25 * torch.sin((2.1 + k) * x + 1.7 * y + 2.0 * k + hue) + 0.2 * torch.cos(3.3 * y - (1.3 + hue) * k * x + k)
+        0.5
+        + 0.2 * torch.sin((2.1 + k) * x + 1.7 * y + 2.0 * k + hue)
+        + 0.15 * torch.cos(3.3 * y - (1.3 + hue) * k * x + k)
+        + 0.12 * torch.sin(9.0 * x + k + 3.0 * torch.sin(2.0 * y)) * torch.cos((8.0 + k) * y - 2.0 * x + hue)
         for k in range(3)
     ]
     return torch.stack(waves, dim=-1)
@@ -76,3 +80,19 @@ def pixel_gaussians(views: List[PinholeView], hues: Sequence[float] = (), opacit
             )
         )
     return Gaussians(*(torch.cat(values) for values in zip(*(vars(part).values() for part in parts), strict=True)))
+
+
+class PerfectNetwork(nn.Module):
+    """Knows some photos, and puts out the Gaussians that it should."""
+
+    def __init__(self, views: List[PinholeView], hues: Sequence[float] = ()) -> None:
+        super().__init__()
+        self.config = tiny_network()
+        self.views, self.hues = views, list(hues) or [0.0] * len(views)
+        self.photos = torch.stack([photo(view, hue) for view, hue in zip(views, self.hues, strict=True)])
+
+    def forward(self, images: Tensor, intrinsics: Tensor) -> Gaussians:
+        """As `NoPoSplatNetwork.forward`."""
+        known = [int((self.photos - image).square().flatten(1).mean(dim=1).argmin()) for image in images[0]]
+        made = pixel_gaussians([self.views[each] for each in known], [self.hues[each] for each in known])
+        return Gaussians(*(value[None] for value in vars(made).values()))
