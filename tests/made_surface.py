@@ -9,7 +9,7 @@ import roma
 import torch
 from torch import Tensor, nn
 
-from gnerf_ns.noposplat.network import tiny_network
+from gnerf_ns.noposplat.network import NoPoSplatNetwork, tiny_network
 from gnerf_ns.splats.axes import inverse_poses
 from gnerf_ns.splats.gaussians import Gaussians
 from gnerf_ns.splats.rendering import PinholeView
@@ -82,11 +82,11 @@ def pixel_gaussians(views: List[PinholeView], hues: Sequence[float] = (), opacit
     return Gaussians(*(torch.cat(values) for values in zip(*(vars(part).values() for part in parts), strict=True)))
 
 
-class PerfectNetwork(nn.Module):
-    """Knows some photos, and puts out the Gaussians that it should."""
+class PerfectNetwork(NoPoSplatNetwork):
+    """Has no weights, but knows some photos, and puts out the Gaussians that it should."""
 
     def __init__(self, views: List[PinholeView], hues: Sequence[float] = ()) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.config = tiny_network()
         self.views, self.hues = views, list(hues) or [0.0] * len(views)
         self.photos = torch.stack([photo(view, hue) for view, hue in zip(views, self.hues, strict=True)])

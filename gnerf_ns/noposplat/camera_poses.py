@@ -40,8 +40,8 @@ REFINEMENT_STEPS = 200
 """Steps of Adam, as in the official code."""
 LEARNING_RATES, HELD_SHARE = (2e-2, 1e-3), 0.5
 """First and last one, in radians and in distances from the scene's middle. The first is held for such a share of the
-steps, then they fall geometrically. The official rate is 5e-3 throughout, with which poses that are 10 degrees off end a
-degree off; with these, a hundredth."""
+steps, then they fall geometrically. The official rate is 5e-3 throughout, with which poses that are 10 degrees off end
+a degree off; with these, a hundredth."""
 BETAS = (0.8, 0.9)
 """Of Adam: it has to forget soon how steep it was far away."""
 COARSE_SIDE, COARSE_SHARE = 0.5, 0.3
