@@ -73,7 +73,7 @@ def pixel_gaussians(views: List[PinholeView], hues: Sequence[float] = (), opacit
         parts.append(
             Gaussians(
                 in_first,
-                (0.6 * depths / view.focal[0])[:, None].expand(-1, 3),
+                (0.35 * depths / view.focal[0])[:, None].expand(-1, 3),
                 torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(len(points), 4),
                 torch.full((len(points),), opacity),
                 ((colors - 0.5) * FIRST_HARMONIC)[..., None],

@@ -14,7 +14,7 @@ from gnerf_ns.noposplat.camera_poses import pose_from_points, refined_pose, stru
 from gnerf_ns.splats.axes import inverse_poses
 from gnerf_ns.splats.rendering import render
 
-WIDTH, HEIGHT, FOCAL = 48, 40, 45.0
+WIDTH, HEIGHT, FOCAL = 40, 32, 38.0
 SECOND = view_from((0.5, 0.1, -0.1), (2, -8, 3), WIDTH, HEIGHT, FOCAL)
 VIEWS = [view_from((0, 0, 0), (0, 0, 0), WIDTH, HEIGHT, FOCAL), SECOND]
 
@@ -47,10 +47,10 @@ def test_points_tell_the_pose_to_a_hundredth_of_a_degree():
 def test_wrong_points_do_not_count_nor_do_transparent_ones():
     means, opacities = points_of_second()
     generator = torch.Generator().manual_seed(0)
-    means[:14] += torch.randn(14, WIDTH, 3, generator=generator)  # a third
-    means[20:30], opacities[20:30] = 100.0, 0.2
+    means[:10] += torch.randn(10, WIDTH, 3, generator=generator)  # a third
+    means[16:24], opacities[16:24] = 100.0, 0.2
     found = pose_from_points(means, opacities, SECOND.focal, SECOND.center)
-    assert found is not None and found.agreeing == pytest.approx(16 / 30, abs=0.1)
+    assert found is not None and found.agreeing == pytest.approx(14 / 24, abs=0.1)
     angle, distance = errors(found.world_to_camera, SECOND.world_to_camera)
     assert angle < 1.0 and distance < 0.06
 
@@ -71,15 +71,14 @@ def test_what_tells_no_pose_gives_none(what: str):
     assert pose_from_points(means, opacities, SECOND.focal, SECOND.center) is None
 
 
-@pytest.mark.parametrize("about", ["itself", "the scene"])
-def test_a_pose_ten_degrees_off_is_refined(about: str):
+def test_a_pose_ten_degrees_off_is_refined():
     # Gaussians reach beyond what the view sees, so that no edge of theirs attracts it.
-    wide = [replace(view, width=72, height=60, center=torch.tensor([36.0, 30.0])) for view in VIEWS]
+    wide = [replace(view, width=60, height=48, center=torch.tensor([30.0, 24.0])) for view in VIEWS]
     gaussians = pixel_gaussians(wide)
     image = render(gaussians, SECOND, torch.zeros(3)).image.permute(2, 0, 1).contiguous()
     true = inverse_poses(SECOND.world_to_camera)
     turn = roma.rotvec_to_rotmat(torch.deg2rad(torch.tensor([4.0, -7.0, 5.9])))
-    middle = true[:, 3] if about == "itself" else gaussians.means.median(dim=0).values
+    middle = gaussians.means.median(dim=0).values  # nearly all else stays in view, and looks alike
     moved = torch.cat([turn @ true[:, :3], (turn @ (true[:, 3] - middle) + middle)[:, None]], dim=1)
     start = inverse_poses(moved)
     assert errors(start, SECOND.world_to_camera)[0] == pytest.approx(10.0, abs=0.1)

@@ -24,10 +24,10 @@ VIEWS = [
 
 
 @pytest.fixture(autouse=True)
-def few_steps(monkeypatch: pytest.MonkeyPatch):
+def no_refinement(monkeypatch: pytest.MonkeyPatch):
     """Points alone tell these poses."""
-    monkeypatch.setattr(reconstruction, "COMPARISON_STEPS", 2)
-    monkeypatch.setattr(reconstruction, "REFINEMENT_STEPS", 2)
+    monkeypatch.setattr(reconstruction, "COMPARISON_STEPS", 0)
+    monkeypatch.setattr(reconstruction, "REFINEMENT_STEPS", 0)
 
 
 def photos_of(network: PerfectNetwork) -> Photos:
