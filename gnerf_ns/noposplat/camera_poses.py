@@ -93,7 +93,7 @@ def pose_from_points(
             points,
             pixels,
             intrinsics,
-            None,
+            np.zeros(4),  # no distortion
             iterationsCount=RANSAC_ITERATIONS,
             reprojectionError=MAX_PIXEL_ERROR * (height * width) ** 0.5 / PIXEL_ERROR_SIDE,
             flags=cv2.SOLVEPNP_SQPNP,

@@ -134,10 +134,6 @@ def _frames(folder: Path, camera_to_worlds: Float[Tensor, "views 3 4"], photos: 
         files.append(folder / PHOTOS_FOLDER / f"{number:04d}_{path.stem}.png")
         save_image(files[-1], (image.permute(1, 2, 0) * 255.0).round().byte().cpu().numpy())
     width, height = photos.size
-    cameras = Cameras(
-        camera_to_worlds.cpu(),
-        *(value.cpu()[:, None] for pair in (photos.focal, photos.centers) for value in pair.unbind(dim=1)),
-        width,
-        height,
-    )
+    fx, fy, cx, cy = torch.cat([photos.focal, photos.centers], dim=1).cpu().split(1, dim=1)
+    cameras = Cameras(camera_to_worlds.cpu(), fx, fy, cx, cy, width, height)
     return FileFrames(cameras, files, remarks=[{"photo": str(path.absolute())} for path in photos.paths])

@@ -204,4 +204,4 @@ def _find_pairs(
         capacity = int(total)
     pairs = pairs[: int(total)]
     pairs = pairs[pairs[:, 0].argsort(stable=True)].to(device)
-    return _Pairs(*pairs.unbind(dim=1), counts.to(device))
+    return _Pairs(pairs[:, 0], pairs[:, 1], pairs[:, 2], counts.to(device))

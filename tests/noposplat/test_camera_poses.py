@@ -104,7 +104,7 @@ def test_structure_is_the_third_factor_of_ssim():
     noise = 0.2 * torch.randn(3, 40, 40, generator=torch.Generator().manual_seed(0))
     base = torch.randn(3, 40, 40, generator=torch.Generator().manual_seed(1))
     one, other = 0.5 + 0.1 * (base + noise), 0.5 + 0.1 * (base - noise)
-    reference, image = structural_similarity(
+    reference, image = structural_similarity(  # pyright: ignore[reportAssignmentType]
         one.numpy(),
         other.numpy(),
         channel_axis=0,

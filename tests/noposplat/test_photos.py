@@ -56,7 +56,8 @@ def test_the_size_suits_photos_and_network(sizes, side, wanted):
 def test_four_formats_of_one_picture_are_one(tmp_path: Path):
     image = picture(96, 72, 80.0)
     paths = []
-    for ending, options in ((".png", {}), (".jpg", {"quality": 98}), (".webp", {"lossless": True}), (".tiff", {})):
+    kinds: List[Any] = [(".png", {}), (".jpg", {"quality": 98}), (".webp", {"lossless": True}), (".tiff", {})]
+    for ending, options in kinds:
         paths.append(tmp_path / f"photo{ending}")
         image.save(paths[-1], **options)
     image.save(tmp_path / "photo.avif", quality=98)

@@ -1,6 +1,8 @@
 """From photos to cameras, by a network that knows the answer."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Tuple
 
 import pytest
 import roma
@@ -44,7 +46,7 @@ def photos_of(network: PerfectNetwork) -> Photos:
 class Broken(PerfectNetwork):
     """Makes nonsense of some photos unless these come first."""
 
-    nonsense_of = (1,)
+    nonsense_of: Tuple[int, ...] = (1,)
 
     def forward(self, images: torch.Tensor, intrinsics: torch.Tensor) -> Gaussians:
         made = super().forward(images, intrinsics)
@@ -53,7 +55,7 @@ class Broken(PerfectNetwork):
             known = int((self.photos - image).square().flatten(1).mean(dim=1).argmin())
             if place > 0 and known in self.nonsense_of:
                 means[:, place] = torch.randn(means[:, place].shape, generator=torch.Generator().manual_seed(0)) + 3.0
-        return Gaussians(means.flatten(1, 2), *list(vars(made).values())[1:])
+        return replace(made, means=means.flatten(1, 2))
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -111,7 +113,7 @@ def test_the_order_that_shows_the_photos_better_is_kept():
     def paler_if_the_first_is_first(images: torch.Tensor, intrinsics: torch.Tensor) -> Gaussians:
         made = wrong(images, intrinsics)
         is_worse = torch.equal(images[0, 0], photos.images[0])
-        return Gaussians(*list(vars(made).values())[:4], made.harmonics * (0.5 if is_worse else 1.0))
+        return replace(made, harmonics=made.harmonics * (0.5 if is_worse else 1.0))
 
     network.forward = paler_if_the_first_is_first  # type: ignore[method-assign]
     assert reconstruct(network, photos).order == (1, 0)
