@@ -254,7 +254,7 @@ class FileFrames:
 
 
 def write_transforms_json(
-    path: Path, splits: Mapping[str, FileFrames], entries: Optional[Mapping[str, Any]] = None
+    path: Path, splits: Mapping[str, FileFrames], further: Optional[Mapping[str, Any]] = None
 ) -> None:
     """Write poses, with intrinsics and distortion of each image file, in nerfstudio's format.
 
@@ -269,7 +269,7 @@ def write_transforms_json(
         path: the file to write; its folder is made if need be.
         splits: the images of "train", and perhaps of "val" and "test"; if only one of these two is given, it serves as
             the other, too. A single split of any name is written as a file without splits.
-        entries: further ones of the file; None for none.
+        further: entries of the file besides; None for none.
 
     Raises:
         InputError: cameras of differing or unsupported types, an image that cannot be read, or a camera that is not
@@ -286,7 +286,7 @@ def write_transforms_json(
         name: [_entry(split, index, path, with_masks) for index in range(len(split.image_filenames))]
         for name, split in splits.items()
     }
-    meta: Dict[str, Any] = {"camera_model": CAMERA_MODELS[types.pop()], **(entries or {})}
+    meta: Dict[str, Any] = {"camera_model": CAMERA_MODELS[types.pop()], **(further or {})}
     if sum(len(entries) > 0 for entries in frames.values()) > 1:
         for key, *names in (("train", "train"), ("val", "val", "test"), ("test", "test", "val")):
             entries = next((frames[name] for name in names if name in frames), [])
