@@ -84,7 +84,7 @@ def pose_from_points(
     rows, columns = np.nonzero((opacities > MIN_OPACITY).cpu().numpy())
     if len(rows) < MIN_POINTS:
         return None
-    points: np.ndarray = means[rows, columns].double().cpu().numpy()
+    points = means[rows, columns].double().cpu().numpy()
     pixels = np.stack([columns, rows], axis=1) + 0.5
     intrinsics = np.eye(3)
     intrinsics[[0, 1], [0, 1]], intrinsics[:2, 2] = focal.cpu().numpy(), center.cpu().numpy()
@@ -103,7 +103,7 @@ def pose_from_points(
     if not found or agreeing is None or len(agreeing) < MIN_AGREEING * len(points):
         return None
     pose = np.concatenate([cv2.Rodrigues(turn)[0], shift.reshape(3, 1)], axis=1)
-    in_front = points[np.asarray(agreeing)[:, 0]] @ pose[2, :3] + pose[2, 3] > 0
+    in_front = points.take(np.ravel(agreeing).astype(np.int64), axis=0) @ pose[2, :3] + pose[2, 3] > 0
     if not np.isfinite(pose).all() or in_front.mean() < 0.5:
         return None
     return PointPose(torch.from_numpy(pose).float(), len(agreeing) / len(points))
