@@ -229,7 +229,7 @@ def test_a_listed_pose_of_a_mirrored_image_keeps_its_stored_pixels(tmp_path: Pat
     cameras.camera_to_worlds = poses
     write_transforms_json(tmp_path / "again.json", {"train": dataset.file_frames(cameras)})
     again = json.loads((tmp_path / "again.json").read_text())["frames"][0]
-    assert again["file_path"] == str(path)
+    assert tmp_path / again["file_path"] == path
     np.testing.assert_allclose(again["transform_matrix"], frame["transform_matrix"])
 
 
