@@ -47,14 +47,15 @@ def work(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{path / 'meeting'}", world_size=2, rank=rank)
     torch.manual_seed(SEED + rank)  # as nerfstudio does: processes begin with different weights
 
-    def on_cpu(model: nn.Module, device_ids: Any, **options: Any) -> nn.Module:
-        return DistributedDataParallel(model, **options)
+    class OnCPU(DistributedDataParallel):
+        def __init__(self, model: nn.Module, device_ids: Any, **options: Any) -> None:
+            super().__init__(model, **options)
 
     with (
-        patch.object(base_pipeline, "DDP", on_cpu),
+        patch.object(base_pipeline, "DDP", OnCPU),
         patch.object(base_pipeline.dist, "barrier", lambda device_ids: None),
     ):
         pipeline = pipeline_config(batch_size=1, point_steps=1).setup(device="cpu", world_size=2, local_rank=rank)
-    pipeline.model.begin()
-    torch.save(gradients(pipeline), path / f"{rank}.pt")
+        pipeline.model.begin()
+        torch.save(gradients(pipeline), path / f"{rank}.pt")
     distributed.destroy_process_group()

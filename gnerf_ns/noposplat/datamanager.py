@@ -168,7 +168,9 @@ class NoPoSplatDataManager(DataManager):
         """
         if self._next is None or self._next[0] != step:
             self._examples.first_step = step
-            loader = DataLoader(self._examples, batch_size=None, num_workers=self.config.num_workers)
+            workers = self.config.num_workers
+            # Without a generator of its own, it would take a number from the one by which the network drops out.
+            loader = DataLoader(self._examples, batch_size=None, num_workers=workers, generator=torch.Generator())
             self._next = step, iter(loader)
         _, examples = self._next
         example = next(examples).to(self.device)
