@@ -253,19 +253,23 @@ class FileFrames:
         return self.orientations.get(file, read_header(file).orientation)
 
 
-def write_transforms_json(path: Path, splits: Mapping[str, FileFrames]) -> None:
+def write_transforms_json(
+    path: Path, splits: Mapping[str, FileFrames], further: Optional[Mapping[str, Any]] = None
+) -> None:
     """Write poses, with intrinsics and distortion of each image file, in nerfstudio's format.
 
     Intrinsics are scaled from the cameras' own size to the file's. nerfstudio reads files without turning them
     upright, so a file with an EXIF rotation gets the camera of its stored pixels. No camera takes one that EXIF calls
     mirrored: an upright copy is written, into a folder beside the file. So is a copy of a mask that is not stored the
-    way up that its image is. Masks are named if every one of them has its image's size, as nerfstudio demands. The
-    file appears whole or not at all.
+    way up that its image is. Masks are named if every one of them has its image's size, as nerfstudio demands. Files
+    in the folder of the file or below are named from there, so that all can be moved together. The file appears whole
+    or not at all.
 
     Args:
         path: the file to write; its folder is made if need be.
         splits: the images of "train", and perhaps of "val" and "test"; if only one of these two is given, it serves as
             the other, too. A single split of any name is written as a file without splits.
+        further: entries of the file besides; None for none.
 
     Raises:
         InputError: cameras of differing or unsupported types, an image that cannot be read, or a camera that is not
@@ -282,7 +286,7 @@ def write_transforms_json(path: Path, splits: Mapping[str, FileFrames]) -> None:
         name: [_entry(split, index, path, with_masks) for index in range(len(split.image_filenames))]
         for name, split in splits.items()
     }
-    meta: Dict[str, Any] = {"camera_model": CAMERA_MODELS[types.pop()]}
+    meta: Dict[str, Any] = {"camera_model": CAMERA_MODELS[types.pop()], **(further or {})}
     if sum(len(entries) > 0 for entries in frames.values()) > 1:
         for key, *names in (("train", "train"), ("val", "val", "test"), ("test", "test", "val")):
             entries = next((frames[name] for name in names if name in frames), [])
@@ -325,7 +329,7 @@ def _entry(split: FileFrames, index: int, path: Path, with_mask: bool) -> Dict[s
         intrinsics, pose = turned_intrinsics(intrinsics, -turns), turned_pose(pose, -turns)
         stored_orientation = orientation
     entry: Dict[str, Any] = {
-        "file_path": image.absolute().as_posix(),
+        "file_path": _named_from(path, image),
         "w": intrinsics.size.width,
         "h": intrinsics.size.height,
         "fl_x": intrinsics.focal[0],
@@ -340,8 +344,14 @@ def _entry(split: FileFrames, index: int, path: Path, with_mask: bool) -> Dict[s
         mask_orientation = split.orientation_of(mask)
         if mask_orientation != stored_orientation:
             mask = _upright_copy(mask, mask_orientation, stored_orientation, path)
-        entry["mask_path"] = mask.absolute().as_posix()
+        entry["mask_path"] = _named_from(path, mask)
     return {**entry, **({} if split.remarks is None else split.remarks[index])}
+
+
+def _named_from(path: Path, file: Path) -> str:
+    """A file as it is named in a transforms.json: from its folder if it is there or below, else from the root."""
+    file, folder = file.absolute(), path.absolute().parent
+    return (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
 
 
 def _upright_copy(file: Path, orientation: int, wanted: int, path: Path) -> Path:

@@ -16,12 +16,13 @@ import tyro
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from gnerf_ns.demo.film import orbit_poses, render_frames, write_film
+from gnerf_ns.demo.film import orbit_poses, render_frames
 from gnerf_ns.demo.scene import ProceduralSceneConfig, render_procedural_scene
 from gnerf_ns.models.image_metrics import without_lpips
 from gnerf_ns.training.schedule import StepPlan
 from gnerf_ns.utils.console import progress_display
 from gnerf_ns.utils.errors import InputError
+from gnerf_ns.utils.film import write_film
 from gnerf_ns.utils.system_libraries import export_advice
 
 if TYPE_CHECKING:

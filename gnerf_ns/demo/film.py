@@ -1,7 +1,6 @@
 """A film of a trained model, seen from a camera that circles the object once."""
 
 import math
-from pathlib import Path
 from typing import Callable
 
 import numpy as np
@@ -13,9 +12,7 @@ from torch import Tensor
 
 from gnerf_ns.cameras.look_at import look_at
 from gnerf_ns.cameras.pose_prior import object_filling_radius
-from gnerf_ns.utils.system_libraries import provide_ffmpeg
 
-FRAMES_PER_SECOND = 20
 ELEVATION_DEG = 28.0
 
 
@@ -63,12 +60,3 @@ def render_frames(
         frames.append((rgb.clamp(0.0, 1.0) * 255.0).round().byte().cpu().numpy())
         on_frame()
     return np.stack(frames)
-
-
-def write_film(path: Path, frames: UInt8[np.ndarray, "frames height width 3"]) -> None:
-    """Write an mp4 that every browser plays; make its folder if necessary."""
-    import mediapy
-
-    provide_ffmpeg()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mediapy.write_video(path, frames, fps=FRAMES_PER_SECOND, codec="h264", crf=18)

@@ -17,6 +17,7 @@ from typing import AbstractSet, Iterator, List, Optional, Set, Tuple
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 from gnerf_ns.cameras.alignment import fit_similarity
 from gnerf_ns.matching.colmap import FAINT, LOOSE, STRICT, Colmap, MatchedPairs, Model
@@ -207,12 +208,21 @@ def with_lost(better: LocalMatches, worse: LocalMatches) -> LocalMatches:
 
 
 def with_doubt(found: LocalMatches) -> LocalMatches:
-    """The same, with images named too that few points have placed."""
+    """The same, with images named too that few points have placed. Those of further components are left out: each of
+    these is placed as one, and nothing would tell which of its images is wrong (of three that saw 14 points, one was
+    turned by 37 degrees)."""
     if not found.components:
         return found
-    largest = found.components[0]
-    points = np.bincount(largest.seen_by, minlength=len(largest))
-    return replace(found, misplaced=np.union1d(found.misplaced, largest.image_indices[points < FEW_POINTS]))
+    largest, *others = found.components
+    few = largest.image_indices[_num_points(largest) < FEW_POINTS]
+    groups = [each.of(np.flatnonzero(_num_points(each) >= FEW_POINTS)) for each in others]
+    components = [largest, *(each for each in groups if len(each) >= FEWEST)]
+    return replace(found, components=components, misplaced=np.union1d(found.misplaced, few))
+
+
+def _num_points(component: Component) -> Int[np.ndarray, "images"]:
+    """How many points each image sees."""
+    return np.bincount(component.seen_by, minlength=len(component))
 
 
 def _components(models: List[Model]) -> List[Component]:

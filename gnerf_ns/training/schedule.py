@@ -322,8 +322,10 @@ class Schedule:
 
     @property
     def _group_search(self) -> Optional[int]:
-        """Step of phase B before which groups are looked up: the first search that is late enough, or the last one."""
+        """Step of phase B before which groups are looked up: by the first search that is late enough, but never by the
+        last of several, since misfits among them are to be found after that."""
         searches = [step for step in self.config.misfit_search_steps if step < self.phase_b_steps]
+        searches = searches[:-1] or searches
         late = [step for step in searches if step >= GROUPS_AFTER * self.phase_b_steps]
         return next(iter(late or searches[-1:]), None)
 

@@ -8,7 +8,8 @@ import torch
 from nerfstudio.models.base_model import Model
 
 from gnerf_ns.cameras.pose_prior import object_filling_radius
-from gnerf_ns.demo.film import FRAMES_PER_SECOND, orbit_poses, render_frames, write_film
+from gnerf_ns.demo.film import orbit_poses, render_frames
+from gnerf_ns.utils.film import FRAMES_PER_SECOND, write_film
 
 FOV = math.radians(40.0)
 

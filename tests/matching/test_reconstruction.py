@@ -217,6 +217,18 @@ def test_what_few_points_have_placed_is_in_doubt():
     assert len(with_doubt(as_matches()).misplaced) == 0
 
 
+def test_images_of_further_components_that_few_points_have_placed_are_left_out():
+    def seeing(counts: Dict[int, int]) -> Component:
+        seen_by = np.repeat(np.arange(len(counts)), list(counts.values()))
+        seen = {"seen_by": seen_by, "seen_point": 0 * seen_by, "seen_at": np.zeros((len(seen_by), 2))}
+        return replace(component({index: index for index in counts}), **seen)
+
+    largest = seeing({0: 20, 1: 20, 2: 20, 3: 20})
+    found = with_doubt(as_matches(largest, seeing({5: 15, 6: 14, 7: 20, 8: 30}), seeing({10: 15, 11: 15, 12: 14})))
+    assert [each.image_indices.tolist() for each in found.components] == [[0, 1, 2, 3], [5, 7, 8]]
+    assert len(found.misplaced) == 0
+
+
 def as_matches(*components: Component) -> LocalMatches:
     nothing = PairMatches(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
     return LocalMatches(list(components), nothing, np.zeros(0, np.int64))

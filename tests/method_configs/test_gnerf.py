@@ -26,7 +26,7 @@ from gnerf_ns.utils.errors import InputError
 METHODS: Dict[str, MethodSpecification] = {
     point.name: point.load()
     for point in entry_points(group="nerfstudio.method_configs")
-    if point.value.startswith("gnerf_ns.")
+    if point.value.startswith("gnerf_ns.method_configs.gnerf")
 }
 
 

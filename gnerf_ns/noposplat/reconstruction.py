@@ -1,0 +1,197 @@
+"""A scene and its cameras from a few photos: the network in each order of them, and the one that re-renders best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Callable, Dict, List, Optional, Tuple
+
+import roma
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gnerf_ns.cameras.alignment import Similarity
+from gnerf_ns.noposplat.camera_poses import MIN_OPACITY, REFINEMENT_STEPS, pose_from_points, refined_pose
+from gnerf_ns.noposplat.network import NoPoSplatNetwork
+from gnerf_ns.noposplat.photos import Photos
+from gnerf_ns.splats.axes import camera_to_worlds, inverse_poses
+from gnerf_ns.splats.gaussians import Gaussians
+from gnerf_ns.splats.rendering import Rendering, render
+from gnerf_ns.utils.errors import InputError
+
+COMPARISON_STEPS = 40
+"""Steps of refinement before orders are compared; the poses of the best are then refined further."""
+MIN_COVERED = 0.1
+"""Share of a photo that the Gaussians of the others have to cover,"""
+COVERED = 0.5
+"""a pixel being covered where they are opaque by more than this."""
+MIN_EXPLAINED = 0.1
+"""Share of the variance of the covered part that they have to explain. 0 is what its mean color does."""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What was found out."""
+
+    order: Tuple[int, ...]
+    """Indices of the photos as the network had them: all is in the frame of the first's camera."""
+    gaussians: Gaussians
+    """One for each pixel, photo after photo in that order."""
+    world_to_cameras: Float[Tensor, "views 3 4"]
+    """Of the photos as they were given; OpenCV's axes."""
+    agreeing: Tuple[float, ...]
+    """Share of each photo's points that agreed with a pose; 1 for the first in the order."""
+
+    @property
+    def camera_to_worlds(self) -> Float[Tensor, "views 3 4"]:
+        """The poses with nerfstudio's axes."""
+        return camera_to_worlds(self.world_to_cameras)
+
+    def gaussians_of_others(self, photo: int) -> Gaussians:
+        """Those that were not made from one photo's pixels."""
+        views = len(self.order)
+        place = self.order.index(photo)
+        kept = torch.ones(views, len(self.gaussians) // views, dtype=torch.bool, device=self.gaussians.means.device)
+        kept[place] = False
+        return self.gaussians[kept.flatten()]
+
+    def seen(self, photos: Photos, photo: int, gaussians: Optional[Gaussians] = None) -> Rendering:
+        """What a photo's camera sees of all Gaussians, or of some."""
+        view = photos.view(photo, self.world_to_cameras[photo])
+        with torch.no_grad():
+            return render(gaussians or self.gaussians, view, torch.zeros(3, device=photos.images.device))
+
+    def psnrs(self, photos: Photos) -> Float[Tensor, "views"]:
+        """How well each photo is shown by the Gaussians from its camera, in dB."""
+        errors = [
+            (self.seen(photos, photo).image.clamp(0.0, 1.0).permute(2, 0, 1) - photos.images[photo]).square().mean()
+            for photo in range(len(photos))
+        ]
+        return -10.0 * torch.stack(errors).clamp_min(1e-10).log10().cpu()
+
+    @property
+    def scene_depth(self) -> float:
+        """Median distance of what the first photo in the order shows from its camera's plane, in scene units."""
+        count = len(self.gaussians) // len(self.order)
+        pose = self.world_to_cameras[self.order[0]]
+        return float((self.gaussians.means[:count] @ pose[2, :3] + pose[2, 3]).median())
+
+    def moves(self) -> List[Tuple[float, float]]:
+        """By how much each photo's camera is turned from that of the first photo given, in degrees; and how far it is
+        from there, in units of `scene_depth`."""
+        poses = inverse_poses(self.world_to_cameras.cpu())
+        angles = torch.rad2deg(roma.rotmat_geodesic_distance(poses[:, :, :3], poses[:1, :, :3]))
+        distances = torch.linalg.vector_norm(poses[:, :, 3] - poses[0, :, 3], dim=-1) / abs(self.scene_depth)
+        return list(zip(angles.tolist(), distances.tolist(), strict=True))
+
+    def upright(self) -> Reconstruction:
+        """The same in a frame whose z is up for the cameras in the mean, and whose origin is the middle of the scene.
+
+        The scale stays: what is nearer than 0.2 is not drawn.
+        """
+        poses = self.camera_to_worlds
+        up, right = poses[:, :, 1].mean(dim=0), poses[:, :, 0].mean(dim=0)
+        if float(up.norm()) < 0.1:  # of cameras held in opposite ways
+            up, right = poses[0, :, 1], poses[0, :, 0]
+        up = torch.nn.functional.normalize(up, dim=0)
+        right = torch.nn.functional.normalize(right - (right @ up) * up, dim=0)
+        rotation = torch.stack([right, torch.linalg.cross(up, right, dim=0), up])
+        opaque = self.gaussians.opacities > MIN_OPACITY
+        middle = (self.gaussians.means[opaque] if bool(opaque.any()) else self.gaussians.means).median(dim=0).values
+        world = Similarity(rotation, 1.0, -(rotation @ middle))
+        moved = inverse_poses(world.apply(inverse_poses(self.world_to_cameras)))
+        return replace(self, gaussians=self.gaussians.moved(world), world_to_cameras=moved)
+
+
+def reconstruct(
+    network: NoPoSplatNetwork, photos: Photos, on_step: Callable[[], None] = lambda: None
+) -> Reconstruction:
+    """Gaussians and cameras, each photo having been the first one of the network's once.
+
+    Args:
+        network: trained.
+        photos: two or more.
+        on_step: called after each of `num_steps`.
+
+    Raises:
+        InputError: a photo has no camera from which its own Gaussians would be seen where they should be, in any order.
+    """
+    tried: List[Reconstruction] = []
+    lost: Dict[int, List[str]] = {}
+    for first in range(len(photos)):
+        order = (first, *(photo for photo in range(len(photos)) if photo != first))
+        with torch.no_grad():
+            chosen = list(order)
+            found = network(photos.images[None, chosen], photos.intrinsics[None, chosen])[0]
+        on_step()
+        placed = _placed(found, photos, order)
+        if isinstance(placed, Reconstruction):
+            placed = _refined(placed, photos, COMPARISON_STEPS, on_step)
+            tried.append(placed)
+        else:
+            lost[first] = [photos.names[photo] for photo in placed]
+    if not tried:
+        names = ", ".join(min(lost.values(), key=len))
+        raise InputError(
+            f"The photos do not seem to show the same thing: no camera explains the points that were found for "
+            f"{names}; give photos that overlap by half or more."
+        )
+    best = max(tried, key=lambda each: float(each.psnrs(photos).mean()))
+    return _refined(best, photos, REFINEMENT_STEPS, on_step)
+
+
+def num_steps(count: int) -> int:
+    """How often `reconstruct` calls back for so many photos, if all goes well."""
+    return count + count * (count - 1) + count - 1
+
+
+def _placed(gaussians: Gaussians, photos: Photos, order: Tuple[int, ...]) -> "Reconstruction | List[int]":
+    """With cameras from points; or the photos that have none."""
+    width, height = photos.size
+    means, opacities = (
+        value.unflatten(0, (len(photos), height, width)) for value in (gaussians.means, gaussians.opacities)
+    )
+    poses: List[Optional[Tensor]] = [None] * len(photos)
+    agreeing = [1.0] * len(photos)
+    poses[order[0]] = torch.eye(4, device=means.device)[:3]
+    for place, photo in enumerate(order[1:], start=1):
+        found = pose_from_points(means[place], opacities[place], photos.focal[photo], photos.centers[photo])
+        if found is not None:
+            poses[photo], agreeing[photo] = found.world_to_camera.to(means), found.agreeing
+    known = [pose for pose in poses if pose is not None]
+    if len(known) < len(poses):
+        return [photo for photo, pose in enumerate(poses) if pose is None]
+    return Reconstruction(order, gaussians, torch.stack(known), tuple(agreeing))
+
+
+def _refined(reconstruction: Reconstruction, photos: Photos, steps: int, on_step: Callable[[], None]) -> Reconstruction:
+    """With all cameras but the first of the order refined."""
+    poses = reconstruction.world_to_cameras.clone()
+    for photo in reconstruction.order[1:]:
+        view = photos.view(photo, poses[photo])
+        poses[photo] = refined_pose(reconstruction.gaussians, photos.images[photo], view, steps)
+        on_step()
+    return replace(reconstruction, world_to_cameras=poses)
+
+
+def doubts(reconstruction: Reconstruction, photos: Photos) -> List[str]:
+    """Why photos may not show the same thing: a clause for each that the others do not explain.
+
+    A network makes Gaussians of any photo, and they show it from its own camera. That photos have something in common
+    shows where one is drawn by the Gaussians of the others alone: they have to cover a part of it (`MIN_COVERED`), and
+    to show that part better than its mean color does (`MIN_EXPLAINED`).
+    """
+    found = []
+    for photo in range(len(photos)):
+        seen = reconstruction.seen(photos, photo, reconstruction.gaussians_of_others(photo))
+        covered = seen.accumulation > COVERED
+        share = float(covered.float().mean())
+        if share < MIN_COVERED:
+            found.append(f"from the camera of {photos.names[photo]} hardly anything is seen of what the others show")
+            continue
+        truth = photos.images[photo].permute(1, 2, 0)[covered]
+        shown = seen.image[covered].clamp(0.0, 1.0)
+        variance = (truth - truth.mean(dim=0)).square().mean().clamp_min(1e-5)
+        if 1.0 - float((shown - truth).square().mean() / variance) < MIN_EXPLAINED:
+            found.append(f"what the others show explains {photos.names[photo]} hardly better than one color does")
+    return found

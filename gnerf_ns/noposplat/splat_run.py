@@ -1,0 +1,139 @@
+"""A folder of Gaussians and photos that nerfstudio's commands open as a finished run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Type
+
+import torch
+import yaml
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.engine.trainer import Trainer
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
+from torch import Tensor
+
+from gnerf_ns.cameras.plots import save_image
+from gnerf_ns.data.dataparser import unit_scene_box
+from gnerf_ns.data.transforms_json import FileFrames, write_transforms_json
+from gnerf_ns.models.splat import SplatModel, SplatModelConfig
+from gnerf_ns.noposplat.photos import Photos
+from gnerf_ns.noposplat.reconstruction import Reconstruction
+from gnerf_ns.splats.ply import write_ply
+from gnerf_ns.training.run_folder import RunFolderConfig
+from gnerf_ns.utils.errors import InputError
+
+METHOD_NAME = "gnerf-splat"
+"""By which nerfstudio looks the method up."""
+SPLAT_FILE, POSES_FILE, PHOTOS_FOLDER = "splat.ply", "transforms.json", "photos"
+"""In the run's folder."""
+
+
+def data_of_splat() -> VanillaDataManagerConfig:
+    """The photos at the poses found, just as they are written; all of them to look at and to compare with."""
+    dataparser = NerfstudioDataParserConfig(
+        orientation_method="none", center_method="none", auto_scale_poses=False, eval_mode="all", downscale_factor=1
+    )
+    return VanillaDataManagerConfig(dataparser=dataparser)
+
+
+@dataclass
+class SplatRunConfig(RunFolderConfig):
+    """Configuration of a run that holds fixed Gaussians, all in its own folder."""
+
+    _target: Type = field(default_factory=lambda: Trainer)
+    """Never built."""
+    method_name: str = METHOD_NAME  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Method name, by which nerfstudio finds it."""
+    machine: MachineConfig = field(
+        default_factory=lambda: MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu")
+    )
+    """Machine configuration."""
+    pipeline: VanillaPipelineConfig = field(
+        default_factory=lambda: VanillaPipelineConfig(datamanager=data_of_splat(), model=SplatModelConfig())
+    )
+    """Photos and Gaussians."""
+    viewer: ViewerConfig = field(default_factory=lambda: ViewerConfig(num_rays_per_chunk=1 << 13))
+    """Viewer configuration."""
+
+    def set_folder(self, folder: Path) -> None:
+        """Take a folder for that of the run; its photos are in it, wherever another copy is."""
+        super().set_folder(folder)
+        self._read_data_from(folder)
+
+    def _read_data_from(self, folder: Path) -> None:
+        self.pipeline.datamanager.data = folder / POSES_FILE
+
+    def set_timestamp(self) -> None:
+        """What `ns-train` calls first.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(_NOT_TRAINED)
+
+    def setup(self, **kwargs: Any) -> Any:
+        """Build a trainer, as `gnerf-localize --grow` would.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(_NOT_TRAINED)
+
+
+_NOT_TRAINED = (
+    f"{METHOD_NAME} is not trained; gnerf-splat PHOTO PHOTO --checkpoint FILE makes such a run, and ns-train "
+    f"splatfacto --data FOLDER/{POSES_FILE} goes on from its cameras."
+)
+
+
+def write_run(folder: Path, reconstruction: Reconstruction, photos: Photos) -> SplatModel:
+    """Write splat.ply, transforms.json with the photos, config.yml and checkpoint.
+
+    Args:
+        folder: where to; it is there.
+        reconstruction: in the frame that is to be the world.
+        photos: the photos.
+
+    Returns:
+        The run's model.
+    """
+    gaussians = reconstruction.gaussians
+    write_ply(folder / SPLAT_FILE, gaussians)
+    write_transforms_json(
+        folder / POSES_FILE,
+        {"photos": _frames(folder, reconstruction.camera_to_worlds, photos)},
+        {"ply_file_path": SPLAT_FILE},
+    )
+    config = SplatRunConfig()
+    model_config = SplatModelConfig(num_gaussians=len(gaussians), num_harmonics=gaussians.harmonics.shape[-1])
+    config.pipeline.model = model_config
+    folder = folder.absolute()
+    config.set_folder(folder)
+    config.output_dir, config.experiment_name = folder.parent, folder.parent.name
+    config.data = config.pipeline.datamanager.data
+    model = SplatModel(model_config, unit_scene_box(), len(photos)).to(gaussians.means.device).eval()
+    model.hold(gaussians)
+    checkpoints = folder / config.relative_model_dir
+    checkpoints.mkdir()
+    state = {f"_model.{name}": value.cpu() for name, value in model.state_dict().items()}
+    torch.save({"step": 0, "pipeline": state}, checkpoints / "step-000000000.ckpt")
+    (folder / "config.yml").write_text(yaml.dump(config), "utf8")
+    return model
+
+
+def _frames(folder: Path, camera_to_worlds: Float[Tensor, "views 3 4"], photos: Photos) -> FileFrames:
+    """The photos as the network saw them, written to files, with their cameras."""
+    files = []
+    for number, (path, image) in enumerate(zip(photos.paths, photos.images, strict=True)):
+        # Numbered, as nerfstudio puts files in the order of their names, and two may have the same.
+        files.append(folder / PHOTOS_FOLDER / f"{number:04d}_{path.stem}.png")
+        save_image(files[-1], (image.permute(1, 2, 0) * 255.0).round().byte().cpu().numpy())
+    width, height = photos.size
+    fx, fy, cx, cy = torch.cat([photos.focal, photos.centers], dim=1).cpu().split(1, dim=1)
+    cameras = Cameras(camera_to_worlds.cpu(), fx, fy, cx, cy, width, height)
+    return FileFrames(cameras, files, remarks=[{"photo": str(path.absolute())} for path in photos.paths])
