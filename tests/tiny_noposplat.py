@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
-import cv2
-import numpy as np
 import torch
 from nerfstudio.configs.base_config import MachineConfig
-from torch import Tensor
 
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.noposplat.datamanager import NoPoSplatDataManagerConfig
@@ -18,8 +15,7 @@ from gnerf_ns.noposplat.model import NoPoSplatModelConfig
 from gnerf_ns.noposplat.network import NoPoSplatNetworkConfig
 from gnerf_ns.noposplat.pipeline import NoPoSplatPipeline, NoPoSplatPipelineConfig
 from gnerf_ns.noposplat.trainer import AdamWOptimizerConfig, NoPoSplatTrainerConfig, WarmUpCosineSchedulerConfig
-from gnerf_ns.noposplat.view_cameras import pinhole_views
-from gnerf_ns.noposplat.view_sampling import ChosenViews, Example, Views, make_example
+from gnerf_ns.noposplat.view_sampling import ChosenViews, Example, make_example
 from gnerf_ns.splats.gaussians import Gaussians
 
 SEED = 42
@@ -118,7 +114,11 @@ def true_gaussians(example: Example) -> Gaussians:
     means = example.points.flatten(0, 2)
     colors = example.context.images.permute(0, 2, 3, 1).reshape(-1, 3)
     # As wide as their pixels, seen from the first camera.
-    scales = 0.6 * means.norm(dim=-1, keepdim=True) / (example.context.intrinsics[0, 0, 0] * EXAMPLE_SIZE.width)
+    scales = (
+        0.6
+        * means.norm(dim=-1, keepdim=True)
+        / (example.context.intrinsics[0, 0, 0] * example.context.images.shape[-1])
+    )
     return Gaussians(
         means,
         scales.expand_as(means),
@@ -126,26 +126,3 @@ def true_gaussians(example: Example) -> Gaussians:
         torch.full((len(means),), 0.95),
         ((colors - 0.5) / 0.28209479)[..., None],
     )
-
-
-def poses_by_pnp(gaussians: Gaussians, context: Views) -> Tensor:
-    """Poses of the context views by OpenCV's SQPNP and RANSAC on their own Gaussians: a `PoseFinder`."""
-    poses = []
-    for view, means in zip(pinhole_views(context), gaussians.means.chunk(len(context.images)), strict=True):
-        pose = _pose_of(means, view)
-        poses.append(torch.full((3, 4), float("nan")) if pose is None else pose)
-    return torch.stack(poses)
-
-
-def _pose_of(means: Tensor, view: Any) -> Optional[Tensor]:
-    rows, columns = np.mgrid[: view.height, : view.width] + 0.5
-    matrix = np.eye(3)
-    matrix[[0, 1], [0, 1]], matrix[:2, 2] = view.focal, view.center
-    pixels = np.stack([columns, rows], axis=-1).reshape(-1, 2)
-    found, turn, shift, _ = cv2.solvePnPRansac(
-        means.double().numpy(), pixels, matrix, None, reprojectionError=1.0, flags=cv2.SOLVEPNP_SQPNP
-    )
-    if not found:
-        return None
-    rotation = cv2.Rodrigues(turn)[0].T
-    return torch.from_numpy(np.concatenate([rotation, -rotation @ shift], axis=1)).float()

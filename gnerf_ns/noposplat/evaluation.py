@@ -6,7 +6,8 @@ optimized. (NoPoSplat's own tables are of target poses that were optimized on th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Callable, Dict, Iterable, List, Optional, Sequence
 
 import torch
@@ -14,10 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gnerf_ns.models.image_metrics import ImageMetrics
+from gnerf_ns.noposplat.camera_poses import REFINEMENT_STEPS, pose_from_points, refined_pose
 from gnerf_ns.noposplat.evaluation_sets import OVERLAP_CLASSES, OverlapClass
 from gnerf_ns.noposplat.pose_metrics import AUC_THRESHOLDS_DEG, pose_auc, relative_pose_errors
-from gnerf_ns.noposplat.view_cameras import rendered
+from gnerf_ns.noposplat.view_cameras import pinhole_views, rendered
 from gnerf_ns.noposplat.view_sampling import Example, Views
+from gnerf_ns.splats.axes import inverse_poses
 from gnerf_ns.splats.gaussians import Gaussians
 
 Network = Callable[[Float[Tensor, "1 views 3 height width"], Float[Tensor, "1 views 3 3"]], Gaussians]
@@ -26,6 +29,27 @@ Network = Callable[[Float[Tensor, "1 views 3 height width"], Float[Tensor, "1 vi
 PoseFinder = Callable[[Gaussians, Views], Float[Tensor, "views 3 4"]]
 """Camera_to_worlds (OpenCV's axes, in the first view's frame) of the context views, from what the network made of them:
 one scene without a batch. A pose that is not found is NaN."""
+
+
+def poses_from_points(gaussians: Gaussians, context: Views) -> Float[Tensor, "views 3 4"]:
+    """A `PoseFinder`: each view's pose by PnP on its own Gaussians; the first camera's is known."""
+    height, width = context.images.shape[-2:]
+    means, opacities = (value.unflatten(0, (-1, height, width)) for value in (gaussians.means, gaussians.opacities))
+    poses = [torch.eye(4)[:3]]
+    for index, view in enumerate(pinhole_views(context)[1:], start=1):
+        found = pose_from_points(means[index], opacities[index], view.focal, view.center)
+        poses.append(torch.full((3, 4), math.nan) if found is None else inverse_poses(found.world_to_camera))
+    return torch.stack(poses).to(context.camera_to_worlds)
+
+
+def refined_poses(gaussians: Gaussians, context: Views, steps: int = REFINEMENT_STEPS) -> Float[Tensor, "views 3 4"]:
+    """A `PoseFinder`: the same, refined on the view's image in so many steps."""
+    poses = poses_from_points(gaussians, context)
+    for index, view in enumerate(pinhole_views(context)):
+        if index and bool(poses[index].isfinite().all()):
+            start = replace(view, world_to_camera=inverse_poses(poses[index]))
+            poses[index] = inverse_poses(refined_pose(gaussians, context.images[index], start, steps))
+    return poses
 
 
 @dataclass(frozen=True)

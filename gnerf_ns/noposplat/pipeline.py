@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gnerf_ns.cameras.plots import save_image
 from gnerf_ns.noposplat.datamanager import NoPoSplatDataManager, NoPoSplatDataManagerConfig
-from gnerf_ns.noposplat.evaluation import PoseFinder, SceneFigures, scene_figures, summary
+from gnerf_ns.noposplat.evaluation import PoseFinder, SceneFigures, poses_from_points, scene_figures, summary
 from gnerf_ns.noposplat.evaluation_sets import overlap_class
 from gnerf_ns.noposplat.model import NoPoSplatModel, NoPoSplatModelConfig
 from gnerf_ns.noposplat.view_cameras import rendered
@@ -43,7 +43,7 @@ class NoPoSplatPipeline(VanillaPipeline):
     config: NoPoSplatPipelineConfig
     datamanager: NoPoSplatDataManager
     model: NoPoSplatModel
-    find_poses: Optional[PoseFinder] = None
+    find_poses: Optional[PoseFinder]
 
     def __init__(self, config: NoPoSplatPipelineConfig, device: Any, *arguments: Any, **options: Any) -> None:
         """
@@ -58,6 +58,7 @@ class NoPoSplatPipeline(VanillaPipeline):
         config.model.network.image_side = round((width * height) ** 0.5)
         super().__init__(config, device, *arguments, **options)
         self.model.show(self.datamanager.shown)
+        self.find_poses = poses_from_points
 
     def get_train_loss_dict(self, step: int) -> Tuple[Any, Dict[str, Tensor], Dict[str, Tensor]]:
         """Losses of a step's examples. What is dropped out depends on the step, for a resumed training's sake."""
