@@ -207,8 +207,8 @@ def print_tables(rows: Rows) -> None:
     print("| --- |" + " --- |" * (len(classes) + 2))
     for name, figures in rows.poses.items():
         errors = torch.tensor([one.pose_error_deg or 0.0 for one in figures])
-        of_class = [torch.tensor([one.overlap == each for one in figures]) for each in classes]
-        cells = [_median(errors), *(_median(errors[chosen]) for chosen in of_class)]
+        chosen = [torch.tensor([one.overlap == each for one in figures]) for each in classes]
+        cells = [_median(errors), *(_median(errors[each]) for each in chosen)]
         areas = ", ".join(f"{area:.2f}" for area in pose_auc(errors).values())
         print(f"| {name} |", " | ".join(cells), f"| {areas} |")
 
@@ -239,10 +239,11 @@ def main(
     torch.set_num_threads(1)
     began = time.process_time()
     side = load_network(weights[0]).config.image_side
-    group = MadeScenes(range(num_scenes), kind, ImageSize(side, side))
+    size = ImageSize(side, side)
+    group = MadeScenes(range(num_scenes), kind, size)
     chosen = made_evaluation_set(group)
     scenes = [
-        HeldOut(overlap_class(views.overlap), stacked([make_example(group.scene(key), views.views, group.size)]))
+        HeldOut(overlap_class(views.overlap), stacked([make_example(group.scene(key), views.views, size)]))
         for key, views in chosen.items()
     ]
     rows = Rows()

@@ -71,6 +71,8 @@ noposplat_tiny = MethodSpecification(
                 num_targets=2,
                 batch_size=8,
                 num_workers=0,
+                # Near views are far from everything, in units of their distance, and are no easier to learn from.
+                growth_steps=1,
                 point_steps=3000,
             ),
             model=NoPoSplatModelConfig(
@@ -87,7 +89,7 @@ noposplat_tiny = MethodSpecification(
                 )
             ),
         ),
-        optimizers=optimizers(pretrained=5e-4, new_layers=5e-4, last=2e-5, warm_up_steps=100),
+        optimizers=optimizers(pretrained=1e-3, new_layers=1e-3, last=2e-5, warm_up_steps=100),
         max_num_iterations=6000,
         steps_per_save=500,
         steps_per_eval_image=250,

@@ -116,6 +116,12 @@ class NoPoSplatTrainerConfig(RunFolderConfig):
     clip_norm: float = 0.5
     """Gradients are shortened to this norm."""
 
+    def set_experiment_name(self) -> None:
+        """Name the experiment after the folder of the data, be it given as ``.``."""
+        if self.experiment_name is None:
+            data = self.pipeline.datamanager.data
+            self.experiment_name = "made-scenes" if data is None else Path(os.path.abspath(data)).name
+
     def save_config(self) -> None:
         """Save the configuration with paths that hold from anywhere."""
         self.output_dir = Path(os.path.abspath(self.output_dir))
