@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -92,7 +92,7 @@ def essential_pose(context: Views) -> Float[Tensor, "3 4"]:
     Returns:
         The pose, whose translation is of length 1; NaN where there are too few matches.
     """
-    sift = cv2.SIFT_create(contrastThreshold=SIFT_CONTRAST)
+    sift: Any = cv2.SIFT.create(contrastThreshold=SIFT_CONTRAST)
     gray = [
         cv2.cvtColor((255 * image.permute(1, 2, 0)).round().byte().numpy(), cv2.COLOR_RGB2GRAY)
         for image in context.images
@@ -110,10 +110,13 @@ def essential_pose(context: Views) -> Float[Tensor, "3 4"]:
         pixels = np.array([keypoints[getattr(match, index)].pt for match in matches]) + 0.5
         points.append((pixels - view.center.numpy()) / view.focal.numpy())
     threshold = MAX_EPIPOLAR_PIXELS / float(pinhole_views(context)[0].focal.mean())
-    matrix, agreeing = cv2.findEssentialMat(*points, np.eye(3), method=cv2.RANSAC, prob=0.999, threshold=threshold)
+    first, second = points
+    matrix, agreeing = cv2.findEssentialMat(
+        first, second, np.eye(3), method=cv2.RANSAC, prob=0.999, threshold=threshold
+    )
     if matrix is None or matrix.shape != (3, 3):
         return nothing
-    _, rotation, translation, _ = cv2.recoverPose(matrix, *points, np.eye(3), mask=agreeing)
+    _, rotation, translation, _ = cv2.recoverPose(matrix, first, second, np.eye(3), mask=agreeing)
     return torch.from_numpy(np.concatenate([rotation.T, -rotation.T @ translation], axis=1)).float()
 
 

@@ -53,7 +53,7 @@ def work(rank: int, folder: str) -> None:
 
     with (
         patch.object(base_pipeline, "DDP", OnCPU),
-        patch.object(base_pipeline.dist, "barrier", lambda device_ids: None),
+        patch.object(distributed, "barrier", lambda device_ids: None),
     ):
         pipeline = pipeline_config(batch_size=1, point_steps=1).setup(device="cpu", world_size=2, local_rank=rank)
         pipeline.model.begin()

@@ -22,7 +22,7 @@ from gnerf_ns.noposplat.evaluation_sets import (
 )
 from gnerf_ns.noposplat.made_scenes import FIRST_TRAINING_SEED, MadeKind, MadeScenes
 from gnerf_ns.noposplat.network import PATCH_SIDE
-from gnerf_ns.noposplat.scene_data import SceneGroup, Split, UnusableScene, find_scenes
+from gnerf_ns.noposplat.scene_data import SceneGroup, SceneKind, Split, UnusableScene, find_scenes
 from gnerf_ns.noposplat.view_cameras import nerfstudio_cameras
 from gnerf_ns.noposplat.view_sampling import (
     PAIR_RULES,
@@ -147,9 +147,10 @@ class NoPoSplatDataManager(DataManager):
     @property
     def example_config(self) -> ExampleConfig:
         """What training's examples are like."""
-        config, rules = self.config, PAIR_RULES
+        config = self.config
+        rules: Dict[SceneKind, Any] = dict(PAIR_RULES)
         if config.growth_steps is not None:
-            rules = {kind: replace(rule, growth_steps=config.growth_steps) for kind, rule in PAIR_RULES.items()}  # type: ignore[type-var]
+            rules = {kind: replace(rule, growth_steps=config.growth_steps) for kind, rule in rules.items()}
         return ExampleConfig(
             size=config.size,
             num_context=config.num_context,

@@ -181,11 +181,13 @@ class NoPoSplatModel(Model):
 
     def _gaussians_shown(self) -> Gaussians:
         """Of the example that is shown, in the `UPRIGHT` world."""
-        if self._shown_gaussians is None:
+        gaussians = self._shown_gaussians
+        if gaussians is None:
             assert self._shown is not None
             context = self._shown.to(self.device).context
-            self._shown_gaussians = self.network(context.images, context.intrinsics)[0].moved(UPRIGHT)
-        return self._shown_gaussians
+            gaussians = self.network(context.images, context.intrinsics)[0].moved(UPRIGHT)
+            self._shown_gaussians = gaussians
+        return gaussians
 
     def get_image_metrics_and_images(
         self, outputs: Dict[str, Tensor], batch: Dict[str, Any]

@@ -55,7 +55,10 @@ def nerfstudio_cameras(views: Views) -> Cameras:
     focal, centers = (torch.stack([getattr(one, name) for one in pinholes]) for name in ("focal", "center"))
     return Cameras(
         camera_to_worlds(inverse_poses(UPRIGHT.apply(views.camera_to_worlds))),
-        *(column[:, None] for pair in (focal, centers) for column in pair.unbind(dim=1)),
-        pinholes[0].width,
-        pinholes[0].height,
+        fx=focal[:, :1],
+        fy=focal[:, 1:],
+        cx=centers[:, :1],
+        cy=centers[:, 1:],
+        width=pinholes[0].width,
+        height=pinholes[0].height,
     )

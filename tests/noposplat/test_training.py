@@ -16,6 +16,7 @@ from nerfstudio.utils.eval_utils import eval_setup
 from skimage.metrics import structural_similarity
 from tiny_noposplat import build_pipeline, build_trainer, network_config, pipeline_config, trainer_config
 from torch import Tensor
+from torch.cuda.amp.grad_scaler import GradScaler
 
 from gnerf_ns.method_configs.noposplat import noposplat, noposplat_tiny  # pyright: ignore[reportMissingImports]
 from gnerf_ns.noposplat.checkpoints import load_network, save_network
@@ -117,7 +118,7 @@ def test_groups_are_clipped_as_one():
     }
     optimizers = OptimizersClippedTogether(config, {group: [value] for group, value in values.items()}, clip_norm=0.5)
     values["one"].grad, values["two"].grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
-    optimizers.optimizer_scaler_step_some(torch.amp.GradScaler(enabled=False), list(values))
+    optimizers.optimizer_scaler_step_some(GradScaler(enabled=False), list(values))
     torch.testing.assert_close(values["one"].grad, torch.tensor([0.3, 0.0]))
     torch.testing.assert_close(values["two"].grad, torch.tensor([0.4]))
     assert values["two"].item() == pytest.approx(-2e-5, rel=1e-3)
@@ -184,7 +185,8 @@ def test_the_network_is_left_in_a_file_of_its_own(finished: Any, capsys):
 
 def test_ns_eval_opens_it(finished: Any, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setitem(method_configs.all_methods, "noposplat-tiny", noposplat_tiny.config)
-    config, pipeline, _, step = eval_setup(finished.base_dir / "config.yml")
+    config, opened, _, step = eval_setup(finished.base_dir / "config.yml")
+    pipeline: Any = opened
     assert step == 4 and isinstance(config, NoPoSplatTrainerConfig) and config.pipeline.datamanager.point_steps == 2
     found = pipeline.get_average_eval_image_metrics(output_path=tmp_path / "images", get_std=True)
     assert found["num_scenes"] == 3 and found["psnr"] > 0.0 and found["psnr_std"] > 0.0
