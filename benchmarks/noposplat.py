@@ -51,6 +51,9 @@ SIFT_CONTRAST, RATIO, MAX_EPIPOLAR_PIXELS = 0.01, 0.8, 1.0
 of the image."""
 
 
+METRICS = ImageMetrics()
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """One scene, a batch of one."""
@@ -145,7 +148,7 @@ def without_lens_token(network: NoPoSplatNetwork) -> NoPoSplatNetwork:
 
 def evaluate(path: Path, scenes: Sequence[HeldOut], refinement_steps: int, rows: Rows) -> None:
     """Add figures of one file of weights."""
-    network, metrics = load_network(path), ImageMetrics()
+    network = load_network(path)
     unaware = without_lens_token(load_network(path))
     variants: List[Tuple[str, NoPoSplatNetwork, Callable[[Example], Example], Optional[PoseFinder]]] = [
         ("network", network, lambda example: example, poses_from_points),
@@ -164,7 +167,7 @@ def evaluate(path: Path, scenes: Sequence[HeldOut], refinement_steps: int, rows:
         if used is unaware and network.config.intrinsics != "token":
             continue
         for scene in scenes:
-            figures = scene_figures(used, change(scene.example), scene.overlap, metrics, find_poses)
+            figures = scene_figures(used, change(scene.example), scene.overlap, METRICS, find_poses)
             if name != "+ refinement":
                 rows.images.setdefault(name, []).append(figures)
             if find_poses is not None:
@@ -174,11 +177,10 @@ def evaluate(path: Path, scenes: Sequence[HeldOut], refinement_steps: int, rows:
 
 def compare(scenes: Sequence[HeldOut], rows: Rows) -> None:
     """Add figures of the simple ways."""
-    metrics = ImageMetrics()
     for scene in scenes:
         example, overlap = scene.example, scene.overlap
         for name, shown in (("nearer view copied", nearer_view), ("mean color", mean_color)):
-            figures = image_figures(shown(example), example.target.images[0], metrics)
+            figures = image_figures(shown(example), example.target.images[0], METRICS)
             rows.images.setdefault(name, []).append(SceneFigures(overlap, figures))
         context = Views(*(value[0] for value in vars(example.context).values()))
         to_the_right = torch.cat([torch.eye(3), torch.tensor([[1.0], [0.0], [0.0]])], dim=1)

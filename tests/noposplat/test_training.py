@@ -203,6 +203,16 @@ def test_another_checkpoint_is_refused(finished: Any):
         pipeline.load_pipeline(state, 0)
 
 
+def test_checkpoints_of_several_processes_are_opened_by_one(finished: Any):
+    state = {
+        name.replace("_model.", "_model.module.", 1): value for name, value in finished.pipeline.state_dict().items()
+    }
+    pipeline = build_pipeline(pipeline_config())
+    pipeline.load_pipeline(state, 4)
+    expected = parameters_of(finished)
+    assert all(torch.equal(value, expected[name]) for name, value in pipeline.model.network.named_parameters())
+
+
 # Weights to begin from
 
 
