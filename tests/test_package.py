@@ -204,7 +204,7 @@ def test_methods_load_nothing_heavy_that_nerfstudio_did_not_load():
         "import nerfstudio.configs.method_configs\n"
         "assert 'gnerf_ns' not in sys.modules\n"
         "before = set(sys.modules)\n"
-        "import gnerf_ns.method_configs.gnerf\n"
+        "import gnerf_ns.method_configs.gnerf, gnerf_ns.method_configs.noposplat\n"
         "print(*(set(sys.modules) - before))\n"
     ).split()
     assert "gnerf_ns.method_configs.gnerf" in loaded

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gnerf_ns.noposplat.attention import NORM_EPSILON, DecoderBlock, EncoderBlock, rotations
 from gnerf_ns.noposplat.dense_prediction import CenterPrediction, ParameterPrediction
-from gnerf_ns.noposplat.gaussian_parameters import gaussians_of_pixels, parameters_per_gaussian
+from gnerf_ns.noposplat.gaussian_parameters import centers, gaussians_of_pixels, parameters_per_gaussian
 from gnerf_ns.noposplat.viewing_rays import pixel_rays, real_harmonics
 from gnerf_ns.splats.gaussians import Gaussians
 from gnerf_ns.utils.errors import InputError
@@ -123,7 +123,24 @@ class NoPoSplatNetwork(nn.Module):
         Raises:
             InputError: there are fewer than two views, or a side is not a multiple of 16 pixels.
         """
-        batch, views, _, height, width = images.shape
+        layers, patches = self._tokens(images, intrinsics)
+        vectors = self._maps("downstream_head1", "downstream_head2", layers, patches)
+        colors = 2.0 * images - 1.0
+        parameters = self._maps("gaussian_param_head", "gaussian_param_head2", layers, patches, colors)
+        return gaussians_of_pixels(vectors, parameters)
+
+    def means(
+        self, images: Float[Tensor, "batch views 3 height width"], intrinsics: Float[Tensor, "batch views 3 3"]
+    ) -> Float[Tensor, "batch gaussians 3"]:
+        """The centers of the same Gaussians alone, which takes half the time; see `forward`."""
+        vectors = self._maps("downstream_head1", "downstream_head2", *self._tokens(images, intrinsics))
+        return centers(vectors.movedim(2, -1).flatten(1, 3))
+
+    def _tokens(
+        self, images: Float[Tensor, "batch views 3 height width"], intrinsics: Float[Tensor, "batch views 3 3"]
+    ) -> Tuple[List[Float[Tensor, "batch views patches _"]], Tuple[int, int]]:
+        """What the heads read, and the rows and columns of patches."""
+        views, height, width = images.shape[1], *images.shape[-2:]
         if views < 2:
             raise InputError("NoPoSplat was given one image of a scene; give it two or more.")
         if height % PATCH_SIDE or width % PATCH_SIDE:
@@ -131,19 +148,23 @@ class NoPoSplatNetwork(nn.Module):
                 f"NoPoSplat was given images of {width}x{height} pixels; resize or crop them to multiples of "
                 f"{PATCH_SIDE} pixels."
             )
-        images = 2.0 * images - 1.0
-        layers = self.backbone(images, intrinsics)
-        patches = (height // PATCH_SIDE, width // PATCH_SIDE)
-        vectors, parameters = [], []
-        for shown, center_head, parameter_head in (
-            (slice(0, 1), self.downstream_head1, self.gaussian_param_head),
-            (slice(1, None), self.downstream_head2, self.gaussian_param_head2),
-        ):
+        return self.backbone(2.0 * images - 1.0, intrinsics), (height // PATCH_SIDE, width // PATCH_SIDE)
+
+    def _maps(
+        self,
+        first_head: str,
+        further_head: str,
+        layers: List[Float[Tensor, "batch views patches _"]],
+        patches: Tuple[int, int],
+        *colors: Float[Tensor, "batch views 3 height width"],
+    ) -> Float[Tensor, "batch views channels height width"]:
+        """What the head of the first view and that of the others put out."""
+        batch, maps = len(layers[0]), []
+        for shown, name in ((slice(0, 1), first_head), (slice(1, None), further_head)):
             tokens = [layer[:, shown].flatten(0, 1) for layer in layers]
-            vectors.append(center_head["dpt"](tokens, patches).unflatten(0, (batch, -1)))
-            colors = images[:, shown].flatten(0, 1)
-            parameters.append(parameter_head["dpt"](tokens, patches, colors).unflatten(0, (batch, -1)))
-        return gaussians_of_pixels(torch.cat(vectors, dim=1), torch.cat(parameters, dim=1))
+            head = self.get_submodule(f"{name}.dpt")
+            maps.append(head(tokens, patches, *(each[:, shown].flatten(0, 1) for each in colors)))
+        return torch.cat([each.unflatten(0, (batch, -1)) for each in maps], dim=1)
 
 
 class Backbone(nn.Module):

@@ -98,6 +98,15 @@ class Scene(Protocol):
 
 
 @runtime_checkable
+class SceneWithDepths(Scene, Protocol):
+    """A scene of which it is known how far away everything is."""
+
+    def depth(self, frame: int) -> Float[Tensor, "height width"]:
+        """Depth along the axis at each pixel's center, in units of the cameras."""
+        ...
+
+
+@runtime_checkable
 class SceneGroup(Protocol):
     """Scenes that lie together, so that reading one after the other is cheap."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, fields
-from typing import Dict, Iterator, Mapping, NamedTuple, Protocol, Sequence, Tuple, Union, runtime_checkable
+from typing import Dict, Iterator, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple, Union, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,7 +19,16 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from gnerf_ns.cameras.scene_frame import axes_meet_at
 from gnerf_ns.data.images import ImageSize
-from gnerf_ns.noposplat.scene_data import Scene, SceneCameras, SceneGroup, SceneKind, UnusableScene, check_scene
+from gnerf_ns.noposplat.scene_data import (
+    Scene,
+    SceneCameras,
+    SceneGroup,
+    SceneKind,
+    SceneWithDepths,
+    UnusableScene,
+    check_scene,
+)
+from gnerf_ns.noposplat.viewing_rays import pixel_rays
 from gnerf_ns.utils.console import remark
 from gnerf_ns.utils.errors import InputError
 
@@ -247,22 +256,28 @@ class Example:
 
     context: Views
     target: Views
+    points: Optional[Float[Tensor, "*batch views height width 3"]] = None
+    """What the pixels of the context views show; None where it is not asked for (`ExampleConfig.point_steps`)."""
 
     def to(self, device: Union[torch.device, str]) -> Example:
         """The same on another device."""
-        return Example(self.context.to(device), self.target.to(device))
+        points = None if self.points is None else self.points.to(device)
+        return Example(self.context.to(device), self.target.to(device), points)
 
 
 def stacked(examples: Sequence[Example]) -> Example:
-    """One example with a batch dimension."""
+    """One example with a batch dimension; all of them have points, or none has."""
     context, target = (
         Views(**{each.name: torch.stack([getattr(one, each.name) for one in views]) for each in fields(Views)})
         for views in ([example.context for example in examples], [example.target for example in examples])
     )
-    return Example(context, target)
+    points = [example.points for example in examples if example.points is not None]
+    return Example(context, target, torch.stack(points) if points else None)
 
 
-def make_example(scene: Scene, views: ChosenViews, size: ImageSize, flip: bool = False) -> Example:
+def make_example(
+    scene: Scene, views: ChosenViews, size: ImageSize, flip: bool = False, with_points: bool = False
+) -> Example:
     """Read views and bring them to a size and to the first context camera's frame.
 
     Args:
@@ -270,6 +285,7 @@ def make_example(scene: Scene, views: ChosenViews, size: ImageSize, flip: bool =
         views: which frames.
         size: of the example's images, in pixels.
         flip: mirror the world, left to right.
+        with_points: tell what the context views' pixels show; of scenes with depths, whose images are of that size.
 
     Raises:
         UnusableScene: an image cannot be decoded, or the first and the last context camera are at one place.
@@ -286,7 +302,21 @@ def make_example(scene: Scene, views: ChosenViews, size: ImageSize, flip: bool =
         found = Views(images, intrinsics, camera_to_worlds.float())
         return mirrored(found) if flip else found
 
-    return Example(gathered(views.context, context_poses), gathered(views.target, target_poses))
+    context, target = gathered(views.context, context_poses), gathered(views.target, target_poses)
+    return Example(context, target, _points(scene, views, flip) if with_points else None)
+
+
+def _points(scene: Scene, views: ChosenViews, flip: bool) -> Float[Tensor, "context height width 3"]:
+    """What the pixels of the context views show, in an example's frame and unit."""
+    assert isinstance(scene, SceneWithDepths)
+    context_poses, _ = in_first_frame(scene.cameras.camera_to_worlds, views)
+    positions = scene.cameras.camera_to_worlds[:, :, 3]
+    baseline = torch.linalg.vector_norm(positions[views.context[-1]] - positions[views.context[0]])
+    depths = torch.stack([scene.depth(frame) for frame in views.context]) / baseline
+    rays = pixel_rays(scene.cameras.intrinsics[list(views.context)].double(), *depths.shape[1:]).movedim(1, -1)
+    in_camera = rays / rays[..., 2:] * depths[..., None]
+    points = (in_camera.flatten(1, 2) @ context_poses[:, :, :3].mT + context_poses[:, None, :, 3]).view_as(rays)
+    return (points.flip(-2) * points.new_tensor([-1.0, 1.0, 1.0]) if flip else points).float()
 
 
 def in_first_frame(
@@ -366,6 +396,8 @@ class ExampleConfig:
     """How views are chosen."""
     flip_probability: float = 0.5
     """Share of examples that are mirrored."""
+    point_steps: int = 0
+    """Examples of so many first steps tell what the pixels of their context views show. Scenes have to have depths."""
 
 
 class TrainingExamples(IterableDataset[Example]):
@@ -374,6 +406,9 @@ class TrainingExamples(IterableDataset[Example]):
     Example i of step s depends on the seed, s and i alone. So the batches of several processes together are the batch
     of one process, and those of several workers of a data loader (with `batch_size=None`, since these are batches) come
     in order: each makes whole batches, in turn.
+
+    Attributes:
+        first_step: where iterating begins.
     """
 
     def __init__(
@@ -399,13 +434,13 @@ class TrainingExamples(IterableDataset[Example]):
         """
         survey(groups, config)
         self._groups, self._config, self._batch_size = groups, config, batch_size
-        self._seed, self._first_step, self._rank = seed, first_step, rank
+        self._seed, self.first_step, self._rank = seed, first_step, rank
         self._shares = np.cumsum([len(group.keys) for group in groups]) / sum(len(group.keys) for group in groups)
 
     def __iter__(self) -> Iterator[Example]:
         worker = get_worker_info()
         offset, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        step = self._first_step + offset
+        step = self.first_step + offset
         while True:
             yield self.batch(step)
             step += stride
@@ -448,7 +483,10 @@ class TrainingExamples(IterableDataset[Example]):
         scene, config = group.scene(key), self._config
         check_scene(scene, config.size)
         views = config.rules[group.kind].choose(scene.cameras, config.num_context, config.num_targets, step, generator)
-        return make_example(scene, views, config.size, flip=bool(generator.random() < config.flip_probability))
+        flip, with_points = bool(generator.random() < config.flip_probability), step < config.point_steps
+        if with_points:  # nothing is rendered: one of the images that are read anyway stands for all targets
+            views = views._replace(target=views.context[:1])
+        return make_example(scene, views, config.size, flip, with_points)
 
 
 def survey(groups: Sequence[SceneGroup], config: ExampleConfig) -> None:

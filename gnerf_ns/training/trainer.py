@@ -1,8 +1,7 @@
-"""nerfstudio's trainer, with checkpoints that survive a kill and runs that end where they were meant to."""
+"""The trainer of images without poses: how long a run is, and the poses that it leaves."""
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import warnings
@@ -13,8 +12,6 @@ from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Type, 
 
 import yaml
 from nerfstudio.engine.optimizers import Optimizers
-from nerfstudio.engine.trainer import Trainer
-from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
@@ -38,6 +35,7 @@ from gnerf_ns.training.pose_status import (
     without_the_field,
 )
 from gnerf_ns.training.run_folder import RunFolderConfig
+from gnerf_ns.training.whole_runs import WholeRunTrainer
 from gnerf_ns.utils.checkpoints import latest_checkpoint
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.system_libraries import export_advice
@@ -111,13 +109,11 @@ class GNeRFTrainerConfig(RunFolderConfig):
         super().save_config()
 
 
-class GNeRFTrainer(Trainer):
-    """Overrides hooks of `Trainer`: how long a run is, how checkpoints are found and saved, how a run goes on."""
+class GNeRFTrainer(WholeRunTrainer):
+    """Overrides hooks of `Trainer`: how long a run is, how it goes on, and what is written beside its checkpoints."""
 
     config: GNeRFTrainerConfig
     pipeline: GNeRFPipeline
-    _last_step: float = math.inf
-    """The step after which a run is done; known once training starts."""
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build pipeline and optimizers; if the input cannot be used, nothing is left of the run's folder."""
@@ -167,59 +163,15 @@ class GNeRFTrainer(Trainer):
             )
         return Optimizers(following(self.config.optimizers, lambda: self.pipeline.schedule), groups)
 
-    def _load_checkpoint(self) -> None:
-        """Check that there is something to resume from before nerfstudio looks.
-
-        Raises:
-            InputError: there is no whole checkpoint where one was said to be, or it does not fit.
-        """
-        self.config.check_resumed()
-        super()._load_checkpoint()
-
-    def train(self) -> None:
-        """Train up to `max_num_iterations` in all; nerfstudio would add that many to a resumed run."""
-        planned = cast(int, self.config.max_num_iterations)
-        self.config.max_num_iterations = max(0, planned - self._start_step)
-        self._last_step = planned - 1
-        if self.config.max_num_iterations == 0:
-            CONSOLE.print(f"Nothing to train: the checkpoint is already at step {self._start_step} of {planned}.")
-            self.step = max(0, self._start_step - 1)
-            self.save_checkpoint(self.step)
-            return
-        super().train()
-
-    @check_main_thread
-    def save_checkpoint(self, step: int) -> None:
-        """Save checkpoint and poses so that a kill at any moment leaves the previous ones whole."""
-        if not all(bool(value.isfinite().all()) for value in self.pipeline.parameters()):
-            CONSOLE.print(f"[yellow]Step {step} is not saved: the field is not finite. The last checkpoint is whole.")
-            return
-        # The viewer's thread renders, and switches the model's mode, whenever the lock is free.
-        with self.train_lock:
-            self._save_checkpoint(step)
-
     def _save_checkpoint(self, step: int) -> None:
         is_last = step >= self._last_step
         if is_last:
             self.pipeline.estimate_eval_poses(step)
-        final_folder = self.checkpoint_dir
-        self.checkpoint_dir = self.base_dir / "unfinished_checkpoint"
-        try:
-            super().save_checkpoint(step)
-        finally:
-            written, self.checkpoint_dir = self.checkpoint_dir, final_folder
-        final_folder.mkdir(parents=True, exist_ok=True)
-        name = f"step-{step:09d}.ckpt"
-        os.replace(written / name, final_folder / name)
-        shutil.rmtree(written)
+        super()._save_checkpoint(step)
         statuses = self._pose_statuses() if is_last else {}
         self.write_poses(self.base_dir / POSES_FOLDER, statuses)
         if is_last:
             self._say_what_came_out(statuses)
-        if self.config.save_only_latest_checkpoint:
-            for older in final_folder.glob("step-*.ckpt"):
-                if older.name != name:
-                    older.unlink()
 
     def _pose_statuses(self) -> Dict[Split, List[PoseStatus]]:
         """Of all training images, and of all held-out ones."""

@@ -390,3 +390,33 @@ def test_training_ends_where_nothing_can_be_used_any_longer():
     scene.cameras = ring(2)
     with pytest.raises(InputError, match="in a row"):
         examples.batch(0)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_points_are_what_the_pixels_of_the_context_show(flip: bool):
+    size = ImageSize(24, 16)
+    scene = MadeScenes(range(1), "balls-and-boxes", size).scene("0")
+    example = make_example(scene, ChosenViews((4, 30), (9,)), size, flip, with_points=True)
+    assert example.points is not None and example.points.shape == (2, 16, 24, 3)
+    poses, intrinsics = example.context.camera_to_worlds, example.context.intrinsics
+    in_camera = (example.points.flatten(1, 2) - poses[:, None, :, 3]) @ poses[:, :, :3]
+    shares = in_camera @ intrinsics.mT
+    pixels = (shares[..., :2] / shares[..., 2:] * torch.tensor([24.0, 16.0])).unflatten(1, (16, 24))
+    x, y = torch.meshgrid(torch.arange(24) + 0.5, torch.arange(16) + 0.5, indexing="xy")
+    torch.testing.assert_close(pixels, torch.stack([x, y], dim=-1).expand(2, 16, 24, 2), atol=1e-3, rtol=0.0)
+    positions = scene.cameras.camera_to_worlds[:, :, 3]
+    baseline = (positions[30] - positions[4]).norm()
+    depths = torch.stack([scene.depth(frame) for frame in (4, 30)]) / baseline
+    expected = depths.flip(-1) if flip else depths
+    torch.testing.assert_close(in_camera[..., 2].unflatten(1, (16, 24)).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_examples_of_the_first_steps_have_points():
+    group = MadeScenes(range(10_000, 10_012), "balls-and-boxes", SMALL)
+    examples = TrainingExamples([group], ExampleConfig(size=SMALL, num_targets=3, point_steps=1), batch_size=2)
+    first, second = examples.batch(0), examples.batch(1)
+    assert first.points is not None and first.points.shape == (2, 2, 16, 16, 3) and second.points is None
+    assert first.target.images.shape[1] == 1 and second.target.images.shape[1] == 3
+    assert torch.equal(first.target.images[:, 0], first.context.images[:, 0])
+    moved = first.to("meta")
+    assert moved.points is not None and moved.points.is_meta

@@ -1,0 +1,207 @@
+"""NoPoSplat's network as a nerfstudio model: images of an example's Gaussians, and their losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Type
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.models.base_model import Model, ModelConfig
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn import functional as F
+
+from gnerf_ns.models.image_metrics import ImageMetrics
+from gnerf_ns.noposplat.beginning import begin_before_the_camera, point_loss
+from gnerf_ns.noposplat.checkpoints import load_network, start_from_mast3r
+from gnerf_ns.noposplat.network import NoPoSplatNetworkConfig
+from gnerf_ns.noposplat.perceptual_loss import PerceptualLoss
+from gnerf_ns.noposplat.view_cameras import UPRIGHT, rendered
+from gnerf_ns.noposplat.view_sampling import Example
+from gnerf_ns.splats.axes import world_to_cameras
+from gnerf_ns.splats.gaussians import Gaussians
+from gnerf_ns.splats.rendering import PinholeView, render
+from gnerf_ns.utils.errors import InputError
+
+NEW_LAYERS = ("gaussian_param_head", "backbone.intrinsic_encoder")
+"""Beginnings of the names of layers that MASt3R does not have: they learn ten times as fast."""
+
+
+@dataclass
+class NoPoSplatModelConfig(ModelConfig):
+    """Configuration of `NoPoSplatModel`."""
+
+    _target: Type = field(default_factory=lambda: NoPoSplatModel)
+    """Target class to instantiate."""
+    enable_collider: bool = False
+    """Gaussians know by themselves where they are."""
+    network: NoPoSplatNetworkConfig = field(default_factory=NoPoSplatNetworkConfig)
+    """Sizes of the network. Its image side is that of the data."""
+    perceptual_loss_mult: float = 0.05
+    """Weight of LPIPS, or of 1 - SSIM, beside the mean squared error."""
+    mast3r: Optional[Path] = None
+    """Checkpoint of MASt3R's to begin from, as official training does."""
+    checkpoint: Optional[Path] = None
+    """Checkpoint of NoPoSplat's, official or written by such a training, to begin from."""
+
+
+class NoPoSplatModel(Model):
+    """The network, what it is trained by, and what the viewer sees of it.
+
+    Attributes:
+        network: the network.
+        image_metrics: PSNR, SSIM (and LPIPS where its weights are at hand).
+    """
+
+    config: NoPoSplatModelConfig
+    _shown: Optional[Example] = None
+    _shown_gaussians: Optional[Gaussians] = None
+
+    def populate_modules(self) -> None:
+        """A network with random weights, for `begin` or a checkpoint of nerfstudio's to replace."""
+        super().populate_modules()
+        self.network = self.config.network.setup()
+        self.image_metrics = ImageMetrics()
+        self._perceptual_loss: Optional[PerceptualLoss] = None
+
+    def begin(self) -> None:
+        """Take the weights that the configuration names; where it names none, bring the Gaussians into view.
+
+        Raises:
+            InputError: it names two files, or one that cannot be used.
+        """
+        checkpoint, mast3r = self.config.checkpoint, self.config.mast3r
+        if checkpoint is not None and mast3r is not None:
+            raise InputError(
+                "--pipeline.model.checkpoint and --pipeline.model.mast3r both say what to begin from; give one."
+            )
+        if checkpoint is not None:
+            given = load_network(checkpoint, self.config.network).state_dict()
+            if _shapes(given) != _shapes(self.network.state_dict()):
+                raise InputError(
+                    f"The network in {checkpoint} has other sizes than that of this method; choose another method, or "
+                    "set --pipeline.model.network.* to what it was trained with."
+                )
+            self.network.load_state_dict(given)
+        elif mast3r is not None:
+            start_from_mast3r(self.network, mast3r)
+        else:
+            begin_before_the_camera(self.network)
+
+    def get_param_groups(self) -> Dict[str, List[Parameter]]:
+        """`pretrained`: what MASt3R has weights for; `new_layers`: the rest."""
+        groups: Dict[str, List[Parameter]] = {"pretrained": [], "new_layers": []}
+        for name, parameter in self.network.named_parameters():
+            if parameter.requires_grad:
+                groups["new_layers" if name.startswith(NEW_LAYERS) else "pretrained"].append(parameter)
+        return groups
+
+    def get_outputs(self, ray_bundle: Any) -> Dict[str, Any]:
+        """What the loss is computed from, and nothing else: other processes wait for gradients of all that is put out.
+
+        Args:
+            ray_bundle: an `Example`, with a dimension of a batch; nerfstudio gives rays here.
+
+        Returns:
+            means [batch, gaussians, 3] where the example has points; else images [batch, targets, 3, height, width].
+        """
+        example: Example = ray_bundle
+        self._shown_gaussians = None  # the network is about to change
+        context = example.context
+        if example.points is not None:
+            return {"means": self.network.means(context.images, context.intrinsics)}
+        return {"images": rendered(self.network(context.images, context.intrinsics), example.target)}
+
+    def get_metrics_dict(self, outputs: Dict[str, Any], batch: Dict[str, Any]) -> Dict[str, Tensor]:
+        """PSNR of the targets, in dB, where there are images."""
+        if "images" not in outputs:
+            return {}
+        errors = (outputs["images"].detach().clamp(0.0, 1.0) - batch["example"].target.images).square()
+        return {"psnr": (-10.0 * errors.mean(dim=(-3, -2, -1)).log10()).mean()}
+
+    def get_loss_dict(
+        self, outputs: Dict[str, Any], batch: Dict[str, Any], metrics_dict: Optional[Dict[str, Tensor]] = None
+    ) -> Dict[str, Tensor]:
+        """Mean squared error and perceptual loss (NoPoSplat, section 3.3); where there are points, their error."""
+        example: Example = batch["example"]
+        if example.points is not None:
+            return {"point_loss": point_loss(outputs["means"], example.points)}
+        images, truth = outputs["images"].flatten(0, 1), example.target.images.flatten(0, 1)
+        losses = {"rgb_loss": F.mse_loss(images, truth)}
+        if self.config.perceptual_loss_mult > 0.0:
+            if self._perceptual_loss is None:
+                self._perceptual_loss = PerceptualLoss()
+            losses["perceptual_loss"] = self.config.perceptual_loss_mult * self._perceptual_loss(images, truth)
+        return losses
+
+    # What is looked at
+
+    def show(self, example: Example) -> None:
+        """From now on, cameras see what the network makes of this example, at any time of the training.
+
+        Args:
+            example: one, with a dimension of a batch.
+        """
+        self._shown, self._shown_gaussians = example, None
+
+    @torch.no_grad()
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: Optional[OrientedBox] = None) -> Dict[str, Tensor]:
+        """What a camera sees of the example that is shown.
+
+        Args:
+            camera: one pinhole, in the `UPRIGHT` world, with any batch dimensions.
+            obb_box: Gaussians outside of it are left out; None for no box.
+
+        Returns:
+            rgb [height, width, 3] in [0, 1]; depth [height, width, 1] along the pixels' rays, in distances between the
+            context cameras, 0 where there is nothing; accumulation [height, width, 1].
+        """
+        camera = camera.to(self.device).flatten()
+        gaussians = self._gaussians_shown()
+        if obb_box is not None:
+            gaussians = gaussians[obb_box.within(gaussians.means)]
+        focal, center = torch.cat([camera.fx[0], camera.fy[0]]), torch.cat([camera.cx[0], camera.cy[0]])
+        width, height = int(camera.width[0]), int(camera.height[0])
+        pose = world_to_cameras(camera.camera_to_worlds[0])
+        image, depth, accumulation = render(
+            gaussians, PinholeView(pose, focal, center, width, height), torch.zeros(3, device=self.device)
+        )
+        middles = (torch.arange(side, device=self.device) + 0.5 for side in (width, height))
+        x, y = ((at - start) / length for at, start, length in zip(middles, center, focal, strict=True))
+        stretch = (1.0 + x[None, :] ** 2 + y[:, None] ** 2).sqrt()
+        return {
+            "rgb": image.clamp(0.0, 1.0),
+            "depth": (stretch * depth / accumulation.clamp_min(1e-6))[..., None],
+            "accumulation": accumulation[..., None],
+        }
+
+    def _gaussians_shown(self) -> Gaussians:
+        """Of the example that is shown, in the `UPRIGHT` world."""
+        gaussians = self._shown_gaussians
+        if gaussians is None:
+            assert self._shown is not None
+            context = self._shown.to(self.device).context
+            gaussians = self.network(context.images, context.intrinsics)[0].moved(UPRIGHT)
+            self._shown_gaussians = gaussians
+        return gaussians
+
+    def get_image_metrics_and_images(
+        self, outputs: Dict[str, Tensor], batch: Dict[str, Any]
+    ) -> Tuple[Dict[str, float], Dict[str, Tensor]]:
+        """Metrics of one image, and truth beside rendering.
+
+        Args:
+            outputs: rgb [height, width, 3].
+            batch: image [height, width, 3].
+        """
+        shown: Float[Tensor, "height width 3"] = outputs["rgb"]
+        truth = batch["image"].to(shown)
+        return self.image_metrics(shown, truth), {"img": torch.cat([truth, shown], dim=1)}
+
+
+def _shapes(state: Mapping[str, Tensor]) -> Dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}

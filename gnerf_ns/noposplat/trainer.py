@@ -1,0 +1,169 @@
+"""nerfstudio's trainer with NoPoSplat's optimization, which leaves the network in a file of its own."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Dict, List, Literal, Tuple, Type
+
+import torch
+from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
+from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from gnerf_ns.noposplat.checkpoints import save_network
+from gnerf_ns.noposplat.pipeline import NoPoSplatPipeline, NoPoSplatPipelineConfig
+from gnerf_ns.training.run_folder import RunFolderConfig
+from gnerf_ns.training.whole_runs import WholeRunTrainer
+
+NETWORK_FILE = "network.ckpt"
+"""Beside the checkpoints' folder: nerfstudio takes every file in the latter for a checkpoint."""
+
+
+@dataclass
+class AdamWOptimizerConfig(AdamOptimizerConfig):
+    """AdamW with the values of NoPoSplat's official training."""
+
+    _target: Type = torch.optim.AdamW
+    """The optimizer class to use."""
+    betas: Tuple[float, float] = (0.9, 0.95)
+    """Decay rates of the first and second moment."""
+    weight_decay: float = 0.05
+    """The weight decay to use."""
+
+
+@dataclass
+class WarmUpCosineSchedulerConfig(SchedulerConfig):
+    """The rate rises linearly from almost 0, then falls by half a cosine until the run ends."""
+
+    _target: Type = field(default_factory=lambda: WarmUpCosineScheduler)
+    """Target class to instantiate."""
+    warm_up_steps: int = 125
+    """Steps until the full rate."""
+    last_factor: float = 0.1
+    """Share of the learning rate at the end."""
+
+    def factor(self, step: int, total_steps: int) -> float:
+        """Share of the learning rate at a step of so many."""
+        if step < self.warm_up_steps:
+            return (step + 1) / (self.warm_up_steps + 1)
+        progress = min(1.0, (step - self.warm_up_steps) / max(1, total_steps - self.warm_up_steps))
+        return self.last_factor + (1.0 - self.last_factor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+class WarmUpCosineScheduler(Scheduler):
+    """Builds torch's scheduler."""
+
+    config: WarmUpCosineSchedulerConfig
+
+    def __init__(self, config: WarmUpCosineSchedulerConfig, total_steps: int) -> None:
+        """
+        Args:
+            config: the factors.
+            total_steps: of the run.
+        """
+        super().__init__(config)
+        self._total_steps = total_steps
+
+    def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LambdaLR:
+        """A scheduler that is stepped once per training step."""
+        return LambdaLR(optimizer, lambda step: self.config.factor(step, self._total_steps))
+
+
+class OptimizersClippedTogether(Optimizers):
+    """The gradients of all groups are clipped as one vector, as in official training; nerfstudio clips each group."""
+
+    def __init__(self, config: Dict[str, Any], param_groups: Dict[str, List[Any]], clip_norm: float) -> None:
+        """
+        Args:
+            config: of optimizers and schedulers, by group.
+            param_groups: what they optimize.
+            clip_norm: largest norm of the gradient.
+        """
+        super().__init__(config, param_groups)
+        self._clip_norm = clip_norm
+
+    def optimizer_scaler_step_some(self, grad_scaler: Any, param_groups: List[str]) -> None:
+        """Clip, then step the optimizers of some groups.
+
+        Args:
+            grad_scaler: of mixed precision.
+            param_groups: their names.
+        """
+        for group in param_groups:
+            grad_scaler.unscale_(self.optimizers[group])
+        clipped = [parameter for group in param_groups for parameter in self.parameters[group]]
+        torch.nn.utils.clip_grad_norm_(clipped, self._clip_norm)
+        super().optimizer_scaler_step_some(grad_scaler, param_groups)
+
+
+@dataclass
+class NoPoSplatTrainerConfig(RunFolderConfig):
+    """`TrainerConfig` of trainings of NoPoSplat."""
+
+    _target: Type = field(default_factory=lambda: NoPoSplatTrainer)
+    """Target class to instantiate."""
+    pipeline: NoPoSplatPipelineConfig = field(default_factory=NoPoSplatPipelineConfig)
+    """What is trained."""
+    max_num_iterations: int = 18_751
+    """Steps of a run, those before a resume included."""
+    clip_norm: float = 0.5
+    """Gradients are shortened to this norm."""
+
+    def set_experiment_name(self) -> None:
+        """Name the experiment after the folder of the data, be it given as ``.``."""
+        if self.experiment_name is None:
+            data = self.pipeline.datamanager.data
+            self.experiment_name = "made-scenes" if data is None else Path(os.path.abspath(data)).name
+
+    def save_config(self) -> None:
+        """Save the configuration with paths that hold from anywhere."""
+        self.output_dir = Path(os.path.abspath(self.output_dir))
+        for owner, name in (
+            (self.pipeline.datamanager, "data"),
+            (self.pipeline.datamanager, "evaluation_views"),
+            (self.pipeline.model, "checkpoint"),
+            (self.pipeline.model, "mast3r"),
+        ):
+            path = getattr(owner, name)
+            setattr(owner, name, None if path is None else Path(os.path.abspath(path)))
+        super().save_config()
+
+
+class NoPoSplatTrainer(WholeRunTrainer):
+    """Overrides hooks of `Trainer`: with what the network begins, optimizers, and the network's file."""
+
+    config: NoPoSplatTrainerConfig
+    pipeline: NoPoSplatPipeline
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Build pipeline and optimizers."""
+        super().setup(test_mode)
+        if not self.config.is_resumed:
+            self.pipeline.model.begin()
+
+    def setup_optimizers(self) -> Optimizers:
+        """Rates fall until the run's end."""
+        planned = self.config.max_num_iterations
+        configs = {
+            group: {**each, "scheduler": SimpleNamespace(setup=partial(each["scheduler"].setup, total_steps=planned))}
+            for group, each in self.config.optimizers.items()
+        }
+        return OptimizersClippedTogether(configs, self.pipeline.get_param_groups(), self.config.clip_norm)
+
+    def _save_checkpoint(self, step: int) -> None:
+        super()._save_checkpoint(step)
+        path = self.base_dir / NETWORK_FILE
+        save_network(self.pipeline.model.network, path)
+        if step >= self._last_step:
+            CONSOLE.print(
+                f"The network is in {path}; gnerf-splat PHOTO PHOTO --checkpoint {path} uses it.",
+                markup=False,
+                soft_wrap=True,
+            )

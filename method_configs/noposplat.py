@@ -1,0 +1,99 @@
+"""noposplat and noposplat-tiny: networks that make Gaussians of a few images, trained on many scenes."""
+
+from __future__ import annotations
+
+from typing import Any, Dict
+
+import torch
+from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from gnerf_ns.noposplat.datamanager import NoPoSplatDataManagerConfig
+from gnerf_ns.noposplat.model import NoPoSplatModelConfig
+from gnerf_ns.noposplat.network import NoPoSplatNetworkConfig
+from gnerf_ns.noposplat.pipeline import NoPoSplatPipelineConfig
+from gnerf_ns.noposplat.trainer import AdamWOptimizerConfig, NoPoSplatTrainerConfig, WarmUpCosineSchedulerConfig
+
+HAS_CUDA = torch.cuda.is_available()
+
+
+def optimizers(pretrained: float, new_layers: float, last: float, warm_up_steps: int) -> Dict[str, Any]:
+    """AdamW for what MASt3R has weights for, and for what it has not.
+
+    Args:
+        pretrained: learning rate of the one,
+        new_layers: and of the other;
+        last: that of both at the end.
+        warm_up_steps: until these rates.
+    """
+    return {
+        group: {
+            "optimizer": AdamWOptimizerConfig(lr=rate),
+            "scheduler": WarmUpCosineSchedulerConfig(warm_up_steps=warm_up_steps, last_factor=last / rate),
+        }
+        for group, rate in (("pretrained", pretrained), ("new_layers", new_layers))
+    }
+
+
+def trainer_config(method_name: str, **options: Any) -> NoPoSplatTrainerConfig:
+    """What both methods share: they run where there is no GPU, end when they are done, and log to TensorBoard."""
+    return NoPoSplatTrainerConfig(
+        method_name=method_name,
+        machine=MachineConfig(device_type="cuda" if HAS_CUDA else "cpu"),
+        steps_per_eval_batch=10**9,  # the losses of the scene that the viewer shows, which say little
+        viewer=ViewerConfig(quit_on_train_completion=True, num_rays_per_chunk=1 << 13),
+        vis="viewer+tensorboard",
+        **options,
+    )
+
+
+noposplat = MethodSpecification(
+    config=trainer_config(
+        "noposplat",
+        # Published: 8 processes with 16 scenes each, 6 hours. Begins from MASt3R, which MASt3R's licence restricts.
+        pipeline=NoPoSplatPipelineConfig(),
+        optimizers=optimizers(pretrained=2e-5, new_layers=2e-4, last=2e-5, warm_up_steps=125),
+        max_num_iterations=18_751,
+        steps_per_save=1000,
+        steps_per_eval_image=500,
+        steps_per_eval_all_images=5000,
+    ),
+    description="NoPoSplat: a network from a few images without poses to 3D Gaussians, at its published size.",
+)
+
+noposplat_tiny = MethodSpecification(
+    config=trainer_config(
+        "noposplat-tiny",
+        pipeline=NoPoSplatPipelineConfig(
+            datamanager=NoPoSplatDataManagerConfig(
+                made_scenes="balls-and-boxes",
+                image_size=(64, 64),
+                num_targets=2,
+                batch_size=8,
+                num_workers=0,
+                # Near views are far from everything, in units of their distance, and are no easier to learn from.
+                growth_steps=1,
+                point_steps=3000,
+            ),
+            model=NoPoSplatModelConfig(
+                network=NoPoSplatNetworkConfig(
+                    encoder_width=128,
+                    encoder_depth=4,
+                    encoder_heads=4,
+                    decoder_width=128,
+                    decoder_depth=4,
+                    decoder_heads=4,
+                    head_layers=(0, 1, 2, 4),
+                    head_level_channels=(16, 32, 64, 96),
+                    head_channels=32,
+                )
+            ),
+        ),
+        optimizers=optimizers(pretrained=1e-3, new_layers=1e-3, last=2e-5, warm_up_steps=100),
+        max_num_iterations=6000,
+        steps_per_save=500,
+        steps_per_eval_image=250,
+        steps_per_eval_all_images=2000,
+    ),
+    description="A small NoPoSplat for CPUs, which learns from scenes made by seed unless it is given some.",
+)

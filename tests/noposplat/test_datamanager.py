@@ -1,0 +1,111 @@
+"""What nerfstudio gets: examples by their step, held-out scenes, and something to show."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny_noposplat import pipeline_config
+
+from gnerf_ns.noposplat import datamanager as datamanager_module
+from gnerf_ns.noposplat.datamanager import NoPoSplatDataManager, NoPoSplatDataManagerConfig
+from gnerf_ns.noposplat.evaluation_sets import EvaluationViews, write_evaluation_set
+from gnerf_ns.noposplat.made_scenes import FIRST_TRAINING_SEED
+from gnerf_ns.noposplat.view_sampling import Example
+from gnerf_ns.utils.errors import InputError
+
+
+def datamanager(**options) -> NoPoSplatDataManager:
+    return pipeline_config(**options).datamanager.setup()
+
+
+def assert_equal(one: Example, other: Example) -> None:
+    torch.testing.assert_close(one.context.images, other.context.images, rtol=0.0, atol=0.0)
+    torch.testing.assert_close(one.target.camera_to_worlds, other.target.camera_to_worlds, rtol=0.0, atol=0.0)
+    assert (one.points is None) == (other.points is None)
+
+
+def test_a_step_has_the_same_examples_whatever_came_before():
+    through, resumed = datamanager(), datamanager()
+    examples = [through.next_train(step)[0] for step in range(4)]
+    assert_equal(resumed.next_train(2)[0], examples[2])
+    assert_equal(resumed.next_train(3)[0], examples[3])
+    assert not torch.equal(examples[2].context.images, examples[3].context.images)
+    example, batch = through.next_train(4)
+    assert batch["example"] is example and example.context.images.shape == (2, 2, 3, 32, 32)
+    assert example.target.images.shape == (2, 2, 3, 32, 32)
+
+
+def test_workers_change_nothing():
+    alone, helped = datamanager(), datamanager(num_workers=2)
+    for step in range(3, 6):
+        assert_equal(helped.next_train(step)[0], alone.next_train(step)[0])
+
+
+def test_processes_share_the_examples_of_a_step(monkeypatch):
+    whole = datamanager(batch_size=4).next_train(7)[0].context.images
+    processes = SimpleNamespace(is_available=lambda: True, is_initialized=lambda: True, get_rank=lambda: 1)
+    monkeypatch.setattr(datamanager_module, "distributed", processes)
+    second = datamanager(batch_size=2)
+    torch.testing.assert_close(second.next_train(7)[0].context.images, whole[2:])
+    assert second.dropout_seed(7) != datamanager().dropout_seed(8)
+
+
+def test_points_are_told_in_the_first_steps():
+    manager = datamanager(point_steps=2)
+    assert [manager.next_train(step)[0].points is None for step in range(4)] == [False, False, True, True]
+    points = manager.next_train(0)[0].points
+    assert points is not None and points.shape == (2, 2, 32, 32, 3)
+
+
+def test_growth_can_be_set():
+    rules = datamanager(growth_steps=7).example_config.rules
+    assert {rule.growth_steps for rule in rules.values()} == {7}
+    assert datamanager().example_config.rules["re10k"].growth_steps == 9375
+
+
+def test_held_out_scenes_are_others():
+    manager = datamanager(num_eval_scenes=3)
+    keys = [key for key, _ in manager.eval_examples()]
+    assert len(keys) == 3 and all(int(key) < FIRST_TRAINING_SEED for key in keys)
+    assert all(int(key) >= FIRST_TRAINING_SEED for key in manager._train_groups[0].keys)
+
+
+def test_a_file_says_what_is_evaluated(tmp_path: Path):
+    path = tmp_path / "views.json"
+    write_evaluation_set(path, {"2": EvaluationViews((3, 20), (10,), 0.4), "unknown": EvaluationViews((0, 1), (0,))})
+    manager = datamanager(evaluation_views=path)
+    [(key, example)] = manager.eval_examples()
+    assert key == "2" and example.target.images.shape == (1, 1, 3, 32, 32)
+    write_evaluation_set(path, {"unknown": EvaluationViews((0, 1), (0,))})
+    with pytest.raises(InputError, match=r"as .*views\.json says"):
+        datamanager(evaluation_views=path)
+
+
+def test_the_viewer_gets_cameras_and_images():
+    manager = datamanager()
+    dataset = manager.train_dataset
+    assert dataset is not None and len(dataset) == len(dataset.cameras) == 2 + 3
+    item = dataset[0]
+    torch.testing.assert_close(item["image"], manager.shown.context.images[0, 0].permute(1, 2, 0))
+    assert manager.get_train_rays_per_batch() == 2 * 2 * 32 * 32 and manager.get_datapath() == Path()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"made_scenes": None}, "--data FOLDER"),
+        ({"image_size": (40, 32)}, "multiples of 16"),
+        ({"data": Path("nowhere")}, "no folder nowhere"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(options, message: str):
+    with pytest.raises(InputError, match=message):
+        datamanager(**options)
+
+
+def test_without_training_no_scenes_are_read_for_it():
+    manager = NoPoSplatDataManagerConfig(
+        made_scenes="other-solids", image_size=(32, 48), num_eval_scenes=1, num_workers=0
+    ).setup(test_mode="test")
+    assert manager._train_groups == [] and manager.shown.context.images.shape[-2:] == (48, 32)

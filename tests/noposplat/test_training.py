@@ -1,0 +1,297 @@
+"""A training of NoPoSplat as nerfstudio runs it: losses, groups, rates, resuming, what is left in the end."""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any, Dict
+
+import numpy as np
+import pytest
+import torch
+import tyro
+import yaml
+from nerfstudio.configs import method_configs
+from nerfstudio.plugins.types import MethodSpecification
+from nerfstudio.utils.eval_utils import eval_setup
+from skimage.metrics import structural_similarity
+from tiny_noposplat import build_pipeline, build_trainer, network_config, pipeline_config, trainer_config
+from torch import Tensor
+from torch.cuda.amp.grad_scaler import GradScaler
+
+from gnerf_ns.method_configs.noposplat import noposplat, noposplat_tiny  # pyright: ignore[reportMissingImports]
+from gnerf_ns.noposplat.checkpoints import load_network, save_network
+from gnerf_ns.noposplat.network import NoPoSplatNetwork
+from gnerf_ns.noposplat.trainer import (
+    NETWORK_FILE,
+    NoPoSplatTrainerConfig,
+    OptimizersClippedTogether,
+    WarmUpCosineSchedulerConfig,
+)
+from gnerf_ns.noposplat.view_cameras import nerfstudio_cameras, rendered
+from gnerf_ns.noposplat.view_sampling import Views
+from gnerf_ns.utils.errors import InputError
+
+
+def parameters_of(trainer: Any) -> Dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in trainer.pipeline.model.network.named_parameters()}
+
+
+# Losses
+
+
+def similarity(image: np.ndarray, truth: np.ndarray) -> float:
+    """SSIM by scikit-image, of images that are mirrored at their borders."""
+    padded = [np.pad(each, ((5, 5), (5, 5), (0, 0)), mode="reflect").astype(np.float64) for each in (image, truth)]
+    options = {"gaussian_weights": True, "use_sample_covariance": False, "data_range": 1.0, "full": True}
+    return float(structural_similarity(*padded, channel_axis=-1, **options)[1][5:-5, 5:-5].mean())
+
+
+def test_the_loss_by_hand():
+    pipeline = build_pipeline(pipeline_config()).eval()
+    example, batch = pipeline.datamanager.next_train(0)
+    with torch.no_grad():
+        outputs = pipeline.model(example)
+        gaussians = pipeline.model.network(example.context.images, example.context.intrinsics)
+    images, truth = rendered(gaussians, example.target), example.target.images
+    torch.testing.assert_close(outputs["images"], images)
+    losses = pipeline.model.get_loss_dict(outputs, batch)
+    assert losses["rgb_loss"].item() == pytest.approx((images - truth).square().mean().item())
+    pairs = [
+        (one.movedim(0, -1).numpy(), two.movedim(0, -1).numpy())
+        for one, two in zip(images.flatten(0, 1), truth.flatten(0, 1), strict=True)
+    ]
+    similarities = [similarity(*pair) for pair in pairs]
+    expected = 0.05 * (1.0 - sum(similarities) / len(similarities))
+    assert losses["perceptual_loss"].item() == pytest.approx(expected, abs=1e-5)
+    psnrs = [-10.0 * math.log10(((one.clip(0, 1) - two) ** 2).mean()) for one, two in pairs]
+    assert pipeline.model.get_metrics_dict(outputs, batch)["psnr"].item() == pytest.approx(sum(psnrs) / 4, abs=1e-4)
+
+
+def test_points_come_before_images():
+    pipeline = build_pipeline(pipeline_config(point_steps=1))
+    assert pipeline.get_train_loss_dict(0)[1].keys() == {"point_loss"}
+    assert pipeline.get_train_loss_dict(1)[1].keys() == {"rgb_loss", "perceptual_loss"}
+
+
+# Optimization
+
+
+def test_what_mast3r_lacks_learns_faster():
+    pipeline = build_pipeline(pipeline_config())
+    names = {id(parameter): name for name, parameter in pipeline.model.network.named_parameters()}
+    groups = {
+        group: {names[id(parameter)] for parameter in parameters}
+        for group, parameters in pipeline.get_param_groups().items()
+    }
+    trained = {name for name, parameter in pipeline.model.network.named_parameters() if parameter.requires_grad}
+    assert groups["new_layers"] | groups["pretrained"] == trained
+    assert groups["new_layers"] == {
+        name
+        for name in trained
+        if name.split(".")[0] in ("gaussian_param_head", "gaussian_param_head2") or "intrinsic_encoder" in name
+    }
+    assert "backbone.intrinsic_encoder.weight" in groups["new_layers"]
+    optimizers = noposplat.config.optimizers
+    assert optimizers.keys() == groups.keys()
+    assert optimizers["new_layers"]["optimizer"].lr == 2e-4 and optimizers["pretrained"]["optimizer"].lr == 2e-5
+    made = optimizers["new_layers"]["optimizer"].setup([torch.nn.Parameter(torch.zeros(1))])
+    assert isinstance(made, torch.optim.AdamW)
+    assert made.defaults["betas"] == (0.9, 0.95) and made.defaults["weight_decay"] == 0.05
+    assert noposplat.config.clip_norm == 0.5
+
+
+def test_rates_warm_up_and_fall():
+    new, old = (noposplat.config.optimizers[group]["scheduler"] for group in ("new_layers", "pretrained"))
+    assert isinstance(new, WarmUpCosineSchedulerConfig) and isinstance(old, WarmUpCosineSchedulerConfig)
+    total = noposplat.config.max_num_iterations
+    assert new.factor(0, total) == pytest.approx(1 / 126) and new.factor(62, total) == pytest.approx(0.5)
+    assert new.factor(125, total) == 1.0 and new.factor(total, total) == pytest.approx(0.1)
+    assert new.factor(125 + (total - 125) // 2, total) == pytest.approx(0.55, abs=1e-3)
+    assert {old.factor(step, total) for step in (125, 5000, total)} == {1.0}  # it ends where it is
+
+
+def test_groups_are_clipped_as_one():
+    values = {"one": torch.nn.Parameter(torch.zeros(2)), "two": torch.nn.Parameter(torch.zeros(1))}
+    config = {
+        group: {"optimizer": copy.deepcopy(noposplat.config.optimizers["pretrained"]["optimizer"]), "scheduler": None}
+        for group in values
+    }
+    optimizers = OptimizersClippedTogether(config, {group: [value] for group, value in values.items()}, clip_norm=0.5)
+    values["one"].grad, values["two"].grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+    optimizers.optimizer_scaler_step_some(GradScaler(enabled=False), list(values))
+    torch.testing.assert_close(values["one"].grad, torch.tensor([0.3, 0.0]))
+    torch.testing.assert_close(values["two"].grad, torch.tensor([0.4]))
+    assert values["two"].item() == pytest.approx(-2e-5, rel=1e-3)
+
+
+# Whole trainings
+
+
+def test_a_real_training_learns(tmp_path: Path):
+    config = trainer_config(tmp_path, steps=32, lr=4e-3, num_targets=1, point_steps=16, growth_steps=1)
+    trainer = build_trainer(config)
+    in_points, in_images = (trainer.pipeline.datamanager.next_train(step)[0] for step in (0, 16))
+
+    @torch.no_grad()
+    def losses_of(example: Any) -> float:
+        model = trainer.pipeline.model.eval()
+        return sum(float(loss) for loss in model.get_loss_dict(model(example), {"example": example}).values())
+
+    before, points_before = losses_of(in_images), losses_of(in_points)
+    for step in range(16):
+        trainer.pipeline.train()
+        trainer.train_iteration(step)
+    assert losses_of(in_points) < 0.9 * points_before
+    trainer._start_step = 16
+    trainer.train()
+    assert losses_of(in_images) < 0.7 * before, before
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A trainer after five steps of an undisturbed training."""
+    trainer = build_trainer(trainer_config(tmp_path_factory.mktemp("finished"), steps=5, point_steps=2))
+    trainer.train()
+    return trainer
+
+
+def test_a_resumed_training_makes_the_same_steps(finished: Any, tmp_path: Path):
+    stopped = build_trainer(trainer_config(tmp_path, steps=5, point_steps=2))
+    for step in range(3):
+        stopped.pipeline.train()
+        stopped.train_iteration(step)
+    stopped.save_checkpoint(2)
+    config = trainer_config(tmp_path, steps=5, point_steps=2)
+    config.load_dir = stopped.checkpoint_dir
+    torch.manual_seed(1)
+    resumed = build_trainer(config)
+    resumed.train()
+    assert resumed.step == 4
+    expected = parameters_of(finished)
+    for name, value in parameters_of(resumed).items():
+        torch.testing.assert_close(value, expected[name], rtol=0.0, atol=0.0)
+
+
+def test_the_network_is_left_in_a_file_of_its_own(finished: Any, capsys):
+    path = finished.base_dir / NETWORK_FILE
+    network = load_network(path)
+    assert network.config.image_side == 32
+    for name, value in network.named_parameters():
+        assert torch.equal(value, parameters_of(finished)[name])
+    finished.save_checkpoint(4)
+    assert str(path) in capsys.readouterr().out.replace("\n", "")
+    assert [file.name for file in finished.checkpoint_dir.iterdir()] == ["step-000000004.ckpt"]
+
+
+def test_ns_eval_opens_it(finished: Any, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setitem(method_configs.all_methods, "noposplat-tiny", noposplat_tiny.config)
+    config, opened, _, step = eval_setup(finished.base_dir / "config.yml")
+    pipeline: Any = opened
+    assert step == 4 and isinstance(config, NoPoSplatTrainerConfig) and config.pipeline.datamanager.point_steps == 2
+    found = pipeline.get_average_eval_image_metrics(output_path=tmp_path / "images", get_std=True)
+    assert found["num_scenes"] == 3 and found["psnr"] > 0.0 and found["psnr_std"] > 0.0
+    assert 0.0 <= found["pose_auc_20deg"] <= 1.0 and any(name.startswith("psnr_") for name in found)
+    assert len(list((tmp_path / "images").iterdir())) == 3
+    expected = parameters_of(finished)
+    assert all(torch.equal(value, expected[name]) for name, value in pipeline.model.network.named_parameters())
+
+
+def test_another_checkpoint_is_refused(finished: Any):
+    pipeline = build_pipeline(pipeline_config())
+    state = {name: value for name, value in pipeline.state_dict().items() if "decoder_embed" not in name}
+    with pytest.raises(InputError, match="does not fit"):
+        pipeline.load_pipeline(state, 0)
+
+
+def test_checkpoints_of_several_processes_are_opened_by_one(finished: Any):
+    state = {
+        name.replace("_model.", "_model.module.", 1): value for name, value in finished.pipeline.state_dict().items()
+    }
+    pipeline = build_pipeline(pipeline_config())
+    pipeline.load_pipeline(state, 4)
+    expected = parameters_of(finished)
+    assert all(torch.equal(value, expected[name]) for name, value in pipeline.model.network.named_parameters())
+
+
+# Weights to begin from
+
+
+def test_a_training_begins_from_given_weights(tmp_path: Path):
+    torch.manual_seed(3)
+    given = NoPoSplatNetwork(network_config())
+    save_network(given, tmp_path / "given.ckpt")
+    pipeline = build_pipeline(pipeline_config(), begin=False)
+    pipeline.model.config.checkpoint = tmp_path / "given.ckpt"
+    pipeline.model.begin()
+    assert all(
+        torch.equal(value, given.state_dict()[name]) for name, value in pipeline.model.network.state_dict().items()
+    )
+    save_network(NoPoSplatNetwork(network_config(head_channels=8)), tmp_path / "other.ckpt")
+    pipeline.model.config.checkpoint = tmp_path / "other.ckpt"
+    with pytest.raises(InputError, match="other sizes"):
+        pipeline.model.begin()
+    pipeline.model.config.mast3r = tmp_path / "mast3r.pth"
+    with pytest.raises(InputError, match="give one"):
+        pipeline.model.begin()
+
+
+def test_a_training_begins_from_mast3r(tmp_path: Path):
+    pipeline = build_pipeline(pipeline_config(), begin=False)
+    own = {name: value.clone() for name, value in pipeline.model.network.state_dict().items()}
+    theirs: Dict[str, Tensor] = {}
+    for name, value in own.items():
+        if not name.startswith(("gaussian_param_head", "backbone.intrinsic_encoder")):
+            value = torch.cat([value, value[:1]]) if ".dpt.head.4." in name else value  # confidence
+            theirs[name.removeprefix("backbone.")] = value + 1.0
+    torch.save({"model": theirs}, tmp_path / "mast3r.pth")
+    pipeline.model.config.mast3r = tmp_path / "mast3r.pth"
+    pipeline.model.begin()
+    for name, value in pipeline.model.network.state_dict().items():
+        is_new = name.startswith(("gaussian_param_head", "backbone.intrinsic_encoder"))
+        torch.testing.assert_close(value, own[name] + (0.0 if is_new else 1.0))
+
+
+# What is looked at
+
+
+def test_the_viewer_sees_the_example_that_is_shown():
+    pipeline = build_pipeline(pipeline_config(image_size=(32, 48))).eval()  # portrait
+    model, example = pipeline.model, pipeline.datamanager.shown
+    with torch.no_grad():
+        gaussians = model.network(example.context.images, example.context.intrinsics)
+        expected = rendered(gaussians, example.target)[0].clamp(0.0, 1.0)
+    cameras = nerfstudio_cameras(Views(*(value[0] for value in vars(example.target).values())))
+    for index, image in enumerate(expected):
+        seen = model.get_outputs_for_camera(cameras[index : index + 1])
+        assert seen["rgb"].shape == (48, 32, 3) and seen["depth"].shape == seen["accumulation"].shape == (48, 32, 1)
+        torch.testing.assert_close(seen["rgb"].permute(2, 0, 1), image, atol=2e-4, rtol=1e-3)
+    metrics, images = pipeline.get_eval_image_metrics_and_images(0)
+    assert metrics["num_rays"] == 3 * 32 * 48 and images["img"].shape == (2 * 48, 5 * 32, 3)
+
+
+def test_what_is_shown_changes_with_the_network():
+    pipeline = build_pipeline(pipeline_config())
+    camera = pipeline.datamanager.train_dataset.cameras[:1]  # type: ignore[union-attr]
+    before = pipeline.eval().model.get_outputs_for_camera(camera)["rgb"]
+    pipeline.train().get_train_loss_dict(0)
+    with torch.no_grad():
+        for parameter in pipeline.model.parameters():
+            parameter.mul_(1.05)
+    assert not torch.equal(pipeline.eval().model.get_outputs_for_camera(camera)["rgb"], before)
+
+
+# Settings
+
+
+@pytest.mark.parametrize("method", [noposplat, noposplat_tiny])
+def test_settings_survive_yaml_and_the_command_line(method: MethodSpecification):
+    config: Any = copy.deepcopy(method.config)
+    read = yaml.load(yaml.dump(config), Loader=yaml.Loader)
+    assert read == config
+    options = ["--pipeline.datamanager.batch-size", "3", "--clip-norm", "0.25", "--pipeline.model.network.image-side"]
+    changed = tyro.cli(type(config), default=config, args=[*options, "96"])
+    assert changed.pipeline.datamanager.batch_size == 3 and changed.clip_norm == 0.25
+    assert changed.pipeline.model.network.image_side == 96
+    assert {group: each["optimizer"].lr for group, each in changed.optimizers.items()} == {
+        group: each["optimizer"].lr for group, each in config.optimizers.items()
+    }
