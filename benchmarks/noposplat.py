@@ -36,12 +36,12 @@ from gnerf_ns.noposplat.evaluation import (
     refined_poses,
     scene_figures,
 )
-from gnerf_ns.noposplat.evaluation_sets import OVERLAP_CLASSES, OverlapClass, made_evaluation_set, overlap_class
-from gnerf_ns.noposplat.made_scenes import MadeKind, MadeScenes
 from gnerf_ns.noposplat.network import NoPoSplatNetwork
 from gnerf_ns.noposplat.pose_metrics import AUC_THRESHOLDS_DEG, pose_auc, relative_pose_errors
 from gnerf_ns.noposplat.view_cameras import pinhole_views
-from gnerf_ns.noposplat.view_sampling import Example, Views, make_example, stacked
+from gnerf_ns.scenes.evaluation_sets import OVERLAP_CLASSES, OverlapClass, made_evaluation_set, overlap_class
+from gnerf_ns.scenes.made_scenes import MadeKind, MadeScenes
+from gnerf_ns.scenes.view_sampling import Example, Views, make_example, stacked
 
 WRONG_LENS = (0.8, 1.2)
 """Factors of focal lengths that are wrong by 20 %."""

@@ -33,7 +33,7 @@ LAYERS = (
     {"gnerf_ns"},
     {"cameras"},
     {"data"},
-    {"fields", "matching", "splats"},
+    {"fields", "matching", "scenes", "splats"},
     {"models"},
     {"pose_search"},
     {"training"},

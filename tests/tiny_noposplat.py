@@ -10,12 +10,12 @@ from nerfstudio.configs.base_config import MachineConfig
 
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.noposplat.datamanager import NoPoSplatDataManagerConfig
-from gnerf_ns.noposplat.made_scenes import MadeScene
 from gnerf_ns.noposplat.model import NoPoSplatModelConfig
 from gnerf_ns.noposplat.network import NoPoSplatNetworkConfig
 from gnerf_ns.noposplat.pipeline import NoPoSplatPipeline, NoPoSplatPipelineConfig
 from gnerf_ns.noposplat.trainer import AdamWOptimizerConfig, NoPoSplatTrainerConfig, WarmUpCosineSchedulerConfig
-from gnerf_ns.noposplat.view_sampling import ChosenViews, Example, make_example
+from gnerf_ns.scenes.made_scenes import MadeScene
+from gnerf_ns.scenes.view_sampling import ChosenViews, Example, make_example
 from gnerf_ns.splats.gaussians import Gaussians
 
 SEED = 42

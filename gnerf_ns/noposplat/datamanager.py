@@ -14,17 +14,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from gnerf_ns.data.dataparser import unit_scene_box
 from gnerf_ns.data.images import ImageSize
-from gnerf_ns.noposplat.evaluation_sets import (
+from gnerf_ns.noposplat.network import PATCH_SIDE
+from gnerf_ns.noposplat.view_cameras import nerfstudio_cameras
+from gnerf_ns.scenes.evaluation_sets import (
     EvaluationSet,
     drawn_evaluation_set,
     made_evaluation_set,
     read_evaluation_set,
 )
-from gnerf_ns.noposplat.made_scenes import FIRST_TRAINING_SEED, MadeKind, MadeScenes
-from gnerf_ns.noposplat.network import PATCH_SIDE
-from gnerf_ns.noposplat.scene_data import SceneGroup, SceneKind, Split, UnusableScene, find_scenes
-from gnerf_ns.noposplat.view_cameras import nerfstudio_cameras
-from gnerf_ns.noposplat.view_sampling import (
+from gnerf_ns.scenes.made_scenes import FIRST_TRAINING_SEED, MadeKind, MadeScenes
+from gnerf_ns.scenes.scene_data import SceneGroup, SceneKind, Split, UnusableScene, find_scenes
+from gnerf_ns.scenes.view_sampling import (
     PAIR_RULES,
     Example,
     ExampleConfig,

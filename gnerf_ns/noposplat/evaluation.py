@@ -16,10 +16,10 @@ from torch import Tensor
 
 from gnerf_ns.models.image_metrics import ImageMetrics
 from gnerf_ns.noposplat.camera_poses import REFINEMENT_STEPS, pose_from_points, refined_pose
-from gnerf_ns.noposplat.evaluation_sets import OVERLAP_CLASSES, OverlapClass
 from gnerf_ns.noposplat.pose_metrics import AUC_THRESHOLDS_DEG, pose_auc, relative_pose_errors
 from gnerf_ns.noposplat.view_cameras import pinhole_views, rendered
-from gnerf_ns.noposplat.view_sampling import Example, Views
+from gnerf_ns.scenes.evaluation_sets import OVERLAP_CLASSES, OverlapClass
+from gnerf_ns.scenes.view_sampling import Example, Views
 from gnerf_ns.splats.axes import inverse_poses
 from gnerf_ns.splats.gaussians import Gaussians
 

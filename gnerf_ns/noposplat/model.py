@@ -21,7 +21,7 @@ from gnerf_ns.noposplat.checkpoints import load_network, start_from_mast3r
 from gnerf_ns.noposplat.network import NoPoSplatNetworkConfig
 from gnerf_ns.noposplat.perceptual_loss import PerceptualLoss
 from gnerf_ns.noposplat.view_cameras import UPRIGHT, rendered
-from gnerf_ns.noposplat.view_sampling import Example
+from gnerf_ns.scenes.view_sampling import Example
 from gnerf_ns.splats.axes import world_to_cameras
 from gnerf_ns.splats.gaussians import Gaussians
 from gnerf_ns.splats.rendering import PinholeView, render

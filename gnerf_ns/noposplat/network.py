@@ -16,10 +16,10 @@ from jaxtyping import Float
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor, nn
 
+from gnerf_ns.cameras.viewing_rays import pixel_rays, real_harmonics
 from gnerf_ns.noposplat.attention import NORM_EPSILON, DecoderBlock, EncoderBlock, rotations
 from gnerf_ns.noposplat.dense_prediction import CenterPrediction, ParameterPrediction
 from gnerf_ns.noposplat.gaussian_parameters import centers, gaussians_of_pixels, parameters_per_gaussian
-from gnerf_ns.noposplat.viewing_rays import pixel_rays, real_harmonics
 from gnerf_ns.splats.gaussians import Gaussians
 from gnerf_ns.utils.errors import InputError
 

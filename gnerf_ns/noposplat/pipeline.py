@@ -13,10 +13,10 @@ from torch import Tensor
 from gnerf_ns.cameras.plots import save_image
 from gnerf_ns.noposplat.datamanager import NoPoSplatDataManager, NoPoSplatDataManagerConfig
 from gnerf_ns.noposplat.evaluation import PoseFinder, SceneFigures, poses_from_points, scene_figures, summary
-from gnerf_ns.noposplat.evaluation_sets import overlap_class
 from gnerf_ns.noposplat.model import NoPoSplatModel, NoPoSplatModelConfig
 from gnerf_ns.noposplat.view_cameras import rendered
-from gnerf_ns.noposplat.view_sampling import Example
+from gnerf_ns.scenes.evaluation_sets import overlap_class
+from gnerf_ns.scenes.view_sampling import Example
 from gnerf_ns.utils.checkpoints import check_finite, check_keys
 from gnerf_ns.utils.console import remark
 

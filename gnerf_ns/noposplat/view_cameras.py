@@ -10,7 +10,7 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from gnerf_ns.cameras.alignment import Similarity
-from gnerf_ns.noposplat.view_sampling import Views
+from gnerf_ns.scenes.view_sampling import Views
 from gnerf_ns.splats.axes import camera_to_worlds, inverse_poses
 from gnerf_ns.splats.gaussians import Gaussians
 from gnerf_ns.splats.rendering import PinholeView, render

@@ -9,9 +9,9 @@ from tiny_noposplat import pipeline_config
 
 from gnerf_ns.noposplat import datamanager as datamanager_module
 from gnerf_ns.noposplat.datamanager import NoPoSplatDataManager, NoPoSplatDataManagerConfig
-from gnerf_ns.noposplat.evaluation_sets import EvaluationViews, write_evaluation_set
-from gnerf_ns.noposplat.made_scenes import FIRST_TRAINING_SEED
-from gnerf_ns.noposplat.view_sampling import Example
+from gnerf_ns.scenes.evaluation_sets import EvaluationViews, write_evaluation_set
+from gnerf_ns.scenes.made_scenes import FIRST_TRAINING_SEED
+from gnerf_ns.scenes.view_sampling import Example
 from gnerf_ns.utils.errors import InputError
 
 

@@ -10,7 +10,7 @@ from tiny_noposplat import example_of, true_gaussians
 from gnerf_ns.models.image_metrics import ImageMetrics
 from gnerf_ns.noposplat import evaluation
 from gnerf_ns.noposplat.evaluation import SceneFigures, poses_from_points, refined_poses, scene_figures, summary
-from gnerf_ns.noposplat.view_sampling import stacked
+from gnerf_ns.scenes.view_sampling import stacked
 from gnerf_ns.splats.gaussians import Gaussians
 from gnerf_ns.splats.rendering import PinholeView
 

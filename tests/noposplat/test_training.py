@@ -28,7 +28,7 @@ from gnerf_ns.noposplat.trainer import (
     WarmUpCosineSchedulerConfig,
 )
 from gnerf_ns.noposplat.view_cameras import nerfstudio_cameras, rendered
-from gnerf_ns.noposplat.view_sampling import Views
+from gnerf_ns.scenes.view_sampling import Views
 from gnerf_ns.utils.errors import InputError
 
 

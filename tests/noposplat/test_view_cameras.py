@@ -9,7 +9,7 @@ from tiny_noposplat import EXAMPLE_SIZE, example_of, true_gaussians
 
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.noposplat.view_cameras import UPRIGHT, nerfstudio_cameras, pinhole_views, rendered
-from gnerf_ns.noposplat.view_sampling import Views, stacked
+from gnerf_ns.scenes.view_sampling import Views, stacked
 from gnerf_ns.splats.gaussians import Gaussians
 
 

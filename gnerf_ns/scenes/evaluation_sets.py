@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gnerf_ns.noposplat.made_scenes import NUM_FRAMES, MadeScene, MadeScenes
-from gnerf_ns.noposplat.scene_data import SceneCameras, SceneGroup, UnusableScene, check_scene
-from gnerf_ns.noposplat.view_sampling import ChosenViews, ExampleConfig
+from gnerf_ns.scenes.made_scenes import NUM_FRAMES, MadeScene, MadeScenes
+from gnerf_ns.scenes.scene_data import SceneCameras, SceneGroup, UnusableScene, check_scene
+from gnerf_ns.scenes.view_sampling import ChosenViews, ExampleConfig
 from gnerf_ns.utils.errors import InputError
 
 OverlapClass = Literal["small", "medium", "large"]

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from gnerf_ns.data.images import ImageSize
-from gnerf_ns.noposplat.scene_data import SceneCameras, SceneKind
+from gnerf_ns.scenes.scene_data import SceneCameras, SceneKind
 
 MadeKind = Literal["balls-and-boxes", "other-solids"]
 """What is in a scene: balls and boxes in a square room or on a plane; or cylinders and octahedra in a round room, with
@@ -91,7 +91,7 @@ class MadeScene:
 
     def image(self, frame: int) -> UInt8[np.ndarray, "height width 3"]:
         """See `Scene.image`."""
-        from gnerf_ns.noposplat import ray_kernels  # numba takes a second
+        from gnerf_ns.scenes import ray_kernels  # numba takes a second
 
         image, solids = np.empty((self.size.height, self.size.width, 3)), self._solids
         ray_kernels.draw_colors(
@@ -112,7 +112,7 @@ class MadeScene:
 
     def depth(self, frame: int) -> Float[Tensor, "height width"]:
         """Exact depth along the axis at each pixel's center, in units of the cameras."""
-        from gnerf_ns.noposplat import ray_kernels
+        from gnerf_ns.scenes import ray_kernels
 
         depths, solids = np.empty((self.size.height, self.size.width)), self._solids
         ray_kernels.draw_depths(
@@ -243,7 +243,7 @@ def _solids(
     generator: np.random.Generator, kind: MadeKind, room: _Room, positions: Float[np.ndarray, "frames 3"]
 ) -> _Solids:
     """The room, and solids that stand in it out of the cameras' way."""
-    from gnerf_ns.noposplat.ray_kernels import SHAPES, TEXTURES
+    from gnerf_ns.scenes.ray_kernels import SHAPES, TEXTURES
 
     walls = room.walls()
     placed = [(SHAPES.index(shape), center, np.diag(sides)) for shape, center, sides in walls]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gnerf_ns.data.images import ImageSize
-from gnerf_ns.noposplat.evaluation_sets import (
+from gnerf_ns.scenes.evaluation_sets import (
     EvaluationViews,
     depth_overlap,
     drawn_evaluation_set,
@@ -17,9 +17,9 @@ from gnerf_ns.noposplat.evaluation_sets import (
     share_seen,
     write_evaluation_set,
 )
-from gnerf_ns.noposplat.made_scenes import MadeScenes
-from gnerf_ns.noposplat.scene_data import SceneCameras
-from gnerf_ns.noposplat.view_sampling import ExampleConfig
+from gnerf_ns.scenes.made_scenes import MadeScenes
+from gnerf_ns.scenes.scene_data import SceneCameras
+from gnerf_ns.scenes.view_sampling import ExampleConfig
 from gnerf_ns.utils.errors import InputError
 
 SMALL = ImageSize(24, 24)

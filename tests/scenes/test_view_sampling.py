@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from gnerf_ns.data.images import ImageSize
-from gnerf_ns.noposplat import view_sampling
-from gnerf_ns.noposplat.made_scenes import MadeScenes
-from gnerf_ns.noposplat.scene_data import SceneCameras, SceneKind, UnusableScene
-from gnerf_ns.noposplat.view_sampling import (
+from gnerf_ns.scenes import view_sampling
+from gnerf_ns.scenes.made_scenes import MadeScenes
+from gnerf_ns.scenes.scene_data import SceneCameras, SceneKind, UnusableScene
+from gnerf_ns.scenes.view_sampling import (
     PAIR_RULES,
     STEPS_PER_GROUP,
     ChosenViews,

@@ -4,7 +4,7 @@ import torch
 from nerfstudio.utils.math import components_from_spherical_harmonics
 from scipy.special import factorial, lpmv
 
-from gnerf_ns.noposplat.viewing_rays import pixel_rays, real_harmonics
+from gnerf_ns.cameras.viewing_rays import pixel_rays, real_harmonics
 
 
 def directions(count: int = 50) -> torch.Tensor:

@@ -14,8 +14,8 @@ from nerfstudio.cameras.camera_utils import radial_and_tangential_undistort
 from PIL import Image
 
 from gnerf_ns.data.images import ImageSize
-from gnerf_ns.noposplat import scene_data
-from gnerf_ns.noposplat.scene_data import ChunkScene, FolderScene, UnusableScene, check_scene, find_scenes
+from gnerf_ns.scenes import scene_data
+from gnerf_ns.scenes.scene_data import ChunkScene, FolderScene, UnusableScene, check_scene, find_scenes
 from gnerf_ns.utils.errors import InputError
 
 WIDTH, HEIGHT = 64, 36

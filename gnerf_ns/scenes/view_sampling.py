@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from gnerf_ns.cameras.scene_frame import axes_meet_at
+from gnerf_ns.cameras.viewing_rays import pixel_rays
 from gnerf_ns.data.images import ImageSize
-from gnerf_ns.noposplat.scene_data import (
+from gnerf_ns.scenes.scene_data import (
     Scene,
     SceneCameras,
     SceneGroup,
@@ -28,7 +29,6 @@ from gnerf_ns.noposplat.scene_data import (
     UnusableScene,
     check_scene,
 )
-from gnerf_ns.noposplat.viewing_rays import pixel_rays
 from gnerf_ns.utils.console import remark
 from gnerf_ns.utils.errors import InputError
 
