@@ -179,8 +179,13 @@ def grow_run(run_config: Any, poses_json: Path, config: GrowthConfig) -> Optiona
     """
     method = _method_of(run_config, _checkpoint_of(run_config))
     meta, poses = load_transforms_json(poses_json), upright_poses(poses_json)
+    folder = poses_json.absolute().parent
+
+    def named_from_the_root(frame: Mapping[str, Any]) -> Dict[str, str]:
+        return {key: (folder / frame[key]).as_posix() for key in ("file_path", "mask_path") if key in frame}
+
     frames = [
-        {**frame, "localized": True}
+        {**frame, **named_from_the_root(frame), "localized": True}
         for frame in meta["frames"]
         if config.accepts(frame["localization"]) and method.can_hold(poses[poses_json.parent / frame["file_path"]])
     ]

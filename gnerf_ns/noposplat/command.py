@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, List, Optional, Tuple
@@ -91,9 +91,8 @@ class Splat:
                 save_image(self.output / "photos.png", comparison(found, photos))
                 task = progress.add_task("Filming", total=FILM_FRAMES)
                 write_film(self.output / "film.mp4", film(found, photos, lambda: progress.advance(task)))
-        except InputError:
-            with suppress(OSError):  # something is in it
-                self.output.rmdir()
+        except BaseException:  # KeyboardInterrupt, too: half a splat would be in the way of the next attempt
+            shutil.rmtree(self.output)
             raise
         _say(report(found, photos, self.output))
         if doubtful:
@@ -116,9 +115,10 @@ def report(found: Reconstruction, photos: Photos, output: Path) -> List[str]:
         output: the folder that was written.
     """
     lines = [f"The scene was made with {photos.names[found.order[0]]} as the first photo."]
-    for name, psnr, (angle, distance) in zip(photos.names, found.psnrs(photos).tolist(), found.moves(), strict=True):
+    figures = zip(photos.names, found.psnrs(photos).tolist(), found.moves(), strict=True)
+    for index, (name, psnr, (angle, distance)) in enumerate(figures):
         line = f"  {name}: shown at {psnr:.1f} dB"
-        if name != photos.names[0]:
+        if index > 0:
             line += f"; turned by {angle:.1f} degrees from {photos.names[0]}, and away from it by {distance:.2f} of "
             line += "the distance to what is seen"
         lines.append(line)

@@ -124,7 +124,10 @@ class NoPoSplatDataManager(DataManager):
             self._examples = TrainingExamples(
                 self._train_groups, self.example_config, config.batch_size, config.seed, rank=self._rank
             )
-        self.shown = self.eval_example(next(iter(self.evaluation_set)))
+        found = next(self.eval_examples(), None)
+        if found is None:
+            raise InputError(f"None of the held-out scenes of {config.data} can be read; give others.")
+        self.shown_scene, self.shown = found
         self.train_dataset = self.eval_dataset = ShownViews(self.shown)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _groups(self, split: Split) -> Sequence[SceneGroup]:

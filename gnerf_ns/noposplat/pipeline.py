@@ -84,7 +84,7 @@ class NoPoSplatPipeline(VanillaPipeline):
         """Metrics of the held-out scene that the viewer shows; context views, then targets over their renderings."""
         self.eval()
         example = self.datamanager.shown
-        figures, image = self._figures_and_image(next(iter(self.datamanager.evaluation_set)), example)
+        figures, image = self._figures_and_image(self.datamanager.shown_scene, example)
         self.train()
         height, width = example.target.images.shape[-2:]
         return {**figures.images, "num_rays": float(example.target.images.shape[1] * height * width)}, {"img": image}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gnerf_ns.scenes.made_scenes import NUM_FRAMES, MadeScene, MadeScenes
 from gnerf_ns.scenes.scene_data import SceneCameras, SceneGroup, UnusableScene, check_scene
-from gnerf_ns.scenes.view_sampling import ChosenViews, ExampleConfig
+from gnerf_ns.scenes.view_sampling import ChosenViews, ExampleConfig, in_first_frame
 from gnerf_ns.utils.errors import InputError
 
 OverlapClass = Literal["small", "medium", "large"]
@@ -124,6 +124,7 @@ def drawn_evaluation_set(groups: Sequence[SceneGroup], config: ExampleConfig, co
                 scene = group.scene(key)
                 check_scene(scene, config.size)
                 views = rule.choose(scene.cameras, config.num_context, config.num_targets, rule.growth_steps, generator)
+                in_first_frame(scene.cameras.camera_to_worlds, views)
             except UnusableScene:
                 continue
             chosen[key] = EvaluationViews(views.context, views.target)

@@ -114,7 +114,7 @@ class GapRule:
     ) -> ChosenViews:
         """See `PairRule.choose`."""
         count = len(cameras.camera_to_worlds)
-        share = min(step / self.growth_steps, 1.0)
+        share = min(step / max(1, self.growth_steps), 1.0)
         least, most = (
             round(first + share * (last - first)) for first, last in zip(self.first_gaps, self.last_gaps, strict=True)
         )
@@ -153,7 +153,7 @@ class OverlapRule:
         count = len(cameras.camera_to_worlds)
         if count < num_context:
             raise UnusableScene("too few frames")
-        share = min(step / self.growth_steps, 1.0)
+        share = min(step / max(1, self.growth_steps), 1.0)
         least, most = (
             first + share * (last - first) for first, last in zip(self.first_overlaps, self.last_overlaps, strict=True)
         )
@@ -288,9 +288,12 @@ def make_example(
         with_points: tell what the context views' pixels show; of scenes with depths, whose images are of that size.
 
     Raises:
-        UnusableScene: an image cannot be decoded, or the first and the last context camera are at one place.
+        UnusableScene: there is no such frame, an image cannot be decoded, or the first and the last context camera are
+            at one place.
     """
     poses = scene.cameras.camera_to_worlds
+    if not all(0 <= frame < len(poses) for frame in (*views.context, *views.target)):
+        raise UnusableScene("frames that it does not have")
     context_poses, target_poses = in_first_frame(poses, views)
     read: Dict[int, Tuple[Tensor, Tensor]] = {}
     for frame in {*views.context, *views.target}:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Optional, Tuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from gnerf_ns.cameras.look_at import poses_between
@@ -82,8 +82,9 @@ class LeaveOut(nn.Module):
     @property
     def movable(self) -> Int[Tensor, "movable"]:
         """Images that may fit better elsewhere; to move what matches placed or confirmed, alone or relative to others
-        that found their place, colors are no reason."""
+        that found their place, colors are no reason. Those that still wait for a pose fit nowhere."""
         are_fixed = are_sure(self.origins) | (self.origins == PoseOrigin.GROUP) | self._scene.cameras.held
+        are_fixed |= self.unplaced
         return (~are_fixed).nonzero()[:, 0]
 
     def eval_guess(self) -> Float[Tensor, "m 3 4"]:
@@ -217,20 +218,25 @@ class Misfits:
 
     @torch.no_grad()
     def better_poses(
-        self, scene: TrainingScene, image_side: int, among: Optional[Int[Tensor, "m"]] = None
+        self,
+        scene: TrainingScene,
+        image_side: int,
+        among: Optional[Int[Tensor, "m"]] = None,
+        placed: Optional[Bool[Tensor, "n"]] = None,
     ) -> Tuple[Int[Tensor, "moved"], Float[Tensor, "moved 3 4"]]:
         """Images that fit clearly better somewhere else, and their poses there.
 
         Args:
             scene: images, and their present poses.
             image_side: longer side, in pixels, up to which the field has detail.
-            among: images that may be moved; None for all. Others count for what is usual.
+            among: images that may be moved; None for all. Others count for what is usual,
+            placed: if they have a pose; None for all.
         """
         config, search, image_set, current = self.config, self._search, scene.image_set, scene.cameras()
         side = max(search.config.image_side, min(image_side, config.max_confirmation_side))
         contrast = search.costs.contrast(image_set, side)
         cost = search.costs.relative(image_set, current, side)
-        relative = cost / cost.median()
+        relative = cost / (cost if placed is None else cost[placed]).median()
         if among is not None:
             relative = torch.full_like(relative, -torch.inf).index_copy(0, among, relative[among])
         limit = max(config.min_count, math.ceil(config.max_share * len(image_set)))
@@ -331,7 +337,7 @@ class PoseUpdates:
             scene.cameras.assign(alone, self._misfits.refined(scene.image_set, alone, poses))
         has_placed_groups = plan.places_groups and leave_out.place_groups()
         if len(alone) == 0 and not has_placed_groups:
-            moved, poses = self._misfits.better_poses(scene, plan.image_side, leave_out.movable)
+            moved, poses = self._misfits.better_poses(scene, plan.image_side, leave_out.movable, ~leave_out.unplaced)
             scene.cameras.assign(moved, poses)
             leave_out.origins[moved] = PoseOrigin.LOOKED_UP
 

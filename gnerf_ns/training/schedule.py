@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, Optional, Tuple
+from typing import List, Literal, Optional, Tuple
 
 import tyro
 
@@ -300,7 +300,7 @@ class Schedule:
             distortion_boost=1.0 if b_step < 0 else geometric(self.config.distortion_boost or (1.0, 1.0), b_progress),
             searches_all_poses=self.config.looks_up_poses and step == self.interleaved_start,
             searches_misfit_poses=b_step in self.config.misfit_search_steps,
-            places_groups=b_step == self._group_search,
+            places_groups=b_step in self._group_searches,
             leave_out_round=leave_out_round if leaves_out else None,
             ends_leave_out_round=self.phase_a_end < step <= self.phase_b_start and step_of_round == 0,
             pose_trial_rounds=(self.config.pose_trial_rounds or 0) if tries_poses else 0,
@@ -321,13 +321,14 @@ class Schedule:
         )
 
     @property
-    def _group_search(self) -> Optional[int]:
-        """Step of phase B before which groups are looked up: by the first search that is late enough, but never by the
-        last of several, since misfits among them are to be found after that."""
+    def _group_searches(self) -> List[int]:
+        """Steps of phase B before which groups that still wait are looked up: by the first search that is late enough,
+        but never by the last of several, since misfits among them are to be found after that; and by those after it,
+        in a run that was made shorter meanwhile."""
         searches = [step for step in self.config.misfit_search_steps if step < self.phase_b_steps]
-        searches = searches[:-1] or searches
-        late = [step for step in searches if step >= GROUPS_AFTER * self.phase_b_steps]
-        return next(iter(late or searches[-1:]), None)
+        but_the_last = searches[:-1] or searches
+        late = [step for step in but_the_last if step >= GROUPS_AFTER * self.phase_b_steps] or but_the_last[-1:]
+        return [step for step in searches if step >= late[0]] if late else []
 
     def _image_side(self, step: int, growth: float) -> float:
         between = geometric if self.config.image_growth == "geometric" else linear

@@ -132,6 +132,18 @@ def test_our_run_goes_on_with_more_images(our_run: Path, new_images: Any, tmp_pa
     assert [frame["localized"] for frame in frames] == [True] * 3
 
 
+def test_images_that_are_named_from_their_folder_are_found_from_the_run(
+    our_run: Path, new_images: Any, tmp_path: Path, monkeypatch: Any
+):
+    """As those are that lie beside the transforms.json of `gnerf-localize`, or below."""
+    quality_is(monkeypatch, 10.0, 11.0)
+    shutil.copy(new_images[0]["file_path"], tmp_path / "new.png")
+    growth = grown(our_run, [{**new_images[0], "file_path": "new.png"}, *new_images[1:]], tmp_path)
+    assert growth.num_added == 3
+    frames = json.loads((growth.folder / LOCALIZED_FILE).read_text())["frames"]
+    assert str(tmp_path / "new.png") in [frame["file_path"] for frame in frames]
+
+
 def test_both_figures_are_of_the_whole_field(our_run: Path, new_images: Any, tmp_path: Path, monkeypatch: Any):
     """And not of one with its finer levels switched off, as it was where the steps begin that are made again."""
     seen = []

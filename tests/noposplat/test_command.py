@@ -241,6 +241,22 @@ def test_equal_photos_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert "0.png and copy_of_it.png are the same picture" in said and "away from it by 0.00 of" in said
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, InputError])
+def test_an_interrupted_splat_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Any):
+    paths = tuple(save(tmp_path / f"photo{number}.png", photo(view)) for number, view in enumerate(VIEWS))
+    (tmp_path / "weights.ckpt").touch()
+    quick(monkeypatch, PerfectNetwork(VIEWS))
+
+    def interrupted(folder: Path, *arguments: Any) -> None:
+        (folder / "splat.ply").touch()
+        raise error
+
+    monkeypatch.setattr(command, "write_run", interrupted)
+    with pytest.raises(error):
+        Splat(paths, tmp_path / "weights.ckpt", tmp_path / "run", FOV_DEG).main()
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_output_that_exists_is_left_alone(tmp_path: Path):
     splat = two_photos(tmp_path)
     splat.output.mkdir()

@@ -82,6 +82,16 @@ def test_a_file_says_what_is_evaluated(tmp_path: Path):
         datamanager(evaluation_views=path)
 
 
+def test_scenes_that_cannot_be_read_are_passed_over(tmp_path: Path):
+    path, missing = tmp_path / "views.json", EvaluationViews((3, 1000), (10,), 0.4)
+    write_evaluation_set(path, {"1": missing, "2": EvaluationViews((3, 20), (10,), 0.4)})
+    manager = datamanager(evaluation_views=path)
+    assert manager.shown_scene == "2" and [key for key, _ in manager.eval_examples()] == ["2"]
+    write_evaluation_set(path, {"1": missing})
+    with pytest.raises(InputError, match=r"None of the held-out scenes of .* can be read"):
+        datamanager(evaluation_views=path)
+
+
 def test_the_viewer_gets_cameras_and_images():
     manager = datamanager()
     dataset = manager.train_dataset

@@ -196,11 +196,12 @@ def test_phase_b_is_all_there_is():
 
 
 @pytest.mark.parametrize(("length", "at"), [(1500, 600), (700, 300), (620, 300), (400, 150), (200, 66), (6, 2), (2, 0)])
-def test_groups_are_looked_up_once_late_and_misfits_among_them_after_that(length: int, at: int):
+def test_groups_are_looked_up_late_and_misfits_among_them_after_that(length: int, at: int):
     schedule = Schedule.of(PhaseScheduleConfig(phase_b_steps=length).with_known_poses("matched"), 40, 100)
     plans = [schedule.at(step) for step in range(length)]
-    (plan,) = (plan for plan in plans if plan.places_groups)
-    assert plan.step == at and plan.searches_misfit_poses
+    searches = [plan.step for plan in plans if plan.searches_misfit_poses]
+    assert [plan.step for plan in plans if plan.places_groups] == [step for step in searches if step >= at]
+    assert at in searches
 
 
 def test_given_poses_of_others_move_into_the_frame_of_the_matched_ones():
@@ -462,9 +463,15 @@ def test_a_second_component_is_placed_as_one(
     config = pipeline_config(tiny_scene, "transport", matching="only")
     config.schedule.phase_b_steps, config.schedule.misfit_search_steps = 8, (2, 4, 6)
     pipeline = build_pipeline(config, test_mode="val")
-    trained = []
-    train_steps(pipeline, range(6), lambda step: trained.append(len(pipeline.leave_out.training_indices)))
+    trained, movable = [], []
+
+    def look(step: int) -> None:
+        trained.append(len(pipeline.leave_out.training_indices))
+        movable.append(pipeline.leave_out.movable.tolist())
+
+    train_steps(pipeline, range(6), look)
     assert trained == [4] * 4 + [7] * 2
+    assert movable[:4] == [[]] * 4, "those that wait are no misfits"
     ((indices, relative),) = told
     assert indices == [4, 5, 6]
     torch.testing.assert_close(relative, ANY_FRAME.apply(matched[4:7].double()).float())

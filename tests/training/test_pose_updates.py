@@ -123,6 +123,16 @@ def test_only_misfits_are_moved(model: GNeRFModel):
     assert errors_deg(poses, TRUTH[moved]).max() < 20
 
 
+def test_images_that_wait_for_a_pose_do_not_say_what_is_usual(model: GNeRFModel):
+    current = TRUTH.clone()
+    current[[2, *range(6, 12)]] = random_poses(7, seed=4)
+    scene, search = scene_of(model, TRUTH, current)
+    placed = torch.arange(12) < 6
+    misfits = Misfits(MisfitsConfig(), search)
+    assert misfits.better_poses(scene, 32, torch.arange(6), placed)[0].tolist() == [2]
+    assert misfits.better_poses(scene, 32, torch.arange(6))[0].tolist() == []
+
+
 def test_an_image_that_shows_little_in_a_corner_is_a_misfit_too(model: GNeRFModel):
     """It costs less than the others where it is wrong, and few of the bank's poses come near."""
     aside = torch.tensor([[0.33, 0.33]])
