@@ -51,8 +51,9 @@ MIN_FITTING_SHARE = 0.5
 """An image fewer of whose matches fit is not where they have put it."""
 CONFIRMED_RATIO = 2.0
 """Given poses are confirmed where matches miss each other by at most so many times more than at poses of their own."""
-MIN_GROUP = 3
-"""Fewer training images are placed one by one."""
+MIN_GROUP = 6
+"""Fewer training images are placed one by one: so few hang together by few points (of three, one was turned by 37
+degrees against the others)."""
 
 
 class PoseOrigin(IntEnum):

@@ -447,6 +447,7 @@ def test_a_second_component_is_placed_as_one(
 ):
     monkeypatch.setattr(placement_module, "MIN_SHARE_OF_FEW", 0.5)
     monkeypatch.setattr(placement_module, "SHARP_DEG", 10.0)
+    monkeypatch.setattr(placement_module, "MIN_GROUP", 3)
     result = LocalMatches(
         [component([0, 1, 2, 3, 7], matched[[0, 1, 2, 3, 7]]), component([4, 5, 6, 8], matched[[4, 5, 6, 8]])],
         NO_PAIRS,
@@ -518,6 +519,13 @@ def test_such_a_run_is_evaluated_and_resumed(
     resumed = build_trainer(again)
     resumed.train()
     assert resumed.pipeline.config.begins_with is not None
+
+
+def test_few_further_images_are_looked_up_one_by_one():
+    poses = random_poses(20, seed=3)
+    parts = [component(part, poses[part]) for part in (list(range(8)), list(range(8, 14)), list(range(14, 19)))]
+    groups = placement_module.groups_of(LocalMatches(parts, NO_PAIRS, NOBODY), torch.arange(8), 20)
+    assert [indices.tolist() for indices, _ in groups] == [list(range(8, 14))]
 
 
 # Poses that come with the images
