@@ -88,15 +88,8 @@ class SplatModel(Model):
         is_distorted = distortion is not None and bool(distortion.any())
         if CameraType(int(camera.camera_type[0])) != CameraType.PERSPECTIVE or is_distorted:
             return super().get_outputs_for_camera(camera, obb_box)
-        focal, center = torch.cat([camera.fx[0], camera.fy[0]]), torch.cat([camera.cx[0], camera.cy[0]])
-        width, height = int(camera.width[0]), int(camera.height[0])
-        pose = world_to_cameras(camera.camera_to_worlds[0])
         gaussians = self.gaussians if obb_box is None else self.gaussians[obb_box.within(self.means)]
-        seen = render(gaussians, PinholeView(pose, focal, center, width, height), self._background)
-        middles = (torch.arange(side, device=self.device) + 0.5 for side in (width, height))
-        x, y = ((at - start) / length for at, start, length in zip(middles, center, focal, strict=True))
-        stretch = (1.0 + x[None, :] ** 2 + y[:, None] ** 2).sqrt()
-        return _outputs(seen.image, stretch * seen.depth, seen.accumulation)
+        return pinhole_outputs(gaussians, camera, self._background)
 
     def get_outputs(self, ray_bundle: Any) -> Dict[str, Tensor]:
         """Colors of single rays, in any shape, with gradients in origins and directions; see `render_rays`."""
@@ -136,6 +129,28 @@ class SplatModel(Model):
             "depth": colormaps.apply_depth_colormap(outputs["depth"], accumulation=outputs["accumulation"]),
         }
         return self.image_metrics(rendered, truth), images
+
+
+def pinhole_outputs(gaussians: Gaussians, camera: Cameras, background: Float[Tensor, "3"]) -> Dict[str, Tensor]:
+    """What a camera without distortion sees.
+
+    Args:
+        gaussians: without a batch.
+        camera: one, with one batch dimension, in the Gaussians' world.
+        background: what is behind all of them.
+
+    Returns:
+        rgb [height, width, 3] in [0, 1]; depth [height, width, 1] along the pixels' rays, in scene units, 0 where there
+        is nothing; accumulation [height, width, 1].
+    """
+    focal, center = torch.cat([camera.fx[0], camera.fy[0]]), torch.cat([camera.cx[0], camera.cy[0]])
+    width, height = int(camera.width[0]), int(camera.height[0])
+    view = PinholeView(world_to_cameras(camera.camera_to_worlds[0]), focal, center, width, height)
+    seen = render(gaussians, view, background)
+    middles = (torch.arange(side, device=focal.device) + 0.5 for side in (width, height))
+    x, y = ((at - start) / length for at, start, length in zip(middles, center, focal, strict=True))
+    stretch = (1.0 + x[None, :] ** 2 + y[:, None] ** 2).sqrt()
+    return _outputs(seen.image, stretch * seen.depth, seen.accumulation)
 
 
 def _outputs(

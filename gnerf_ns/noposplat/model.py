@@ -16,15 +16,14 @@ from torch.nn import Parameter
 from torch.nn import functional as F
 
 from gnerf_ns.models.image_metrics import ImageMetrics
+from gnerf_ns.models.splat import pinhole_outputs
 from gnerf_ns.noposplat.beginning import begin_before_the_camera, point_loss
 from gnerf_ns.noposplat.checkpoints import load_network, start_from_mast3r
 from gnerf_ns.noposplat.network import NoPoSplatNetworkConfig
 from gnerf_ns.noposplat.perceptual_loss import PerceptualLoss
 from gnerf_ns.noposplat.view_cameras import UPRIGHT, rendered
 from gnerf_ns.scenes.view_sampling import Example
-from gnerf_ns.splats.axes import world_to_cameras
 from gnerf_ns.splats.gaussians import Gaussians
-from gnerf_ns.splats.rendering import PinholeView, render
 from gnerf_ns.utils.errors import InputError
 
 NEW_LAYERS = ("gaussian_param_head", "backbone.intrinsic_encoder")
@@ -164,20 +163,7 @@ class NoPoSplatModel(Model):
         gaussians = self._gaussians_shown()
         if obb_box is not None:
             gaussians = gaussians[obb_box.within(gaussians.means)]
-        focal, center = torch.cat([camera.fx[0], camera.fy[0]]), torch.cat([camera.cx[0], camera.cy[0]])
-        width, height = int(camera.width[0]), int(camera.height[0])
-        pose = world_to_cameras(camera.camera_to_worlds[0])
-        image, depth, accumulation = render(
-            gaussians, PinholeView(pose, focal, center, width, height), torch.zeros(3, device=self.device)
-        )
-        middles = (torch.arange(side, device=self.device) + 0.5 for side in (width, height))
-        x, y = ((at - start) / length for at, start, length in zip(middles, center, focal, strict=True))
-        stretch = (1.0 + x[None, :] ** 2 + y[:, None] ** 2).sqrt()
-        return {
-            "rgb": image.clamp(0.0, 1.0),
-            "depth": (stretch * depth / accumulation.clamp_min(1e-6))[..., None],
-            "accumulation": accumulation[..., None],
-        }
+        return pinhole_outputs(gaussians, camera, torch.zeros(3, device=self.device))
 
     def _gaussians_shown(self) -> Gaussians:
         """Of the example that is shown, in the `UPRIGHT` world."""

@@ -39,8 +39,6 @@ class Reconstruction:
     """One for each pixel, photo after photo in that order."""
     world_to_cameras: Float[Tensor, "views 3 4"]
     """Of the photos as they were given; OpenCV's axes."""
-    agreeing: Tuple[float, ...]
-    """Share of each photo's points that agreed with a pose; 1 for the first in the order."""
 
     @property
     def camera_to_worlds(self) -> Float[Tensor, "views 3 4"]:
@@ -152,16 +150,15 @@ def _placed(gaussians: Gaussians, photos: Photos, order: Tuple[int, ...]) -> "Re
         value.unflatten(0, (len(photos), height, width)) for value in (gaussians.means, gaussians.opacities)
     )
     poses: List[Optional[Tensor]] = [None] * len(photos)
-    agreeing = [1.0] * len(photos)
     poses[order[0]] = torch.eye(4, device=means.device)[:3]
     for place, photo in enumerate(order[1:], start=1):
         found = pose_from_points(means[place], opacities[place], photos.focal[photo], photos.centers[photo])
         if found is not None:
-            poses[photo], agreeing[photo] = found.world_to_camera.to(means), found.agreeing
+            poses[photo] = found.world_to_camera.to(means)
     known = [pose for pose in poses if pose is not None]
     if len(known) < len(poses):
         return [photo for photo, pose in enumerate(poses) if pose is None]
-    return Reconstruction(order, gaussians, torch.stack(known), tuple(agreeing))
+    return Reconstruction(order, gaussians, torch.stack(known))
 
 
 def _refined(reconstruction: Reconstruction, photos: Photos, steps: int, on_step: Callable[[], None]) -> Reconstruction:

@@ -91,16 +91,13 @@ _NOT_TRAINED = (
 )
 
 
-def write_run(folder: Path, reconstruction: Reconstruction, photos: Photos) -> SplatModel:
+def write_run(folder: Path, reconstruction: Reconstruction, photos: Photos) -> None:
     """Write splat.ply, transforms.json with the photos, config.yml and checkpoint.
 
     Args:
         folder: where to; it is there.
         reconstruction: in the frame that is to be the world.
         photos: the photos.
-
-    Returns:
-        The run's model.
     """
     gaussians = reconstruction.gaussians
     write_ply(folder / SPLAT_FILE, gaussians)
@@ -123,7 +120,6 @@ def write_run(folder: Path, reconstruction: Reconstruction, photos: Photos) -> S
     state = {f"_model.{name}": value.cpu() for name, value in model.state_dict().items()}
     torch.save({"step": 0, "pipeline": state}, checkpoints / "step-000000000.ckpt")
     (folder / "config.yml").write_text(yaml.dump(config), "utf8")
-    return model
 
 
 def _frames(folder: Path, camera_to_worlds: Float[Tensor, "views 3 4"], photos: Photos) -> FileFrames:

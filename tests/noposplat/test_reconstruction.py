@@ -81,7 +81,7 @@ def test_angles_and_distances_are_from_the_first_photo_given():
     first = pixel_gaussians([VIEWS[1], VIEWS[0]])
     turned = VIEWS[0].world_to_camera[:, :3] @ VIEWS[1].world_to_camera[:, :3].T
     relative = torch.cat([turned, -(turned @ VIEWS[1].world_to_camera[:, 3:])], dim=1)
-    found = Reconstruction((1, 0), first, torch.stack([relative, torch.eye(4)[:3]]), (1.0, 1.0))
+    found = Reconstruction((1, 0), first, torch.stack([relative, torch.eye(4)[:3]]))
     (own, nothing), (angle, distance) = found.moves()
     assert own == pytest.approx(0.0, abs=0.1) and nothing == 0.0
     assert angle == pytest.approx(float(roma.rotmat_geodesic_distance(turned, torch.eye(3)).rad2deg()), abs=0.1)
