@@ -71,12 +71,15 @@ noposplat_tiny = MethodSpecification(
                 num_targets=2,
                 batch_size=8,
                 num_workers=0,
-                # Near views are far from everything, in units of their distance, and are no easier to learn from.
-                growth_steps=1,
                 point_steps=3000,
             ),
             model=NoPoSplatModelConfig(
                 network=NoPoSplatNetworkConfig(
+                    # Sixteen patches would be too few to tell what two images have in common; and rays as colors tell
+                    # each patch where it looks, which tokens of lenses do only after long training.
+                    patch_side=8,
+                    intrinsics="pixelwise",
+                    ray_degree=0,
                     encoder_width=128,
                     encoder_depth=4,
                     encoder_heads=4,
@@ -84,7 +87,7 @@ noposplat_tiny = MethodSpecification(
                     decoder_depth=4,
                     decoder_heads=4,
                     head_layers=(0, 1, 2, 4),
-                    head_level_channels=(16, 32, 64, 96),
+                    head_level_channels=(16, 24, 32, 40),
                     head_channels=32,
                 )
             ),

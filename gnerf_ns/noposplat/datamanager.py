@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gnerf_ns.data.dataparser import unit_scene_box
 from gnerf_ns.data.images import ImageSize
-from gnerf_ns.noposplat.network import PATCH_SIDE
+from gnerf_ns.noposplat.network import SIDE_UNIT
 from gnerf_ns.noposplat.view_cameras import nerfstudio_cameras
 from gnerf_ns.scenes.evaluation_sets import (
     EvaluationSet,
@@ -22,7 +22,13 @@ from gnerf_ns.scenes.evaluation_sets import (
     made_evaluation_set,
     read_evaluation_set,
 )
-from gnerf_ns.scenes.made_scenes import FIRST_TRAINING_SEED, MadeKind, MadeScenes
+from gnerf_ns.scenes.made_scenes import (
+    FIRST_TRAINING_SEED,
+    NUM_FRAMES,
+    NUM_TRAINING_FRAMES,
+    MadeKind,
+    MadeScenes,
+)
 from gnerf_ns.scenes.scene_data import SceneGroup, SceneKind, Split, UnusableScene, find_scenes
 from gnerf_ns.scenes.view_sampling import (
     PAIR_RULES,
@@ -38,6 +44,10 @@ from gnerf_ns.utils.errors import InputError
 
 NUM_MADE_SCENES = 100_000
 """To train on, where scenes are made."""
+
+STEPS_PER_MADE_SCENE = 16
+"""An example of a batch stays with one of them for so many steps. Drawing two images for each would take as long as
+learning from them; so most of the frames are drawn already."""
 
 
 @dataclass
@@ -60,9 +70,10 @@ class NoPoSplatDataManagerConfig(DataManagerConfig):
     """Processes that read the next examples meanwhile; 0 for none."""
     growth_steps: Optional[int] = None
     """Views of an example are near each other first, and as far apart as they will be from this step on; None for the
-    published 9375 steps, or 1000 of made scenes."""
+    published 9375 steps. Those of made scenes are so from the beginning."""
     point_steps: int = 0
-    """So many first steps are told the points of made scenes (see `beginning`)."""
+    """In so many first steps nothing is rendered: there is more to learn from the points of made scenes (see
+    `beginning`), and quicker."""
     seed: int = 0
     """What scenes and views are drawn by, and dropout."""
     evaluation_views: Optional[Path] = None
@@ -78,9 +89,9 @@ class NoPoSplatDataManagerConfig(DataManagerConfig):
             InputError: a side is no multiple of 16 pixels.
         """
         size = ImageSize(*self.image_size)
-        if min(size) < PATCH_SIDE or any(side % PATCH_SIDE for side in size):
+        if min(size) < SIDE_UNIT or any(side % SIDE_UNIT for side in size):
             raise InputError(
-                f"--pipeline.datamanager.image-size is {size.width} {size.height}; give multiples of {PATCH_SIDE}."
+                f"--pipeline.datamanager.image-size is {size.width} {size.height}; give multiples of {SIDE_UNIT}."
             )
         return size
 
@@ -145,7 +156,8 @@ class NoPoSplatDataManager(DataManager):
             "train": range(FIRST_TRAINING_SEED, FIRST_TRAINING_SEED + NUM_MADE_SCENES),
             "test": range(min(config.num_eval_scenes, FIRST_TRAINING_SEED)),
         }[split]
-        return [MadeScenes(seeds, config.made_scenes, config.size)]
+        num_frames = NUM_TRAINING_FRAMES if split == "train" else NUM_FRAMES
+        return [MadeScenes(seeds, config.made_scenes, config.size, num_frames)]
 
     @property
     def example_config(self) -> ExampleConfig:
@@ -154,12 +166,15 @@ class NoPoSplatDataManager(DataManager):
         rules: Dict[SceneKind, Any] = dict(PAIR_RULES)
         if config.growth_steps is not None:
             rules = {kind: replace(rule, growth_steps=config.growth_steps) for kind, rule in rules.items()}
+        made = config.data is None
         return ExampleConfig(
             size=config.size,
             num_context=config.num_context,
             num_targets=config.num_targets,
             rules=rules,
-            point_steps=config.point_steps if config.data is None else 0,
+            with_points=made,
+            point_steps=config.point_steps if made else 0,
+            steps_per_scene=STEPS_PER_MADE_SCENE if made else 1,
         )
 
     # Training

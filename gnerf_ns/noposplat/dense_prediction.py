@@ -17,21 +17,22 @@ def double_size(maps: Float[Tensor, "batch channels height width"]) -> Float[Ten
     return F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=True)
 
 
-def reassembly(level: int, in_channels: int, channels: int) -> nn.Sequential:
+def reassembly(level: int, patch_side: int, in_channels: int, channels: int) -> nn.Sequential:
     """Layers that bring maps of one value a patch to the size and the channels of a level.
 
     Args:
-        level: 0 to 3, at 4, 2, 1 and 1/2 values a patch side.
+        level: 0 to 3, at one value for squares of 4, 8, 16 and 32 pixels.
+        patch_side: of a patch, in pixels.
         in_channels: dimension of the tokens.
         channels: those of the level.
     """
-    project = nn.Conv2d(in_channels, channels, 1)
-    if level < 2:
-        factor = 4 >> level
+    project, side = nn.Conv2d(in_channels, channels, 1), 4 << level
+    if side < patch_side:
+        factor = patch_side // side
         return nn.Sequential(project, nn.ConvTranspose2d(channels, channels, factor, stride=factor))
-    if level == 2:
+    if side == patch_side:
         return nn.Sequential(project)
-    return nn.Sequential(project, nn.Conv2d(channels, channels, 3, stride=2, padding=1))
+    return nn.Sequential(project, nn.Conv2d(channels, channels, 3, stride=side // patch_side, padding=1))
 
 
 class ResidualConvolutions(nn.Module):
@@ -113,16 +114,19 @@ class DensePrediction(nn.Module):
     """Maps of half the image's size from the tokens of four layers.
 
     Args:
+        patch_side: of the square of pixels that a token stands for.
         layer_widths: dimensions of the four layers' tokens.
         level_channels: channels of the four levels that they become, from fine to coarse.
         channels: channels of the result.
     """
 
-    def __init__(self, layer_widths: Sequence[int], level_channels: Sequence[int], channels: int) -> None:
+    def __init__(
+        self, patch_side: int, layer_widths: Sequence[int], level_channels: Sequence[int], channels: int
+    ) -> None:
         super().__init__()
         self.scratch = Scratch(level_channels, channels)
         self.act_postprocess = nn.ModuleList(
-            reassembly(level, width, count)
+            reassembly(level, patch_side, width, count)
             for level, (width, count) in enumerate(zip(layer_widths, level_channels, strict=True))
         )
 
@@ -143,13 +147,16 @@ class CenterPrediction(DensePrediction):
     """Dense prediction of three channels, from which the Gaussians' centers are computed.
 
     Args:
+        patch_side: see `DensePrediction`.
         layer_widths: see `DensePrediction`.
         level_channels: see `DensePrediction`.
         channels: see `DensePrediction`.
     """
 
-    def __init__(self, layer_widths: Sequence[int], level_channels: Sequence[int], channels: int) -> None:
-        super().__init__(layer_widths, level_channels, channels)
+    def __init__(
+        self, patch_side: int, layer_widths: Sequence[int], level_channels: Sequence[int], channels: int
+    ) -> None:
+        super().__init__(patch_side, layer_widths, level_channels, channels)
         narrow = channels // 2
         self.head = nn.Sequential(
             nn.Conv2d(channels, narrow, 3, padding=1),
@@ -175,6 +182,7 @@ class ParameterPrediction(DensePrediction):
     """Dense prediction of all other parameters of the Gaussians; sees the image itself, too.
 
     Args:
+        patch_side: see `DensePrediction`.
         layer_widths: see `DensePrediction`.
         level_channels: see `DensePrediction`.
         channels: see `DensePrediction`.
@@ -182,9 +190,14 @@ class ParameterPrediction(DensePrediction):
     """
 
     def __init__(
-        self, layer_widths: Sequence[int], level_channels: Sequence[int], channels: int, out_channels: int
+        self,
+        patch_side: int,
+        layer_widths: Sequence[int],
+        level_channels: Sequence[int],
+        channels: int,
+        out_channels: int,
     ) -> None:
-        super().__init__(layer_widths, level_channels, channels)
+        super().__init__(patch_side, layer_widths, level_channels, channels)
         self.head = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
             nn.Identity(),  # so that the others have the numbers that they have in checkpoints

@@ -19,6 +19,7 @@ from gnerf_ns.models.image_metrics import ImageMetrics
 from gnerf_ns.models.splat import pinhole_outputs
 from gnerf_ns.noposplat.beginning import begin_before_the_camera, point_loss
 from gnerf_ns.noposplat.checkpoints import load_network, start_from_mast3r
+from gnerf_ns.noposplat.matching_loss import MATCHING_WEIGHT, matching_loss, watched_attention
 from gnerf_ns.noposplat.network import NoPoSplatNetworkConfig
 from gnerf_ns.noposplat.perceptual_loss import PerceptualLoss
 from gnerf_ns.noposplat.view_cameras import UPRIGHT, rendered
@@ -106,14 +107,21 @@ class NoPoSplatModel(Model):
             ray_bundle: an `Example`, with a dimension of a batch; nerfstudio gives rays here.
 
         Returns:
-            means [batch, gaussians, 3] where the example has points; else images [batch, targets, 3, height, width].
+            images [batch, targets, 3, height, width] where the example has targets. Where it has points: means [batch,
+            gaussians, 3], and attention, one [batch, views, tokens, others] for each block that is told where to look.
         """
         example: Example = ray_bundle
         self._shown_gaussians = None  # the network is about to change
-        context = example.context
-        if example.points is not None:
-            return {"means": self.network.means(context.images, context.intrinsics)}
-        return {"images": rendered(self.network(context.images, context.intrinsics), example.target)}
+        context, outputs = example.context, {}
+        with watched_attention(self.network.backbone) as calls:
+            if example.target.images.shape[1] == 0:
+                means = self.network.means(context.images, context.intrinsics)
+            else:
+                gaussians = self.network(context.images, context.intrinsics)
+                means, outputs["images"] = gaussians.means, rendered(gaussians, example.target)
+            if example.points is not None:
+                outputs.update(means=means, attention=calls.log_shares(len(context.images)))
+        return outputs
 
     def get_metrics_dict(self, outputs: Dict[str, Any], batch: Dict[str, Any]) -> Dict[str, Tensor]:
         """PSNR of the targets, in dB, where there are images."""
@@ -125,16 +133,22 @@ class NoPoSplatModel(Model):
     def get_loss_dict(
         self, outputs: Dict[str, Any], batch: Dict[str, Any], metrics_dict: Optional[Dict[str, Tensor]] = None
     ) -> Dict[str, Tensor]:
-        """Mean squared error and perceptual loss (NoPoSplat, section 3.3); where there are points, their error."""
+        """Mean squared error and perceptual loss (NoPoSplat, section 3.3) of images; errors of points, where they are
+        known, and of where attention looks for them."""
         example: Example = batch["example"]
+        losses: Dict[str, Tensor] = {}
         if example.points is not None:
-            return {"point_loss": point_loss(outputs["means"], example.points)}
-        images, truth = outputs["images"].flatten(0, 1), example.target.images.flatten(0, 1)
-        losses = {"rgb_loss": F.mse_loss(images, truth)}
-        if self.config.perceptual_loss_mult > 0.0:
-            if self._perceptual_loss is None:
-                self._perceptual_loss = PerceptualLoss()
-            losses["perceptual_loss"] = self.config.perceptual_loss_mult * self._perceptual_loss(images, truth)
+            context, side = example.context, self.network.config.patch_side
+            losses["point_loss"] = point_loss(outputs["means"], example.points)
+            told = [matching_loss(each, context, example.points, side) for each in outputs["attention"]]
+            losses["matching_loss"] = MATCHING_WEIGHT * torch.stack(told).mean()
+        if "images" in outputs:
+            images, truth = outputs["images"].flatten(0, 1), example.target.images.flatten(0, 1)
+            losses["rgb_loss"] = F.mse_loss(images, truth)
+            if self.config.perceptual_loss_mult > 0.0:
+                if self._perceptual_loss is None:
+                    self._perceptual_loss = PerceptualLoss()
+                losses["perceptual_loss"] = self.config.perceptual_loss_mult * self._perceptual_loss(images, truth)
         return losses
 
     # What is looked at

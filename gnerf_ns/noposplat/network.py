@@ -23,8 +23,8 @@ from gnerf_ns.noposplat.gaussian_parameters import centers, gaussians_of_pixels,
 from gnerf_ns.splats.gaussians import Gaussians
 from gnerf_ns.utils.errors import InputError
 
-PATCH_SIDE = 16
-"""Side of the squares of pixels that become tokens; the heads' levels are made for it."""
+SIDE_UNIT = 16
+"""Images' sides are multiples of this, in pixels, so that the heads' levels fit onto each other."""
 
 
 @dataclass
@@ -35,6 +35,8 @@ class NoPoSplatNetworkConfig(InstantiateConfig):
     image_side: int = 256
     """Side of the square images that the network is trained on, in pixels. It sets no size in the network: images of
     other sizes go through, but weights do best at their own."""
+    patch_side: Literal[8, 16] = 16
+    """Side of the squares of pixels that become tokens, in pixels."""
     encoder_width: int = 1024
     """Dimension of the encoder's tokens."""
     encoder_depth: int = 24
@@ -99,7 +101,7 @@ class NoPoSplatNetwork(nn.Module):
         self.config = config
         self.backbone = Backbone(config)
         widths = [config.decoder_width if layer else config.encoder_width for layer in config.head_layers]
-        sizes = widths, config.head_level_channels, config.head_channels
+        sizes = config.patch_side, widths, config.head_level_channels, config.head_channels
         count = parameters_per_gaussian(config.harmonics_degree)
         self.downstream_head1 = nn.ModuleDict({"dpt": CenterPrediction(*sizes)})
         self.downstream_head2 = nn.ModuleDict({"dpt": CenterPrediction(*sizes)})
@@ -143,12 +145,13 @@ class NoPoSplatNetwork(nn.Module):
         views, height, width = images.shape[1], *images.shape[-2:]
         if views < 2:
             raise InputError("NoPoSplat was given one image of a scene; give it two or more.")
-        if height % PATCH_SIDE or width % PATCH_SIDE:
+        side = self.config.patch_side
+        if height % SIDE_UNIT or width % SIDE_UNIT:
             raise InputError(
                 f"NoPoSplat was given images of {width}x{height} pixels; resize or crop them to multiples of "
-                f"{PATCH_SIDE} pixels."
+                f"{SIDE_UNIT} pixels."
             )
-        return self.backbone(2.0 * images - 1.0, intrinsics), (height // PATCH_SIDE, width // PATCH_SIDE)
+        return self.backbone(2.0 * images - 1.0, intrinsics), (height // side, width // side)
 
     def _maps(
         self,
@@ -180,11 +183,11 @@ class Backbone(nn.Module):
         pixelwise = config.intrinsics == "pixelwise"
         self.rays_join_colors = pixelwise and config.rays_join == "encoder"
         self.rays_join_tokens = pixelwise and config.rays_join == "decoder"
-        width = config.encoder_width
+        width, side = config.encoder_width, config.patch_side
         # CroCo's pretraining masks patches; here none is. The weight is in checkpoints, but never used.
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_width), requires_grad=False)
         in_channels = 3 + (config.ray_channels if self.rays_join_colors else 0)
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(in_channels, width, PATCH_SIDE, stride=PATCH_SIDE)})
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(in_channels, width, side, stride=side)})
         self.enc_blocks = nn.ModuleList(EncoderBlock(width, config.encoder_heads) for _ in range(config.encoder_depth))
         self.enc_norm = nn.LayerNorm(width, NORM_EPSILON)
         in_channels = width + (config.ray_channels if self.rays_join_tokens else 0)
@@ -214,7 +217,7 @@ class Backbone(nn.Module):
             images: colors from -1 to 1.
             intrinsics: see `NoPoSplatNetwork.forward`.
         """
-        rows, columns = images.shape[-2] // PATCH_SIDE, images.shape[-1] // PATCH_SIDE
+        rows, columns = (length // self.config.patch_side for length in images.shape[-2:])
         axes = (torch.arange(count, dtype=images.dtype, device=images.device) for count in (rows, columns))
         positions = torch.cartesian_prod(*axes)
         if self.config.intrinsics == "token":

@@ -22,7 +22,7 @@ from gnerf_ns.data.images import ImageSize, area_resize, centered_window, is_ima
 from gnerf_ns.data.intrinsics import Intrinsics
 from gnerf_ns.data.lens_sources import DEFAULT_FOV_DEG, lenses_of_frames
 from gnerf_ns.data.transforms_json import Frame, load_transforms_json, read_transforms_json
-from gnerf_ns.noposplat.network import PATCH_SIDE
+from gnerf_ns.noposplat.network import SIDE_UNIT
 from gnerf_ns.splats.rendering import PinholeView
 from gnerf_ns.utils.errors import InputError
 
@@ -178,9 +178,9 @@ def common_size(sizes: Sequence[ImageSize], image_side: int) -> ImageSize:
         image_side: of the square images that the network was trained on, in pixels.
     """
     aspect = np.exp(np.mean([np.log(size.width / size.height) for size in sizes]))
-    longest = int(4 * image_side // PATCH_SIDE)
+    longest = int(4 * image_side // SIDE_UNIT)
     candidates = [
-        ImageSize(PATCH_SIDE * columns, PATCH_SIDE * rows)
+        ImageSize(SIDE_UNIT * columns, SIDE_UNIT * rows)
         for columns in range(1, longest + 1)
         for rows in range(1, longest + 1)
     ]

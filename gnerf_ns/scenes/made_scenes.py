@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Dict, List, Literal, Tuple
 
 import numpy as np
@@ -25,8 +26,11 @@ other textures."""
 FIRST_TRAINING_SEED = 10_000
 """Scenes with lower seeds are held out; figures are for the first hundred."""
 
-NUM_FRAMES = 48
-"""Of each scene."""
+NUM_FRAMES, NUM_TRAINING_FRAMES = 48, 13
+"""Of each scene; and of one to train on, where the same path has fewer: they are drawn once and used several times."""
+
+_SCENES_KEPT = 32
+"""So many scenes are kept with the frames that were drawn of them: training comes back to them."""
 
 _SHAPES: Dict[MadeKind, Tuple[str, ...]] = {
     "balls-and-boxes": ("ball", "box"),
@@ -66,31 +70,47 @@ class _Solids:
 
 
 class MadeScene:
-    """One scene; its images are drawn when they are asked for, in a few milliseconds at 64 pixels.
+    """One scene; its images are drawn when they are first asked for, in a few milliseconds at 64 pixels.
 
     Attributes:
         size: of the images, in pixels.
         cameras: of all frames; the room is some 10 units wide.
     """
 
-    def __init__(self, seed: int, kind: MadeKind, size: ImageSize, samples_per_side: int = 2) -> None:
+    def __init__(
+        self, seed: int, kind: MadeKind, size: ImageSize, num_frames: int = NUM_FRAMES, samples_per_side: int = 2
+    ) -> None:
         """
         Args:
             seed: what it is made from.
             kind: what is in it.
             size: of the images, in pixels.
+            num_frames: along the path, at equal steps.
             samples_per_side: rays along each side of a pixel; a pixel is the mean of their square.
         """
         self.size, self._samples = size, samples_per_side
         generator = np.random.default_rng([seed, list(_SHAPES).index(kind)])
         room = _Room(generator, kind)
-        self._camera_to_worlds = _path(generator, room)
+        self._camera_to_worlds = _path(generator, room, num_frames)
         self._lens = _lens(generator, size)
         self.cameras = _cameras(self._lens, size, self._camera_to_worlds)
         self._solids = _solids(generator, kind, room, self._camera_to_worlds[:, :, 3])
+        self._images: Dict[int, UInt8[np.ndarray, "height width 3"]] = {}
+        self._depths: Dict[int, Float[Tensor, "height width"]] = {}
 
     def image(self, frame: int) -> UInt8[np.ndarray, "height width 3"]:
         """See `Scene.image`."""
+        if frame not in self._images:
+            self._images[frame] = self._draw(frame)
+        return self._images[frame]
+
+    def depth(self, frame: int) -> Float[Tensor, "height width"]:
+        """Exact depth along the axis at each pixel's center, in units of the cameras."""
+        if frame not in self._depths:
+            self._depths[frame] = self._draw_depth(frame)
+        return self._depths[frame]
+
+    def _draw(self, frame: int) -> UInt8[np.ndarray, "height width 3"]:
         from gnerf_ns.scenes import ray_kernels  # numba takes a second
 
         image, solids = np.empty((self.size.height, self.size.width, 3)), self._solids
@@ -110,8 +130,7 @@ class MadeScene:
         )
         return (255.0 * image).round().astype(np.uint8)
 
-    def depth(self, frame: int) -> Float[Tensor, "height width"]:
-        """Exact depth along the axis at each pixel's center, in units of the cameras."""
+    def _draw_depth(self, frame: int) -> Float[Tensor, "height width"]:
         from gnerf_ns.scenes import ray_kernels
 
         depths, solids = np.empty((self.size.height, self.size.width)), self._solids
@@ -131,20 +150,26 @@ class MadeScenes:
 
     kind: SceneKind = "made"
 
-    def __init__(self, seeds: range, kind: MadeKind, size: ImageSize) -> None:
+    def __init__(self, seeds: range, kind: MadeKind, size: ImageSize, num_frames: int = NUM_FRAMES) -> None:
         """
         Args:
             seeds: `range(100)` for what is held out; for training, from `FIRST_TRAINING_SEED`.
             kind: what is in the scenes.
             size: of the images, in pixels.
+            num_frames: of each scene.
         """
         self.name, self.keys = f"made scenes ({kind})", [str(seed) for seed in seeds]
         self._kind: MadeKind = kind
-        self._size = size
+        self._size, self._num_frames = size, num_frames
 
     def scene(self, key: str) -> MadeScene:
         """See `SceneGroup.scene`."""
-        return MadeScene(int(key), self._kind, self._size)
+        return _made(int(key), self._kind, self._size, self._num_frames)
+
+
+@lru_cache(_SCENES_KEPT)
+def _made(seed: int, kind: MadeKind, size: ImageSize, num_frames: int) -> MadeScene:
+    return MadeScene(seed, kind, size, num_frames)
 
 
 class _Room:
@@ -175,12 +200,12 @@ class _Room:
         return [("box", middle, np.where(np.arange(3) == axis, around, 4.0 * around)) for axis in range(3)]
 
 
-def _path(generator: np.random.Generator, room: _Room) -> Float[np.ndarray, "frames 3 4"]:
+def _path(generator: np.random.Generator, room: _Room, num_frames: int) -> Float[np.ndarray, "frames 3 4"]:
     """Camera_to_worlds of all frames: round what stands in the middle, or past it, with a hand that is not quite calm.
 
     Between the first frame and the last, the camera goes 1 to 6 units.
     """
-    shares = np.linspace(-0.5, 0.5, NUM_FRAMES)
+    shares = np.linspace(-0.5, 0.5, num_frames)
     farthest = min(4.5, room.half_width - _CLEARANCE)
     azimuth = generator.uniform(0.0, 2.0 * math.pi)
     distance = generator.uniform(2.4, farthest)
@@ -197,16 +222,18 @@ def _path(generator: np.random.Generator, room: _Room) -> Float[np.ndarray, "fra
         course = generator.normal(size=3) * np.array([1.0, 1.0, 0.4])
         positions = middle + generator.uniform(1.5, 5.0) * shares[:, None] * course / np.linalg.norm(course)
     positions[:, 2] += generator.uniform(-1.2, 1.2) * shares
-    positions += _unsteady(generator, 0.05)
+    positions += _unsteady(generator, 0.05, num_frames)
     across = np.linalg.norm(positions[:, :2], axis=1)
     positions[:, :2] *= np.minimum(1.0, farthest / across)[:, None]
     positions[:, 2] = positions[:, 2].clip(0.25, room.height - 0.3)
     aims = (
-        aim + generator.uniform(-1.2, 1.2, 3) * np.array([1.0, 1.0, 0.5]) * shares[:, None] + _unsteady(generator, 0.04)
+        aim
+        + generator.uniform(-1.2, 1.2, 3) * np.array([1.0, 1.0, 0.5]) * shares[:, None]
+        + _unsteady(generator, 0.04, num_frames)
     )
     forward = aims - positions
     forward /= np.linalg.norm(forward, axis=1, keepdims=True)
-    rolls = math.radians(generator.uniform(-8.0, 8.0)) + _unsteady(generator, 0.03)[:, 0]
+    rolls = math.radians(generator.uniform(-8.0, 8.0)) + _unsteady(generator, 0.03, num_frames)[:, 0]
     upright = np.stack([np.zeros_like(rolls), np.zeros_like(rolls), np.ones_like(rolls)], axis=1)
     right = np.cross(forward, upright)
     right /= np.linalg.norm(right, axis=1, keepdims=True)
@@ -216,9 +243,9 @@ def _path(generator: np.random.Generator, room: _Room) -> Float[np.ndarray, "fra
     return np.ascontiguousarray(np.stack(axes, axis=-1))
 
 
-def _unsteady(generator: np.random.Generator, size: float) -> Float[np.ndarray, "frames 3"]:
+def _unsteady(generator: np.random.Generator, size: float, num_frames: int) -> Float[np.ndarray, "frames 3"]:
     """Slow, smooth waves of about that size."""
-    times = np.linspace(0.0, 2.0 * math.pi, NUM_FRAMES)[:, None]
+    times = np.linspace(0.0, 2.0 * math.pi, num_frames)[:, None]
     waves = [np.sin(generator.uniform(1.0, 4.0, 3) * times + generator.uniform(0.0, 6.3, 3)) for _ in range(2)]
     return size * (waves[0] + waves[1]) / 2.0
 

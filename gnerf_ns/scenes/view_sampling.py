@@ -79,7 +79,7 @@ class PairRule(Protocol):
         Args:
             cameras: of all frames.
             num_context: 2 or more.
-            num_targets: 1 or more.
+            num_targets: 0 or more.
             step: of the training.
             generator: the only source of chance.
 
@@ -222,10 +222,11 @@ PAIR_RULES: Mapping[SceneKind, PairRule] = {
     "re10k": GapRule((25, 25), (45, 90)),
     "dl3dv": GapRule((5, 7), (8, 22)),
     "unordered": OverlapRule(),
-    "made": GapRule((4, 8), (8, 32), growth_steps=1000),
+    "made": GapRule((2, 8), (2, 8)),
 }
 """By the kind of a scene: the first two as NoPoSplat is trained (re10k is ACID's as well), the last for
-`made_scenes`."""
+`made_scenes` with the frames of those to train on. Near views would be no easier to learn from: they are far from
+everything, in units of their distance."""
 
 
 # Views as training takes them
@@ -301,7 +302,11 @@ def make_example(
         read[frame] = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255.0, intrinsics
 
     def gathered(frames: Tuple[int, ...], camera_to_worlds: Float[Tensor, "views 3 4"]) -> Views:
-        images, intrinsics = (torch.stack(column) for column in zip(*(read[frame] for frame in frames), strict=True))
+        if not frames:
+            images, intrinsics = torch.zeros(0, 3, size.height, size.width), torch.zeros(0, 3, 3)
+        else:
+            columns = zip(*(read[frame] for frame in frames), strict=True)
+            images, intrinsics = (torch.stack(column) for column in columns)
         found = Views(images, intrinsics, camera_to_worlds.float())
         return mirrored(found) if flip else found
 
@@ -399,8 +404,12 @@ class ExampleConfig:
     """How views are chosen."""
     flip_probability: float = 0.5
     """Share of examples that are mirrored."""
+    with_points: bool = False
+    """Whether examples tell what the pixels of their context views show. Scenes have to have depths."""
     point_steps: int = 0
-    """Examples of so many first steps tell what the pixels of their context views show. Scenes have to have depths."""
+    """Examples of so many first steps have no targets: there is nothing to learn from but points."""
+    steps_per_scene: int = 1
+    """An example of a batch stays with one scene, but with other views of it, for so many steps."""
 
 
 class TrainingExamples(IterableDataset[Example]):
@@ -459,17 +468,21 @@ class TrainingExamples(IterableDataset[Example]):
         Raises:
             InputError: many scenes in a row cannot be used.
         """
-        # Each index changes its group at another step, so that files are not opened all at once. The fourth number,
-        # which is not 0, makes this a stream of its own.
+        # Each index changes its group, and its scene, at another step, so that files are not opened all at once. The
+        # fourth number, which is not 0, makes each a stream of its own.
         block = (step + index) // STEPS_PER_GROUP
         group = self._group(np.random.default_rng([self._seed, block, index, 1]))
+        visit = (step + index) // self._config.steps_per_scene
+        scene_generator = np.random.default_rng([self._seed, visit, index, 2])
         generator = np.random.default_rng([self._seed, step, index])
         passed_over: Counter[str] = Counter()
         for draw in range(MAX_DRAWS):
             if draw and draw % DRAWS_PER_GROUP == 0:
                 group = self._group(generator)
+            keys = scene_generator if draw == 0 else generator
+            key = group.keys[int(keys.integers(len(group.keys)))]
             try:
-                return self._drawn(group, step, generator)
+                return self._drawn(group, key, step, generator)
             except UnusableScene as error:
                 passed_over[error.reason] += 1
         raise InputError(
@@ -481,15 +494,13 @@ class TrainingExamples(IterableDataset[Example]):
         """One of them, as likely as it has scenes."""
         return self._groups[int(np.searchsorted(self._shares, generator.random(), side="right"))]
 
-    def _drawn(self, group: SceneGroup, step: int, generator: np.random.Generator) -> Example:
-        key = group.keys[int(generator.integers(len(group.keys)))]
+    def _drawn(self, group: SceneGroup, key: str, step: int, generator: np.random.Generator) -> Example:
         scene, config = group.scene(key), self._config
         check_scene(scene, config.size)
-        views = config.rules[group.kind].choose(scene.cameras, config.num_context, config.num_targets, step, generator)
-        flip, with_points = bool(generator.random() < config.flip_probability), step < config.point_steps
-        if with_points:  # nothing is rendered: one of the images that are read anyway stands for all targets
-            views = views._replace(target=views.context[:1])
-        return make_example(scene, views, config.size, flip, with_points)
+        num_targets = 0 if step < config.point_steps else config.num_targets
+        views = config.rules[group.kind].choose(scene.cameras, config.num_context, num_targets, step, generator)
+        flip = bool(generator.random() < config.flip_probability)
+        return make_example(scene, views, config.size, flip, config.with_points)
 
 
 def survey(groups: Sequence[SceneGroup], config: ExampleConfig) -> None:

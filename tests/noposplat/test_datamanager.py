@@ -51,9 +51,10 @@ def test_processes_share_the_examples_of_a_step(monkeypatch):
     assert second.dropout_seed(7) != datamanager().dropout_seed(8)
 
 
-def test_points_are_told_in_the_first_steps():
+def test_there_is_nothing_but_points_in_the_first_steps():
     manager = datamanager(point_steps=2)
-    assert [manager.next_train(step)[0].points is None for step in range(4)] == [False, False, True, True]
+    assert [manager.next_train(step)[0].target.images.shape[1] for step in range(4)] == [0, 0, 2, 2]
+    assert all(manager.next_train(step)[0].points is not None for step in range(4))
     points = manager.next_train(0)[0].points
     assert points is not None and points.shape == (2, 2, 32, 32, 3)
 

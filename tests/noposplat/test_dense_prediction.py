@@ -15,14 +15,16 @@ from gnerf_ns.noposplat.dense_prediction import (
 SIZES = (16, 8, 8, 12), (4, 6, 8, 10), 8
 
 
-@pytest.mark.parametrize("patches", [(1, 1), (2, 3), (3, 2), (4, 4), (5, 1)])
-def test_there_is_one_value_for_each_pixel(patches: Tuple[int, int]) -> None:
-    rows, columns = patches
-    layers = [torch.randn(2, rows * columns, width) for width in SIZES[0]]
-    assert CenterPrediction(*SIZES).fused(layers, patches).shape == (2, 8, 8 * rows, 8 * columns)
-    assert CenterPrediction(*SIZES)(layers, patches).shape == (2, 3, 16 * rows, 16 * columns)
-    images = torch.randn(2, 3, 16 * rows, 16 * columns)
-    assert ParameterPrediction(*SIZES, 11)(layers, patches, images).shape == (2, 11, 16 * rows, 16 * columns)
+@pytest.mark.parametrize("side", [8, 16])
+@pytest.mark.parametrize("squares", [(1, 1), (2, 3), (3, 2), (4, 4), (5, 1)])
+def test_there_is_one_value_for_each_pixel(squares: Tuple[int, int], side: int) -> None:
+    height, width = (16 * count for count in squares)
+    patches = (height // side, width // side)
+    layers = [torch.randn(2, patches[0] * patches[1], width) for width in SIZES[0]]
+    assert CenterPrediction(side, *SIZES).fused(layers, patches).shape == (2, 8, height // 2, width // 2)
+    assert CenterPrediction(side, *SIZES)(layers, patches).shape == (2, 3, height, width)
+    images = torch.randn(2, 3, height, width)
+    assert ParameterPrediction(side, *SIZES, 11)(layers, patches, images).shape == (2, 11, height, width)
 
 
 def test_corners_stay_corners() -> None:

@@ -17,7 +17,7 @@ from gnerf_ns.scenes.evaluation_sets import (
     share_seen,
     write_evaluation_set,
 )
-from gnerf_ns.scenes.made_scenes import MadeScenes
+from gnerf_ns.scenes.made_scenes import NUM_TRAINING_FRAMES, MadeScenes
 from gnerf_ns.scenes.scene_data import SceneCameras
 from gnerf_ns.scenes.view_sampling import ExampleConfig
 from gnerf_ns.utils.errors import InputError
@@ -121,9 +121,10 @@ def test_made_scenes_have_pairs_of_all_classes(kind):
 
 
 def test_views_are_drawn_where_there_is_no_file():
-    scenes, config = MadeScenes(range(5), "balls-and-boxes", SMALL), ExampleConfig(SMALL, num_targets=3)
+    scenes = MadeScenes(range(5), "balls-and-boxes", SMALL, NUM_TRAINING_FRAMES)
+    config = ExampleConfig(SMALL, num_targets=3)
     chosen = drawn_evaluation_set([scenes], config, 3)
     assert len(chosen) == 3 and chosen == drawn_evaluation_set([scenes], config, 3)
-    assert all(8 <= views.context[1] - views.context[0] <= 32 for views in chosen.values())
+    assert all(2 <= views.context[1] - views.context[0] <= 8 for views in chosen.values())
     too_large = ExampleConfig(ImageSize(25, 24))
     assert drawn_evaluation_set([scenes], too_large, 3) == {}

@@ -411,12 +411,14 @@ def test_points_are_what_the_pixels_of_the_context_show(flip: bool):
     torch.testing.assert_close(in_camera[..., 2].unflatten(1, (16, 24)).double(), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_examples_of_the_first_steps_have_points():
+def test_examples_of_the_first_steps_have_no_targets():
     group = MadeScenes(range(10_000, 10_012), "balls-and-boxes", SMALL)
-    examples = TrainingExamples([group], ExampleConfig(size=SMALL, num_targets=3, point_steps=1), batch_size=2)
+    config = ExampleConfig(size=SMALL, num_targets=3, with_points=True, point_steps=1)
+    examples = TrainingExamples([group], config, batch_size=2)
     first, second = examples.batch(0), examples.batch(1)
-    assert first.points is not None and first.points.shape == (2, 2, 16, 16, 3) and second.points is None
-    assert first.target.images.shape[1] == 1 and second.target.images.shape[1] == 3
-    assert torch.equal(first.target.images[:, 0], first.context.images[:, 0])
+    for example in (first, second):
+        assert example.points is not None and example.points.shape == (2, 2, 16, 16, 3)
+    assert first.target.images.shape == (2, 0, 3, 16, 16) and second.target.images.shape[1] == 3
+    assert first.target.camera_to_worlds.shape == (2, 0, 3, 4) and first.target.intrinsics.shape == (2, 0, 3, 3)
     moved = first.to("meta")
     assert moved.points is not None and moved.points.is_meta
