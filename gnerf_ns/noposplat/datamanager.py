@@ -24,8 +24,8 @@ from gnerf_ns.scenes.evaluation_sets import (
 )
 from gnerf_ns.scenes.made_scenes import FIRST_TRAINING_SEED, MadeKind, MadeScenes
 from gnerf_ns.scenes.scene_data import SceneGroup, SceneKind, Split, UnusableScene, find_scenes
+from gnerf_ns.scenes.view_choice import PAIR_RULES
 from gnerf_ns.scenes.view_sampling import (
-    PAIR_RULES,
     Example,
     ExampleConfig,
     TrainingExamples,

@@ -32,7 +32,7 @@ from gnerf_ns.utils.errors import InputError
 Split = Literal["train", "test"]
 
 SceneKind = Literal["re10k", "dl3dv", "unordered", "made"]
-"""How the frames of a scene follow each other, by which views are chosen (`view_sampling.PAIR_RULES`): a video like
+"""How the frames of a scene follow each other, by which views are chosen (`view_choice.PAIR_RULES`): a video like
 those of RealEstate10K and ACID, or like those of DL3DV; photographs in any order; or made by seed."""
 
 WIDEST_FOV_DEG = 100.0
