@@ -15,7 +15,8 @@ from gnerf_ns.noposplat.network import NoPoSplatNetworkConfig
 from gnerf_ns.noposplat.pipeline import NoPoSplatPipeline, NoPoSplatPipelineConfig
 from gnerf_ns.noposplat.trainer import AdamWOptimizerConfig, NoPoSplatTrainerConfig, WarmUpCosineSchedulerConfig
 from gnerf_ns.scenes.made_scenes import MadeScene
-from gnerf_ns.scenes.view_sampling import ChosenViews, Example, make_example
+from gnerf_ns.scenes.view_choice import ChosenViews
+from gnerf_ns.scenes.view_sampling import Example, make_example
 from gnerf_ns.splats.gaussians import Gaussians
 
 SEED = 42

@@ -55,10 +55,8 @@ def load_network(path: Path, config: Optional[NoPoSplatNetworkConfig] = None) ->
         InputError: there is no such file; it is a git-lfs pointer, damaged, or of something else; names or shapes are
             not those of the network; or a number is not finite.
     """
-    contents = _read(path, WHERE_WEIGHTS_ARE)
-    state = contents.get(_STATE)
-    if not isinstance(state, Mapping):
-        raise InputError(f"{path} is not a checkpoint of NoPoSplat's (it has no {_STATE}); {WHERE_WEIGHTS_ARE}.")
+    contents = read_noposplat(path)
+    state = contents[_STATE]
     if _CONFIG in contents:
         config = _config_from(contents[_CONFIG], path)
     elif config is None:
@@ -72,6 +70,18 @@ def load_network(path: Path, config: Optional[NoPoSplatNetworkConfig] = None) ->
     _check_fit(state, network.state_dict(), path)
     network.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
     return network.eval()
+
+
+def read_noposplat(path: Path) -> Mapping[str, Any]:
+    """What is in a checkpoint of NoPoSplat's; whether its weights fit is not looked at, nor are they read.
+
+    Raises:
+        InputError: there is no such file, or it is a git-lfs pointer, damaged, or of something else.
+    """
+    contents = _read(path, WHERE_WEIGHTS_ARE)
+    if not isinstance(contents.get(_STATE), Mapping):
+        raise InputError(f"{path} is not a checkpoint of NoPoSplat's (it has no {_STATE}); {WHERE_WEIGHTS_ARE}.")
+    return contents
 
 
 def save_network(network: NoPoSplatNetwork, path: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -145,9 +155,7 @@ def start_from_mast3r(network: NoPoSplatNetwork, path: Path) -> None:
         InputError: there is no such file; it is a git-lfs pointer, damaged, or of something else; names or shapes are
             not those of the network; or a number is not finite.
     """
-    given = _read(path, WHERE_MAST3R_IS).get("model")
-    if not isinstance(given, Mapping):
-        raise InputError(f"{path} is not a checkpoint of MASt3R's (it has no model); {WHERE_MAST3R_IS}.")
+    given = read_mast3r(path)
     own = {
         name: parameter.detach()
         for name, parameter in network.named_parameters()
@@ -162,6 +170,18 @@ def start_from_mast3r(network: NoPoSplatNetwork, path: Path) -> None:
             state[name] = torch.cat((value, own[name][:, value.shape[1] :]), dim=1)
     _check_fit(state, own, path)
     network.load_state_dict(state, strict=False)
+
+
+def read_mast3r(path: Path) -> Mapping[str, Any]:
+    """The weights in a checkpoint of MASt3R's; whether they fit is not looked at, nor are they read.
+
+    Raises:
+        InputError: there is no such file, or it is a git-lfs pointer, damaged, or of something else.
+    """
+    weights = _read(path, WHERE_MAST3R_IS).get("model")
+    if not isinstance(weights, Mapping):
+        raise InputError(f"{path} is not a checkpoint of MASt3R's (it has no model); {WHERE_MAST3R_IS}.")
+    return weights
 
 
 # Both

@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator, List, Literal, Mapping, Optional, Sequen
 import torch
 from nerfstudio.data.datamanagers.base_datamanager import DataManager, DataManagerConfig
 from torch import distributed
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from gnerf_ns.data.dataparser import unit_scene_box
 from gnerf_ns.data.images import ImageSize
@@ -30,8 +30,8 @@ from gnerf_ns.scenes.made_scenes import (
     MadeScenes,
 )
 from gnerf_ns.scenes.scene_data import SceneGroup, SceneKind, Split, UnusableScene, find_scenes
+from gnerf_ns.scenes.view_choice import PAIR_RULES
 from gnerf_ns.scenes.view_sampling import (
-    PAIR_RULES,
     Example,
     ExampleConfig,
     TrainingExamples,
@@ -81,6 +81,20 @@ class NoPoSplatDataManagerConfig(DataManagerConfig):
     num_eval_scenes: int = 100
     """Held-out scenes that are evaluated, where no file says which."""
 
+    def check_options(self) -> None:
+        """Whether numbers are such as make sense.
+
+        Raises:
+            InputError: one does not.
+        """
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(
+                    f"--pipeline.datamanager.{name.replace('_', '-')} is {value}; give a number of {least} or more."
+                )
+        _ = self.size
+
     @property
     def size(self) -> ImageSize:
         """Of the images, in pixels.
@@ -94,6 +108,19 @@ class NoPoSplatDataManagerConfig(DataManagerConfig):
                 f"--pipeline.datamanager.image-size is {size.width} {size.height}; give multiples of {SIDE_UNIT}."
             )
         return size
+
+
+_LEAST: Mapping[str, int] = {
+    "num_context": 2,
+    "num_targets": 1,
+    "batch_size": 1,
+    "num_workers": 0,
+    "growth_steps": 0,
+    "point_steps": 0,
+    "seed": 0,
+    "num_eval_scenes": 1,
+}
+"""What options must at least be."""
 
 
 class NoPoSplatDataManager(DataManager):
@@ -123,12 +150,13 @@ class NoPoSplatDataManager(DataManager):
             kwargs: nerfstudio's, without effect.
 
         Raises:
-            InputError: there are no scenes that can be used.
+            InputError: an option makes no sense, or there are no scenes that can be used.
         """
+        config.check_options()
         super().__init__()
         self.config, self.device = config, device
         self._rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-        self._next: Optional[Tuple[int, Iterator[Example]]] = None
+        self._next: Optional[Tuple[int, Iterator[Union[Example, InputError]]]] = None
         self._train_groups = self._groups("train") if test_mode == "val" else []
         self._eval_groups = self._groups("test")
         if self._train_groups:
@@ -184,15 +212,22 @@ class NoPoSplatDataManager(DataManager):
 
         Returns:
             The examples on the device, for the model; and once more as a batch, for its losses.
+
+        Raises:
+            InputError: many scenes in a row cannot be used.
         """
         if self._next is None or self._next[0] != step:
             self._examples.first_step = step
             workers = self.config.num_workers
             # Without a generator of its own, it would take a number from the one by which the network drops out.
-            loader = DataLoader(self._examples, batch_size=None, num_workers=workers, generator=torch.Generator())
+            examples = ExamplesOrError(self._examples)
+            loader = DataLoader(examples, batch_size=None, num_workers=workers, generator=torch.Generator())
             self._next = step, iter(loader)
         _, examples = self._next
-        example = next(examples).to(self.device)
+        found = next(examples)
+        if isinstance(found, InputError):
+            raise found
+        example = found.to(self.device)
         self._next = step + 1, examples
         return example, {"example": example}
 
@@ -275,6 +310,26 @@ class NoPoSplatDataManager(DataManager):
     def get_param_groups(self) -> Dict[str, List[torch.nn.Parameter]]:
         """None."""
         return {}
+
+
+class ExamplesOrError(IterableDataset[Union[Example, InputError]]):
+    """Examples, and in place of one that cannot be had the error.
+
+    Raised in a worker, it would come to the user with the worker's traceback in its sentence.
+    """
+
+    def __init__(self, examples: TrainingExamples) -> None:
+        """
+        Args:
+            examples: without end.
+        """
+        self._examples = examples
+
+    def __iter__(self) -> Iterator[Union[Example, InputError]]:
+        try:
+            yield from self._examples
+        except InputError as error:
+            yield error
 
 
 class ShownViews(Dataset[Dict[str, Any]]):

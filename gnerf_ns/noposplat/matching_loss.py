@@ -113,7 +113,7 @@ def matching_loss(
         patch_side: of a patch, in pixels.
     """
     shares = seen_in_others(context, points, patch_side)
-    batch, views, patches, others = shares.shape
+    views, patches, others = shares.shape[1:]
     # There may be a token for the lens, the last of each view.
     of_patches = log_shares[:, :, :patches].unflatten(-1, (views - 1, -1))[..., : others // (views - 1)]
     return -(shares * of_patches.flatten(-2)).sum(dim=-1).mean()

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from gnerf_ns.models.image_metrics import ImageMetrics
 from gnerf_ns.models.splat import pinhole_outputs
 from gnerf_ns.noposplat.beginning import begin_before_the_camera, point_loss
-from gnerf_ns.noposplat.checkpoints import load_network, start_from_mast3r
+from gnerf_ns.noposplat.checkpoints import load_network, read_mast3r, read_noposplat, start_from_mast3r
 from gnerf_ns.noposplat.matching_loss import MATCHING_WEIGHT, matching_loss, watched_attention
 from gnerf_ns.noposplat.network import NoPoSplatNetworkConfig
 from gnerf_ns.noposplat.perceptual_loss import PerceptualLoss
@@ -48,6 +48,21 @@ class NoPoSplatModelConfig(ModelConfig):
     checkpoint: Optional[Path] = None
     """Checkpoint of NoPoSplat's, official or written by such a training, to begin from."""
 
+    def check_beginning(self) -> None:
+        """Whether training can begin from the file that is named, as far as that is known without a network.
+
+        Raises:
+            InputError: two are named, or one that is not there, not whole, or of something else.
+        """
+        if self.checkpoint is not None and self.mast3r is not None:
+            raise InputError(
+                "--pipeline.model.checkpoint and --pipeline.model.mast3r both say what to begin from; give one."
+            )
+        if self.checkpoint is not None:
+            read_noposplat(self.checkpoint)
+        if self.mast3r is not None:
+            read_mast3r(self.mast3r)
+
 
 class NoPoSplatModel(Model):
     """The network, what it is trained by, and what the viewer sees of it.
@@ -74,11 +89,8 @@ class NoPoSplatModel(Model):
         Raises:
             InputError: it names two files, or one that cannot be used.
         """
+        self.config.check_beginning()
         checkpoint, mast3r = self.config.checkpoint, self.config.mast3r
-        if checkpoint is not None and mast3r is not None:
-            raise InputError(
-                "--pipeline.model.checkpoint and --pipeline.model.mast3r both say what to begin from; give one."
-            )
         if checkpoint is not None:
             given = load_network(checkpoint, self.config.network).state_dict()
             if _shapes(given) != _shapes(self.network.state_dict()):

@@ -167,7 +167,9 @@ class NoPoSplatNetwork(nn.Module):
             tokens = [layer[:, shown].flatten(0, 1) for layer in layers]
             head = self.get_submodule(f"{name}.dpt")
             maps.append(head(tokens, patches, *(each[:, shown].flatten(0, 1) for each in colors)))
-        return torch.cat([each.unflatten(0, (batch, -1)) for each in maps], dim=1)
+        joined = torch.cat([each.unflatten(0, (batch, -1)) for each in maps], dim=1)
+        # Mixed precision ends here: positions grow exponentially with what is put out, and pixels need all digits.
+        return joined.to(torch.promote_types(joined.dtype, torch.float32))
 
 
 class Backbone(nn.Module):

@@ -45,7 +45,8 @@ class PerceptualLoss:
             return self._vgg.to(rendered.device)(rendered, truth, normalize=True).mean()
         from torchmetrics.functional.image import structural_similarity_index_measure
 
-        similarity = structural_similarity_index_measure(rendered, truth, data_range=1.0)
+        with torch.autocast(rendered.device.type, enabled=False):  # variances are differences of mean squares
+            similarity = structural_similarity_index_measure(rendered, truth, data_range=1.0)
         assert isinstance(similarity, Tensor)
         return 1.0 - similarity
 

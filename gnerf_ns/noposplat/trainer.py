@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, Dict, List, Literal, Tuple, Type
 
 import torch
+from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -21,6 +22,7 @@ from gnerf_ns.noposplat.checkpoints import save_network
 from gnerf_ns.noposplat.pipeline import NoPoSplatPipeline, NoPoSplatPipelineConfig
 from gnerf_ns.training.run_folder import RunFolderConfig
 from gnerf_ns.training.whole_runs import WholeRunTrainer
+from gnerf_ns.utils.errors import InputError
 
 NETWORK_FILE = "network.ckpt"
 """Beside the checkpoints' folder: nerfstudio takes every file in the latter for a checkpoint."""
@@ -116,6 +118,18 @@ class NoPoSplatTrainerConfig(RunFolderConfig):
     clip_norm: float = 0.5
     """Gradients are shortened to this norm."""
 
+    def set_timestamp(self) -> None:
+        """Look at what was asked for, before anything is read or written; then name the run by the time.
+
+        Raises:
+            InputError: it cannot be done.
+        """
+        check_devices(self.machine)
+        self.pipeline.datamanager.check_options()
+        if not self.is_resumed:
+            self.pipeline.model.check_beginning()
+        super().set_timestamp()
+
     def set_experiment_name(self) -> None:
         """Name the experiment after the folder of the data, be it given as ``.``."""
         if self.experiment_name is None:
@@ -134,6 +148,21 @@ class NoPoSplatTrainerConfig(RunFolderConfig):
             path = getattr(owner, name)
             setattr(owner, name, None if path is None else Path(os.path.abspath(path)))
         super().save_config()
+
+
+def check_devices(machine: MachineConfig) -> None:
+    """Whether there is a GPU for each process: nerfstudio's launch of several knows CUDA alone.
+
+    Raises:
+        InputError: there is not.
+    """
+    there = torch.cuda.device_count() if machine.device_type == "cuda" else 0
+    if machine.num_devices * machine.num_machines > 1 and machine.num_devices > there:
+        raise InputError(
+            f"Several processes (--machine.num-devices {machine.num_devices}, --machine.num-machines "
+            f"{machine.num_machines}) need a CUDA GPU each, and this machine has {there} to use; one process uses all "
+            "cores of a CPU."
+        )
 
 
 class NoPoSplatTrainer(WholeRunTrainer):

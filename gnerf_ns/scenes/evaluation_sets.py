@@ -15,7 +15,8 @@ from torch import Tensor
 
 from gnerf_ns.scenes.made_scenes import NUM_FRAMES, MadeScene, MadeScenes
 from gnerf_ns.scenes.scene_data import SceneCameras, SceneGroup, UnusableScene, check_scene
-from gnerf_ns.scenes.view_sampling import ChosenViews, ExampleConfig, in_first_frame
+from gnerf_ns.scenes.view_choice import ChosenViews
+from gnerf_ns.scenes.view_sampling import ExampleConfig, in_first_frame
 from gnerf_ns.utils.errors import InputError
 
 OverlapClass = Literal["small", "medium", "large"]

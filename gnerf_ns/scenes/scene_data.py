@@ -32,7 +32,7 @@ from gnerf_ns.utils.errors import InputError
 Split = Literal["train", "test"]
 
 SceneKind = Literal["re10k", "dl3dv", "unordered", "made"]
-"""How the frames of a scene follow each other, by which views are chosen (`view_sampling.PAIR_RULES`): a video like
+"""How the frames of a scene follow each other, by which views are chosen (`view_choice.PAIR_RULES`): a video like
 those of RealEstate10K and ACID, or like those of DL3DV; photographs in any order; or made by seed."""
 
 WIDEST_FOV_DEG = 100.0
@@ -369,26 +369,39 @@ def find_scenes(data: Path, split: Split) -> List[SceneGroup]:
 
     It may be a folder of chunks (`train/index.json`), a scene (a folder with a transforms.json), or hold any number of
     both. Where scenes lie in `train` and `test`, that is how they are divided; else every tenth is held out. A single
-    scene is both.
+    scene is both. What another split lacks does not matter.
 
     Raises:
         InputError: there is none for the split, or an index cannot be read.
     """
     if not data.is_dir():
         raise InputError(f"There is no folder {data}; give one with scenes or with chunks of RealEstate10K's kind.")
+    groups = _groups(data, split)
+    if groups:
+        return groups
+    other: Split = "test" if split == "train" else "train"
+    if _groups(data, other):
+        use = "training learns from" if split == "train" else "is held out"
+        raise InputError(
+            f"{data} has {other}/, but {split}/, which {use}, is missing or has no scenes; bring that, too (chunks "
+            "with their index.json, or folders with a transforms.json)."
+        )
+    raise InputError(
+        f"{data} has no scenes for the split {split}: neither chunks ({split}/index.json) nor folders with a "
+        "transforms.json; give the folder above them."
+    )
+
+
+def _groups(data: Path, split: Split) -> List[SceneGroup]:
+    """Of a folder that is there."""
     children = [path for path in sorted(data.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     groups: List[SceneGroup] = []
     for folder in (data, *children):
-        if (folder / "train" / "index.json").is_file() and (folder / split / "index.json").is_file():
+        if (folder / split / "index.json").is_file():
             groups.extend(_chunk_files(folder / split))
     folders = _scene_folders(data, split)
     if folders:
         groups.append(SceneFolders(data, folders))
-    if not groups:
-        raise InputError(
-            f"{data} has no scenes for the split {split}: neither chunks ({split}/index.json) nor folders with a "
-            "transforms.json; give the folder above them."
-        )
     return groups
 
 
@@ -397,9 +410,9 @@ def _scene_folders(data: Path, split: Split) -> List[Path]:
     if _is_scene(data):
         return [data]
     divided = {name: _scenes_in(data / name) for name in ("train", "test")}
-    if divided["train"]:
-        return divided[split]
     folders = _scenes_in(data)
+    if divided["train"] or not folders:
+        return divided[split]
     if len(folders) == 1:
         remark(f"{data} has one scene only, which is evaluated on as well: figures say little of other scenes.")
         return folders

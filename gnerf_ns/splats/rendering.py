@@ -7,7 +7,9 @@ the middle, are honored.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import subprocess
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, NamedTuple, Tuple
 
 import torch
@@ -19,6 +21,7 @@ from torch.nn import functional as F
 from gnerf_ns.splats.gaussians import Gaussians
 from gnerf_ns.splats.spherical_harmonics import harmonic_colors, num_harmonics, used_degree
 from gnerf_ns.utils.compiled_kernels import run_kernel
+from gnerf_ns.utils.console import remark
 
 NEAR = 0.2
 """Gaussians whose middle is no farther from the camera's plane, in scene units, are left out."""
@@ -79,6 +82,7 @@ def render(gaussians: Gaussians, view: PinholeView, background: Float[Tensor, "3
     Differentiable in all of the Gaussians' values, in the camera's pose and in the background; on the CPU, which also
     takes float64, in the lens as well. No gradient passes where alpha is limited to 0.99, or a color to 0. On CUDA,
     gsplat limits alpha to 0.999 and chooses the tiles that a Gaussian reaches otherwise: images are near, not equal.
+    Where gsplat cannot be used, the CPU draws for CUDA, too, and it is said.
 
     Args:
         gaussians: without a batch.
@@ -86,7 +90,8 @@ def render(gaussians: Gaussians, view: PinholeView, background: Float[Tensor, "3
         background: what is behind all Gaussians.
     """
     with torch.autocast(gaussians.means.device.type, enabled=False):  # pixels and depths need all digits
-        rasterize = _rasterized_by_gsplat if gaussians.means.is_cuda else _rasterized
+        by_gsplat = gaussians.means.is_cuda and gsplat_works()
+        rasterize = _rasterized_by_gsplat if by_gsplat else _rasterized_by_cpu
         colors, depth, transmittance = rasterize(gaussians, view)
     return Rendering(colors + transmittance[..., None] * background, depth, 1.0 - transmittance)
 
@@ -181,10 +186,14 @@ class TileBlending(torch.autograd.Function):
         return gradients[:, :2], gradients[:, 2:5], gradients[:, 5], gradients[:, 6:], None, None, None
 
 
-def _rasterized(
+def _rasterized_by_cpu(
     gaussians: Gaussians, view: PinholeView
 ) -> Tuple[Float[Tensor, "height width 3"], Float[Tensor, "height width"], Float[Tensor, "height width"]]:
-    """Colors before a black background, depth, and the share of the background that is seen, on the CPU."""
+    """Colors before a black background, depth, and the share of the background that is seen, on the given device."""
+    device = gaussians.means.device
+    gaussians = Gaussians(*(value.cpu() for value in vars(gaussians).values()))
+    lens = {name: getattr(view, name).cpu() for name in ("world_to_camera", "focal", "center")}
+    view = replace(view, **lens)
     projected = project(gaussians, view)
     features = torch.cat([projected.colors, projected.depths[:, None]], dim=-1)
     with torch.no_grad():
@@ -193,13 +202,33 @@ def _rasterized(
     blended, transmittance = TileBlending.apply(
         projected.centers, projected.covariances, gaussians.opacities, features, order, view.width, view.height
     )
-    return blended[..., :3], blended[..., 3], transmittance
+    return blended[..., :3].to(device), blended[..., 3].to(device), transmittance.to(device)
+
+
+@cache
+def gsplat_works() -> bool:
+    """Whether gsplat is there, and has or can build its compiled code; where not, it is said once what to do."""
+    try:
+        from gsplat.cuda._backend import _C
+    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:  # of imports, and of compilers
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = f"its compiled code cannot be loaded: {first_line.rstrip('.')}"
+    else:
+        if _C is not None:
+            return True
+        reason = "it finds no CUDA toolkit to compile its code with"  # gsplat's own check, which leaves None
+    remark(
+        f"Splats are drawn by the CPU, which is much slower than the GPU, because gsplat cannot be used ({reason}). "
+        "Install a CUDA toolkit with nvcc, of the version that torch.version.cuda says, and a C++ compiler; or a "
+        "gsplat that is compiled already."
+    )
+    return False
 
 
 def _rasterized_by_gsplat(
     gaussians: Gaussians, view: PinholeView
 ) -> Tuple[Float[Tensor, "height width 3"], Float[Tensor, "height width"], Float[Tensor, "height width"]]:
-    """The same, on CUDA."""
+    """The same, by gsplat on CUDA."""
     from gsplat import rasterization
 
     degree = used_degree(gaussians.harmonics.shape[-1])

@@ -1,17 +1,24 @@
 """What nerfstudio gets: examples by their step, held-out scenes, and something to show."""
 
+import io
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_noposplat import pipeline_config
 
+from gnerf_ns.data.images import ImageSize
 from gnerf_ns.noposplat import datamanager as datamanager_module
 from gnerf_ns.noposplat.datamanager import NoPoSplatDataManager, NoPoSplatDataManagerConfig
 from gnerf_ns.scenes.evaluation_sets import EvaluationViews, write_evaluation_set
-from gnerf_ns.scenes.made_scenes import FIRST_TRAINING_SEED
+from gnerf_ns.scenes.made_scenes import FIRST_TRAINING_SEED, NUM_FRAMES, MadeScenes
+from gnerf_ns.scenes.scene_data import UnusableScene
 from gnerf_ns.scenes.view_sampling import Example
+from gnerf_ns.splats.axes import inverse_poses
 from gnerf_ns.utils.errors import InputError
 
 
@@ -108,11 +115,64 @@ def test_the_viewer_gets_cameras_and_images():
         ({"made_scenes": None}, "--data FOLDER"),
         ({"image_size": (40, 32)}, "multiples of 16"),
         ({"data": Path("nowhere")}, "no folder nowhere"),
+        *(
+            (
+                {option: value, "data": Path("nowhere")},
+                f"{option.replace('_', '-')} is {value}; give a number of {least}",
+            )
+            for option, value, least in (
+                ("batch_size", 0, 1),
+                ("num_targets", 0, 1),
+                ("num_context", 1, 2),
+                ("num_workers", -1, 0),
+                ("growth_steps", -1, 0),
+                ("point_steps", -1, 0),
+                ("seed", -1, 0),
+                ("num_eval_scenes", 0, 1),
+            )
+        ),
     ],
 )
 def test_what_cannot_be_used_is_refused(options, message: str):
     with pytest.raises(InputError, match=message):
         datamanager(**options)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_ends_training_is_one_sentence_whoever_reads(num_workers: int, monkeypatch):
+    manager = datamanager(num_workers=num_workers)
+
+    def unusable(self, key: str):
+        raise UnusableScene("a damaged file")
+
+    monkeypatch.setattr(MadeScenes, "scene", unusable)
+    with pytest.raises(InputError) as error:
+        manager.next_train(5)
+    assert str(error.value).startswith("At step 5, 200 scenes in a row could not be used")
+    assert "200 for a damaged file" in str(error.value) and "\n" not in str(error.value)
+
+
+def encoded(image: np.ndarray) -> torch.Tensor:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG")
+    return torch.tensor(np.frombuffer(file.getvalue(), dtype=np.uint8))
+
+
+def test_held_out_chunks_alone_are_enough_for_an_evaluation(tmp_path: Path):
+    scene = MadeScenes(range(1), "balls-and-boxes", ImageSize(32, 32)).scene("0")
+    intrinsics, poses = scene.cameras
+    numbers = torch.zeros(NUM_FRAMES, 18)
+    numbers[:, :4] = intrinsics[:, [0, 1, 0, 1], [0, 1, 2, 2]]
+    numbers[:, 6:] = inverse_poses(poses).flatten(1)
+    images = [encoded(scene.image(frame)) for frame in range(NUM_FRAMES)]
+    (tmp_path / "test").mkdir()
+    torch.save([{"key": "a", "cameras": numbers, "images": images}], tmp_path / "test" / "000000.torch")
+    (tmp_path / "test" / "index.json").write_text(json.dumps({"a": "000000.torch"}))
+    config = pipeline_config(data=tmp_path).datamanager
+    manager = config.setup(test_mode="test")
+    assert [key for key, _ in manager.eval_examples()] == ["a"]
+    with pytest.raises(InputError, match="train/, which training learns from, is missing"):
+        config.setup(test_mode="val")
 
 
 def test_without_training_no_scenes_are_read_for_it():

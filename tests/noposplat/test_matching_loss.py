@@ -13,9 +13,10 @@ from gnerf_ns.scenes.made_scenes import MadeScene
 from gnerf_ns.scenes.view_sampling import ChosenViews, Example, make_example, stacked
 
 SIDE = 32
+SQUARE = ImageSize(SIDE, SIDE)
 
 
-def example(*context: int, size: ImageSize = ImageSize(SIDE, SIDE)) -> Example:
+def example(*context: int, size: ImageSize = SQUARE) -> Example:
     """Two made scenes, seen from the same frames."""
     views = ChosenViews(context, ())
     scenes = [MadeScene(seed, "balls-and-boxes", size) for seed in (3, 4)]

@@ -91,6 +91,26 @@ def test_rays_of_any_degree_join_colors_or_tokens(degree: Any, rays_join: Any) -
         assert (network(fixed_images(2, 32, 32), lenses).means - means).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("changes", [{}, {"intrinsics": "linear"}, {"intrinsics": "pixelwise"}])
+def test_mixed_precision_ends_before_positions(changes: Dict[str, Any]) -> None:
+    network = fixed_network(replace(tiny_network(), **changes))
+    given = fixed_images(2, 32, 32), fixed_intrinsics(2)
+    with torch.no_grad():
+        exact = network(*given)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = network(*given)
+        means = network.means(*given)
+    for name, value in vars(mixed).items():
+        assert value.dtype == torch.float32, name
+        assert relative_difference(value.detach(), getattr(exact, name)) < 0.1, name
+    put_out = mixed.opacities.detach().double().logit()  # with the digits of bfloat16, which its sigmoid has not
+    torch.testing.assert_close(put_out.bfloat16().double(), put_out, rtol=0.0, atol=1e-4)
+    assert torch.equal(means, mixed.means)
+    mixed.means.sum().backward()
+    weight = network.backbone.patch_embed.get_parameter("proj.weight")
+    assert weight.grad is not None and bool(weight.grad.isfinite().all()) and bool(weight.grad.any())
+
+
 def test_gaussians_come_view_by_view_and_row_by_row() -> None:
     network = fixed_network(tiny_network())
     # Blind but for the heads' own look at the image, which reaches 3 + 1 pixels.

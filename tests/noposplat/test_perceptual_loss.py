@@ -38,6 +38,8 @@ def test_without_vgg_it_is_ssim_and_says_so_once(tmp_path: Path, monkeypatch, ca
         for pair in zip(rendered, truth, strict=True)
     ]
     assert value.item() == pytest.approx(1.0 - np.mean(similarities), abs=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert float(loss(rendered, truth)) == value.item()
     value.backward()
     assert rendered.grad is not None and bool(rendered.grad.any())
     assert float(loss(truth, truth)) == pytest.approx(0.0, abs=1e-6)

@@ -2,8 +2,9 @@
 
 import copy
 import math
+import sys
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import tyro
 import yaml
 from nerfstudio.configs import method_configs
 from nerfstudio.plugins.types import MethodSpecification
+from nerfstudio.scripts import train
 from nerfstudio.utils.eval_utils import eval_setup
 from skimage.metrics import structural_similarity
 from tiny_noposplat import build_pipeline, build_trainer, network_config, pipeline_config, trainer_config
@@ -249,6 +251,63 @@ def test_a_training_begins_from_mast3r(tmp_path: Path):
     for name, value in pipeline.model.network.state_dict().items():
         is_new = name.startswith(("gaussian_param_head", "backbone.intrinsic_encoder"))
         torch.testing.assert_close(value, own[name] + (0.0 if is_new else 1.0))
+
+
+# What cannot be done
+
+
+def ns_train(monkeypatch: pytest.MonkeyPatch, output: Path, *words: str) -> str:
+    """The one sentence that it ends with. Nothing is read or written before."""
+    monkeypatch.setattr(sys, "argv", ["ns-train", "noposplat-tiny", "--output-dir", str(output / "runs"), *words])
+    monkeypatch.setattr(train, "launch", lambda **_: pytest.fail("nothing was found wrong"))
+    with pytest.raises(InputError) as error:
+        train.entrypoint()
+    assert not (output / "runs").exists() and "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--pipeline.datamanager.batch-size", "0"], "batch-size is 0; give a number of 1 or more"),
+        (["--pipeline.datamanager.image-size", "64", "60"], "multiples of 16"),
+        (
+            ["--machine.num-devices", "2", "--machine.device-type", "cpu"],
+            "a CUDA GPU each, and this machine has 0 to use",
+        ),
+        (["--machine.num-devices", "99", "--machine.device-type", "cuda"], "a CUDA GPU each, and this machine has"),
+        (["--machine.num-devices", "1", "--machine.num-machines", "2", "--machine.device-type", "cpu"], "a CUDA GPU"),
+        (["--pipeline.model.checkpoint", "absent.ckpt"], "There is no file absent.ckpt; official weights"),
+        (["--pipeline.model.mast3r", "absent.pth"], "There is no file absent.pth; MASt3R_ViTLarge"),
+        (["--pipeline.model.checkpoint", "absent.ckpt", "--pipeline.model.mast3r", "absent.pth"], "give one"),
+    ],
+)
+def test_what_cannot_be_done_is_told_first(words: List[str], message: str, tmp_path: Path, monkeypatch):
+    assert message in ns_train(monkeypatch, tmp_path, *words)
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "message"),
+    [
+        ("checkpoint", b"version https://git-lfs.github.com/spec/v1", "is a git-lfs pointer"),
+        ("mast3r", b"version https://git-lfs.github.com/spec/v1", "is a git-lfs pointer"),
+        ("checkpoint", {"model": {}}, "is not a checkpoint of NoPoSplat's"),
+        ("mast3r", {"state_dict": {}}, "is not a checkpoint of MASt3R's"),
+    ],
+)
+def test_files_of_other_kinds_are_told_first(option: str, content: Any, message: str, tmp_path: Path, monkeypatch):
+    path = tmp_path / "weights"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    assert message in ns_train(monkeypatch, tmp_path, f"--pipeline.model.{option}", str(path))
+
+
+def test_a_resumed_training_needs_no_file_to_begin_from(finished: Any, tmp_path: Path):
+    config = trainer_config(tmp_path, steps=5)
+    config.pipeline.model.checkpoint, config.load_dir = tmp_path / "gone.ckpt", finished.checkpoint_dir
+    config.set_timestamp()
 
 
 # What is looked at

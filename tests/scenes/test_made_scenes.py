@@ -9,7 +9,8 @@ from scipy.spatial.transform import Rotation
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.scenes import ray_kernels
 from gnerf_ns.scenes.made_scenes import NUM_FRAMES, MadeScene, MadeScenes
-from gnerf_ns.scenes.view_sampling import ChosenViews, make_example
+from gnerf_ns.scenes.view_choice import ChosenViews
+from gnerf_ns.scenes.view_sampling import make_example
 
 KINDS = ["balls-and-boxes", "other-solids"]
 SIZE = ImageSize(48, 40)

@@ -312,6 +312,22 @@ def test_nothing_there(tmp_path: Path):
         find_scenes(tmp_path / "absent", "train")
     with pytest.raises(InputError, match="no scenes for the split train"):
         find_scenes(tmp_path, "train")
-    write_chunks(tmp_path / "train", {"000000.torch": [entry("a", 1)]})
-    with pytest.raises(InputError, match="no scenes for the split test"):
-        find_scenes(tmp_path, "test")
+
+
+@pytest.mark.parametrize("kind", ["chunks", "folders"])
+@pytest.mark.parametrize(("there", "missing"), [("train", "test"), ("test", "train")])
+def test_one_split_alone(tmp_path: Path, kind: str, there: Any, missing: Any):
+    if kind == "chunks":
+        write_chunks(tmp_path / there, {"000000.torch": [entry("a", 1)]})
+    else:
+        write_scene(tmp_path / there / "a", 1)
+    assert keys_of(tmp_path, there) == ["a" if kind == "chunks" else f"{there}/a"]
+    with pytest.raises(InputError, match=f"has {there}/, but {missing}/, which .*, is missing") as error:
+        find_scenes(tmp_path, missing)
+    assert ("training learns from" in str(error.value)) == (missing == "train")
+
+
+def test_a_folder_named_test_among_scenes_divides_nothing(tmp_path: Path):
+    for name in ("a", "b", "test/c"):
+        write_scene(tmp_path / name, 1)
+    assert keys_of(tmp_path, "train") == ["b"] and keys_of(tmp_path, "test") == ["a"]

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from types import ModuleType
+from typing import Any, Dict, Iterator, List, Tuple
 
 import pytest
 import roma
@@ -353,3 +354,68 @@ def test_gsplat_is_called_as_it_wants_to_be(monkeypatch: pytest.MonkeyPatch) -> 
     expected = render_densely(gaussians, view, BLACK.double())
     for value, other in zip((colors, depth, 1 - transmittance), expected, strict=True):
         torch.testing.assert_close(value, other)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[List[str]]:
+    """Remarks of a process that has not looked for gsplat yet."""
+    sentences: List[str] = []
+    monkeypatch.setattr(rendering, "remark", sentences.append)
+    rendering.gsplat_works.cache_clear()
+    yield sentences
+    rendering.gsplat_works.cache_clear()
+
+
+class BrokenBuild(ModuleType):
+    """What importing from it ends in, where a compiler is there and fails."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_C":
+            raise RuntimeError("Error building extension 'gsplat_cuda'\nmore")
+        raise AttributeError(name)
+
+
+def backend(compiled: Any) -> ModuleType:
+    """gsplat's module of that name, with its compiled code or None."""
+    module = ModuleType("gsplat.cuda._backend")
+    vars(module)["_C"] = compiled
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (backend(None), "no CUDA toolkit"),
+        (BrokenBuild("gsplat.cuda._backend"), "loaded: Error building extension 'gsplat_cuda')"),
+        (None, "import of gsplat.cuda._backend halted"),  # as where a package is missing
+    ],
+)
+def test_the_cpu_draws_where_gsplat_cannot(
+    module: Any, reason: str, said: List[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gsplat.cuda._backend", module)
+    gaussians, view = to(torch.float32, scene(50, seed=1), camera())
+    expected = outcome(render, gaussians, view)
+    monkeypatch.setattr(Tensor, "is_cuda", True)
+    for _ in range(2):
+        found = outcome(render, gaussians, view)
+        assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    (sentence,) = said
+    assert reason in sentence and "Install a CUDA toolkit" in sentence and "\n" not in sentence
+
+
+def test_gsplat_is_used_where_it_works(said: List[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: List[Gaussians] = []
+
+    def by_gsplat(gaussians: Gaussians, view: PinholeView) -> Tuple[Tensor, Tensor, Tensor]:
+        calls.append(gaussians)
+        return torch.zeros(view.height, view.width, 3), *torch.zeros(2, view.height, view.width)
+
+    monkeypatch.setitem(sys.modules, "gsplat.cuda._backend", backend(object()))
+    monkeypatch.setattr(rendering, "_rasterized_by_gsplat", by_gsplat)
+    gaussians = dots([2.0], [0.5], [[1.0] * 3])
+    render(gaussians, straight(), BLACK)
+    assert not calls
+    monkeypatch.setattr(Tensor, "is_cuda", True)
+    render(gaussians, straight(), BLACK)
+    assert calls == [gaussians] and not said
