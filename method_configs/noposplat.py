@@ -68,10 +68,10 @@ noposplat_tiny = MethodSpecification(
             datamanager=NoPoSplatDataManagerConfig(
                 made_scenes="balls-and-boxes",
                 image_size=(64, 64),
-                num_targets=2,
+                num_targets=1,
                 batch_size=8,
                 num_workers=0,
-                point_steps=3000,
+                point_steps=4000,
             ),
             model=NoPoSplatModelConfig(
                 network=NoPoSplatNetworkConfig(
@@ -93,7 +93,7 @@ noposplat_tiny = MethodSpecification(
             ),
         ),
         optimizers=optimizers(pretrained=1e-3, new_layers=1e-3, last=2e-5, warm_up_steps=100),
-        max_num_iterations=6000,
+        max_num_iterations=6500,
         steps_per_save=500,
         steps_per_eval_image=250,
         steps_per_eval_all_images=2000,

@@ -27,6 +27,9 @@ from gnerf_ns.scenes.view_sampling import Example
 from gnerf_ns.splats.gaussians import Gaussians
 from gnerf_ns.utils.errors import InputError
 
+POINT_WEIGHT = 0.1
+"""Of what is told of points beside images: with 1, images are learned more slowly."""
+
 NEW_LAYERS = ("gaussian_param_head", "backbone.intrinsic_encoder")
 """Beginnings of the names of layers that MASt3R does not have: they learn ten times as fast."""
 
@@ -151,9 +154,10 @@ class NoPoSplatModel(Model):
         losses: Dict[str, Tensor] = {}
         if example.points is not None:
             context, side = example.context, self.network.config.patch_side
-            losses["point_loss"] = point_loss(outputs["means"], example.points)
             told = [matching_loss(each, context, example.points, side) for each in outputs["attention"]]
-            losses["matching_loss"] = MATCHING_WEIGHT * torch.stack(told).mean()
+            weight = POINT_WEIGHT if "images" in outputs else 1.0
+            losses["point_loss"] = weight * point_loss(outputs["means"], example.points)
+            losses["matching_loss"] = weight * MATCHING_WEIGHT * torch.stack(told).mean()
         if "images" in outputs:
             images, truth = outputs["images"].flatten(0, 1), example.target.images.flatten(0, 1)
             losses["rgb_loss"] = F.mse_loss(images, truth)

@@ -71,8 +71,9 @@ def test_the_loss_by_hand():
 
 def test_points_come_before_images():
     pipeline = build_pipeline(pipeline_config(point_steps=1))
-    assert pipeline.get_train_loss_dict(0)[1].keys() == {"point_loss"}
-    assert pipeline.get_train_loss_dict(1)[1].keys() == {"rgb_loss", "perceptual_loss"}
+    of_points = {"point_loss", "matching_loss"}
+    assert pipeline.get_train_loss_dict(0)[1].keys() == of_points
+    assert pipeline.get_train_loss_dict(1)[1].keys() == of_points | {"rgb_loss", "perceptual_loss"}
 
 
 # Optimization
