@@ -15,6 +15,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from gnerf_ns.cameras.plots import save_image
 from gnerf_ns.noposplat.checkpoints import WHERE_WEIGHTS_ARE, load_network, remark_on_resolution
+from gnerf_ns.noposplat.demo import WEIGHTS, errors_in_words, write_demo_photos
 from gnerf_ns.noposplat.photos import Photos, find_photos, read_photos
 from gnerf_ns.noposplat.reconstruction import Reconstruction, doubts, num_steps, reconstruct
 from gnerf_ns.noposplat.splat_pictures import FILM_FRAMES, comparison, film
@@ -37,10 +38,13 @@ class NoWeightsError(InputError):
 class Splat:
     """Make a splat of two or three photos of one scene, and find their cameras."""
 
-    photos: Annotated[Tuple[Path, ...], tyro.conf.Positional]
+    photos: Annotated[Tuple[Path, ...], tyro.conf.Positional] = ()
     """Photos (two or more files), or one folder of them."""
     checkpoint: Optional[Path] = None
     """Weights of the network: an official checkpoint, or one of ours."""
+    demo: bool = False
+    """Draw two photos of a scene of our own, and use the small network that comes with the package, which knows such
+    scenes and nothing else."""
     output: Path = Path("gnerf-splat-output")
     """Folder to write; it must not exist yet."""
     fov_deg: Optional[float] = None
@@ -56,18 +60,16 @@ class Splat:
             NoWeightsError: there is no checkpoint.
             InputError: the photos, the checkpoint or the output cannot be used.
         """
-        if not self.photos:
+        if self.demo and self.photos:
+            raise InputError("--demo draws its own photos; give none, or leave it out.")
+        if not self.demo and not self.photos:
             raise InputError("No photos were given; give two or more files, or one folder of them.")
-        if self.checkpoint is None:
-            raise NoWeightsError(
-                f"A splat needs weights: {WHERE_WEIGHTS_ARE}; download one and name it as --checkpoint."
-            )
-        if not self.checkpoint.is_file():
-            raise NoWeightsError(f"There is no file {self.checkpoint}; {WHERE_WEIGHTS_ARE}: download one to there.")
+        checkpoint = self._weights()
         if self.output.exists():
             raise InputError(f"{self.output} exists already; give another --output, or remove it.")
-        files = find_photos(self.photos, self.fov_deg)
-        network = load_network(self.checkpoint)
+        paths = write_demo_photos(self.output.with_name(f"{self.output.name}-photos")) if self.demo else self.photos
+        files = find_photos(paths, self.fov_deg)
+        network = load_network(checkpoint)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if device.type == "cpu":
             share_cores()
@@ -95,9 +97,23 @@ class Splat:
             shutil.rmtree(self.output)
             raise
         _say(report(found, photos, self.output))
+        if self.demo:
+            _say(errors_in_words(found))
         if doubtful:
             _say([f"The photos do not seem to show the same thing: {'; '.join(doubtful)}."])
         return not doubtful
+
+    def _weights(self) -> Path:
+        if self.checkpoint is None and self.demo:
+            return WEIGHTS
+        if self.checkpoint is None:
+            raise NoWeightsError(
+                f"A splat needs weights: {WHERE_WEIGHTS_ARE}; download one and name it as --checkpoint. To see what "
+                "comes out, try gnerf-splat --demo."
+            )
+        if not self.checkpoint.is_file():
+            raise NoWeightsError(f"There is no file {self.checkpoint}; {WHERE_WEIGHTS_ARE}: download one to there.")
+        return self.checkpoint
 
     def _make_output(self) -> None:
         try:
