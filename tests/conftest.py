@@ -7,12 +7,16 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from gnerf_ns.cameras import plots
 from gnerf_ns.demo.scene import ProceduralSceneConfig, render_procedural_scene
 from gnerf_ns.training import evaluation, pipeline
 
 LONGEST = "test_end_to_end.py"
+
+settings.register_profile("busy machines", deadline=None)
+settings.load_profile("busy machines")
 
 
 def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:

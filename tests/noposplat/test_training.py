@@ -2,9 +2,9 @@
 
 import copy
 import math
-import sys
+from functools import reduce
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 import numpy as np
 import pytest
@@ -259,34 +259,34 @@ def test_a_training_begins_from_mast3r(tmp_path: Path):
 # What cannot be done
 
 
-def ns_train(monkeypatch: pytest.MonkeyPatch, output: Path, *words: str) -> str:
-    """The one sentence that it ends with. Nothing is read or written before."""
-    monkeypatch.setattr(sys, "argv", ["ns-train", "noposplat-tiny", "--output-dir", str(output / "runs"), *words])
+def refusal(config: NoPoSplatTrainerConfig, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The one sentence that ns-train ends with. Nothing is read or written before."""
     monkeypatch.setattr(train, "launch", lambda **_: pytest.fail("nothing was found wrong"))
     with pytest.raises(InputError) as error:
-        train.entrypoint()
-    assert not (output / "runs").exists() and "\n" not in str(error.value)
+        train.main(config)
+    assert not config.output_dir.exists() and "\n" not in str(error.value)
     return str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "message"),
     [
-        (["--pipeline.datamanager.batch-size", "0"], "batch-size is 0; give a number of 1 or more"),
-        (["--pipeline.datamanager.image-size", "64", "60"], "multiples of 16"),
-        (
-            ["--machine.num-devices", "2", "--machine.device-type", "cpu"],
-            "a CUDA GPU each, and this machine has 0 to use",
-        ),
-        (["--machine.num-devices", "99", "--machine.device-type", "cuda"], "a CUDA GPU each, and this machine has"),
-        (["--machine.num-devices", "1", "--machine.num-machines", "2", "--machine.device-type", "cpu"], "a CUDA GPU"),
-        (["--pipeline.model.checkpoint", "absent.ckpt"], "There is no file absent.ckpt; official weights"),
-        (["--pipeline.model.mast3r", "absent.pth"], "There is no file absent.pth; MASt3R_ViTLarge"),
-        (["--pipeline.model.checkpoint", "absent.ckpt", "--pipeline.model.mast3r", "absent.pth"], "give one"),
+        ({"pipeline.datamanager.batch_size": 0}, "batch-size is 0; give a number of 1 or more"),
+        ({"pipeline.datamanager.image_size": (64, 60)}, "multiples of 16"),
+        ({"machine.num_devices": 2}, "a CUDA GPU each, and this machine has 0 to use"),
+        ({"machine.num_machines": 2}, "a CUDA GPU each, and this machine has 0 to use"),
+        ({"machine.num_devices": 99, "machine.device_type": "cuda"}, "a CUDA GPU each, and this machine has"),
+        ({"pipeline.model.checkpoint": Path("no.ckpt")}, "There is no file no.ckpt; official weights"),
+        ({"pipeline.model.mast3r": Path("no.pth")}, "There is no file no.pth; MASt3R_ViTLarge"),
+        ({"pipeline.model.checkpoint": Path("no.ckpt"), "pipeline.model.mast3r": Path("no.pth")}, "give one"),
     ],
 )
-def test_what_cannot_be_done_is_told_first(words: List[str], message: str, tmp_path: Path, monkeypatch):
-    assert message in ns_train(monkeypatch, tmp_path, *words)
+def test_what_cannot_be_done_is_told_first(options: Dict[str, Any], message: str, tmp_path: Path, monkeypatch):
+    config = trainer_config(tmp_path / "runs", steps=1)
+    for name, value in options.items():
+        *owners, option = name.split(".")
+        setattr(reduce(getattr, owners, config), option, value)
+    assert message in refusal(config, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,9 @@ def test_files_of_other_kinds_are_told_first(option: str, content: Any, message:
         path.write_bytes(content)
     else:
         torch.save(content, path)
-    assert message in ns_train(monkeypatch, tmp_path, f"--pipeline.model.{option}", str(path))
+    config = trainer_config(tmp_path / "runs", steps=1)
+    setattr(config.pipeline.model, option, path)
+    assert message in refusal(config, monkeypatch)
 
 
 def test_a_resumed_training_needs_no_file_to_begin_from(finished: Any, tmp_path: Path):

@@ -142,7 +142,7 @@ def test_on_borders_of_tiles(edge: float) -> None:
 
 
 def test_gradcheck() -> None:
-    gaussians, view = scene(12, seed=3, num_harmonics=4, size=0.5), camera(20, 14, (2.0, 1.0))
+    gaussians, view = scene(8, seed=3, num_harmonics=4, size=0.7), camera(18, 10, (2.0, 1.0))
     gaussians = replace(gaussians, means=gaussians.means * torch.tensor([0.5, 0.5, 1.0]))
     inputs = [*vars(gaussians).values(), view.world_to_camera, view.focal, view.center, BLACK.double()]
 
