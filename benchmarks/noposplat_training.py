@@ -3,7 +3,7 @@
 python benchmarks/noposplat_training.py --output-dir outputs --num-processes 2
 
 Each process has `--pipeline.datamanager.batch-size` scenes a step, and one thread. The network is then in
-OUTPUT_DIR/made-scenes/noposplat-tiny/TIME/network.ckpt. So were the weights trained that come with this package.
+OUTPUT_DIR/made-scenes/noposplat-tiny/TIME/network.safetensors. So were the weights trained that come with this package.
 """
 
 from __future__ import annotations

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gnerf_ns.noposplat.network import NoPoSplatNetwork, NoPoSplatNetworkConfig
@@ -33,7 +36,7 @@ OTHER_RESOLUTION = 1.5
 remark. Other shapes of about the same area are not."""
 
 _OFFICIAL_PREFIX = "encoder."
-_CONFIG, _STATE = "network_config", "state_dict"
+_CONFIG, _ALIASES, _STATE = "network_config", "aliases", "state_dict"
 _RAY_READERS = ("backbone.patch_embed.proj.weight", "backbone.decoder_embed.weight")
 
 
@@ -85,23 +88,25 @@ def read_noposplat(path: Path) -> Mapping[str, Any]:
 
 
 def save_network(network: NoPoSplatNetwork, path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write weights and configuration to a file that `load_network` reads, whole or not at all.
+    """Write weights and configuration to a file that `load_network` reads (safetensors), whole or not at all.
 
     Args:
         network: any.
         path: where to.
         dtype: of the numbers in the file; half precision makes it half as large.
     """
-    state = network.state_dict()
-    converted: Dict[int, Tensor] = {}
-    for value in state.values():  # those with two names are written once
-        converted.setdefault(value.data_ptr(), value.to("cpu", dtype))
-    contents = {
-        _CONFIG: {key: getattr(network.config, key) for key in _config_keys()},
-        _STATE: {name: converted[value.data_ptr()] for name, value in state.items()},
-    }
+    names: Dict[int, str] = {}
+    aliases: Dict[str, str] = {}
+    state: Dict[str, Tensor] = {}
+    for name, value in network.state_dict().items():  # weights with two names are written once
+        first = names.setdefault(value.data_ptr(), name)
+        if first == name:
+            state[name] = value.to("cpu", dtype).contiguous()
+        else:
+            aliases[name] = first
+    config = {key: getattr(network.config, key) for key in _config_keys()}
     written = path.with_name(f"{path.name}.new")
-    torch.save(contents, written)
+    save_file(state, written, {_CONFIG: json.dumps(config), _ALIASES: json.dumps(aliases)})
     written.replace(path)
 
 
@@ -134,7 +139,9 @@ def _config_keys() -> List[str]:
 def _config_from(values: Any, path: Path) -> NoPoSplatNetworkConfig:
     if not isinstance(values, Mapping) or set(values) != set(_config_keys()):
         raise InputError(f"{path} was written by another version of this package; use a checkpoint of this one.")
-    return NoPoSplatNetworkConfig(**values)
+    return NoPoSplatNetworkConfig(
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    )
 
 
 # MASt3R's
@@ -192,11 +199,14 @@ def _read(path: Path, where_it_is_had: str) -> Mapping[str, Any]:
     if not path.is_file():
         raise InputError(f"There is no file {path}; {where_it_is_had}: download one to there.")
     with path.open("rb") as file:
-        if file.read(64).startswith(b"version https://git-lfs"):
+        start = file.read(64)
+        if start.startswith(b"version https://git-lfs"):
             raise InputError(
                 f"{path} is a git-lfs pointer instead of the file that it stands for; run git lfs pull beside it, or "
                 "download it by the browser."
             )
+    if start[8:9] == b"{":  # after the length of what is to come
+        return _read_safetensors(path)
     try:
         # MASt3R's training options; they are attributes without code.
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -212,6 +222,18 @@ def _read(path: Path, where_it_is_had: str) -> Mapping[str, Any]:
             f"{path} is not a whole checkpoint (it is cut off, damaged or none of PyTorch's); download it again."
         ) from error
     return contents if isinstance(contents, Mapping) else {}
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Any]:
+    """The same of a file of `save_network`'s, or of somebody's official weights in this format."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            notes = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a whole file of weights (it is cut off or damaged); get it again.") from error
+    state.update({alias: state[name] for alias, name in json.loads(notes.get(_ALIASES, "{}")).items()})
+    return {_STATE: state, **({_CONFIG: json.loads(notes[_CONFIG])} if _CONFIG in notes else {})}
 
 
 def _check_fit(state: Mapping[str, Any], own: Mapping[str, Tensor], path: Path) -> None:

@@ -18,7 +18,7 @@ from gnerf_ns.noposplat.reconstruction import Reconstruction
 from gnerf_ns.scenes.made_scenes import MadeScene
 from gnerf_ns.splats.axes import camera_to_worlds, inverse_poses
 
-WEIGHTS = Path(__file__).with_name("tiny_network.ckpt")
+WEIGHTS = Path(__file__).with_name("tiny_network.safetensors")
 """Of noposplat-tiny: they come with the package. They know scenes like that of the demo, and nothing else."""
 
 _SEED, _FRAMES = 0, (19, 45)

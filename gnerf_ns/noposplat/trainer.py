@@ -24,7 +24,7 @@ from gnerf_ns.training.run_folder import RunFolderConfig
 from gnerf_ns.training.whole_runs import WholeRunTrainer
 from gnerf_ns.utils.errors import InputError
 
-NETWORK_FILE = "network.ckpt"
+NETWORK_FILE = "network.safetensors"
 """Beside the checkpoints' folder: nerfstudio takes every file in the latter for a checkpoint."""
 
 

@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict
 import pytest
 import torch
 from noposplat_parity import fixed_images, fixed_intrinsics, fixed_network
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gnerf_ns.noposplat import checkpoints
@@ -77,17 +78,38 @@ def test_weights_come_to_their_places(tmp_path: Path, prefix: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_own_files_tell_what_they_are(tmp_path: Path, dtype: torch.dtype) -> None:
     config = replace(tiny_network(), intrinsics="pixelwise", ray_degree=2, rays_join="decoder", image_side=96)
-    network, path = fixed_network(config), tmp_path / "model.ckpt"
+    network, path = fixed_network(config), tmp_path / "model.safetensors"
     path.write_text("an older one")
     save_network(network, path, dtype)
     loaded = load_network(path)
-    assert loaded.config == config and [file.name for file in tmp_path.iterdir()] == ["model.ckpt"]
+    assert loaded.config == config and [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
     state = loaded.state_dict()
     for name, value in network.state_dict().items():
         assert state[name].dtype == torch.float32
         assert torch.equal(state[name], value.to(dtype).float())
     count = sum(weight.numel() for weight in network.parameters())
     assert path.stat().st_size < 1.15 * count * dtype.itemsize  # those with two names once
+
+
+def test_own_files_are_opened_by_others_without_running_anything(tmp_path: Path) -> None:
+    network = fixed_network(tiny_network())
+    save_network(network, tmp_path / "model.safetensors")
+    given = load_file(tmp_path / "model.safetensors")
+    state = network.state_dict()
+    assert len({value.data_ptr() for value in state.values()}) == len(given) < len(state)
+    assert all(torch.equal(value, state[name]) for name, value in given.items())
+
+
+def test_official_weights_may_be_safetensors_of_somebody(tmp_path: Path) -> None:
+    state = {f"encoder.{name}": value.clone() for name, value in tiny_state().items()}
+    save_file(state, tmp_path / "re10k.safetensors")
+    loaded = load_network(tmp_path / "re10k.safetensors", tiny_network()).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in tiny_state().items())
+
+
+def cut_off_safetensors(path: Path) -> None:
+    save_network(fixed_network(tiny_network()), path)
+    path.write_bytes(path.read_bytes()[:-5000])
 
 
 def test_resolution_is_told_by_the_name() -> None:
@@ -153,6 +175,7 @@ def of_another_version(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "is not a whole checkpoint"),
         (lambda path: path.write_bytes(b"\x89PNG" * 100), "is not a whole checkpoint"),
         (cut_off, "is not a whole checkpoint"),
+        (cut_off_safetensors, "is not a whole file of weights"),
         (lambda path: zipfile.ZipFile(path, "w").close(), "is not a whole checkpoint"),
         (with_a_program, r"holds more than numbers and text \(pathlib"),
         (lambda path: torch.save([1], path), "it has no state_dict"),

@@ -224,15 +224,15 @@ def test_checkpoints_of_several_processes_are_opened_by_one(finished: Any):
 def test_a_training_begins_from_given_weights(tmp_path: Path):
     torch.manual_seed(3)
     given = NoPoSplatNetwork(network_config())
-    save_network(given, tmp_path / "given.ckpt")
+    save_network(given, tmp_path / "given.safetensors")
     pipeline = build_pipeline(pipeline_config(), begin=False)
-    pipeline.model.config.checkpoint = tmp_path / "given.ckpt"
+    pipeline.model.config.checkpoint = tmp_path / "given.safetensors"
     pipeline.model.begin()
     assert all(
         torch.equal(value, given.state_dict()[name]) for name, value in pipeline.model.network.state_dict().items()
     )
-    save_network(NoPoSplatNetwork(network_config(head_channels=8)), tmp_path / "other.ckpt")
-    pipeline.model.config.checkpoint = tmp_path / "other.ckpt"
+    save_network(NoPoSplatNetwork(network_config(head_channels=8)), tmp_path / "other.safetensors")
+    pipeline.model.config.checkpoint = tmp_path / "other.safetensors"
     with pytest.raises(InputError, match="other sizes"):
         pipeline.model.begin()
     pipeline.model.config.mast3r = tmp_path / "mast3r.pth"
