@@ -42,9 +42,6 @@ class Splat:
     """Photos (two or more files), or one folder of them."""
     checkpoint: Optional[Path] = None
     """Weights of the network: an official checkpoint, or one of ours."""
-    demo: bool = False
-    """Draw two photos of a scene of our own, and use the small network that comes with the package, which knows such
-    scenes and nothing else."""
     output: Path = Path("gnerf-splat-output")
     """Folder to write; it must not exist yet."""
     fov_deg: Optional[float] = None
@@ -52,6 +49,9 @@ class Splat:
     beside the photos or EXIF data say; None: these, else 50 degrees."""
     seed: int = 42
     """Seed of the random numbers."""
+    demo: bool = False
+    """Draw two photos of a scene of our own, and use the small network that comes with the package, which knows such
+    scenes and nothing else."""
 
     def main(self) -> bool:
         """Run; return True if nothing speaks against the photos showing the same thing.
