@@ -26,9 +26,8 @@ from gnerf_ns.noposplat.network import PATCH_SIDE
 from gnerf_ns.splats.rendering import PinholeView
 from gnerf_ns.utils.errors import InputError
 
-MOST_PHOTOS = 8
-"""Every photo is tried as the first one, and attends to all others: the time grows with the third power of their
-number. Weights are trained on two or three."""
+MOST_PHOTOS = 12
+"""Of more, structure from motion usually finds the cameras; and each two of them are a pass of the network."""
 OVERSAMPLING = 2
 """Photos whose lens distorts are read so much larger than they are wanted, to be straightened."""
 MENTIONED_LOSS = 0.005
@@ -83,6 +82,17 @@ class Photos:
     def names(self) -> List[str]:
         """What they are called on the screen."""
         return [path.name for path in self.paths]
+
+    def some(self, indices: Sequence[int]) -> Photos:
+        """Those with these indices, in this order."""
+        chosen = list(indices)
+        return Photos(
+            [self.paths[index] for index in chosen],
+            self.images[chosen],
+            self.focal[chosen],
+            self.centers[chosen],
+            [self.crops[index] for index in chosen],
+        )
 
     @property
     def intrinsics(self) -> Float[Tensor, "views 3 3"]:
