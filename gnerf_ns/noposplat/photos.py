@@ -44,6 +44,8 @@ class PhotoFiles:
     """Of the upright photos, at any size."""
     lens_origin: str
     """Where the focal lengths are from, in words."""
+    is_calibrated: bool
+    """Whether they are from a transforms.json."""
 
     @property
     def sizes(self) -> List[ImageSize]:
@@ -156,7 +158,7 @@ def find_photos(paths: Sequence[Path], fov_deg: Optional[float] = None) -> Photo
     if lenses.intrinsics[0].camera_type == CameraType.EQUIRECTANGULAR:
         raise InputError(f"{frames[0].source} says that {frames[0].image.name} is a panorama; give photos of a lens.")
     lenses.remark_doubts(frames[0].image.parent)
-    return PhotoFiles(frames, lenses.intrinsics, lenses.origin)
+    return PhotoFiles(frames, lenses.intrinsics, lenses.origin, lenses.source == "transforms.json")
 
 
 def _frames(paths: Sequence[Path]) -> List[Frame]:
