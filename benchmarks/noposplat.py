@@ -306,7 +306,7 @@ def main(
     for path in weights:
         evaluate(path, scenes, refinement_steps, rows)
     compare(scenes, rows)
-    classes = [each for each in OVERLAP_CLASSES if any(scene.overlap == each for scene in scenes)]
+    classes: List[OverlapClass] = [each for each in OVERLAP_CLASSES if any(scene.overlap == each for scene in scenes)]
     if data is None:
         counts = ", ".join(f"{sum(scene.overlap == each for scene in scenes)} {each}" for each in classes)
         title = f"{len(scenes)} held-out scenes of {kind} at {side} pixels; overlaps: {counts}"
