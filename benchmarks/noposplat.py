@@ -1,6 +1,11 @@
 """What trained networks show of held-out made scenes, and where they place the second camera, against simple ways.
 
 python benchmarks/noposplat.py --weights SEED0/network.ckpt SEED1/network.ckpt SEED2/network.ckpt
+python benchmarks/noposplat.py --weights network.ckpt --data FOLDER
+
+`FOLDER` holds scenes of one's own (a folder with a transforms.json each; `ns-train gnerf-ns` leaves one in
+`estimated_poses/` of a run) or chunks. Of each scene one pair of context views is drawn, always the same. Errors are
+then differences from the poses of these files, which are mostly estimates themselves.
 
 Images are of held-out targets between the two context views, at their true poses in the frame of the first camera,
 the two being 1 apart, and nothing is optimized on them. Figures are means over scenes and over files of weights (one
@@ -39,9 +44,17 @@ from gnerf_ns.noposplat.evaluation import (
 from gnerf_ns.noposplat.network import NoPoSplatNetwork
 from gnerf_ns.noposplat.pose_metrics import AUC_THRESHOLDS_DEG, pose_auc, relative_pose_errors
 from gnerf_ns.noposplat.view_cameras import pinhole_views
-from gnerf_ns.scenes.evaluation_sets import OVERLAP_CLASSES, OverlapClass, made_evaluation_set, overlap_class
+from gnerf_ns.scenes.evaluation_sets import (
+    OVERLAP_CLASSES,
+    OverlapClass,
+    drawn_evaluation_set,
+    made_evaluation_set,
+    overlap_class,
+)
 from gnerf_ns.scenes.made_scenes import MadeKind, MadeScenes
-from gnerf_ns.scenes.view_sampling import Example, Views, make_example, stacked
+from gnerf_ns.scenes.scene_data import SceneFolders, find_scenes
+from gnerf_ns.scenes.view_sampling import ChosenViews, Example, ExampleConfig, Views, make_example, stacked
+from gnerf_ns.utils.errors import InputError
 
 WRONG_LENS = (0.8, 1.2)
 """Factors of focal lengths that are wrong by 20 %."""
@@ -50,6 +63,9 @@ SIFT_CONTRAST, RATIO, MAX_EPIPOLAR_PIXELS = 0.01, 0.8, 1.0
 """Of SIFT: fainter features than by default, as images are small; Lowe's ratio test; and RANSAC's threshold, in pixels
 of the image."""
 
+NUM_TARGETS, DRAWN = 3, 12
+"""Images of a scene of files that are compared, at most, and how many are drawn for it: some are drawn twice, or are
+those that the network sees."""
 
 METRICS = ImageMetrics()
 
@@ -149,23 +165,22 @@ def without_lens_token(network: NoPoSplatNetwork) -> NoPoSplatNetwork:
 def evaluate(path: Path, scenes: Sequence[HeldOut], refinement_steps: int, rows: Rows) -> None:
     """Add figures of one file of weights."""
     network = load_network(path)
-    unaware = without_lens_token(load_network(path))
     variants: List[Tuple[str, NoPoSplatNetwork, Callable[[Example], Example], Optional[PoseFinder]]] = [
         ("network", network, lambda example: example, poses_from_points),
         ("without second view", network, without_second_view, None),
-        ("without lens token", unaware, lambda example: example, poses_from_points),
         *(
             (f"focal lengths {factor - 1.0:+.0%}", network, partial(with_lens, factor=factor), poses_from_points)
             for factor in WRONG_LENS
         ),
     ]
+    if network.config.intrinsics == "token":
+        unaware = without_lens_token(load_network(path))
+        variants.insert(2, ("without lens token", unaware, lambda example: example, poses_from_points))
     if refinement_steps:
         variants.append(
             ("+ refinement", network, lambda example: example, partial(refined_poses, steps=refinement_steps))
         )
     for name, used, change, find_poses in variants:
-        if used is unaware and network.config.intrinsics != "token":
-            continue
         for scene in scenes:
             figures = scene_figures(used, change(scene.example), scene.overlap, METRICS, find_poses)
             if name != "+ refinement":
@@ -195,27 +210,26 @@ def compare(scenes: Sequence[HeldOut], rows: Rows) -> None:
 # Tables
 
 
-def print_tables(rows: Rows) -> None:
-    """As markdown, by class of overlap."""
-    classes = list(OVERLAP_CLASSES)
+def print_tables(rows: Rows, classes: Sequence[OverlapClass]) -> None:
+    """As markdown, of all scenes and by class of overlap."""
     copied = {index: figures.images["psnr"] for index, figures in enumerate(rows.images["nearer view copied"])}
-    print("\n| images: PSNR, SSIM | all |", " | ".join(classes), "| better than copied |")
+    print("\n| images: PSNR, SSIM |", " | ".join(["all", *classes, "better than copied"]), "|")
     print("| --- |" + " --- |" * (len(classes) + 2))
     for name, figures in rows.images.items():
         cells = [_mean_images(figures)] + [
             _mean_images([one for one in figures if one.overlap == each]) for each in classes
         ]
         wins = [one.images["psnr"] > copied[index % len(copied)] for index, one in enumerate(figures)]
-        print(f"| {name} |", " | ".join(cells), f"| {sum(wins) / len(wins):.0%} |")
+        print(f"| {name} |", " | ".join([*cells, f"{sum(wins) / len(wins):.0%}"]), "|")
     limits = ", ".join(f"{limit:g}°" for limit in AUC_THRESHOLDS_DEG)
-    print("\n| poses: median of max(R, t) | all |", " | ".join(classes), f"| AUC@{limits} |")
+    print("\n| poses: median of max(R, t) |", " | ".join(["all", *classes, f"AUC@{limits}"]), "|")
     print("| --- |" + " --- |" * (len(classes) + 2))
     for name, figures in rows.poses.items():
         errors = torch.tensor([one.pose_error_deg or 0.0 for one in figures])
         chosen = [torch.tensor([one.overlap == each for one in figures]) for each in classes]
         cells = [_median(errors), *(_median(errors[each]) for each in chosen)]
         areas = ", ".join(f"{area:.2f}" for area in pose_auc(errors).values())
-        print(f"| {name} |", " | ".join(cells), f"| {areas} |")
+        print(f"| {name} |", " | ".join([*cells, areas]), "|")
 
 
 def _mean_images(figures: Sequence[SceneFigures]) -> str:
@@ -229,15 +243,57 @@ def _median(errors: Tensor) -> str:
     return f"{float(errors.quantile(0.5)):.1f}°" if len(errors) else ""
 
 
+# Scenes
+
+
+def made(kind: MadeKind, num_scenes: int, size: ImageSize) -> List[HeldOut]:
+    """Held-out ones of a kind, with overlaps of all classes."""
+    group = MadeScenes(range(num_scenes), kind, size)
+    return [
+        HeldOut(overlap_class(views.overlap), stacked([make_example(group.scene(key), views.views, size)]))
+        for key, views in made_evaluation_set(group).items()
+    ]
+
+
+def of_files(data: Path, num_scenes: int, size: ImageSize) -> List[HeldOut]:
+    """Those of a folder: held-out ones where it is divided, else all of them.
+
+    Scenes without an image between the two that the network sees are left out.
+    """
+    groups = find_scenes(data, "test")
+    if not (data / "test").is_dir():
+        known = {key for group in groups for key in group.keys}
+        undivided = [group for group in find_scenes(data, "train") if isinstance(group, SceneFolders)]
+        groups += [group for group in undivided if not known.intersection(group.keys)]
+    of_key = {key: group for group in groups for key in group.keys}
+    scenes = []
+    for key, views in drawn_evaluation_set(groups, ExampleConfig(size=size, num_targets=DRAWN), num_scenes).items():
+        between = sorted(set(views.target) - set(views.context))[:NUM_TARGETS]
+        if between:
+            example = make_example(of_key[key].scene(key), ChosenViews(views.context, tuple(between)), size)
+            scenes.append(HeldOut(overlap_class(views.overlap), stacked([example])))
+    if not scenes:
+        raise InputError(
+            f"{data} has no scene with two images that overlap as those do that networks are trained on, and a third "
+            "one between them; give more, or more images of each."
+        )
+    return scenes
+
+
 def main(
-    weights: Tuple[Path, ...], kind: MadeKind = "balls-and-boxes", num_scenes: int = 100, refinement_steps: int = 0
+    weights: Tuple[Path, ...],
+    kind: MadeKind = "balls-and-boxes",
+    data: Optional[Path] = None,
+    num_scenes: int = 100,
+    refinement_steps: int = 0,
 ) -> None:
     """Print both tables.
 
     Args:
         weights: files that trainings have left (network.ckpt).
-        kind: what the scenes hold; networks are usually trained on the first kind.
-        num_scenes: held-out scenes, from seed 0 on.
+        kind: what made scenes hold; networks are usually trained on the first kind.
+        data: a folder of scenes (with a transforms.json each), or of chunks, instead of made ones.
+        num_scenes: held-out scenes, from seed 0 on; of files, no more than so many.
         refinement_steps: of poses, on images; 200 are the command's own. 0 leaves the row out, which takes most of the
             time by far.
     """
@@ -245,19 +301,21 @@ def main(
     began = time.process_time()
     side = load_network(weights[0]).config.image_side
     size = ImageSize(side, side)
-    group = MadeScenes(range(num_scenes), kind, size)
-    chosen = made_evaluation_set(group)
-    scenes = [
-        HeldOut(overlap_class(views.overlap), stacked([make_example(group.scene(key), views.views, size)]))
-        for key, views in chosen.items()
-    ]
+    scenes = made(kind, num_scenes, size) if data is None else of_files(data, num_scenes, size)
     rows = Rows()
     for path in weights:
         evaluate(path, scenes, refinement_steps, rows)
     compare(scenes, rows)
-    counts = ", ".join(f"{sum(scene.overlap == each for scene in scenes)} {each}" for each in OVERLAP_CLASSES)
-    print(f"{len(scenes)} held-out scenes of {kind} at {side} pixels; overlaps: {counts}; {len(weights)} networks")
-    print_tables(rows)
+    classes: List[OverlapClass] = [each for each in OVERLAP_CLASSES if any(scene.overlap == each for scene in scenes)]
+    if data is None:
+        counts = ", ".join(f"{sum(scene.overlap == each for scene in scenes)} {each}" for each in classes)
+        title = f"{len(scenes)} held-out scenes of {kind} at {side} pixels; overlaps: {counts}"
+    else:
+        title = (
+            f"{len(scenes)} scenes of {data} at {side} pixels, against the poses of its files, which may be estimates"
+        )
+    print(f"{title}; {len(weights)} networks")
+    print_tables(rows, classes)
     print(f"\n{time.process_time() - began:.0f} CPU seconds; poses were refined in {refinement_steps} steps")
 
 

@@ -14,12 +14,19 @@ import tyro
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from gnerf_ns.cameras.plots import save_image
+from gnerf_ns.data.dataparser import UnposedDataParserConfig
 from gnerf_ns.noposplat.checkpoints import WHERE_WEIGHTS_ARE, load_network, remark_on_resolution
 from gnerf_ns.noposplat.demo import WEIGHTS, errors_in_words, write_demo_photos
-from gnerf_ns.noposplat.photos import Photos, find_photos, read_photos
+from gnerf_ns.noposplat.photos import PhotoFiles, Photos, find_photos, read_photos
 from gnerf_ns.noposplat.reconstruction import Reconstruction, doubts, num_steps, reconstruct
 from gnerf_ns.noposplat.splat_pictures import FILM_FRAMES, comparison, film
-from gnerf_ns.noposplat.splat_run import POSES_FILE, SPLAT_FILE, write_run
+from gnerf_ns.noposplat.splat_run import (
+    ORIGINALS_FILE,
+    POSES_FILE,
+    SPLAT_FILE,
+    write_original_cameras,
+    write_run,
+)
 from gnerf_ns.utils.console import progress_display, remark
 from gnerf_ns.utils.cpu import share_cores
 from gnerf_ns.utils.errors import InputError
@@ -90,15 +97,15 @@ class Splat:
                 found = reconstruct(network.to(device), photos, lambda: progress.advance(task)).upright()
                 doubtful = doubts(found, photos)
                 write_run(self.output, found, photos)
+                write_original_cameras(self.output, found, files)
                 save_image(self.output / "photos.png", comparison(found, photos))
                 task = progress.add_task("Filming", total=FILM_FRAMES)
                 write_film(self.output / "film.mp4", film(found, photos, lambda: progress.advance(task)))
         except BaseException:  # KeyboardInterrupt, too: half a splat would be in the way of the next attempt
             shutil.rmtree(self.output)
             raise
-        _say(report(found, photos, self.output))
-        if self.demo:
-            _say(errors_in_words(found))
+        errors = errors_in_words(found) if self.demo else []
+        _say([*report(found, photos, self.output), *errors, *how_to_train(files, self.output)])
         if doubtful:
             _say([f"The photos do not seem to show the same thing: {'; '.join(doubtful)}."])
         return not doubtful
@@ -141,11 +148,27 @@ def report(found: Reconstruction, photos: Photos, output: Path) -> List[str]:
     load = f"--load-config {shlex.quote(str(output / 'config.yml'))}"
     return [
         *lines,
-        *(f"  {output / name}" for name in (SPLAT_FILE, POSES_FILE, "photos.png", "film.mp4")),
+        *(f"  {output / name}" for name in (SPLAT_FILE, POSES_FILE, ORIGINALS_FILE, "photos.png", "film.mp4")),
         "See more:",
         f"  ns-viewer {load}",
         f"  gnerf-localize {load} --images ANOTHER_PHOTO",
     ]
+
+
+def how_to_train(files: PhotoFiles, output: Path) -> List[str]:
+    """Lines that say how `gnerf-ns` goes on from the cameras, with the photos at their own size.
+
+    Args:
+        files: the photos.
+        output: the folder that was written.
+    """
+    words = f"ns-train gnerf-ns --data {shlex.quote(str(output / ORIGINALS_FILE))} --pipeline.poses given"
+    if not files.is_calibrated:  # what was assumed is not to be kept for having been written down
+        words += " --pipeline.focal-length shared"
+    count, usual = len(files.frames), UnposedDataParserConfig().min_images
+    if count < usual:  # too few to hold some of them out
+        words += f" unposed-data --min-images {count} --eval-interval 0"
+    return ["Train a radiance field on the photos themselves from there:", f"  {words}"]
 
 
 def _say(lines: List[str]) -> None:

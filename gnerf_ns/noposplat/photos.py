@@ -26,9 +26,8 @@ from gnerf_ns.noposplat.network import SIDE_UNIT
 from gnerf_ns.splats.rendering import PinholeView
 from gnerf_ns.utils.errors import InputError
 
-MOST_PHOTOS = 8
-"""Every photo is tried as the first one, and attends to all others: the time grows with the third power of their
-number. Weights are trained on two or three."""
+MOST_PHOTOS = 12
+"""Of more, structure from motion usually finds the cameras; and each two of them are a pass of the network."""
 OVERSAMPLING = 2
 """Photos whose lens distorts are read so much larger than they are wanted, to be straightened."""
 MENTIONED_LOSS = 0.005
@@ -45,6 +44,8 @@ class PhotoFiles:
     """Of the upright photos, at any size."""
     lens_origin: str
     """Where the focal lengths are from, in words."""
+    is_calibrated: bool
+    """Whether they are from a transforms.json."""
 
     @property
     def sizes(self) -> List[ImageSize]:
@@ -83,6 +84,17 @@ class Photos:
     def names(self) -> List[str]:
         """What they are called on the screen."""
         return [path.name for path in self.paths]
+
+    def some(self, indices: Sequence[int]) -> Photos:
+        """Those with these indices, in this order."""
+        chosen = list(indices)
+        return Photos(
+            [self.paths[index] for index in chosen],
+            self.images[chosen],
+            self.focal[chosen],
+            self.centers[chosen],
+            [self.crops[index] for index in chosen],
+        )
 
     @property
     def intrinsics(self) -> Float[Tensor, "views 3 3"]:
@@ -146,7 +158,7 @@ def find_photos(paths: Sequence[Path], fov_deg: Optional[float] = None) -> Photo
     if lenses.intrinsics[0].camera_type == CameraType.EQUIRECTANGULAR:
         raise InputError(f"{frames[0].source} says that {frames[0].image.name} is a panorama; give photos of a lens.")
     lenses.remark_doubts(frames[0].image.parent)
-    return PhotoFiles(frames, lenses.intrinsics, lenses.origin)
+    return PhotoFiles(frames, lenses.intrinsics, lenses.origin, lenses.source == "transforms.json")
 
 
 def _frames(paths: Sequence[Path]) -> List[Frame]:

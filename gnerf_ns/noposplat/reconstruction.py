@@ -1,8 +1,13 @@
-"""A scene and its cameras from a few photos: the network in each order of them, and the one that re-renders best."""
+"""A scene and its cameras from a few photos.
+
+Two or three go through the network together, in each order, and the one that re-renders best is kept. More are put
+together from pairs (`chaining`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Callable, Dict, List, Optional, Tuple
 
 import roma
@@ -12,6 +17,7 @@ from torch import Tensor
 
 from gnerf_ns.cameras.alignment import Similarity
 from gnerf_ns.noposplat.camera_poses import MIN_OPACITY, REFINEMENT_STEPS, pose_from_points, refined_pose
+from gnerf_ns.noposplat.chaining import Link, PairScene, best_tree, chained
 from gnerf_ns.noposplat.network import NoPoSplatNetwork
 from gnerf_ns.noposplat.photos import Photos
 from gnerf_ns.splats.axes import camera_to_worlds, inverse_poses
@@ -19,6 +25,8 @@ from gnerf_ns.splats.gaussians import Gaussians
 from gnerf_ns.splats.rendering import Rendering, render
 from gnerf_ns.utils.errors import InputError
 
+MOST_AT_ONCE = 3
+"""So many photos go through the network together: weights are trained on two or three."""
 COMPARISON_STEPS = 40
 """Steps of refinement before orders are compared; the poses of the best are then refined further."""
 MIN_COVERED = 0.1
@@ -67,6 +75,21 @@ class Reconstruction:
         ]
         return -10.0 * torch.stack(errors).clamp_min(1e-10).log10().cpu()
 
+    def explained_by_others(self, photos: Photos, photo: int) -> Tuple[float, float]:
+        """What the Gaussians of the others alone show of a photo.
+
+        Returns:
+            The share of it that they cover, and the share of the variance there that they explain: 0 is what the mean
+            color of that part does, and it is negative for worse.
+        """
+        seen = self.seen(photos, photo, self.gaussians_of_others(photo))
+        covered = seen.accumulation > COVERED
+        if not bool(covered.any()):
+            return 0.0, 0.0
+        truth, shown = photos.images[photo].permute(1, 2, 0)[covered], seen.image[covered].clamp(0.0, 1.0)
+        variance = (truth - truth.mean(dim=0)).square().mean().clamp_min(1e-5)
+        return float(covered.float().mean()), 1.0 - float((shown - truth).square().mean() / variance)
+
     @property
     def scene_depth(self) -> float:
         """Median distance of what the first photo in the order shows from its camera's plane, in scene units."""
@@ -104,7 +127,7 @@ class Reconstruction:
 def reconstruct(
     network: NoPoSplatNetwork, photos: Photos, on_step: Callable[[], None] = lambda: None
 ) -> Reconstruction:
-    """Gaussians and cameras, each photo having been the first one of the network's once.
+    """Gaussians and cameras.
 
     Args:
         network: trained.
@@ -112,17 +135,27 @@ def reconstruct(
         on_step: called after each of `num_steps`.
 
     Raises:
-        InputError: a photo has no camera from which its own Gaussians would be seen where they should be, in any order.
+        InputError: a photo has no camera from which its own Gaussians would be seen where they should be, in any order;
+            or, of more than `MOST_AT_ONCE`, one is explained by no other.
     """
+    return (_in_one_pass if len(photos) <= MOST_AT_ONCE else _by_pairs)(network, photos, on_step)
+
+
+def num_steps(count: int) -> int:
+    """How often `reconstruct` calls back for so many photos, if all goes well."""
+    if count > MOST_AT_ONCE:
+        return count * (count - 1) // 2 + (count - 1) * num_steps(2)
+    return count + count * (count - 1) + count - 1
+
+
+def _in_one_pass(network: NoPoSplatNetwork, photos: Photos, on_step: Callable[[], None]) -> Reconstruction:
+    """Each photo having been the first one of the network's once."""
     tried: List[Reconstruction] = []
     lost: Dict[int, List[str]] = {}
     for first in range(len(photos)):
         order = (first, *(photo for photo in range(len(photos)) if photo != first))
-        with torch.no_grad():
-            chosen = list(order)
-            found = network(photos.images[None, chosen], photos.intrinsics[None, chosen])[0]
+        placed = _placed(network, photos, order)
         on_step()
-        placed = _placed(found, photos, order)
         if isinstance(placed, Reconstruction):
             placed = _refined(placed, photos, COMPARISON_STEPS, on_step)
             tried.append(placed)
@@ -138,13 +171,46 @@ def reconstruct(
     return _refined(best, photos, REFINEMENT_STEPS, on_step)
 
 
-def num_steps(count: int) -> int:
-    """How often `reconstruct` calls back for so many photos, if all goes well."""
-    return count + count * (count - 1) + count - 1
+def _by_pairs(network: NoPoSplatNetwork, photos: Photos, on_step: Callable[[], None]) -> Reconstruction:
+    """Put together from pairs, by those whose photos explain each other best."""
+    agreement = torch.zeros(len(photos), len(photos))
+    for first, second in combinations(range(len(photos)), 2):
+        agreement[first, second] = agreement[second, first] = _agreement(network, photos.some([first, second]))
+        on_step()
+    links = best_tree(agreement)
+    apart = [
+        photos.names[photo] for photo in sorted(set(range(len(photos))) - {each for link in links for each in link})
+    ]
+    if apart:
+        raise InputError(
+            f"The photos do not seem to show the same thing: no other photo explains {', '.join(apart)}; leave "
+            f"{'it' if len(apart) == 1 else 'them'} out, or give photos between that overlap by half or more."
+        )
+    chain = chained(links, [_pair_scene(network, photos, link, on_step) for link in links])
+    return Reconstruction(*chain)
 
 
-def _placed(gaussians: Gaussians, photos: Photos, order: Tuple[int, ...]) -> "Reconstruction | List[int]":
-    """With cameras from points; or the photos that have none."""
+def _agreement(network: NoPoSplatNetwork, pair: Photos) -> float:
+    """How much of each of two photos the other explains in one pass, from 0 to 1: of the one of which it is less."""
+    placed = _placed(network, pair, (0, 1))
+    if not isinstance(placed, Reconstruction):
+        return 0.0
+    covered_and_explained = [placed.explained_by_others(pair, photo) for photo in range(2)]
+    return min(covered * max(0.0, explained) for covered, explained in covered_and_explained)
+
+
+def _pair_scene(network: NoPoSplatNetwork, photos: Photos, link: Link, on_step: Callable[[], None]) -> PairScene:
+    """Of a link's two photos."""
+    found = _in_one_pass(network, photos.some(link), on_step)
+    parent, child = (found.gaussians_of_others(other) for other in (1, 0))
+    return PairScene(parent, child, found.world_to_cameras)
+
+
+def _placed(network: NoPoSplatNetwork, photos: Photos, order: Tuple[int, ...]) -> "Reconstruction | List[int]":
+    """What the network makes of photos in an order, with cameras from points; or the photos that have none."""
+    chosen = list(order)
+    with torch.no_grad():
+        gaussians = network(photos.images[None, chosen], photos.intrinsics[None, chosen])[0]
     width, height = photos.size
     means, opacities = (
         value.unflatten(0, (len(photos), height, width)) for value in (gaussians.means, gaussians.opacities)
@@ -180,15 +246,9 @@ def doubts(reconstruction: Reconstruction, photos: Photos) -> List[str]:
     """
     found = []
     for photo in range(len(photos)):
-        seen = reconstruction.seen(photos, photo, reconstruction.gaussians_of_others(photo))
-        covered = seen.accumulation > COVERED
-        share = float(covered.float().mean())
-        if share < MIN_COVERED:
+        covered, explained = reconstruction.explained_by_others(photos, photo)
+        if covered < MIN_COVERED:
             found.append(f"from the camera of {photos.names[photo]} hardly anything is seen of what the others show")
-            continue
-        truth = photos.images[photo].permute(1, 2, 0)[covered]
-        shown = seen.image[covered].clamp(0.0, 1.0)
-        variance = (truth - truth.mean(dim=0)).square().mean().clamp_min(1e-5)
-        if 1.0 - float((shown - truth).square().mean() / variance) < MIN_EXPLAINED:
+        elif explained < MIN_EXPLAINED:
             found.append(f"what the others show explains {photos.names[photo]} hardly better than one color does")
     return found

@@ -18,10 +18,10 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from torch import Tensor
 
 from gnerf_ns.cameras.plots import save_image
-from gnerf_ns.data.dataparser import unit_scene_box
+from gnerf_ns.data.dataparser import placeholder_cameras, unit_scene_box
 from gnerf_ns.data.transforms_json import FileFrames, write_transforms_json
 from gnerf_ns.models.splat import SplatModel, SplatModelConfig
-from gnerf_ns.noposplat.photos import Photos
+from gnerf_ns.noposplat.photos import PhotoFiles, Photos
 from gnerf_ns.noposplat.reconstruction import Reconstruction
 from gnerf_ns.splats.ply import write_ply
 from gnerf_ns.training.run_folder import RunFolderConfig
@@ -31,6 +31,8 @@ METHOD_NAME = "gnerf-splat"
 """By which nerfstudio looks the method up."""
 SPLAT_FILE, POSES_FILE, PHOTOS_FOLDER = "splat.ply", "transforms.json", "photos"
 """In the run's folder."""
+ORIGINALS_FILE = "transforms_original.json"
+"""Beside them: the same cameras for the photos as they were given, at their own size and with their own lenses."""
 
 
 def data_of_splat() -> VanillaDataManagerConfig:
@@ -120,6 +122,28 @@ def write_run(folder: Path, reconstruction: Reconstruction, photos: Photos) -> N
     state = {f"_model.{name}": value.cpu() for name, value in model.state_dict().items()}
     torch.save({"step": 0, "pipeline": state}, checkpoints / "step-000000000.ckpt")
     (folder / "config.yml").write_text(yaml.dump(config), "utf8")
+
+
+def write_original_cameras(folder: Path, reconstruction: Reconstruction, files: PhotoFiles) -> None:
+    """Write `ORIGINALS_FILE`, to train on: it names the photos where they are, with masks if all have one.
+
+    What the network saw was cropped and straightened, which moves no camera and turns none.
+
+    Args:
+        folder: where to.
+        reconstruction: in the frame that is to be the world.
+        files: the photos, in the same order.
+    """
+    cameras = placeholder_cameras(files.lenses)
+    cameras.camera_to_worlds = reconstruction.camera_to_worlds.cpu()
+    masks = [frame.mask for frame in files.frames if frame.mask is not None]
+    frames = FileFrames(
+        cameras,
+        [frame.image for frame in files.frames],
+        masks if len(masks) == len(files.frames) else None,
+        {file: orientation for frame in files.frames for file, orientation in frame.orientations.items()},
+    )
+    write_transforms_json(folder / ORIGINALS_FILE, {"photos": frames}, {"ply_file_path": SPLAT_FILE})
 
 
 def _frames(folder: Path, camera_to_worlds: Float[Tensor, "views 3 4"], photos: Photos) -> FileFrames:

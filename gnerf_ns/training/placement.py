@@ -189,7 +189,7 @@ def given_placement(manager: UnposedDataManager) -> Placement:
     """Poses that came with the images.
 
     Raises:
-        InputError: fewer than half of the training images have one.
+        InputError: fewer than half of the training images have one, or fewer than `MIN_COUNT` of more.
     """
     of_splits = [
         torch.full((len(dataset), 3, 4), torch.nan) if poses is None else poses.cpu()
@@ -199,10 +199,12 @@ def given_placement(manager: UnposedDataManager) -> Placement:
         )
     ]
     count = int(of_splits[0].isfinite().all(dim=(1, 2)).sum())
-    if count < max(MIN_COUNT, MIN_SHARE * len(of_splits[0])):
+    # Of fewer images, all: nobody then has to find a place in what the others show.
+    needed = min(MIN_COUNT, max(2, len(of_splits[0])))
+    if count < max(needed, MIN_SHARE * len(of_splits[0])):
         raise InputError(
             f"{count} of {len(of_splits[0])} images to train on have a pose in the transforms.json, but half of them, "
-            f"and at least {MIN_COUNT}, are needed to begin with; add some, or leave out --pipeline.poses."
+            f"and at least {needed}, are needed to begin with; add some, or leave out --pipeline.poses."
         )
     poses = torch.cat(of_splits).double()
     indices = poses.isfinite().all(dim=(1, 2)).nonzero()[:, 0]

@@ -22,11 +22,14 @@ from nerfstudio.scripts import train
 from nerfstudio.scripts.eval import ComputePSNR
 from nerfstudio.scripts.render import RenderInterpolated
 from nerfstudio.utils.eval_utils import eval_setup
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import nn
 
 from gnerf_ns.cameras.alignment import pose_errors
 from gnerf_ns.cameras.look_at import poses_between
+from gnerf_ns.data.dataparser import GROUND_TRUTH_KEY, UnposedDataParserConfig
+from gnerf_ns.data.images import ImageSize
+from gnerf_ns.data.intrinsics import Intrinsics
 from gnerf_ns.localize.command import Localize
 from gnerf_ns.localize.localizer import LocalizerConfig
 from gnerf_ns.localize.scene import TrainedScene, load_run
@@ -109,6 +112,56 @@ def test_cameras_are_in_nerfstudios_format_and_right(run: Run):
     errors = pose_errors(poses, true)
     assert errors.rotation_deg.max() < 0.2 and errors.translation.max() < 0.02
     assert poses[:, 2, 1].min() > 0.99  # z is up
+
+
+def test_it_says_how_to_go_on(run: Run):
+    trained_on = f"{run.folder / 'transforms_original.json'} --pipeline.poses given --pipeline.focal-length shared"
+    assert f"  ns-train gnerf-ns --data {trained_on} unposed-data --min-images 2 --eval-interval 0" in run.said
+
+
+def test_the_photos_themselves_have_the_same_cameras(run: Run):
+    meta = json.loads((run.folder / "transforms_original.json").read_text())
+    assert [Path(frame["file_path"]).name for frame in meta["frames"]] == ["photo0.png", "photo1.png"]
+    assert all(Path(frame["file_path"]).is_file() for frame in meta["frames"])
+    assert meta["ply_file_path"] == "splat.ply"
+    torch.testing.assert_close(found_poses(run.folder / "transforms_original.json"), found_poses(run.folder))
+
+
+def test_photos_of_any_lens_and_size_are_trained_on_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One lies on its side, as its EXIF data say, and both are larger than the network's, with a lens that distorts."""
+    files = []
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for number, view in enumerate(VIEWS):
+        large = replace(view, focal=3 * view.focal, center=3 * view.center, width=192, height=144)
+        picture = Image.fromarray((255 * photo(large).permute(1, 2, 0).clamp(0, 1)).round().byte().numpy())
+        files.append(tmp_path / f"{number}.png")
+        if number == 0:
+            picture.transpose(Image.Transpose.ROTATE_90).save(files[0], exif=exif)
+        else:
+            picture.save(files[1])
+    lens = {"fl_x": 181.0, "fl_y": 179.0, "cx": 98.0, "cy": 71.0, "w": 192, "h": 144, "k1": 0.01, "p1": 0.002}
+    listed = {"camera_model": "OPENCV", **lens, "frames": [{"file_path": file.name} for file in files]}
+    (tmp_path / "transforms.json").write_text(json.dumps(listed))
+    quick(monkeypatch, PerfectNetwork(VIEWS))
+    monkeypatch.setattr(command, "_say", say)
+    (tmp_path / "weights.ckpt").touch()
+    SAID.clear()
+    Splat(tuple(files), tmp_path / "weights.ckpt", tmp_path / "run").main()
+    assert not any("focal-length" in line for line in SAID)  # the lens is known
+    written = tmp_path / "run" / "transforms_original.json"
+    frames = {Path(frame["file_path"]).name: frame for frame in json.loads(written.read_text())["frames"]}
+    # nerfstudio reads the pixels as they are stored.
+    assert (frames["0.png"]["w"], frames["0.png"]["h"]) == (144, 192)
+    assert (frames["0.png"]["fl_x"], frames["0.png"]["fl_y"]) == pytest.approx((179.0, 181.0))
+    read = UnposedDataParserConfig(data=written, eval_interval=0, min_images=2).setup().get_dataparser_outputs("train")
+    assert read.image_filenames == files and read.cameras.distortion_params is not None
+    for index in range(2):
+        intrinsics = Intrinsics.of_camera(read.cameras, index)
+        assert intrinsics.size == ImageSize(192, 144) and intrinsics.focal == pytest.approx((181.0, 179.0))
+        assert intrinsics.center == pytest.approx((98.0, 71.0))
+        assert intrinsics.distortion == pytest.approx((0.01, 0.0, 0.0, 0.0, 0.002, 0.0))
+    torch.testing.assert_close(read.metadata[GROUND_TRUTH_KEY], found_poses(tmp_path / "run"), atol=1e-5, rtol=0.0)
 
 
 def test_the_splat_is_read_by_others(run: Run):

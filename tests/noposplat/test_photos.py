@@ -156,14 +156,14 @@ def test_what_is_transparent_is_black(tmp_path: Path):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda folder: [folder / "a.png"], r"There is only one photo \(.*a\.png\); give 2 to 8"),
+        (lambda folder: [folder / "a.png"], r"There is only one photo \(.*a\.png\); give 2 to 12"),
         (lambda folder: [folder / "gone.png"], r"There is no .*gone\.png; give photos"),
         (lambda folder: [folder / "a.png", folder / "note.txt"], r"note\.txt is no image of a known kind"),
         (lambda folder: [folder / "a.png", folder / "tiny.png"], r"tiny\.png has 8x8 pixels, but at least 16"),
         (lambda folder: [folder / "a.png", folder / "cut.png"], r"cut\.png cannot be decoded|no image in a known"),
         (lambda folder: [folder / "empty"], "The folder .*empty is empty"),
         (lambda folder: [folder / "notes"], "No image is among the files"),
-        (lambda folder: [folder / "a.png"] * (MOST_PHOTOS + 1), "There are 9 photos"),
+        (lambda folder: [folder / "a.png"] * (MOST_PHOTOS + 1), "There are 13 photos"),
         (lambda folder: [folder / "a.png", folder / "empty"], "empty is no image of a known kind"),
     ],
 )

@@ -76,6 +76,45 @@ def test_cameras_are_found_whatever_comes_first(count: int):
     assert len(others) == (count - 1) * 48 * 32
 
 
+ROUND = [
+    view_from((0.45 * number - 0.9, 0.1 * (number % 2), 0.05 * number), (2, 8 - 4 * number, 3), 48, 32, 40.0)
+    for number in range(5)
+]
+
+
+class UnitOfItsOwn(PerfectNetwork):
+    """For each pair, and never more than two photos."""
+
+    units = (1.0, 1.3, 0.8, 1.1, 0.9)
+
+    def forward(self, images: torch.Tensor, intrinsics: torch.Tensor) -> Gaussians:
+        assert images.shape[1] == 2
+        known = [int((self.photos - image).square().flatten(1).mean(dim=1).argmin()) for image in images[0]]
+        made = super().forward(images, intrinsics)
+        unit = self.units[known[0]] / self.units[known[1]] ** 2
+        return replace(made, means=unit * made.means, scales=unit * made.scales)
+
+
+def test_more_photos_are_put_together_from_pairs():
+    network = UnitOfItsOwn(ROUND)
+    photos = photos_of(network)
+    steps = []
+    found = reconstruct(network, photos, lambda: steps.append(1))
+    assert len(steps) == num_steps(5) == 10 + 4 * 5
+    true = camera_to_worlds(torch.stack([view.world_to_camera for view in network.views]))
+    errors = pose_errors(found.camera_to_worlds, true)
+    assert errors.rotation_deg.max() < 0.2 and errors.translation_relative.max() < 0.01
+    assert found.psnrs(photos).min() > 20.0 and doubts(found, photos) == []
+    assert len(found.gaussians) == 5 * 48 * 32 and found.order[0] == 2  # the middle one
+    torch.testing.assert_close(found.world_to_cameras[2], torch.eye(4)[:3])
+
+
+def test_a_photo_of_something_else_is_named_among_more():
+    network = UnitOfItsOwn([*ROUND[:3], view_from((9.0, 0, 0), (0, 40, 0), 48, 32, 40.0)])
+    with pytest.raises(InputError, match=r"no other photo explains 3\.png; leave it out, or give photos between"):
+        reconstruct(network, photos_of(network))
+
+
 def test_angles_and_distances_are_from_the_first_photo_given():
     network = PerfectNetwork(VIEWS[:2])
     first = pixel_gaussians([VIEWS[1], VIEWS[0]])

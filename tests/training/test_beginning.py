@@ -38,7 +38,13 @@ from gnerf_ns.pose_search.rigid_groups import PlacedGroup
 from gnerf_ns.training import pipeline as pipeline_module
 from gnerf_ns.training import placement as placement_module
 from gnerf_ns.training import pose_updates as pose_updates_module
-from gnerf_ns.training.beginning import found_lenses, known_poses, prior_around, prior_of_silhouettes
+from gnerf_ns.training.beginning import (
+    colors_tell_little,
+    found_lenses,
+    known_poses,
+    prior_around,
+    prior_of_silhouettes,
+)
 from gnerf_ns.training.placement import (
     GivenPoses,
     Placement,
@@ -531,11 +537,12 @@ def test_few_further_images_are_looked_up_one_by_one():
 # Poses that come with the images
 
 
-def with_poses(folder: Path, target: Path, without: int = 0) -> Path:
-    """A copy whose first training images have no pose."""
+def with_poses(folder: Path, target: Path, without: int = 0, count: Optional[int] = None) -> Path:
+    """A copy with the first so many training images, the very first of which have no pose."""
     shutil.copytree(folder, target)
     path = target / "transforms_train.json"
     meta = json.loads(path.read_text())
+    meta["frames"] = meta["frames"][:count]
     for frame in meta["frames"][:without]:
         del frame["transform_matrix"]
     path.write_text(json.dumps(meta))
@@ -584,6 +591,32 @@ def test_too_few_given_poses_are_refused(tiny_scene: Path, tmp_path: Path):
     folder = with_poses(tiny_scene, tmp_path / "few", without=4)
     with pytest.raises(InputError, match="3 of 7 images to train on have a pose"):
         build_pipeline(pipeline_config(folder, "transport", poses="given"), test_mode="val")
+
+
+@pytest.mark.parametrize(("count", "without", "enough"), [(2, 0, True), (3, 0, True), (3, 1, False), (1, 0, False)])
+def test_of_fewer_than_four_images_all_have_to_be_given(
+    tiny_scene: Path, tmp_path: Path, count: int, without: int, enough: bool
+):
+    folder = with_poses(tiny_scene, tmp_path / "few", without=without, count=count)
+    config = pipeline_config(folder, "transport", poses="given")
+    config.datamanager.dataparser.min_images = 1  # type: ignore[attr-defined]
+    if not enough:
+        with pytest.raises(InputError, match=f"{count - without} of {count} images to train on have a pose"):
+            build_pipeline(config, test_mode="val")
+        return
+    pipeline = build_pipeline(config, test_mode="val")
+    begun = pipeline.cameras.poses("train")
+    assert pose_errors(begun, true_poses(tiny_scene, "train")[:count]).rotation_deg.max() < 0.1
+    train_steps(pipeline, range(3))
+    assert pipeline.leave_out.origins.tolist() == [PoseOrigin.GIVEN] * count
+
+
+@pytest.mark.parametrize(
+    ("num_images", "has_alpha", "expected"),
+    [(12, False, True), (13, False, False), (12, True, False), (2, False, True)],
+)
+def test_colors_of_a_dozen_photographs_move_no_given_pose_far(num_images: int, has_alpha: bool, expected: bool):
+    assert colors_tell_little(num_images, has_alpha) == expected
 
 
 def test_poses_are_given_only_where_that_is_said(tiny_scene: Path):
