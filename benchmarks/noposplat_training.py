@@ -21,8 +21,8 @@ from nerfstudio.scripts.train import train_loop
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gnerf_ns.method_configs.noposplat import noposplat_tiny
 from gnerf_ns.noposplat.trainer import NoPoSplatTrainerConfig
-from method_configs.noposplat import noposplat_tiny
 
 
 class OnCPU(DistributedDataParallel):
