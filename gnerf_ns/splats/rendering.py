@@ -209,7 +209,7 @@ def _rasterized_by_cpu(
 def gsplat_works() -> bool:
     """Whether gsplat is there, and has or can build its compiled code; where not, it is said once what to do."""
     try:
-        from gsplat.cuda._backend import _C
+        from gsplat.cuda._backend import _C  # pyright: ignore[reportAttributeAccessIssue]
     except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:  # of imports, and of compilers
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
         reason = f"its compiled code cannot be loaded: {first_line.rstrip('.')}"

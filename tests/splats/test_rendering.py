@@ -409,7 +409,8 @@ def test_gsplat_is_used_where_it_works(said: List[str], monkeypatch: pytest.Monk
 
     def by_gsplat(gaussians: Gaussians, view: PinholeView) -> Tuple[Tensor, Tensor, Tensor]:
         calls.append(gaussians)
-        return torch.zeros(view.height, view.width, 3), *torch.zeros(2, view.height, view.width)
+        alike = torch.zeros(view.height, view.width)
+        return torch.zeros(view.height, view.width, 3), alike, alike
 
     monkeypatch.setitem(sys.modules, "gsplat.cuda._backend", backend(object()))
     monkeypatch.setattr(rendering, "_rasterized_by_gsplat", by_gsplat)
