@@ -51,7 +51,13 @@ def work(rank: int, config: NoPoSplatTrainerConfig, num_processes: int, meeting:
     distributed.destroy_process_group()
 
 
-def main(output_dir: Path, num_processes: int = 2, seed: int = 0, max_num_iterations: Optional[int] = None) -> None:
+def main(
+    output_dir: Path,
+    num_processes: int = 2,
+    seed: int = 0,
+    max_num_iterations: Optional[int] = None,
+    load_dir: Optional[Path] = None,
+) -> None:
     """Train.
 
     Args:
@@ -59,12 +65,14 @@ def main(output_dir: Path, num_processes: int = 2, seed: int = 0, max_num_iterat
         num_processes: as many as there are cores to spare.
         seed: of weights, scenes and views.
         max_num_iterations: steps; None: the method's own number.
+        load_dir: folder of checkpoints to go on from; None to begin.
     """
     config = copy.deepcopy(noposplat_tiny.config)
     assert isinstance(config, NoPoSplatTrainerConfig)
     config.output_dir, config.vis = output_dir, "tensorboard"
     config.machine.seed = config.pipeline.datamanager.seed = seed
     config.max_num_iterations = max_num_iterations or config.max_num_iterations
+    config.load_dir = load_dir
     config.set_timestamp()
     config.print_to_terminal()
     config.save_config()

@@ -28,9 +28,10 @@ MIN_OPACITY = 0.3
 """Gaussians that are no more opaque than this are no points (the official code's threshold)."""
 RANSAC_ITERATIONS = 100
 """As in the official code."""
-MAX_PIXEL_ERROR, PIXEL_ERROR_SIDE = 5.0, 256
+PIXEL_ERRORS, PIXEL_ERROR_SIDE = (5.0, 10.0, 20.0), 256
 """A point agrees with a pose if it is seen so many pixels from its own, at most, where images have the second number of
-pixels on a side; in images of other sizes it is the same share of them (the official code is for that size)."""
+pixels on a side; in images of other sizes it is the same share of them (the official code is for that size, and has the
+first number). Where too few points agree, as those of small networks, more is allowed."""
 MIN_POINTS = 64
 """With fewer points, any pose that agrees with them does so by chance."""
 MIN_AGREEING = 0.2
@@ -88,6 +89,18 @@ def pose_from_points(
     pixels = np.stack([columns, rows], axis=1) + 0.5
     intrinsics = np.eye(3)
     intrinsics[[0, 1], [0, 1]], intrinsics[:2, 2] = focal.cpu().numpy(), center.cpu().numpy()
+    pixel = (height * width) ** 0.5 / PIXEL_ERROR_SIDE
+    poses = (_ransac(points, pixels, intrinsics, allowed * pixel) for allowed in PIXEL_ERRORS)
+    return next((pose for pose in poses if pose is not None), None)
+
+
+def _ransac(
+    points: Float[np.ndarray, "points 3"],
+    pixels: Float[np.ndarray, "points 2"],
+    intrinsics: Float[np.ndarray, "3 3"],
+    max_pixel_error: float,
+) -> Optional[PointPose]:
+    """The pose with which most points agree, if they are enough."""
     try:
         found, turn, shift, agreeing = cv2.solvePnPRansac(
             points,
@@ -95,7 +108,7 @@ def pose_from_points(
             intrinsics,
             np.zeros(4),  # no distortion
             iterationsCount=RANSAC_ITERATIONS,
-            reprojectionError=MAX_PIXEL_ERROR * (height * width) ** 0.5 / PIXEL_ERROR_SIDE,
+            reprojectionError=max_pixel_error,
             flags=cv2.SOLVEPNP_SQPNP,
         )
     except cv2.error:  # points on one line, or all in one place
