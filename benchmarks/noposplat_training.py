@@ -21,7 +21,7 @@ from nerfstudio.scripts.train import train_loop
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gnerf_ns.method_configs.noposplat import noposplat_tiny
+from gnerf_ns.method_configs.noposplat import noposplat_tiny  # pyright: ignore[reportMissingImports]
 from gnerf_ns.noposplat.trainer import NoPoSplatTrainerConfig
 
 

@@ -16,8 +16,13 @@ from gnerf_ns.noposplat.trainer import AdamWOptimizerConfig, NoPoSplatTrainerCon
 
 HAS_CUDA = torch.cuda.is_available()
 
+TINY_POINT_STEPS = 6000
+"""Of noposplat-tiny: in them poses are learned, and each takes half as long as one with images."""
 
-def optimizers(pretrained: float, new_layers: float, last: float, warm_up_steps: int) -> Dict[str, Any]:
+
+def optimizers(
+    pretrained: float, new_layers: float, last: float, warm_up_steps: int, point_steps: int = 0
+) -> Dict[str, Any]:
     """AdamW for what MASt3R has weights for, and for what it has not.
 
     Args:
@@ -25,13 +30,16 @@ def optimizers(pretrained: float, new_layers: float, last: float, warm_up_steps:
         new_layers: and of the other;
         last: that of both at the end.
         warm_up_steps: until these rates.
+        point_steps: so many first steps use none of the new layers.
     """
     return {
         group: {
             "optimizer": AdamWOptimizerConfig(lr=rate),
-            "scheduler": WarmUpCosineSchedulerConfig(warm_up_steps=warm_up_steps, last_factor=last / rate),
+            "scheduler": WarmUpCosineSchedulerConfig(
+                warm_up_steps=warm_up_steps, last_factor=last / rate, first_step=first_step
+            ),
         }
-        for group, rate in (("pretrained", pretrained), ("new_layers", new_layers))
+        for group, rate, first_step in (("pretrained", pretrained, 0), ("new_layers", new_layers, point_steps))
     }
 
 
@@ -71,7 +79,7 @@ noposplat_tiny = MethodSpecification(
                 num_targets=1,
                 batch_size=8,
                 num_workers=0,
-                point_steps=4000,
+                point_steps=TINY_POINT_STEPS,
             ),
             model=NoPoSplatModelConfig(
                 network=NoPoSplatNetworkConfig(
@@ -92,8 +100,10 @@ noposplat_tiny = MethodSpecification(
                 )
             ),
         ),
-        optimizers=optimizers(pretrained=1e-3, new_layers=1e-3, last=2e-5, warm_up_steps=100),
-        max_num_iterations=6500,
+        optimizers=optimizers(
+            pretrained=1e-3, new_layers=1e-3, last=2e-5, warm_up_steps=100, point_steps=TINY_POINT_STEPS
+        ),
+        max_num_iterations=7700,
         steps_per_save=500,
         steps_per_eval_image=250,
         steps_per_eval_all_images=2000,

@@ -50,9 +50,14 @@ class WarmUpCosineSchedulerConfig(SchedulerConfig):
     """Steps until the full rate."""
     last_factor: float = 0.1
     """Share of the learning rate at the end."""
+    first_step: int = 0
+    """Where all this begins. Before it, nothing is learned."""
 
     def factor(self, step: int, total_steps: int) -> float:
         """Share of the learning rate at a step of so many."""
+        step, total_steps = step - self.first_step, total_steps - self.first_step
+        if step < 0:
+            return 0.0
         if step < self.warm_up_steps:
             return (step + 1) / (self.warm_up_steps + 1)
         progress = min(1.0, (step - self.warm_up_steps) / max(1, total_steps - self.warm_up_steps))

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from gnerf_ns.data.images import ImageSize
-from gnerf_ns.method_configs.noposplat import noposplat_tiny
+from gnerf_ns.method_configs.noposplat import noposplat_tiny  # pyright: ignore[reportMissingImports]
 from gnerf_ns.models.image_metrics import ImageMetrics
 from gnerf_ns.noposplat import command, reconstruction
 from gnerf_ns.noposplat.checkpoints import load_network

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, Dict
@@ -111,6 +112,11 @@ def test_rates_warm_up_and_fall():
     assert new.factor(125, total) == 1.0 and new.factor(total, total) == pytest.approx(0.1)
     assert new.factor(125 + (total - 125) // 2, total) == pytest.approx(0.55, abs=1e-3)
     assert {old.factor(step, total) for step in (125, 5000, total)} == {1.0}  # it ends where it is
+    late = replace(new, first_step=1000)
+    assert late.factor(999, total) == 0.0
+    assert [late.factor(1000 + step, total + 1000) for step in (0, 62, 5000)] == [
+        new.factor(step, total) for step in (0, 62, 5000)
+    ]
 
 
 def test_groups_are_clipped_as_one():
