@@ -25,7 +25,9 @@ from gnerf_ns.splats.rendering import PinholeView, render
 from gnerf_ns.utils.annealing import geometric
 
 MIN_OPACITY = 0.3
-"""Gaussians that are no more opaque than this are no points (the official code's threshold)."""
+"""Gaussians that are no more opaque than this are no points (the official code's threshold). Where that is most of a
+view's, opacities do not tell which points are right, but that the network lets another view show what both see; then
+all count."""
 RANSAC_ITERATIONS = 100
 """As in the official code."""
 PIXEL_ERRORS, PIXEL_ERROR_SIDE = (5.0, 10.0, 20.0), 256
@@ -79,10 +81,12 @@ def pose_from_points(
         center: its principal point, in pixels; (0, 0) is the outer corner of the first pixel.
 
     Returns:
-        The pose; or None if too few Gaussians are opaque, or too few of them agree with any pose.
+        The pose; or None if there are too few Gaussians, or too few of them agree with any pose.
     """
     height, width = opacities.shape
-    rows, columns = np.nonzero((opacities > MIN_OPACITY).cpu().numpy())
+    opaque = opacities > MIN_OPACITY
+    counts = opaque if opaque.float().mean() >= 0.5 else torch.ones_like(opaque)
+    rows, columns = np.nonzero(counts.cpu().numpy())
     if len(rows) < MIN_POINTS:
         return None
     points = means[rows, columns].double().cpu().numpy()

@@ -139,9 +139,8 @@ def _config_keys() -> List[str]:
 def _config_from(values: Any, path: Path) -> NoPoSplatNetworkConfig:
     if not isinstance(values, Mapping) or set(values) != set(_config_keys()):
         raise InputError(f"{path} was written by another version of this package; use a checkpoint of this one.")
-    return NoPoSplatNetworkConfig(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    )
+    given: Dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return NoPoSplatNetworkConfig(**given)
 
 
 # MASt3R's

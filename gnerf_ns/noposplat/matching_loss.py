@@ -83,7 +83,7 @@ def watched_attention(backbone: Backbone) -> Iterator[AttentionCalls]:
     """
     calls = AttentionCalls()
     depth = backbone.config.decoder_depth
-    watched = [
+    watched: List[Any] = [
         blocks[block].cross_attn
         for block in sorted({depth // 4, depth // 2})
         for blocks in (backbone.dec_blocks, backbone.dec_blocks2)

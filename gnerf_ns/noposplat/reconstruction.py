@@ -31,8 +31,9 @@ COMPARISON_STEPS = 40
 """Steps of refinement before orders are compared; the poses of the best are then refined further."""
 MIN_COVERED = 0.1
 """Share of a photo that the Gaussians of the others have to cover,"""
-COVERED = 0.5
-"""a pixel being covered where they are opaque by more than this."""
+COVERED = 0.05
+"""a pixel being covered where they are opaque by more than this. Little is enough: some networks let one photo's
+Gaussians show what two have in common, and the other's fade."""
 MIN_EXPLAINED = 0.1
 """Share of the variance of the covered part that they have to explain. 0 is what its mean color does."""
 
@@ -53,13 +54,16 @@ class Reconstruction:
         """The poses with nerfstudio's axes."""
         return camera_to_worlds(self.world_to_cameras)
 
-    def gaussians_of_others(self, photo: int) -> Gaussians:
-        """Those that were not made from one photo's pixels."""
+    def gaussians_of(self, *of: int) -> Gaussians:
+        """Those that were made from some photos' pixels."""
         views = len(self.order)
-        place = self.order.index(photo)
-        kept = torch.ones(views, len(self.gaussians) // views, dtype=torch.bool, device=self.gaussians.means.device)
-        kept[place] = False
+        kept = torch.zeros(views, len(self.gaussians) // views, dtype=torch.bool, device=self.gaussians.means.device)
+        kept[[self.order.index(photo) for photo in of]] = True
         return self.gaussians[kept.flatten()]
+
+    def others(self, photo: int) -> List[int]:
+        """All photos but one."""
+        return [other for other in sorted(self.order) if other != photo]
 
     def seen(self, photos: Photos, photo: int, gaussians: Optional[Gaussians] = None) -> Rendering:
         """What a photo's camera sees of all Gaussians, or of some."""
@@ -75,18 +79,20 @@ class Reconstruction:
         ]
         return -10.0 * torch.stack(errors).clamp_min(1e-10).log10().cpu()
 
-    def explained_by_others(self, photos: Photos, photo: int) -> Tuple[float, float]:
-        """What the Gaussians of the others alone show of a photo.
+    def explained(self, photos: Photos, photo: int, *by: int) -> Tuple[float, float]:
+        """What the Gaussians of some other photos alone show of a photo.
 
         Returns:
             The share of it that they cover, and the share of the variance there that they explain: 0 is what the mean
             color of that part does, and it is negative for worse.
         """
-        seen = self.seen(photos, photo, self.gaussians_of_others(photo))
+        seen = self.seen(photos, photo, self.gaussians_of(*by))
         covered = seen.accumulation > COVERED
         if not bool(covered.any()):
             return 0.0, 0.0
-        truth, shown = photos.images[photo].permute(1, 2, 0)[covered], seen.image[covered].clamp(0.0, 1.0)
+        # As if they were opaque.
+        shown = (seen.image / seen.accumulation[..., None])[covered].clamp(0.0, 1.0)
+        truth = photos.images[photo].permute(1, 2, 0)[covered]
         variance = (truth - truth.mean(dim=0)).square().mean().clamp_min(1e-5)
         return float(covered.float().mean()), 1.0 - float((shown - truth).square().mean() / variance)
 
@@ -191,19 +197,19 @@ def _by_pairs(network: NoPoSplatNetwork, photos: Photos, on_step: Callable[[], N
 
 
 def _agreement(network: NoPoSplatNetwork, pair: Photos) -> float:
-    """How much of each of two photos the other explains in one pass, from 0 to 1: of the one of which it is less."""
+    """How much of each of two photos the other explains in one pass, from 0 to 1: of the one of which it is more, since
+    networks may let the one photo's Gaussians show what both have in common."""
     placed = _placed(network, pair, (0, 1))
     if not isinstance(placed, Reconstruction):
         return 0.0
-    covered_and_explained = [placed.explained_by_others(pair, photo) for photo in range(2)]
-    return min(covered * max(0.0, explained) for covered, explained in covered_and_explained)
+    covered_and_explained = [placed.explained(pair, photo, 1 - photo) for photo in range(2)]
+    return max(covered * max(0.0, explained) for covered, explained in covered_and_explained)
 
 
 def _pair_scene(network: NoPoSplatNetwork, photos: Photos, link: Link, on_step: Callable[[], None]) -> PairScene:
     """Of a link's two photos."""
     found = _in_one_pass(network, photos.some(link), on_step)
-    parent, child = (found.gaussians_of_others(other) for other in (1, 0))
-    return PairScene(parent, child, found.world_to_cameras)
+    return PairScene(found.gaussians_of(0), found.gaussians_of(1), found.world_to_cameras)
 
 
 def _placed(network: NoPoSplatNetwork, photos: Photos, order: Tuple[int, ...]) -> "Reconstruction | List[int]":
@@ -238,17 +244,22 @@ def _refined(reconstruction: Reconstruction, photos: Photos, steps: int, on_step
 
 
 def doubts(reconstruction: Reconstruction, photos: Photos) -> List[str]:
-    """Why photos may not show the same thing: a clause for each that the others do not explain.
+    """Why photos may not show the same thing: a clause for each that has nothing in common with the others.
 
     A network makes Gaussians of any photo, and they show it from its own camera. That photos have something in common
-    shows where one is drawn by the Gaussians of the others alone: they have to cover a part of it (`MIN_COVERED`), and
-    to show that part better than its mean color does (`MIN_EXPLAINED`).
+    shows where one is drawn by the Gaussians of others alone: they have to cover a part of it (`MIN_COVERED`), and to
+    show that part better than its mean color does (`MIN_EXPLAINED`). One way is enough, the others' Gaussians showing
+    the photo or the photo's showing another, since networks may let one photo's Gaussians show what both do.
     """
     found = []
     for photo in range(len(photos)):
-        covered, explained = reconstruction.explained_by_others(photos, photo)
-        if covered < MIN_COVERED:
+        others = reconstruction.others(photo)
+        ways = [(photo, others), *((other, [photo]) for other in others)]
+        shares = [reconstruction.explained(photos, seen, *by) for seen, by in ways]
+        if any(covered >= MIN_COVERED and explained >= MIN_EXPLAINED for covered, explained in shares):
+            continue
+        if shares[0][0] < MIN_COVERED:
             found.append(f"from the camera of {photos.names[photo]} hardly anything is seen of what the others show")
-        elif explained < MIN_EXPLAINED:
+        else:
             found.append(f"what the others show explains {photos.names[photo]} hardly better than one color does")
     return found

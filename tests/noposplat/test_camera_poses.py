@@ -56,6 +56,16 @@ def test_wrong_points_do_not_count_nor_do_transparent_ones():
     assert angle < 1.0 and distance < 0.06
 
 
+def test_points_count_where_another_view_shows_them():
+    means, opacities = points_of_second()
+    opacities[:] = 0.002
+    opacities[:4], means[:4] = 0.9, torch.randn(4, WIDTH, 3, generator=torch.Generator().manual_seed(0))
+    found = pose_from_points(means, opacities, SECOND.focal, SECOND.center)
+    assert found is not None and found.agreeing == pytest.approx(28 / 32, abs=0.05)
+    angle, distance = errors(found.world_to_camera, SECOND.world_to_camera)
+    assert angle < 1.0 and distance < 0.06
+
+
 def test_rough_points_tell_a_rough_pose(monkeypatch: pytest.MonkeyPatch):
     """As those of small networks; the official limit of 5 pixels of 256 leaves too few of them."""
     means, opacities = points_of_second()
@@ -68,12 +78,10 @@ def test_rough_points_tell_a_rough_pose(monkeypatch: pytest.MonkeyPatch):
     assert pose_from_points(means, opacities, SECOND.focal, SECOND.center) is None
 
 
-@pytest.mark.parametrize("what", ["transparent", "random", "line", "one place", "behind"])
+@pytest.mark.parametrize("what", ["random", "line", "one place", "behind"])
 def test_what_tells_no_pose_gives_none(what: str):
     means, opacities = points_of_second()
-    if what == "transparent":
-        opacities[:] = 0.25
-    elif what == "random":
+    if what == "random":
         means = torch.randn(HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(0)) + torch.tensor([0, 0, 4.0])
     elif what == "line":
         means[..., :2] = 0.0

@@ -1,6 +1,7 @@
 """Where attention between images is to look."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -87,7 +88,7 @@ def test_attention_is_what_the_network_computes(views: int, kind: str) -> None:
     network = NoPoSplatNetwork(network_config(patch_side=8, intrinsics=kind, ray_degree=0, decoder_heads=1))
     images, intrinsics = torch.rand(2, views, 3, SIDE, SIDE), torch.eye(3).expand(2, views, 3, 3)
     attended = []
-    block = network.backbone.dec_blocks[0].cross_attn
+    block: Any = network.backbone.dec_blocks[0].cross_attn
     hook = block.proj.register_forward_hook(lambda layer, given, output: attended.append(given[0]))
     values = []
     value_hook = block.projv.register_forward_hook(lambda layer, given, output: values.append(output))

@@ -72,7 +72,7 @@ def test_cameras_are_found_whatever_comes_first(count: int):
     assert found.psnrs(photos).min() > 20.0 and doubts(found, photos) == []
     assert torch.equal(found.world_to_cameras[found.order[0]], torch.eye(4)[:3])
     # The image from a photo's camera by all is that by all but its own, where these are.
-    others = found.gaussians_of_others(1)
+    others = found.gaussians_of(*found.others(1))
     assert len(others) == (count - 1) * 48 * 32
 
 
