@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any, Callable, Dict, List, Literal, Mapping, NamedTuple, Optional
 
@@ -119,20 +120,16 @@ def export_results(results: Path, output: Path, format: Format) -> Copied:
         raise InputError(f"{listed} lists the image {gone[0]}, which is not there any more; put it back.")
     if output.exists():
         raise InputError(f"{output} exists already; give another --output, or remove it.")
-    partial = output.with_name(f"{output.name}.partial")
     try:
-        partial.mkdir(parents=True)
-        _WRITERS[format](_Results(results, meta, files, image_names(files)), partial)
-        num_bytes = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
-        partial.rename(output)
-    except FileExistsError as error:
-        raise InputError(f"{partial} is in the way; remove it, or give another --output.") from error
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as beside:
+            partial = Path(beside) / output.name
+            partial.mkdir()
+            _WRITERS[format](_Results(results, meta, files, image_names(files)), partial)
+            num_bytes = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
+            partial.rename(output)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise InputError(f"{output} cannot be written ({error.strerror}); give another --output.") from error
-    except InputError:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        raise InputError(f"{output} cannot be written ({error.strerror or error}); give another --output.") from error
     return Copied(len(files), num_bytes)
 
 
@@ -306,9 +303,7 @@ def _shared_lens(results: _Results, program: str) -> Dict[str, float]:
             f"{program}'s format has one lens and size for all images, but those of {names[0]} and {names[1]} differ; "
             "use --format nerfstudio or colmap."
         )
-    return {
-        key: value if key not in ("w", "h") else int(value) for key, value in zip(keys, lenses[0].tolist(), strict=True)
-    }
+    return {key: results.meta["frames"][0].get(key, 0.0) for key in keys}
 
 
 _WRITERS: Dict[str, Callable[[_Results, Path], None]] = {

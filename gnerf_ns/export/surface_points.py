@@ -23,7 +23,7 @@ DRAWN_PIXELS = 8 * RAYS
 OPAQUE = 128
 """Of 255; pixels that are less opaque show no surface, and their color is not the object's."""
 MIN_ACCUMULATION = 0.9
-"""Along a ray of less, there is no surface that half of the light comes from the near side of."""
+"""Rays that gather less opacity graze the object or miss it, and meet no surface at their median depth."""
 FARTHEST = 100.0
 """Distance from the origin, in scene units. In unbounded scenes, samples beyond are so far apart that they tell the sky
 from nothing."""

@@ -168,10 +168,10 @@ def test_an_older_run_learns_where_its_model_comes_from(moved_run: Path, tmp_pat
 
 def test_runs_without_estimated_poses_are_refused_in_a_sentence(tmp_path: Path):
     config = tmp_path / "config.yml"
-    with pytest.raises(InputError, match="There is no file .*config.yml; give --load-config"):
+    with pytest.raises(InputError, match=r"There is no file .*config.yml; give --load-config"):
         ExportPoses(config, "colmap", tmp_path / "output").main()
     config.write_text("of another method")
-    with pytest.raises(InputError, match="There are no estimated poses beside .*config.yml: gnerf-ns writes them"):
+    with pytest.raises(InputError, match=r"There are no estimated poses beside .*config.yml: gnerf-ns writes them"):
         ExportPoses(config, "colmap", tmp_path / "output").main()
 
 

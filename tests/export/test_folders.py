@@ -1,4 +1,4 @@
-"""Folders for other programs, from images that are awkward: masks, several lenses, names that differ in their ending."""
+"""Folders for other programs, of awkward images: with masks, several lenses, names that differ in their ending."""
 
 import json
 from pathlib import Path
@@ -75,9 +75,8 @@ def test_masks_come_along_as_png_files_of_their_images_names(results, tmp_path: 
 def test_masks_become_alpha_in_blenders_format(results, tmp_path: Path):
     folder = tmp_path / "blender"
     export_results(results(), folder, "blender")
-    frames = (
-        read_json(folder / "transforms_train.json")["frames"] + read_json(folder / "transforms_test.json")["frames"]
-    )
+    listed = [folder / f"transforms_{split}.json" for split in ("train", "test")]
+    frames = [frame for path in listed for frame in read_json(path)["frames"]]
     assert [frame["file_path"] for frame in frames] == [f"./images/{name}" for name in NAMES]
     for index, frame in enumerate(frames):
         pixels = np.asarray(Image.open(folder / f"{frame['file_path']}.png"))
@@ -148,7 +147,7 @@ def test_what_is_there_stays_and_what_fails_leaves_nothing(results, tmp_path: Pa
     (tmp_path / "data" / "a.jpg").unlink()
     with pytest.raises(InputError, match=r"transforms.json lists the image .*a.jpg, which is not there any more"):
         export_results(source, tmp_path / "new", "nerfstudio")
-    assert not list(tmp_path.glob("new*"))
+    assert not [path for path in tmp_path.iterdir() if "new" in path.name]
 
 
 @pytest.mark.parametrize("format", FORMATS)
