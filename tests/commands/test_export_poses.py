@@ -68,7 +68,7 @@ def check_cameras(outputs: DataparserOutputs, finished_run: Any, split: Any = "t
     poses[..., 3] *= scale
     torch.testing.assert_close(found.camera_to_worlds, poses, atol=1e-5, rtol=0)
     for name in ("fx", "fy", "cx", "cy"):
-        torch.testing.assert_close(getattr(found, name), getattr(expected, name)[rows], rtol=1e-4, atol=0)
+        torch.testing.assert_close(getattr(found, name).float(), getattr(expected, name)[rows], rtol=1e-4, atol=0)
 
 
 def test_points_beside_the_checkpoint_project_to_where_the_field_shows_them(finished_run, moved_run: Path):
@@ -77,7 +77,7 @@ def test_points_beside_the_checkpoint_project_to_where_the_field_shows_them(fini
     assert model.compute_mean_reprojection_error() == pytest.approx(0.0, abs=1e-9)
     dataset, cameras = finished_run.pipeline.datamanager.train_dataset, finished_run.cameras()
     for index, path in enumerate(dataset.image_filenames):
-        (image,) = [each for each in model.images.values() if each.name == f"train/{path.name}"]
+        (image,) = [each for each in model.images.values() if each.name == f"{path.parent.name}/{path.name}"]
         with torch.no_grad():
             depth = finished_run.pipeline.model.get_outputs_for_camera(cameras[index : index + 1])["depth"][..., 0]
         pixels = np.asarray(Image.open(path))
@@ -143,9 +143,9 @@ def test_nerfstudios_instant_ngp_dataparser_reads_the_export(finished_run, expor
     parser = InstantNGPDataParserConfig(data=exported("instant-ngp"), eval_mode="all").setup()
     outputs = parser.get_dataparser_outputs("train")
     assert len(outputs.image_filenames) == 9, "it knows no held-out images"
-    rows = [index for index, path in enumerate(outputs.image_filenames) if path.parent.name == "train"]
+    rows = [index for index, path in enumerate(outputs.image_filenames) if path.parent.name != "held_out"]
     outputs.image_filenames = [outputs.image_filenames[row] for row in rows]
-    outputs.cameras = outputs.cameras[torch.tensor(rows)]
+    outputs.cameras = outputs.cameras[torch.tensor(rows, dtype=torch.long)]
     check_cameras(outputs, finished_run, scale=parser.config.scene_scale)
 
 
