@@ -50,7 +50,7 @@ class SurfacePoints:
         cloud = trimesh.PointCloud(self.positions.numpy(), self.colors.numpy())
         partial = path.with_name(f"{path.name}.partial")
         try:
-            partial.write_bytes(cloud.export(file_type="ply"))
+            cloud.export(str(partial), file_type="ply")
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)

@@ -95,7 +95,8 @@ def test_points_beside_the_checkpoint_project_to_where_the_field_shows_them(fini
 
 @needs_open3d
 def test_splatfacto_begins_with_the_points_of_a_moved_run(moved_run: Path):
-    config: Any = method_configs["splatfacto"].pipeline.datamanager.dataparser
+    method: Any = method_configs["splatfacto"]
+    config = method.pipeline.datamanager.dataparser
     assert isinstance(config, NerfstudioDataParserConfig) and config.load_3D_points
     parser = NerfstudioDataParserConfig(data=moved_run / "estimated_poses", load_3D_points=True, **AS_IT_IS).setup()
     metadata = parser.get_dataparser_outputs("train").metadata
@@ -105,7 +106,8 @@ def test_splatfacto_begins_with_the_points_of_a_moved_run(moved_run: Path):
 
 @pytest.mark.parametrize("split", ["train", "eval"])
 def test_nerfacto_reads_a_moved_run_and_a_moved_export(finished_run, moved_run: Path, exported, split: Any):
-    config: Any = method_configs["nerfacto"].pipeline.datamanager.dataparser
+    method: Any = method_configs["nerfacto"]
+    config = method.pipeline.datamanager.dataparser
     assert isinstance(config, NerfstudioDataParserConfig)
     for data in (moved_run / "estimated_poses", exported("nerfstudio")):
         parser = NerfstudioDataParserConfig(data=data, **AS_IT_IS).setup()

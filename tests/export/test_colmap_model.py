@@ -89,7 +89,7 @@ def test_colmap_sees_points_where_nerfstudios_rays_begin(tmp_path: Path, model: 
         np.testing.assert_allclose(point.xyz, positions[row].numpy(), atol=1e-6)
         image = found.images[int(image_indices[row]) + 1]
         expected = turned[row % len(PIXELS)].numpy()
-        np.testing.assert_allclose(image.project_point(point.xyz), expected, atol=0.02)
+        np.testing.assert_allclose(np.asarray(image.project_point(point.xyz)), expected, atol=0.02)
         (seen,) = point.track.elements
         assert seen.image_id == image.image_id
         np.testing.assert_allclose(image.points2D[seen.point2D_idx].xy, expected, atol=0.02)
