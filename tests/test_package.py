@@ -35,7 +35,7 @@ LAYERS = (
     {"data"},
     {"fields", "matching", "scenes", "splats"},
     {"models"},
-    {"pose_search"},
+    {"export", "pose_search"},
     {"training"},
     {"localize"},
     {"noposplat"},

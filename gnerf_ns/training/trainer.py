@@ -20,7 +20,8 @@ from gnerf_ns.cameras.plots import save_image
 from gnerf_ns.data.datamanager import UnposedDataManagerConfig
 from gnerf_ns.data.dataset import UnposedDataset
 from gnerf_ns.data.image_set import ImageSet
-from gnerf_ns.data.transforms_json import write_transforms_json
+from gnerf_ns.export.folders import POSES_FOLDER, TRANSFORMS, write_results
+from gnerf_ns.export.surface_points import surface_points
 from gnerf_ns.models.gnerf import GNeRFModelConfig
 from gnerf_ns.training.ambiguity import find_ambiguity
 from gnerf_ns.training.learning_rates import following
@@ -39,9 +40,6 @@ from gnerf_ns.training.whole_runs import WholeRunTrainer
 from gnerf_ns.utils.checkpoints import latest_checkpoint
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.system_libraries import export_advice
-
-POSES_FOLDER = "estimated_poses"
-"""Beside the checkpoints' folder: nerfstudio takes every file in the latter for a checkpoint."""
 
 NO_TIMESTAMP = "{timestamp}"
 """nerfstudio's placeholder for the second in which a run starts."""
@@ -191,12 +189,12 @@ class GNeRFTrainer(WholeRunTrainer):
         return statuses
 
     def write_poses(self, folder: Path, statuses: Optional[Mapping[Split, Sequence[PoseStatus]]] = None) -> None:
-        """Write the estimated cameras as a nerfstudio transforms.json, and plots of them and of where they are from.
+        """Write the estimated cameras and the surface for other programs, and plots of where the cameras are.
 
-        Held-out images are in the file once their poses have been estimated: at the end of training.
+        Held-out images are in the files once their poses have been estimated: at the end of training.
 
         Args:
-            folder: which gets `transforms.json`, `cameras.png` and `distribution.png`.
+            folder: which gets what `write_results` writes, `cameras.png` and `distribution.png`.
             statuses: what is to be said of each pose; None as long as nothing is known.
         """
         pipeline, datamanager = self.pipeline, self.pipeline.datamanager
@@ -208,7 +206,8 @@ class GNeRFTrainer(WholeRunTrainer):
             remarks = [status.entries for status in (statuses or {}).get(split, [])]
             cameras = pipeline.cameras.estimated(split, dataset.file_cameras)
             frames["train" if split == "train" else "test"] = dataset.file_frames(cameras, remarks or None)
-        write_transforms_json(folder / "transforms.json", frames)
+        points = surface_points(pipeline.model, pipeline.scene.image_set, pipeline.cameras.poses("train"))
+        write_results(folder, frames, points)
         save_image(folder / "cameras.png", (pipeline.evaluation.plot_poses() * 255).round().byte().numpy())
         save_image(folder / "distribution.png", pipeline.plot_pose_distribution())
 
@@ -217,7 +216,7 @@ class GNeRFTrainer(WholeRunTrainer):
         if advice is not None:
             CONSOLE.print(advice)
         folder, pipeline = self.base_dir / POSES_FOLDER, self.pipeline
-        poses, plot = escape(str(folder / "transforms.json")), escape(str(folder / "cameras.png"))
+        poses, plot = escape(str(folder / TRANSFORMS)), escape(str(folder / "cameras.png"))
         CONSOLE.print(f"Estimated poses: {poses}, a plot of them: {plot}")
         for sentence in sentences(
             statuses["train"], pipeline.datamanager.train_dataset.image_filenames, statuses.get("eval", ())

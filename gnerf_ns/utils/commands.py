@@ -16,7 +16,7 @@ from gnerf_ns.utils.system_libraries import provide_ffmpeg, provide_libusb
 def prepare_command() -> None:
     """If the running program is one of the commands, have it end well on bad input and find what it needs."""
     program = Path(sys.argv[0]) if getattr(sys, "argv", None) else Path()
-    is_ours = program.stem in ("gnerf-demo", "gnerf-localize", "gnerf-splat")
+    is_ours = program.stem in ("gnerf-demo", "gnerf-export-poses", "gnerf-localize", "gnerf-splat")
     is_nerfstudios = program.stem.startswith("ns-") or "nerfstudio/scripts" in program.as_posix()
     if is_ours or is_nerfstudios:
         print_input_errors()
