@@ -10,11 +10,12 @@ import roma
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
 from gnerf_ns.noposplat.photos import Photos
 from gnerf_ns.noposplat.reconstruction import Reconstruction
 from gnerf_ns.splats.axes import world_to_cameras
-from gnerf_ns.splats.rendering import PinholeView, render
+from gnerf_ns.splats.rendering import render
 
 FILM_FRAMES = 80
 """Four seconds."""
@@ -82,14 +83,13 @@ def film(
         photos: the photos.
         on_frame: called after each.
     """
-    factor = enlargement(photos)
-    width, height = (factor * side for side in photos.size)
     poses = world_to_cameras(film_poses(reconstruction.camera_to_worlds, reconstruction.scene_depth))
     frames = []
     for pose in poses:
-        view = PinholeView(pose, factor * photos.focal[0], factor * photos.centers[0], width, height)
         with torch.no_grad():
-            image = render(reconstruction.gaussians, view, torch.zeros(3, device=pose.device)).image
-        frames.append((255.0 * image.clamp(0.0, 1.0)).round().byte().cpu().numpy())
+            image = render(reconstruction.gaussians, photos.view(0, pose), torch.zeros(3, device=pose.device)).image
+        # Gaussians join at the size that the network saw: drawn larger, gaps would show.
+        image = F.interpolate(image.movedim(-1, 0)[None], scale_factor=enlargement(photos), mode="bicubic")[0]
+        frames.append((255.0 * image.movedim(0, -1).clamp(0.0, 1.0)).round().byte().cpu().numpy())
         on_frame()
     return np.stack(frames)
