@@ -1,4 +1,4 @@
-"""`gnerf-splat`: two or three photos without poses in, a splat and its cameras out, by one pass of a network."""
+"""`gnerf-splat`: a few photos without poses in, a splat and its cameras out, by one pass of a network."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class NoWeightsError(InputError):
 
 @dataclass
 class Splat:
-    """Make a splat of two or three photos of one scene, and find their cameras."""
+    """Make a splat of two to twelve photos of one scene, and find their cameras."""
 
     photos: Annotated[Tuple[Path, ...], tyro.conf.Positional] = ()
     """Photos (two or more files), or one folder of them."""
