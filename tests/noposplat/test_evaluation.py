@@ -41,7 +41,7 @@ def test_poses_are_refined_from_where_points_have_them(monkeypatch):
     assert torch.equal(before[0], torch.eye(4)[:3]) and torch.equal(after[0], torch.eye(4)[:3])
     torch.testing.assert_close(after[1, :, 3:], before[1, :, 3:] - before[1, :, :3] @ shift)
     assert len(images) == 1 and torch.equal(images[0], context.images[1])
-    nowhere = replace(gaussians, opacities=torch.zeros_like(gaussians.opacities))
+    nowhere = replace(gaussians, means=torch.ones_like(gaussians.means))  # all in one place
     assert bool(refined_poses(nowhere, context)[1].isnan().all())
 
 
