@@ -11,7 +11,7 @@ in the other images. It adds no weights. (The tiny network's error of points aft
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Any, Iterator, List, Tuple
+from typing import Any, Iterator, List, Sequence, Tuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -97,7 +97,7 @@ def watched_attention(backbone: Backbone) -> Iterator[AttentionCalls]:
 
 
 def matching_loss(
-    log_shares: Float[Tensor, "batch views tokens others"],
+    log_shares: Sequence[Float[Tensor, "batch views tokens others"]],
     context: Views,
     points: Float[Tensor, "batch views height width 3"],
     patch_side: int,
@@ -107,7 +107,7 @@ def matching_loss(
     What no other image shows has no part in it.
 
     Args:
-        log_shares: of one block (`AttentionCalls.log_shares`).
+        log_shares: of each block (`AttentionCalls.log_shares`); the loss is their mean.
         context: what the network saw.
         points: what its pixels show, in the frame of `context`.
         patch_side: of a patch, in pixels.
@@ -115,8 +115,8 @@ def matching_loss(
     shares = seen_in_others(context, points, patch_side)
     views, patches, others = shares.shape[1:]
     # There may be a token for the lens, the last of each view.
-    of_patches = log_shares[:, :, :patches].unflatten(-1, (views - 1, -1))[..., : others // (views - 1)]
-    return -(shares * of_patches.flatten(-2)).sum(dim=-1).mean()
+    of_patches = torch.stack(list(log_shares))[..., :patches, :].unflatten(-1, (views - 1, -1))
+    return -(shares * of_patches[..., : others // (views - 1)].flatten(-2)).sum(dim=-1).mean()
 
 
 def seen_in_others(

@@ -154,10 +154,10 @@ class NoPoSplatModel(Model):
         losses: Dict[str, Tensor] = {}
         if example.points is not None:
             context, side = example.context, self.network.config.patch_side
-            told = [matching_loss(each, context, example.points, side) for each in outputs["attention"]]
+            told = matching_loss(outputs["attention"], context, example.points, side)
             weight = POINT_WEIGHT if "images" in outputs else 1.0
             losses["point_loss"] = weight * point_loss(outputs["means"], example.points)
-            losses["matching_loss"] = weight * MATCHING_WEIGHT * torch.stack(told).mean()
+            losses["matching_loss"] = weight * MATCHING_WEIGHT * told
         if "images" in outputs:
             images, truth = outputs["images"].flatten(0, 1), example.target.images.flatten(0, 1)
             losses["rgb_loss"] = F.mse_loss(images, truth)

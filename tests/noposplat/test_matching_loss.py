@@ -117,10 +117,12 @@ def test_the_loss_is_least_where_attention_looks_at_what_is_seen():
 
     def loss(log_shares: torch.Tensor) -> float:
         assert given.points is not None
-        return float(matching_loss(log_shares, given.context, given.points, 8))
+        return float(matching_loss([log_shares], given.context, given.points, 8))
 
     assert loss(right) < loss(nowhere) < loss(elsewhere)
     assert loss(nowhere) == pytest.approx(math.log(16) * float(shares.sum(dim=-1).mean()), rel=1e-5)
+    both = matching_loss([right, elsewhere], given.context, given.points, 8)
+    assert float(both) == pytest.approx((loss(right) + loss(elsewhere)) / 2.0)
     # A token of the lens, the last of each view, is no patch.
     with_lens = torch.nn.functional.pad(right, (0, 1, 0, 1), value=-1.0)
     assert loss(with_lens) == pytest.approx(loss(right))
@@ -136,8 +138,7 @@ def test_attention_learns_where_to_look():
     for _ in range(30):
         with watched_attention(network.backbone) as calls:
             network.means(given.context.images, given.context.intrinsics)
-        [log_shares] = calls.log_shares(2)
-        loss = matching_loss(log_shares, given.context, given.points, 8)
+        loss = matching_loss(calls.log_shares(2), given.context, given.points, 8)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
