@@ -5,13 +5,24 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from typing import cast
+from contextlib import nullcontext
+from typing import Any, cast
 
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer
+from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from gnerf_ns.training.interrupts import Interrupts, StoppedAfterStep
 from gnerf_ns.training.run_folder import RunFolderConfig
+from gnerf_ns.training.run_summary import Line, resume_command, say
+from gnerf_ns.utils.checkpoints import latest_checkpoint
+from gnerf_ns.utils.commands import is_training_command
+from gnerf_ns.utils.console import quiet_console
+
+INTERRUPTED = 130
+"""Exit status of a program that was ended by Ctrl-C, as shells have it."""
 
 
 class WholeRunTrainer(Trainer):
@@ -21,6 +32,11 @@ class WholeRunTrainer(Trainer):
     _last_step: float = math.inf
     """The step after which a run is done; known once training starts."""
 
+    def __init__(self, config: RunFolderConfig, *args: Any, **kwargs: Any) -> None:
+        with quiet_console():  # nerfstudio says where checkpoints are saved; we do at the end
+            super().__init__(config, *args, **kwargs)
+        self._interrupts = Interrupts()
+
     def _load_checkpoint(self) -> None:
         """Check that there is something to resume from before nerfstudio looks.
 
@@ -28,10 +44,18 @@ class WholeRunTrainer(Trainer):
             InputError: there is no whole checkpoint where one was said to be, or it does not fit.
         """
         self.config.check_resumed()
-        super()._load_checkpoint()
+        if self.config.is_resumed:
+            super()._load_checkpoint()
 
     def train(self) -> None:
-        """Train up to `max_num_iterations` in all; nerfstudio would add that many to a resumed run."""
+        """Train up to `max_num_iterations` in all; nerfstudio would add that many to a resumed run.
+
+        Ctrl-C saves a checkpoint after the present step, and ends `ns-train` with status 130; once more ends it at
+        once.
+
+        Raises:
+            KeyboardInterrupt: training was interrupted, in other programs.
+        """
         planned = cast(int, self.config.max_num_iterations)
         self.config.max_num_iterations = max(0, planned - self._start_step)
         self._last_step = planned - 1
@@ -39,8 +63,56 @@ class WholeRunTrainer(Trainer):
             CONSOLE.print(f"Nothing to train: the checkpoint is already at step {self._start_step} of {planned}.")
             self.step = max(0, self._start_step - 1)
             self.save_checkpoint(self.step)
+            self._say_nothing_more()
+            self._say_how_it_ended()
             return
-        super().train()
+        # After all others: the step is whole by then.
+        self.callbacks.append(
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self._interrupts.stop_after)
+        )
+        try:
+            # Several processes would stop after different steps, and wait for each other.
+            with self._interrupts if self.world_size == 1 else nullcontext():
+                super().train()
+        except (KeyboardInterrupt, StoppedAfterStep) as stop:
+            if self.training_state == "completed":  # and only the viewer was waiting
+                return
+            self._say_nothing_more()
+            if isinstance(stop, StoppedAfterStep):
+                self.save_checkpoint(self.step)
+            self._end_interrupted()
+        finally:
+            self._say_nothing_more()
+
+    def _end_interrupted(self) -> None:
+        if latest_checkpoint(self.config.get_checkpoint_dir()) is None:
+            say([Line(f"Stopped at step {self.step}; there is no checkpoint to go on from.", "yellow")])
+        else:
+            say([Line(f"Stopped after step {self.step}; go on with: {resume_command(self.config)}", "yellow", True)])
+        if is_training_command():  # nerfstudio would print a traceback of a KeyboardInterrupt, and end with status 0
+            raise SystemExit(INTERRUPTED)
+        raise KeyboardInterrupt
+
+    def _after_train(self) -> None:
+        """As nerfstudio's, but with what is to be said at the end in place of its table."""
+        self._interrupts.hand_back()
+        self.training_state = "completed"
+        self.save_checkpoint(self.step)
+        writer.write_out_storage()
+        for callback in self.callbacks:
+            callback.run_callback_at_location(self.step, TrainingCallbackLocation.AFTER_TRAIN)
+        self._say_nothing_more()
+        self._say_how_it_ended()
+        if not self.config.viewer.quit_on_train_completion:
+            self._train_complete_viewer()
+
+    def _say_nothing_more(self) -> None:
+        """Take away what shows the progress of training, if anything does."""
+
+    @check_main_thread
+    def _say_how_it_ended(self) -> None:
+        """The last lines of a run."""
+        say([Line(f"Done: {self.config.get_base_dir() / 'config.yml'}", "bold green", True)])
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
