@@ -53,14 +53,10 @@ from gnerf_ns.training.run_summary import (
 from gnerf_ns.training.run_time import RunTime
 from gnerf_ns.training.whole_runs import WholeRunTrainer
 from gnerf_ns.utils.checkpoints import latest_checkpoint
-from gnerf_ns.utils.commands import is_training_command
 from gnerf_ns.utils.errors import InputError
 
 POSES_FOLDER = "estimated_poses"
 """Beside the checkpoints' folder: nerfstudio takes every file in the latter for a checkpoint."""
-
-FAILED = 1
-"""Exit status of a run whose poses are wrong."""
 
 NO_TIMESTAMP = "{timestamp}"
 """nerfstudio's placeholder for the second in which a run starts."""
@@ -204,13 +200,20 @@ class GNeRFTrainer(WholeRunTrainer):
             file_size=sizes.most_common(1)[0][0],
             image_side=max(train.image_format.size),
             has_gpu=self.pipeline.device.type == "cuda",
-            lens=str(train.metadata[LENS_ORIGIN_KEY]),
+            lens=self._lens_words(),
             background=background_words(bool(train.mask_filenames), images.has_alpha, images.show_surroundings),
         )
         places = [url for message in display.banner_messages for url in re.findall(r"http://\S+", message)]
         if self.config.is_tensorboard_enabled():
             places.append(f"tensorboard --logdir {shown_path(self.base_dir)}")
         say(start_lines(begun, self.pipeline.schedule.attempts_left + 1, places))
+
+    def _lens_words(self) -> str:
+        origin = str(self.pipeline.datamanager.train_dataset.metadata[LENS_ORIGIN_KEY])
+        begun = self.pipeline.config.begins_with
+        if begun is not None and begun.lenses:
+            origin = f"local matches, which began with {origin}"
+        return f"{origin}, refined in training" if self.pipeline.cameras.focal_scales.is_learned else origin
 
     def _watched(self) -> Watched:
         pipeline, total = self.pipeline, cast(int, self.config.max_num_iterations)
@@ -277,19 +280,22 @@ class GNeRFTrainer(WholeRunTrainer):
         save_image(folder / "distribution.png", pipeline.plot_pose_distribution())
 
     def _say_how_it_ended(self) -> None:
-        """Say what the run has come to, and end `ns-train` with a status that is not 0 if that is nothing.
+        """Say what the run has come to.
 
         A program that trains as a part of what it does says itself where the results are.
         """
-        if not self._statuses:  # stopped from the viewer, or the last checkpoint could not be saved
-            say([Line(f"Stopped at step {self.step}; go on with: {resume_command(self.config)}", "yellow", True)])
-            return
-        outcome = self._outcome()
-        say(outcome_lines(outcome))
-        if self._display is not None:
-            say(places_lines(self.base_dir, POSES_FOLDER))
-        if outcome.verdict.level == "failed" and is_training_command():
-            raise SystemExit(FAILED)
+        if self._statuses:
+            outcome = self._outcome()
+            self._has_failed = outcome.verdict.level == "failed"
+            self._say_nothing_more()
+            say(outcome_lines(outcome))
+            if self._display is not None:
+                say(places_lines(self.base_dir, POSES_FOLDER))
+        else:  # the last checkpoint could not be saved, or training was stopped from the viewer
+            self._has_failed = self.step >= self._last_step
+            self._say_nothing_more()
+            words, color = ("FAILED", "bold red") if self._has_failed else ("Stopped", "yellow")
+            say([Line(f"{words} at step {self.step}; go on with: {resume_command(self.config)}", color, True)])
 
     def _outcome(self) -> Outcome:
         pipeline, statuses, held_out = self.pipeline, self._statuses["train"], self._statuses.get("eval", ())
@@ -315,12 +321,13 @@ class GNeRFTrainer(WholeRunTrainer):
                 )
             )
         pipeline.publish_cameras()
+        held_out_psnr = pipeline.evaluation.held_out_psnr()
         return Outcome(
             verdict=verdict,
             seconds=None if self._display is None else self._display.elapsed,
             statuses=statuses,
             held_out=held_out,
-            held_out_psnr=pipeline.evaluation.held_out_psnr(),
+            held_out_psnr=held_out_psnr,
             phase_a_explained=pipeline.restarts.kept_explained,
             remarks=remarks,
         )

@@ -17,12 +17,12 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from gnerf_ns.training.interrupts import Interrupts, StoppedAfterStep
 from gnerf_ns.training.run_folder import RunFolderConfig
 from gnerf_ns.training.run_summary import Line, resume_command, say
-from gnerf_ns.utils.checkpoints import latest_checkpoint
+from gnerf_ns.utils.checkpoints import latest_checkpoint, step_of
 from gnerf_ns.utils.commands import is_training_command
 from gnerf_ns.utils.console import quiet_console
 
-INTERRUPTED = 130
-"""Exit status of a program that was ended by Ctrl-C, as shells have it."""
+FAILED, INTERRUPTED = 1, 130
+"""Exit statuses of `ns-train`: of a run that has come to nothing, and of one ended by Ctrl-C, as shells have it."""
 
 
 class WholeRunTrainer(Trainer):
@@ -31,6 +31,10 @@ class WholeRunTrainer(Trainer):
     config: RunFolderConfig
     _last_step: float = math.inf
     """The step after which a run is done; known once training starts."""
+    _is_over: bool = False
+    """Whether training is done, and all that is to be said has been."""
+    _has_failed: bool = False
+    """Whether it has come to nothing."""
 
     def __init__(self, config: RunFolderConfig, *args: Any, **kwargs: Any) -> None:
         with quiet_console():  # nerfstudio says where checkpoints are saved; we do at the end
@@ -51,7 +55,7 @@ class WholeRunTrainer(Trainer):
         """Train up to `max_num_iterations` in all; nerfstudio would add that many to a resumed run.
 
         Ctrl-C saves a checkpoint after the present step, and ends `ns-train` with status 130; once more ends it at
-        once.
+        once. A run that has come to nothing ends `ns-train` with status 1.
 
         Raises:
             KeyboardInterrupt: training was interrupted, in other programs.
@@ -63,8 +67,8 @@ class WholeRunTrainer(Trainer):
             CONSOLE.print(f"Nothing to train: the checkpoint is already at step {self._start_step} of {planned}.")
             self.step = max(0, self._start_step - 1)
             self.save_checkpoint(self.step)
-            self._say_nothing_more()
             self._say_how_it_ended()
+            self._end_if_failed()
             return
         # After all others: the step is whole by then.
         self.callbacks.append(
@@ -75,34 +79,42 @@ class WholeRunTrainer(Trainer):
             with self._interrupts if self.world_size == 1 else nullcontext():
                 super().train()
         except (KeyboardInterrupt, StoppedAfterStep) as stop:
-            if self.training_state == "completed":  # and only the viewer was waiting
-                return
-            self._say_nothing_more()
-            if isinstance(stop, StoppedAfterStep):
-                self.save_checkpoint(self.step)
-            self._end_interrupted()
+            if self.world_size > 1:
+                raise
+            if not self._is_over:  # else only the viewer was waiting
+                self._say_nothing_more()
+                if isinstance(stop, StoppedAfterStep):
+                    self.save_checkpoint(self.step)
+                self._end_interrupted()
         finally:
             self._say_nothing_more()
+        self._end_if_failed()
 
     def _end_interrupted(self) -> None:
-        if latest_checkpoint(self.config.get_checkpoint_dir()) is None:
-            say([Line(f"Stopped at step {self.step}; there is no checkpoint to go on from.", "yellow")])
+        saved = latest_checkpoint(self.config.get_checkpoint_dir())
+        if saved is None:
+            say([Line("Stopped; there is no checkpoint to go on from.", "yellow")])
         else:
-            say([Line(f"Stopped after step {self.step}; go on with: {resume_command(self.config)}", "yellow", True)])
+            command = resume_command(self.config)
+            say([Line(f"Stopped; step {step_of(saved)} is saved; go on with: {command}", "yellow", is_copied=True)])
         if is_training_command():  # nerfstudio would print a traceback of a KeyboardInterrupt, and end with status 0
             raise SystemExit(INTERRUPTED)
         raise KeyboardInterrupt
 
+    def _end_if_failed(self) -> None:
+        if self._has_failed and is_training_command():
+            raise SystemExit(FAILED)
+
     def _after_train(self) -> None:
         """As nerfstudio's, but with what is to be said at the end in place of its table."""
-        self._interrupts.hand_back()
         self.training_state = "completed"
         self.save_checkpoint(self.step)
         writer.write_out_storage()
         for callback in self.callbacks:
             callback.run_callback_at_location(self.step, TrainingCallbackLocation.AFTER_TRAIN)
-        self._say_nothing_more()
         self._say_how_it_ended()
+        self._is_over = True
+        self._interrupts.hand_back()
         if not self.config.viewer.quit_on_train_completion:
             self._train_complete_viewer()
 

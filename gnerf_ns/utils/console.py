@@ -55,7 +55,9 @@ class Activity(NamedTuple):
 
 
 T = TypeVar("T")
+
 _activities: List[Activity] = []
+"""What `tracked` is going through, the innermost last: whoever does something need not know what shows it."""
 
 
 def tracked(items: Sequence[T], label: str) -> Iterator[T]:
