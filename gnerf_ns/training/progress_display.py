@@ -137,7 +137,6 @@ class ProgressWriter(writer.LocalWriter):
         self._live: Optional[Live] = None
         self._step = 0
         self._began = self._step_began = self._last_line = 0.0
-        self._share = 0.0
         self._scalars: Dict[str, float] = {}
         self._poses_then = (0, torch.empty(0, 3, 4))
         self._motion_deg: Optional[float] = None
@@ -208,17 +207,17 @@ class ProgressWriter(writer.LocalWriter):
     def _shown(self, watched: Watched) -> Shown:
         activity = present_activity()
         run_time = watched.run_time
-        left = None
+        left, share, elapsed = None, 0.0, self.elapsed
         if run_time.is_measured:
             share_of_step = None if activity is None else activity.done / max(1, activity.total)
             left = run_time.seconds_left(time.monotonic() - self._step_began, share_of_step)
-            self._share = max(self._share, self.elapsed / max(1e-6, self.elapsed + left))
+            share = elapsed / max(1e-6, elapsed + left)
         return Shown(
             watched.schedule().at(self._step),
             self._step,
             watched.num_steps,
-            self._share,
-            self.elapsed,
+            share,
+            elapsed,
             left,
             self._figures(watched),
             activity,

@@ -285,7 +285,8 @@ class GNeRFTrainer(WholeRunTrainer):
         A program that trains as a part of what it does says itself where the results are.
         """
         if self._statuses:
-            outcome = self._outcome()
+            with self.train_lock:  # the viewer's thread switches the model's mode
+                outcome = self._outcome()
             self._has_failed = outcome.verdict.level == "failed"
             self._say_nothing_more()
             say(outcome_lines(outcome))

@@ -311,6 +311,7 @@ def test_the_viewer_waits_while_a_checkpoint_is_saved(tiny_scene: Path, tmp_path
     watch(trainer, "write_poses")
     watch(gnerf_trainer, "find_ambiguity")
     trainer.save_checkpoint(5)
+    trainer._say_how_it_ended()
     assert locked == {"estimate_eval_poses": True, "write_poses": True, "find_ambiguity": True}
     assert not trainer.train_lock.locked()
 
