@@ -20,21 +20,24 @@ Part = Literal[
 """What a step is made of: itself, by phase; what comes before it; and what comes after it."""
 
 COSTS: Dict[Part, float] = {
-    "phase A": 2.25,
+    "phase A": 2.0,
     "phase B": 1.0,
-    "search of all": 60.0,
-    "search of those left out": 60.0,
+    "search of all": 32.0,
+    "search of those left out": 95.0,
     "search of misfits": 60.0,
     "pose trials": 85.0,
-    "saving": 10.0,
-    "held-out images": 40.0,
+    "saving": 8.0,
+    "held-out images": 30.0,
 }
-"""Expected durations in steps of phase B, of pose trials by image and round, of held-out images by image. Measured on a
-CPU with gnerf-ns-tiny, pose trials with gnerf-ns and twelve images. They count until a part has been measured."""
+"""Expected durations in steps of phase B in full detail, of pose trials by image and round, of held-out images each.
+Measured on a CPU with gnerf-ns-tiny and 26 images, pose trials with gnerf-ns and twelve. They count until a part has
+been measured."""
+
+COARSE = 0.75
+"""Duration of a step of phase B with none of the finer levels of detail, of that with all; measured likewise."""
 
 MEMORY = 0.98
-"""What counts of a duration after one more of its kind: steps become slower as the field gains detail, and as another
-program takes a core."""
+"""What counts of a duration after one more of its kind: steps become slower as another program takes a core."""
 
 
 def parts_of_step(plan: StepPlan, num_images: int) -> Dict[Part, float]:
@@ -44,10 +47,13 @@ def parts_of_step(plan: StepPlan, num_images: int) -> Dict[Part, float]:
         plan: of the step.
         num_images: how many images are trained on.
     """
+    is_a = plan.phase == "A"
     counts: Dict[Part, float] = {
-        "phase A" if plan.phase == "A" else "phase B": 1.0,
+        "phase A": float(is_a),
+        "phase B": 0.0 if is_a else COARSE + (1.0 - COARSE) * plan.active_levels,
         "search of all": float(plan.searches_all_poses),
-        "search of those left out": float(plan.ends_leave_out_round),
+        # None is left out in the first round.
+        "search of those left out": float(plan.ends_leave_out_round and plan.leave_out_round != 1),
         "search of misfits": float(plan.searches_misfit_poses),
         "pose trials": float(plan.pose_trial_rounds * num_images),
     }
@@ -55,7 +61,7 @@ def parts_of_step(plan: StepPlan, num_images: int) -> Dict[Part, float]:
 
 
 def step_cost(plan: StepPlan, num_images: int) -> float:
-    """Expected duration of a training step, in steps of phase B.
+    """Expected duration of a training step, in steps of phase B in full detail.
 
     Args:
         plan: of the step.

@@ -192,9 +192,10 @@ class GNeRFTrainer(WholeRunTrainer):
 
     def _say_what_begins(self, display: ProgressWriter) -> None:
         train, images = self.pipeline.datamanager.train_dataset, self.pipeline.datamanager.train_images
+        datamanager = cast(UnposedDataManagerConfig, self.config.pipeline.datamanager)
         sizes = Counter(train.file_sizes)
         begun = Input(
-            data=str(self.config.pipeline.datamanager.data or self.config.pipeline.datamanager.dataparser.data),
+            data=str(datamanager.data or datamanager.dataparser.data),
             num_images=len(train),
             num_held_out=len(self.pipeline.datamanager.eval_dataset),
             file_size=sizes.most_common(1)[0][0],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gnerf_ns.training.run_time import COSTS, RunTime, parts_of_step, step_cost
+from gnerf_ns.training.run_time import COARSE, COSTS, RunTime, parts_of_step, step_cost
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 
 NUM_IMAGES, NUM_HELD_OUT = 20, 3
@@ -36,7 +36,7 @@ def seconds_of(schedule: Schedule, step: int, factor: float) -> float:
     """Each part takes so many times as long as expected."""
     parts = parts_of_step(schedule.at(step), NUM_IMAGES)
     if step > 0 and step % 40 == 0:
-        parts = {**parts, "saving": 1.0}
+        parts["saving"] = 1.0
     return factor * sum(COSTS[part] * count for part, count in parts.items())
 
 
@@ -44,15 +44,22 @@ def test_expected_cost_follows_the_schedule():
     schedule = schedule_of(
         phase_a_steps=3,
         interleaved_steps=2,
-        leave_out_rounds=1,
-        leave_out_steps=2,
+        leave_out_rounds=4,
+        leave_out_steps=1,
         phase_b_steps=4,
         misfit_search_steps=(2,),
         pose_trial_rounds=2,
     )
     costs = [step_cost(schedule.at(step), NUM_IMAGES) for step in range(schedule.total_steps)]
-    a, search, trials = COSTS["phase A"], COSTS["search of all"], 2 * NUM_IMAGES * COSTS["pose trials"]
-    assert costs == [a, a, a, a + search, 1.0, 1.0 + trials, 1.0, 1.0 + search, 1.0, 1.0 + search, 1.0]
+    a, b, fine = COSTS["phase A"], COARSE * COSTS["phase B"], COSTS["phase B"]
+    all_of_them, misfits = COSTS["search of all"], COSTS["search of misfits"]
+    trials = 2 * NUM_IMAGES * COSTS["pose trials"]
+    left_out = COSTS["search of those left out"]
+    # Nobody was left out in the first of four rounds.
+    expected = [a, a, a, a + all_of_them, b, b + trials, b, *[b + left_out] * 3]
+    assert costs[: len(expected)] == pytest.approx(expected)
+    assert costs[len(expected) + 1] == pytest.approx(b + (fine - b) * schedule.at(11).active_levels + misfits)
+    assert costs[-1] == pytest.approx(b + (fine - b) * schedule.at(schedule.total_steps - 1).active_levels)
 
 
 def test_nothing_is_known_before_a_step_was_measured():
