@@ -143,7 +143,6 @@ class NoPoSplatTrainerConfig(RunFolderConfig):
 
     def save_config(self) -> None:
         """Save the configuration with paths that hold from anywhere."""
-        self.output_dir = Path(os.path.abspath(self.output_dir))
         for owner, name in (
             (self.pipeline.datamanager, "data"),
             (self.pipeline.datamanager, "evaluation_views"),
@@ -176,9 +175,8 @@ class NoPoSplatTrainer(WholeRunTrainer):
     config: NoPoSplatTrainerConfig
     pipeline: NoPoSplatPipeline
 
-    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Build pipeline and optimizers."""
-        super().setup(test_mode)
+    def _set_up(self, test_mode: Literal["test", "val", "inference"]) -> None:
+        super()._set_up(test_mode)
         if not self.config.is_resumed:
             self.pipeline.model.begin()
 

@@ -14,10 +14,17 @@ import yaml
 from nerfstudio.engine.trainer import TrainerConfig
 
 from gnerf_ns.data.grown_dataparser import GrownDataParserConfig
-from gnerf_ns.utils.checkpoints import find_checkpoint, read_checkpoint, step_of
+from gnerf_ns.training.claimed_folders import FolderTakenError, claim, give_up
+from gnerf_ns.utils.checkpoints import find_checkpoint, latest_checkpoint, read_checkpoint, step_of
 from gnerf_ns.utils.commands import hide_deprecations
-from gnerf_ns.utils.console import quiet_console, use_terminal_width
+from gnerf_ns.utils.console import use_terminal_width
+from gnerf_ns.utils.disk import write_whole
 from gnerf_ns.utils.errors import InputError
+
+CONFIG = "config.yml"
+"""Name of a run's configuration in its folder; nerfstudio's."""
+NO_TIMESTAMP = "{timestamp}"
+"""nerfstudio's placeholder for the second in which a run starts."""
 
 
 class Opening(NamedTuple):
@@ -70,10 +77,59 @@ class RunFolderConfig(TrainerConfig):
         if self.print_config:
             super().print_to_terminal()
 
+    def set_timestamp(self) -> None:
+        """Name the run by the second in which it starts, unless it has a name, and claim its folder.
+
+        Others may start in the same second, or by the same name, and never write to the same folder.
+
+        Raises:
+            InputError: the folder cannot be made, or is another run's.
+        """
+        is_named = self.timestamp != NO_TIMESTAMP
+        if not is_named:
+            super().set_timestamp()
+        elif self.machine.machine_rank > 0:  # of several machines the first one has the folder
+            return
+        now, attempt = self.timestamp, 1
+        while True:
+            folder = self.get_base_dir()
+            try:
+                claim(folder, is_new=not is_named)
+                return
+            except FileExistsError:
+                if is_named:
+                    raise InputError(f"{folder} is no folder; choose another --timestamp.") from None
+                attempt += 1
+                self.timestamp = f"{now}_{attempt}"
+            except FolderTakenError:
+                raise InputError(
+                    f"Another training writes to {folder}; choose another --timestamp, or wait until that one ends."
+                ) from None
+            except OSError as error:
+                raise InputError(f"{folder} cannot be made ({error.strerror}); choose another --output-dir.") from error
+
     def save_config(self) -> None:
-        """Save the configuration, without saying so."""
-        with quiet_console():
-            super().save_config()
+        """Save the configuration, whole or not at all, unless that would bury a finished run.
+
+        Raises:
+            InputError: the run's folder already has checkpoints, and this run is not to go on from one; or it cannot be
+                written to.
+        """
+        folder = self.get_base_dir()
+        if not self.is_resumed and latest_checkpoint(self.get_checkpoint_dir()) is not None:
+            raise InputError(
+                f"{folder} already holds a run; choose another --timestamp or --experiment-name, "
+                f"or go on from it with --load-dir {self.get_checkpoint_dir()}."
+            )
+        self.output_dir = Path(os.path.abspath(self.output_dir))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / CONFIG, yaml.dump(self))
+        except OSError as error:
+            give_up(folder)
+            raise InputError(
+                f"{folder} cannot be written to ({error.strerror}); make room there, or choose another --output-dir."
+            ) from error
 
     def set_folder(self, folder: Path) -> None:
         """Take a folder, of any name and anywhere, for that of the run.

@@ -55,7 +55,8 @@ def _is_nerfstudios(program: Path) -> bool:
 def print_input_errors() -> None:
     """From now on, an uncaught `InputError` ends this program with its sentence alone, red on a terminal.
 
-    Python itself makes the exit status 1. Other exceptions are shown as before.
+    Ctrl-C ends it with a word. Python itself makes the exit status 1, or 130 (the signal's). Other exceptions are shown
+    as before.
     """
     show_others = sys.excepthook
 
@@ -63,6 +64,8 @@ def print_input_errors() -> None:
         if isinstance(error, InputError):
             red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
             print(f"{red}{error}{plain}", file=sys.stderr)
+        elif isinstance(error, KeyboardInterrupt):
+            print("Stopped.", file=sys.stderr)
         else:
             show_others(kind, error, traceback)
 
