@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Type
+from typing import Any, Dict, Type
 
 import torch
+import tyro
 import yaml
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
@@ -26,6 +27,7 @@ from gnerf_ns.noposplat.reconstruction import Reconstruction
 from gnerf_ns.splats.ply import write_ply
 from gnerf_ns.training.run_folder import RunFolderConfig
 from gnerf_ns.utils.errors import InputError
+from gnerf_ns.utils.options import TrainingViewerConfig
 
 METHOD_NAME = "gnerf-splat"
 """By which nerfstudio looks the method up."""
@@ -45,22 +47,24 @@ def data_of_splat() -> VanillaDataManagerConfig:
 
 @dataclass
 class SplatRunConfig(RunFolderConfig):
-    """Configuration of a run that holds fixed Gaussians, all in its own folder."""
+    """Configuration of a run that holds fixed Gaussians, all in its own folder. No option trains it."""
 
     _target: Type = field(default_factory=lambda: Trainer)
     """Never built."""
     method_name: str = METHOD_NAME  # pyright: ignore[reportIncompatibleVariableOverride]
     """Method name, by which nerfstudio finds it."""
-    machine: MachineConfig = field(
+    machine: tyro.conf.Suppress[MachineConfig] = field(
         default_factory=lambda: MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu")
     )
     """Machine configuration."""
-    pipeline: VanillaPipelineConfig = field(
+    pipeline: tyro.conf.Suppress[VanillaPipelineConfig] = field(
         default_factory=lambda: VanillaPipelineConfig(datamanager=data_of_splat(), model=SplatModelConfig())
     )
     """Photos and Gaussians."""
-    viewer: ViewerConfig = field(default_factory=lambda: ViewerConfig(num_rays_per_chunk=1 << 13))
+    viewer: tyro.conf.Suppress[ViewerConfig] = field(default_factory=TrainingViewerConfig)
     """Viewer configuration."""
+    optimizers: tyro.conf.Suppress[Dict[str, Any]] = field(default_factory=dict)
+    """None."""
 
     def set_folder(self, folder: Path) -> None:
         """Take a folder for that of the run; its photos are in it, wherever another copy is."""

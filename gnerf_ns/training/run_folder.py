@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Dict, NamedTuple, Optional
 
 import yaml
-from nerfstudio.engine.trainer import TrainerConfig
 
 from gnerf_ns.data.grown_dataparser import GrownDataParserConfig
 from gnerf_ns.utils.checkpoints import find_checkpoint, read_checkpoint, step_of
 from gnerf_ns.utils.errors import InputError
+from gnerf_ns.utils.options import RunOptions
 
 
 class Opening(NamedTuple):
@@ -26,7 +27,7 @@ class Opening(NamedTuple):
     ns-export. Otherwise the configuration is to be trained: `ns-train --load-config`."""
 
 
-class RunFolderConfig(TrainerConfig):
+class RunFolderConfig(RunOptions):
     """Has `TrainerConfig` find the run beside its config.yml; nerfstudio looks where the run was first saved.
 
     If that file was copied alone, without the folder of checkpoints, nerfstudio's way is kept. The latest checkpoint is
@@ -57,15 +58,18 @@ class RunFolderConfig(TrainerConfig):
     def set_folder(self, folder: Path) -> None:
         """Take a folder, of any name and anywhere, for that of the run.
 
-        If the data are gone, but lie where they would if they had been moved together with the run, they are read from
-        there; checkpoints tell whether they are the same.
+        If the data are gone, but lie where they would if they had been moved together with the run, or under their name
+        beside the run or beside a folder that it is in, they are read from there; checkpoints tell whether they are the
+        same.
         """
         before = self.get_base_dir()
         self.folder_of_runs, self.timestamp = folder.parent, folder.name
         datamanager: Any = self.pipeline.datamanager
         if datamanager.data is not None and not datamanager.data.exists():
-            moved = Path(os.path.normpath(folder / os.path.relpath(datamanager.data, before)))
-            datamanager.data = moved if moved.exists() else datamanager.data
+            places = [parent / datamanager.data.name for parent in folder.parents]
+            with suppress(ValueError):  # on Windows, they were on another drive than the run
+                places.insert(0, Path(os.path.normpath(folder / os.path.relpath(datamanager.data, before))))
+            datamanager.data = next((place for place in places if place.exists()), datamanager.data)
         dataparser = getattr(datamanager, "dataparser", None)
         if isinstance(dataparser, GrownDataParserConfig):
             dataparser.localized = folder / dataparser.localized.name
@@ -79,7 +83,7 @@ class RunFolderConfig(TrainerConfig):
         self.check_resumed()
         checkpoints = self.load_dir if self.load_checkpoint is None else self.load_checkpoint.parent
         path = None if checkpoints is None else checkpoints.parent / "config.yml"
-        return yaml.load(path.read_text(), Loader=yaml.Loader) if path is not None and path.is_file() else None
+        return None if path is None or not path.is_file() else yaml.load(path.read_text("utf8"), Loader=yaml.Loader)
 
     @property
     def is_resumed(self) -> bool:

@@ -39,6 +39,7 @@ from gnerf_ns.training.run_folder import RunFolderConfig
 from gnerf_ns.training.whole_runs import WholeRunTrainer
 from gnerf_ns.utils.checkpoints import latest_checkpoint
 from gnerf_ns.utils.errors import InputError
+from gnerf_ns.utils.options import NoHeadline
 from gnerf_ns.utils.system_libraries import export_advice
 
 NO_TIMESTAMP = "{timestamp}"
@@ -51,10 +52,10 @@ class GNeRFTrainerConfig(RunFolderConfig):
 
     _target: Type = field(default_factory=lambda: GNeRFTrainer)
     """Target class to instantiate."""
-    pipeline: GNeRFPipelineConfig = field(default_factory=GNeRFPipelineConfig)
+    pipeline: NoHeadline[GNeRFPipelineConfig] = field(default_factory=GNeRFPipelineConfig)
     """What is trained, and how."""
     max_num_iterations: Optional[int] = None  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Steps of a run, those before a resume included; None for as many as the pipeline's schedule has."""
+    """Steps of a run, with those before a resume; None: by the schedule."""
 
     def setup(self, **kwargs: Any) -> Any:
         """Build the trainer."""
