@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from contextlib import suppress
 from typing import cast
 
 from nerfstudio.engine.trainer import Trainer
@@ -66,4 +67,5 @@ class WholeRunTrainer(Trainer):
         if self.config.save_only_latest_checkpoint:
             for older in final_folder.glob("step-*.ckpt"):
                 if older.name != name:
-                    older.unlink()
+                    with suppress(PermissionError):  # Windows keeps files that another program has open
+                        older.unlink()

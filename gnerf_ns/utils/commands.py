@@ -5,6 +5,7 @@ Nothing of this happens where the package is imported by anything else: a notebo
 
 import sys
 import warnings
+from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
 from typing import Optional, Type
@@ -20,6 +21,7 @@ def prepare_command() -> None:
     is_nerfstudios = program.stem.startswith("ns-") or "nerfstudio/scripts" in program.as_posix()
     if is_ours or is_nerfstudios:
         print_input_errors()
+        print_what_can_be_printed()
     if is_ours:
         # nerfstudio and torch warn of their own deprecations, on import and later, in the middle of progress displays.
         warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\b")
@@ -27,6 +29,16 @@ def prepare_command() -> None:
         provide_libusb()
         if program.stem in ("ns-render", "render"):
             provide_ffmpeg()
+
+
+def print_what_can_be_printed() -> None:
+    """From now on, a character that the output's encoding lacks is shown as ``?`` and does not end this program.
+
+    nerfstudio ends a training with 🎉, and Windows writes files and pipes in an encoding of one byte.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def print_input_errors() -> None:
