@@ -18,6 +18,7 @@ from gnerf_ns.training.adversarial import AdversarialObjectiveConfig
 from gnerf_ns.training.learning_rates import PhaseSchedulerConfig, PlainAdamOptimizerConfig, QuickAdamOptimizerConfig
 from gnerf_ns.training.photometric import PhotometricObjectiveConfig
 from gnerf_ns.training.pipeline import GNeRFPipelineConfig
+from gnerf_ns.training.progress_display import progress_logging
 from gnerf_ns.training.schedule import PhaseScheduleConfig
 from gnerf_ns.training.trainer import GNeRFTrainerConfig
 from gnerf_ns.utils.options import OneDeviceConfig
@@ -58,6 +59,7 @@ def trainer_config(method_name: str, pipeline: GNeRFPipelineConfig, optimizers: 
     """What all methods share: they run where there is no GPU, end when they are done, and log to TensorBoard."""
     return GNeRFTrainerConfig(
         method_name=method_name,
+        logging=progress_logging(),
         machine=OneDeviceConfig(device_type="cuda" if HAS_CUDA else "cpu"),
         steps_per_save=250,
         steps_per_eval_batch=10**9,

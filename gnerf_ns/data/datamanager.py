@@ -38,6 +38,7 @@ from gnerf_ns.data.content import check_content
 from gnerf_ns.data.dataparser import (
     GROUND_TRUTH_KEY,
     HAS_CALIBRATION_KEY,
+    LENS_ORIGIN_KEY,
     LENS_SOURCE_KEY,
     UnposedDataParser,
     UnposedDataParserConfig,
@@ -392,6 +393,7 @@ def _set_poses_aside(outputs: DataparserOutputs) -> Tuple[DataparserOutputs, Opt
             metadata={
                 ORIENTATIONS_KEY: outputs.metadata[ORIENTATIONS_KEY],
                 LENS_SOURCE_KEY: outputs.metadata.get(LENS_SOURCE_KEY),
+                LENS_ORIGIN_KEY: outputs.metadata.get(LENS_ORIGIN_KEY, "the data"),
             },
         ),
         ground_truth,

@@ -19,7 +19,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from gnerf_ns.demo.film import orbit_poses, render_frames
 from gnerf_ns.demo.scene import ProceduralSceneConfig, render_procedural_scene
 from gnerf_ns.models.image_metrics import without_lpips
-from gnerf_ns.training.schedule import StepPlan
+from gnerf_ns.training.run_time import step_cost
 from gnerf_ns.utils.console import progress_display
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.film import write_film
@@ -29,13 +29,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from gnerf_ns.training.trainer import GNeRFTrainer, GNeRFTrainerConfig
-
-PHASE_A_STEP_COST = 2.25
-POSE_SEARCH_COST = 60.0
-POSE_TRIALS_COST = 1000.0
-"""Durations of a step of phase A, of a pose search and of a round of pose trials, in steps of phase B; measured on a
-CPU, the first two with gnerf-ns-tiny, the third with gnerf-ns and twelve images. They only shape the first estimates of
-the remaining time: the progress display corrects them by the speed that it measures."""
 
 RESULTS = ("orbit.mp4", "cameras.png", "distribution.png", "transforms.json")
 """Files that the report names, if they were written."""
@@ -114,13 +107,6 @@ def trainer_config(method: str) -> "GNeRFTrainerConfig":
     return config
 
 
-def step_cost(plan: StepPlan) -> float:
-    """Expected duration of a training step, in steps of phase B."""
-    searches = plan.searches_all_poses or plan.searches_misfit_poses or plan.ends_leave_out_round
-    before = (POSE_SEARCH_COST if searches else 0.0) + POSE_TRIALS_COST * plan.pose_trial_rounds
-    return before + (PHASE_A_STEP_COST if plan.phase == "A" else 1.0)
-
-
 def train(config: Any, progress: "Progress") -> "GNeRFTrainer":
     """Train as `ns-train` does, with a line in the progress display."""
     config.save_config()
@@ -129,7 +115,8 @@ def train(config: Any, progress: "Progress") -> "GNeRFTrainer":
     torch.manual_seed(config.machine.seed)
     trainer: Any = config.setup(local_rank=0, world_size=1)
     trainer.setup()
-    costs = [step_cost(trainer.pipeline.schedule.at(step)) for step in range(trainer.config.max_num_iterations)]
+    schedule, num_images = trainer.pipeline.schedule, len(trainer.pipeline.cameras)
+    costs = [step_cost(schedule.at(step), num_images) for step in range(trainer.config.max_num_iterations)]
     task = progress.add_task("Training", total=sum(costs))
     trainer.callbacks.append(
         TrainingCallback(

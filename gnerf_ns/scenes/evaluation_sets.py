@@ -17,6 +17,7 @@ from gnerf_ns.scenes.made_scenes import NUM_FRAMES, MadeScene, MadeScenes
 from gnerf_ns.scenes.scene_data import SceneCameras, SceneGroup, UnusableScene, check_scene
 from gnerf_ns.scenes.view_choice import ChosenViews
 from gnerf_ns.scenes.view_sampling import ExampleConfig, in_first_frame
+from gnerf_ns.scenes.visibility import seen_at
 from gnerf_ns.utils.errors import InputError
 
 OverlapClass = Literal["small", "medium", "large"]
@@ -190,11 +191,7 @@ def share_seen(depths: Float[Tensor, "2 height width"], cameras: SceneCameras) -
     grid = torch.stack([*torch.meshgrid(columns, rows, indexing="xy"), torch.ones(height, width)], dim=-1).double()
     first, second = cameras.camera_to_worlds
     directions = grid @ cameras.intrinsics[0].double().inverse().mT
-    points = (directions * depths[0, ..., None]) @ first[:, :3].mT + first[:, 3]
+    points = (directions * depths[0, ..., None]).flatten(0, 1) @ first[:, :3].mT + first[:, 3]
     in_second = (points - second[:, 3]) @ second[:, :3]
-    pixels = in_second @ cameras.intrinsics[1].double().mT
-    shares = pixels[..., :2] / pixels[..., 2:]
-    inside = (pixels[..., 2] > 0.0) & ((shares > 0.0) & (shares < 1.0)).all(dim=-1)
-    sides = torch.tensor([width, height])
-    column, row = (shares.nan_to_num().clamp(0.0, 1.0) * sides).long().clamp(max=sides - 1).unbind(dim=-1)
-    return (inside & (in_second[..., 2] < depths[1, row, column] * (1.0 + SAME_DEPTH))).double().mean()
+    seen, _, _ = seen_at(in_second, cameras.intrinsics[1].double(), depths[1], SAME_DEPTH)
+    return seen.double().mean()

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Dict, NamedTuple, Optional
 
+import tyro
 import yaml
 
 from gnerf_ns.data.grown_dataparser import GrownDataParserConfig
 from gnerf_ns.utils.checkpoints import find_checkpoint, read_checkpoint, step_of
+from gnerf_ns.utils.commands import hide_deprecations
+from gnerf_ns.utils.console import quiet_console, use_terminal_width
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.options import RunOptions
 
@@ -27,6 +31,7 @@ class Opening(NamedTuple):
     ns-export. Otherwise the configuration is to be trained: `ns-train --load-config`."""
 
 
+@dataclass
 class RunFolderConfig(RunOptions):
     """Has `TrainerConfig` find the run beside its config.yml; nerfstudio looks where the run was first saved.
 
@@ -34,8 +39,11 @@ class RunFolderConfig(RunOptions):
     named to nerfstudio, which takes every file in its folder for one, and is checked before anything is built.
     """
 
-    folder_of_runs: Optional[Path] = None
-    """The folder that holds the run's, if it was found beside its config.yml. No annotation of a field: no flag."""
+    print_config: bool = False
+    """Print the whole configuration, some hundred lines, which is saved as config.yml in any case."""
+
+    folder_of_runs: tyro.conf.Suppress[Optional[Path]] = None
+    """The folder that holds the run's, if it was found beside its config.yml."""
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         """Called by PyYAML and `copy`.
@@ -47,6 +55,7 @@ class RunFolderConfig(RunOptions):
         opening = _find_opening(sys._getframe(1))
         if opening is None:
             return
+        hide_deprecations()
         folder = Path(os.path.abspath(opening.path)).parent
         if (folder / self.relative_model_dir).is_dir():
             self.set_folder(folder)
@@ -54,6 +63,18 @@ class RunFolderConfig(RunOptions):
             checkpoint = find_checkpoint(self.get_checkpoint_dir())
             read_checkpoint(checkpoint)
             self.load_step = step_of(checkpoint)
+
+    def print_to_terminal(self) -> None:
+        """Print the configuration if that was asked for; `ns-train` calls it before anything else."""
+        hide_deprecations()
+        use_terminal_width()
+        if self.print_config:
+            super().print_to_terminal()
+
+    def save_config(self) -> None:
+        """Save the configuration, without saying so."""
+        with quiet_console():
+            super().save_config()
 
     def set_folder(self, folder: Path) -> None:
         """Take a folder, of any name and anywhere, for that of the run.

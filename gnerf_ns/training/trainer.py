@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import warnings
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +14,14 @@ from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Type, 
 
 import yaml
 from nerfstudio.engine.optimizers import Optimizers
-from nerfstudio.utils.rich_utils import CONSOLE
-from rich.markup import escape
 
 from gnerf_ns.cameras.learned_cameras import Split
 from gnerf_ns.cameras.plots import save_image
 from gnerf_ns.data.datamanager import UnposedDataManagerConfig
+from gnerf_ns.data.dataparser import LENS_ORIGIN_KEY
 from gnerf_ns.data.dataset import UnposedDataset
 from gnerf_ns.data.image_set import ImageSet
-from gnerf_ns.export.folders import POSES_FOLDER, TRANSFORMS, write_results
+from gnerf_ns.export.folders import POSES_FOLDER, write_results
 from gnerf_ns.export.surface_points import surface_points
 from gnerf_ns.models.gnerf import GNeRFModelConfig
 from gnerf_ns.training.ambiguity import find_ambiguity
@@ -35,12 +36,26 @@ from gnerf_ns.training.pose_status import (
     sides_are_alike,
     without_the_field,
 )
+from gnerf_ns.training.progress_display import ProgressWriter, Watched, color_contrast, installed_writer
 from gnerf_ns.training.run_folder import RunFolderConfig
+from gnerf_ns.training.run_summary import (
+    Input,
+    Line,
+    Outcome,
+    background_words,
+    outcome_lines,
+    places_lines,
+    resume_command,
+    say,
+    shown_path,
+    start_lines,
+    verdict_of,
+)
+from gnerf_ns.training.run_time import RunTime
 from gnerf_ns.training.whole_runs import WholeRunTrainer
 from gnerf_ns.utils.checkpoints import latest_checkpoint
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.options import NoHeadline
-from gnerf_ns.utils.system_libraries import export_advice
 
 NO_TIMESTAMP = "{timestamp}"
 """nerfstudio's placeholder for the second in which a run starts."""
@@ -113,6 +128,10 @@ class GNeRFTrainer(WholeRunTrainer):
 
     config: GNeRFTrainerConfig
     pipeline: GNeRFPipeline
+    _display: Optional[ProgressWriter] = None
+    """What shows the progress of training; None where nothing does."""
+    _statuses: Mapping[Split, Sequence[PoseStatus]] = {}
+    """Of all images, once training is done."""
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build pipeline and optimizers; if the input cannot be used, nothing is left of the run's folder."""
@@ -125,6 +144,7 @@ class GNeRFTrainer(WholeRunTrainer):
             if test_mode == "val":
                 # With what was found out from the images, as evaluation has to build it.
                 (self.base_dir / "config.yml").write_text(yaml.dump(self.config), "utf8")
+            self._display = installed_writer(self.config)
         except InputError:
             self._remove_empty_run()
             raise
@@ -162,15 +182,63 @@ class GNeRFTrainer(WholeRunTrainer):
             )
         return Optimizers(following(self.config.optimizers, lambda: self.pipeline.schedule), groups)
 
+    def train(self) -> None:
+        """Train; on the terminal, say first what begins, then show how far it is."""
+        if self._display is not None:
+            self._say_what_begins(self._display)
+            self._display.begin(self._watched())
+        super().train()
+
+    def _say_what_begins(self, display: ProgressWriter) -> None:
+        train, images = self.pipeline.datamanager.train_dataset, self.pipeline.datamanager.train_images
+        datamanager = cast(UnposedDataManagerConfig, self.config.pipeline.datamanager)
+        sizes = Counter(train.file_sizes)
+        begun = Input(
+            data=str(datamanager.data or datamanager.dataparser.data),
+            num_images=len(train),
+            num_held_out=len(self.pipeline.datamanager.eval_dataset),
+            file_size=sizes.most_common(1)[0][0],
+            image_side=max(train.image_format.size),
+            has_gpu=self.pipeline.device.type == "cuda",
+            lens=self._lens_words(),
+            background=background_words(bool(train.mask_filenames), images.has_alpha, images.show_surroundings),
+        )
+        places = [url for message in display.banner_messages for url in re.findall(r"http://\S+", message)]
+        if self.config.is_tensorboard_enabled():
+            places.append(f"tensorboard --logdir {shown_path(self.base_dir)}")
+        say(start_lines(begun, self.pipeline.schedule.attempts_left + 1, places))
+
+    def _lens_words(self) -> str:
+        origin = str(self.pipeline.datamanager.train_dataset.metadata[LENS_ORIGIN_KEY])
+        begun = self.pipeline.config.begins_with
+        if begun is not None and begun.lenses:
+            origin = f"local matches, which began with {origin}"
+        return f"{origin}, refined in training" if self.pipeline.cameras.focal_scales.is_learned else origin
+
+    def _watched(self) -> Watched:
+        pipeline, total = self.pipeline, cast(int, self.config.max_num_iterations)
+        num_held_out = len(pipeline.datamanager.eval_dataset)
+        run_time = RunTime(len(pipeline.cameras), num_held_out, self._start_step, total, self.config.steps_per_save)
+        return Watched(
+            schedule=lambda: pipeline.schedule,
+            poses=lambda: pipeline.cameras.poses("train"),
+            contrast=color_contrast(pipeline.scene.image_set, pipeline.model.evaluation_background),
+            run_time=run_time,
+            first_step=self._start_step,
+            num_steps=total,
+        )
+
+    def _say_nothing_more(self) -> None:
+        if self._display is not None:
+            self._display.end()
+
     def _save_checkpoint(self, step: int) -> None:
         is_last = step >= self._last_step
         if is_last:
             self.pipeline.estimate_eval_poses(step)
         super()._save_checkpoint(step)
-        statuses = self._pose_statuses() if is_last else {}
-        self.write_poses(self.base_dir / POSES_FOLDER, statuses)
-        if is_last:
-            self._say_what_came_out(statuses)
+        self._statuses = self._pose_statuses() if is_last else {}
+        self.write_poses(self.base_dir / POSES_FOLDER, self._statuses)
 
     def _pose_statuses(self) -> Dict[Split, List[PoseStatus]]:
         """Of all training images, and of all held-out ones."""
@@ -212,30 +280,56 @@ class GNeRFTrainer(WholeRunTrainer):
         save_image(folder / "cameras.png", (pipeline.evaluation.plot_poses() * 255).round().byte().numpy())
         save_image(folder / "distribution.png", pipeline.plot_pose_distribution())
 
-    def _say_what_came_out(self, statuses: Mapping[Split, Sequence[PoseStatus]]) -> None:
-        advice = export_advice()
-        if advice is not None:
-            CONSOLE.print(advice)
-        folder, pipeline = self.base_dir / POSES_FOLDER, self.pipeline
-        poses, plot = escape(str(folder / TRANSFORMS)), escape(str(folder / "cameras.png"))
-        CONSOLE.print(f"Estimated poses: {poses}, a plot of them: {plot}")
-        for sentence in sentences(
-            statuses["train"], pipeline.datamanager.train_dataset.image_filenames, statuses.get("eval", ())
-        ):
-            CONSOLE.print(sentence, markup=False)
+    def _say_how_it_ended(self) -> None:
+        """Say what the run has come to.
+
+        A program that trains as a part of what it does says itself where the results are.
+        """
+        if self._statuses:
+            with self.train_lock:  # the viewer's thread switches the model's mode
+                outcome = self._outcome()
+            self._has_failed = outcome.verdict.level == "failed"
+            self._say_nothing_more()
+            say(outcome_lines(outcome))
+            if self._display is not None:
+                say(places_lines(self.base_dir, POSES_FOLDER))
+        else:  # the last checkpoint could not be saved, or training was stopped from the viewer
+            self._has_failed = self.step >= self._last_step
+            self._say_nothing_more()
+            words, color = ("FAILED", "bold red") if self._has_failed else ("Stopped", "yellow")
+            say([Line(f"{words} at step {self.step}; go on with: {resume_command(self.config)}", color, True)])
+
+    def _outcome(self) -> Outcome:
+        pipeline, statuses, held_out = self.pipeline, self._statuses["train"], self._statuses.get("eval", ())
         ambiguity = find_ambiguity(
             pipeline.pose_search, pipeline.scene.image_set, pipeline.cameras.poses("train"), pipeline.scene.prior
-        )
-        for sentence in ambiguity.sentences:
-            CONSOLE.print(f"[yellow]{sentence}")
+        ).sentences
+        verdict = verdict_of(statuses, held_out, pipeline.restarts.has_failed, ambiguity)
+        files = pipeline.datamanager.train_dataset.image_filenames
+        remarks = [Line(text) for text in sentences(statuses, files, held_out) if text != verdict.sentence]
+        remarks += [Line(text, "yellow") for text in ambiguity]
         errors = pipeline.evaluation.pose_errors()
         if errors is not None:
             summary = errors.summary()
             is_truth = pipeline.config.poses == "unknown"
-            CONSOLE.print(
-                ("Against the true poses, which training never saw:" if is_truth else "From the poses that were given:")
-                + " rotation error "
-                f"{summary['rotation_error_deg_median']:.2f}° in the median, "
-                f"{summary['rotation_error_deg_max']:.2f}° at most, {summary['rotation_under_5deg']:.0%} under 5°"
-                + (", and the solution is mirrored." if errors.mirrored else ".")
+            against = (
+                "Against the true poses, which training never saw" if is_truth else "From the poses that were given"
             )
+            remarks.append(
+                Line(
+                    f"{against}: rotation error {summary['rotation_error_deg_median']:.2f}° in the median, "
+                    f"{summary['rotation_error_deg_max']:.2f}° at most, {summary['rotation_under_5deg']:.0%} under 5°"
+                    + (", and the solution is mirrored." if errors.mirrored else ".")
+                )
+            )
+        pipeline.publish_cameras()
+        held_out_psnr = pipeline.evaluation.held_out_psnr()
+        return Outcome(
+            verdict=verdict,
+            seconds=None if self._display is None else self._display.elapsed,
+            statuses=statuses,
+            held_out=held_out,
+            held_out_psnr=held_out_psnr,
+            phase_a_explained=pipeline.restarts.kept_explained,
+            remarks=remarks,
+        )

@@ -5,14 +5,24 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from contextlib import suppress
-from typing import cast
+from contextlib import nullcontext, suppress
+from typing import Any, cast
 
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer
+from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from gnerf_ns.training.interrupts import Interrupts, StoppedAfterStep
 from gnerf_ns.training.run_folder import RunFolderConfig
+from gnerf_ns.training.run_summary import Line, resume_command, say
+from gnerf_ns.utils.checkpoints import latest_checkpoint, step_of
+from gnerf_ns.utils.commands import is_training_command
+from gnerf_ns.utils.console import quiet_console
+
+FAILED, INTERRUPTED = 1, 130
+"""Exit statuses of `ns-train`: of a run that has come to nothing, and of one ended by Ctrl-C, as shells have it."""
 
 
 class WholeRunTrainer(Trainer):
@@ -21,6 +31,15 @@ class WholeRunTrainer(Trainer):
     config: RunFolderConfig
     _last_step: float = math.inf
     """The step after which a run is done; known once training starts."""
+    _is_over: bool = False
+    """Whether training is done, and all that is to be said has been."""
+    _has_failed: bool = False
+    """Whether it has come to nothing."""
+
+    def __init__(self, config: RunFolderConfig, *args: Any, **kwargs: Any) -> None:
+        with quiet_console():  # nerfstudio says where checkpoints are saved; we do at the end
+            super().__init__(config, *args, **kwargs)
+        self._interrupts = Interrupts()
 
     def _load_checkpoint(self) -> None:
         """Check that there is something to resume from before nerfstudio looks.
@@ -29,10 +48,18 @@ class WholeRunTrainer(Trainer):
             InputError: there is no whole checkpoint where one was said to be, or it does not fit.
         """
         self.config.check_resumed()
-        super()._load_checkpoint()
+        if self.config.is_resumed:
+            super()._load_checkpoint()
 
     def train(self) -> None:
-        """Train up to `max_num_iterations` in all; nerfstudio would add that many to a resumed run."""
+        """Train up to `max_num_iterations` in all; nerfstudio would add that many to a resumed run.
+
+        Ctrl-C saves a checkpoint after the present step, and ends `ns-train` with status 130; once more ends it at
+        once. A run that has come to nothing ends `ns-train` with status 1.
+
+        Raises:
+            KeyboardInterrupt: training was interrupted, in other programs.
+        """
         planned = cast(int, self.config.max_num_iterations)
         self.config.max_num_iterations = max(0, planned - self._start_step)
         self._last_step = planned - 1
@@ -40,8 +67,64 @@ class WholeRunTrainer(Trainer):
             CONSOLE.print(f"Nothing to train: the checkpoint is already at step {self._start_step} of {planned}.")
             self.step = max(0, self._start_step - 1)
             self.save_checkpoint(self.step)
+            self._say_how_it_ended()
+            self._end_if_failed()
             return
-        super().train()
+        # After all others: the step is whole by then.
+        self.callbacks.append(
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self._interrupts.stop_after)
+        )
+        try:
+            # Several processes would stop after different steps, and wait for each other.
+            with self._interrupts if self.world_size == 1 else nullcontext():
+                super().train()
+        except (KeyboardInterrupt, StoppedAfterStep) as stop:
+            if self.world_size > 1:
+                raise
+            if not self._is_over:  # else only the viewer was waiting
+                self._say_nothing_more()
+                if isinstance(stop, StoppedAfterStep):
+                    self.save_checkpoint(self.step)
+                self._end_interrupted()
+        finally:
+            self._say_nothing_more()
+        self._end_if_failed()
+
+    def _end_interrupted(self) -> None:
+        saved = latest_checkpoint(self.config.get_checkpoint_dir())
+        if saved is None:
+            say([Line("Stopped; there is no checkpoint to go on from.", "yellow")])
+        else:
+            command = resume_command(self.config)
+            say([Line(f"Stopped; step {step_of(saved)} is saved; go on with: {command}", "yellow", is_copied=True)])
+        if is_training_command():  # nerfstudio would print a traceback of a KeyboardInterrupt, and end with status 0
+            raise SystemExit(INTERRUPTED)
+        raise KeyboardInterrupt
+
+    def _end_if_failed(self) -> None:
+        if self._has_failed and is_training_command():
+            raise SystemExit(FAILED)
+
+    def _after_train(self) -> None:
+        """As nerfstudio's, but with what is to be said at the end in place of its table."""
+        self.training_state = "completed"
+        self.save_checkpoint(self.step)
+        writer.write_out_storage()
+        for callback in self.callbacks:
+            callback.run_callback_at_location(self.step, TrainingCallbackLocation.AFTER_TRAIN)
+        self._say_how_it_ended()
+        self._is_over = True
+        self._interrupts.hand_back()
+        if not self.config.viewer.quit_on_train_completion:
+            self._train_complete_viewer()
+
+    def _say_nothing_more(self) -> None:
+        """Take away what shows the progress of training, if anything does."""
+
+    @check_main_thread
+    def _say_how_it_ended(self) -> None:
+        """The last lines of a run."""
+        say([Line(f"Done: {self.config.get_base_dir() / 'config.yml'}", "bold green", True)])
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:

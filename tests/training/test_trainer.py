@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from nerfstudio.utils.eval_utils import eval_setup
+from nerfstudio.utils.rich_utils import CONSOLE
 from tiny_run import build_trainer, trainer_config
 
 from gnerf_ns.training import trainer as gnerf_trainer
@@ -122,6 +123,13 @@ def test_poses_beside_the_checkpoint_are_those_in_it(undisturbed: GNeRFTrainerCo
         torch.testing.assert_close(torch.stack([written[name] for name in names]), estimated, atol=1e-5, rtol=0)
 
 
+def test_held_out_quality_at_the_end_is_that_of_ns_eval(undisturbed: GNeRFTrainerConfig):
+    _, pipeline, _, step = eval_setup(undisturbed.get_base_dir() / "config.yml")
+    assert isinstance(pipeline, GNeRFPipeline)
+    expected = pipeline.get_average_eval_image_metrics(step)["psnr"]
+    assert pipeline.evaluation.held_out_psnr() == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_run_killed_while_saving_resumes_and_ends_where_an_undisturbed_one_ends(
     tiny_scene: Path, tmp_path: Path, undisturbed: GNeRFTrainerConfig
 ):
@@ -149,7 +157,7 @@ def test_a_run_killed_while_saving_resumes_and_ends_where_an_undisturbed_one_end
 
 def test_a_finished_run_has_nothing_left_to_train(undisturbed: GNeRFTrainerConfig, tmp_path: Path, monkeypatch):
     said = []
-    monkeypatch.setattr(gnerf_trainer.CONSOLE, "print", lambda *lines, **_: said.extend(lines))
+    monkeypatch.setattr(CONSOLE, "print", lambda *lines, **_: said.extend(lines))
     config = trainer_config(undisturbed.data, tmp_path, load_dir=undisturbed.get_checkpoint_dir())  # type: ignore[arg-type]
     trainer = build_trainer(config)
     monkeypatch.setattr(trainer, "train_iteration", None)
@@ -303,5 +311,41 @@ def test_the_viewer_waits_while_a_checkpoint_is_saved(tiny_scene: Path, tmp_path
     watch(trainer, "write_poses")
     watch(gnerf_trainer, "find_ambiguity")
     trainer.save_checkpoint(5)
+    trainer._say_how_it_ended()
     assert locked == {"estimate_eval_poses": True, "write_poses": True, "find_ambiguity": True}
     assert not trainer.train_lock.locked()
+
+
+def test_ctrl_c_ends_a_training_after_a_whole_step(
+    tiny_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """In a program that is not `ns-train`, it goes on being a KeyboardInterrupt, once that step is saved."""
+    trainer = build_trainer(trainer_config(tiny_scene, tmp_path, steps_per_save=10**9, steps_per_eval_image=10**9))
+    iteration, before = trainer.train_iteration, signal.getsignal(signal.SIGINT)
+
+    def pressed_in_the_sixth(step: int) -> Any:
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return iteration(step)
+
+    trainer.train_iteration = pressed_in_the_sixth
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert checkpoints(trainer.config).keys() == {"step-000000005.ckpt"}
+    assert signal.getsignal(signal.SIGINT) is before
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Stopped; step 5 is saved; go on with: ns-train gnerf-ns-tiny" in said
+
+
+def test_ctrl_c_pressed_twice_ends_it_at_once(tiny_scene: Path, tmp_path: Path):
+    trainer = build_trainer(trainer_config(tiny_scene, tmp_path, steps_per_save=10**9, steps_per_eval_image=10**9))
+
+    def pressed_twice(step: int) -> Any:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("it went on")
+
+    trainer.train_iteration = pressed_twice
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert not (trainer.config.get_checkpoint_dir()).exists()
