@@ -72,7 +72,7 @@ def write_results(folder: Path, splits: Mapping[str, FileFrames], points: Surfac
     """
     folder.mkdir(parents=True, exist_ok=True)
     points.write(folder / POINTS)
-    write_transforms_json(folder / TRANSFORMS, _linked(splits, folder), {"ply_file_path": POINTS})
+    write_transforms_json(folder / TRANSFORMS, linked(splits, folder), {"ply_file_path": POINTS})
     meta = load_transforms_json(folder / TRANSFORMS)
     model = camera_model(meta)
     if model is None:
@@ -83,8 +83,16 @@ def write_results(folder: Path, splits: Mapping[str, FileFrames], points: Surfac
     write_colmap_model(folder / MODEL, model, meta["frames"], names, points)
 
 
-def _linked(splits: Mapping[str, FileFrames], folder: Path) -> Mapping[str, FileFrames]:
-    """The same with hard links to images and masks, in ``images/`` and ``masks/``; as it is where none can be made."""
+def linked(splits: Mapping[str, FileFrames], folder: Path) -> Mapping[str, FileFrames]:
+    """Images with hard links in place of the files, to be named in a transforms.json that moves with them.
+
+    Args:
+        splits: as for `write_transforms_json`.
+        folder: which gets ``images/`` and ``masks/`` with the links, and nothing else in them.
+
+    Returns:
+        The same with links; as it is where none can be made.
+    """
     images = [file for split in splits.values() for file in split.image_filenames]
     masks = [file for split in splits.values() for file in split.mask_filenames or []]
     try:

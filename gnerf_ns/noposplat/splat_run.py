@@ -21,6 +21,7 @@ from torch import Tensor
 from gnerf_ns.cameras.plots import save_image
 from gnerf_ns.data.dataparser import placeholder_cameras, unit_scene_box
 from gnerf_ns.data.transforms_json import FileFrames, write_transforms_json
+from gnerf_ns.export.folders import linked
 from gnerf_ns.models.splat import SplatModel, SplatModelConfig
 from gnerf_ns.noposplat.photos import PhotoFiles, Photos
 from gnerf_ns.noposplat.reconstruction import Reconstruction
@@ -129,7 +130,7 @@ def write_run(folder: Path, reconstruction: Reconstruction, photos: Photos) -> N
 
 
 def write_original_cameras(folder: Path, reconstruction: Reconstruction, files: PhotoFiles) -> None:
-    """Write `ORIGINALS_FILE`, to train on: it names the photos where they are, with masks if all have one.
+    """Write `ORIGINALS_FILE`, to train on: it names the photos, by links that move along, with masks if all have one.
 
     What the network saw was cropped and straightened, which moves no camera and turns none.
 
@@ -147,7 +148,7 @@ def write_original_cameras(folder: Path, reconstruction: Reconstruction, files: 
         masks if len(masks) == len(files.frames) else None,
         {file: orientation for frame in files.frames for file, orientation in frame.orientations.items()},
     )
-    write_transforms_json(folder / ORIGINALS_FILE, {"photos": frames}, {"ply_file_path": SPLAT_FILE})
+    write_transforms_json(folder / ORIGINALS_FILE, linked({"photos": frames}, folder), {"ply_file_path": SPLAT_FILE})
 
 
 def _frames(folder: Path, camera_to_worlds: Float[Tensor, "views 3 4"], photos: Photos) -> FileFrames:
