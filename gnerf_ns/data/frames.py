@@ -60,7 +60,10 @@ def _split(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Frame]]:
     if listing is not None:
         return _split_by_lists(listing, eval_interval)
     if not folder.exists():
-        raise InputError(f"There is no folder {folder}; give the folder that holds the images.")
+        raise InputError(
+            f"There is no folder {folder}; give the folder that holds the images, or if a run does not find its own, "
+            "move them beside the run's folder under the name that they had."
+        )
     if is_image(folder):
         return [Frame(folder)], []
     if not folder.is_dir():
