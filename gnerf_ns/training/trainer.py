@@ -87,11 +87,12 @@ class GNeRFTrainerConfig(RunFolderConfig):
         super().set_timestamp()
 
     def set_experiment_name(self) -> None:
-        """Name the experiment after the folder of the data, be it given as ``.`` or to the dataparser."""
+        """Name the experiment after the folder of the data (or a video), given as ``.`` or to the dataparser, too."""
         if self.experiment_name is None:
             datamanager = cast(UnposedDataManagerConfig, self.pipeline.datamanager)
             data = datamanager.data or datamanager.dataparser.data
-            folder = Path(os.path.abspath(data.parent if data.is_file() else data))
+            is_listing = data.suffix == ".json" and data.is_file()
+            folder = Path(os.path.abspath(data.parent if is_listing else data))
             self.experiment_name = folder.stem or "unnamed"
 
 
