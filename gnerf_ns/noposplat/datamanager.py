@@ -79,7 +79,7 @@ class NoPoSplatDataManagerConfig(DataManagerConfig):
     evaluation_views: Optional[Path] = None
     """File that says which views of which held-out scenes are evaluated, of pixelSplat's kind; None: they are drawn."""
     num_eval_scenes: int = 100
-    """Held-out scenes that are evaluated, where no file says which."""
+    """Held-out scenes that are evaluated, at most, where no file says which."""
 
     def check_options(self) -> None:
         """Whether numbers are such as make sense.
@@ -263,7 +263,7 @@ class NoPoSplatDataManager(DataManager):
                 + (
                     f" as {config.evaluation_views} says; give the file of these data."
                     if config.evaluation_views
-                    else "."
+                    else "; give such as have two images that overlap, and a third between them."
                 )
             )
         return chosen
