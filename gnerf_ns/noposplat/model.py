@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Type
+from typing import Any, Dict, List, Optional, Tuple, Type
 
 import torch
 from jaxtyping import Float
@@ -94,13 +94,14 @@ class NoPoSplatModel(Model):
         self.config.check_beginning()
         checkpoint, mast3r = self.config.checkpoint, self.config.mast3r
         if checkpoint is not None:
-            given = load_network(checkpoint, self.config.network).state_dict()
-            if _shapes(given) != _shapes(self.network.state_dict()):
+            given = load_network(checkpoint, self.config.network)
+            # Not by shapes: the number of heads, say, is in none of them.
+            if replace(given.config, image_side=self.config.network.image_side) != self.config.network:
                 raise InputError(
-                    f"The network in {checkpoint} has other sizes than that of this method; choose another method, or "
-                    "set --pipeline.model.network.* to what it was trained with."
+                    f"The network in {checkpoint} has other sizes, or is of another kind, than that of this method; "
+                    "choose another method, or set --pipeline.model.network.* to what it was trained with."
                 )
-            self.network.load_state_dict(given)
+            self.network.load_state_dict(given.state_dict())
         elif mast3r is not None:
             start_from_mast3r(self.network, mast3r)
         else:
@@ -216,7 +217,3 @@ class NoPoSplatModel(Model):
         shown: Float[Tensor, "height width 3"] = outputs["rgb"]
         truth = batch["image"].to(shown)
         return self.image_metrics(shown, truth), {"img": torch.cat([truth, shown], dim=1)}
-
-
-def _shapes(state: Mapping[str, Tensor]) -> Dict[str, torch.Size]:
-    return {name: value.shape for name, value in state.items()}

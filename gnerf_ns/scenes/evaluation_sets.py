@@ -35,6 +35,9 @@ its depth."""
 
 _MOST_DRAWS = 200
 
+_TARGETS_DRAWN = 12
+"""For a scene, at least: some are drawn twice, or are those that the network sees."""
+
 
 @dataclass(frozen=True)
 class EvaluationViews:
@@ -111,7 +114,8 @@ def write_evaluation_set(path: Path, chosen: EvaluationSet) -> None:
 def drawn_evaluation_set(groups: Sequence[SceneGroup], config: ExampleConfig, count: int) -> Dict[str, EvaluationViews]:
     """Views of up to so many scenes, as training chooses them in its end, where there is no index file.
 
-    They are always the same, and scenes that cannot be used are left out. Overlaps are not known.
+    But targets are distinct, and none is a context view, so that there may be fewer. They are always the same. Scenes
+    that cannot be used are left out, and so are those without such a target. Overlaps are not known.
     """
     chosen: Dict[str, EvaluationViews] = {}
     generator = np.random.default_rng(0)
@@ -125,11 +129,14 @@ def drawn_evaluation_set(groups: Sequence[SceneGroup], config: ExampleConfig, co
             try:
                 scene = group.scene(key)
                 check_scene(scene, config.size)
-                views = rule.choose(scene.cameras, config.num_context, config.num_targets, rule.growth_steps, generator)
+                drawn = max(config.num_targets, _TARGETS_DRAWN)
+                views = rule.choose(scene.cameras, config.num_context, drawn, rule.growth_steps, generator)
                 in_first_frame(scene.cameras.camera_to_worlds, views)
             except UnusableScene:
                 continue
-            chosen[key] = EvaluationViews(views.context, views.target)
+            targets = tuple(dict.fromkeys(frame for frame in views.target if frame not in views.context))
+            if targets:
+                chosen[key] = EvaluationViews(views.context, targets[: config.num_targets])
     return chosen
 
 
