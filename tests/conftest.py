@@ -1,13 +1,26 @@
 """What all tests share: images of the procedural scene, rendered once, no downloads, and no plots at every save."""
 
+import ast
 import os
+import sys
 from pathlib import Path
-from typing import Iterator, List
+from typing import Any, Iterator, List
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 from hypothesis import settings
+from jaxtyping import _import_hook
+
+if sys.version_info < (3, 11):
+    # The last jaxtyping for Python 3.10 checks functions without types, too, and numba cannot compile what it makes of
+    # them; newer ones leave them alone. Before anything of the package is imported.
+    _visit: Any = _import_hook.JaxtypingTransformer.visit_FunctionDef
+
+    def _visit_typed(self: Any, node: ast.FunctionDef) -> ast.FunctionDef:
+        return node if "no_type_check" in map(ast.unparse, node.decorator_list) else _visit(self, node)
+
+    _import_hook.JaxtypingTransformer.visit_FunctionDef = _visit_typed
 
 from gnerf_ns.cameras import plots
 from gnerf_ns.demo.scene import ProceduralSceneConfig, render_procedural_scene
