@@ -24,6 +24,7 @@ from gnerf_ns.data.lens_sources import DEFAULT_FOV_DEG, lenses_of_frames
 from gnerf_ns.data.transforms_json import Frame, load_transforms_json, read_transforms_json
 from gnerf_ns.noposplat.network import SIDE_UNIT
 from gnerf_ns.splats.rendering import PinholeView
+from gnerf_ns.utils.console import remark
 from gnerf_ns.utils.errors import InputError
 
 MOST_PHOTOS = 12
@@ -158,6 +159,8 @@ def find_photos(paths: Sequence[Path], fov_deg: Optional[float] = None) -> Photo
     if lenses.intrinsics[0].camera_type == CameraType.EQUIRECTANGULAR:
         raise InputError(f"{frames[0].source} says that {frames[0].image.name} is a panorama; give photos of a lens.")
     lenses.remark_doubts(frames[0].image.parent)
+    if any(frame.mask is not None for frame in frames):
+        remark("Masks have no part in a splat: the network sees whole photos. Trainings that go on from it use them.")
     files = PhotoFiles(frames, lenses.intrinsics, lenses.origin, lenses.source == "transforms.json")
     for frame, lens, size in zip(frames, files.lenses, files.sizes, strict=True):
         if abs(size.width / size.height / (lens.size.width / lens.size.height) - 1) > WRONG_ASPECT_TOLERANCE:

@@ -193,6 +193,18 @@ def test_bad_input_gets_one_sentence(tmp_path: Path, make, sentence: str):
     assert "\n" not in str(error.value)
 
 
+def test_that_masks_have_no_part_is_said(tmp_path: Path, capsys: pytest.CaptureFixture):
+    for name in ("a.png", "b.png"):
+        picture(32, 32, 30.0).save(tmp_path / name)
+    find_photos([tmp_path])
+    assert "Masks" not in capsys.readouterr().out
+    (tmp_path / "masks").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("L", (32, 32), 255).save(tmp_path / "masks" / name)
+    find_photos([tmp_path])
+    assert "Masks have no part in a splat" in capsys.readouterr().out
+
+
 def test_an_impossible_field_of_view_is_refused(tmp_path: Path):
     picture(32, 32, 30.0).save(tmp_path / "a.png")
     with pytest.raises(InputError, match="--fov-deg 170 is not between"):
