@@ -31,6 +31,9 @@ WHERE_MAST3R_IS = (
 )
 """The checkpoint of MASt3R (Leroy et al., ECCV 2024) that official trainings begin from."""
 
+NETWORK_FILE = "network.safetensors"
+"""What trainings leave beside the checkpoints' folder: nerfstudio takes every file in the latter for a checkpoint."""
+
 OTHER_RESOLUTION = 1.5
 """Images this many times larger or smaller than those of training, in the geometric mean of their sides, are worth a
 remark. Other shapes of about the same area are not."""
@@ -82,6 +85,11 @@ def read_noposplat(path: Path) -> Mapping[str, Any]:
         InputError: there is no such file, or it is a git-lfs pointer, damaged, or of something else.
     """
     contents = _read(path, WHERE_WEIGHTS_ARE)
+    if "pipeline" in contents:
+        raise InputError(
+            f"{path} is what a training goes on from; give the network itself, which NoPoSplat's trainings leave in "
+            f"{path.absolute().parent.with_name(NETWORK_FILE)}."
+        )
     if not isinstance(contents.get(_STATE), Mapping):
         raise InputError(f"{path} is not a checkpoint of NoPoSplat's (it has no {_STATE}); {WHERE_WEIGHTS_ARE}.")
     return contents

@@ -18,14 +18,11 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from gnerf_ns.noposplat.checkpoints import save_network
+from gnerf_ns.noposplat.checkpoints import NETWORK_FILE, save_network
 from gnerf_ns.noposplat.pipeline import NoPoSplatPipeline, NoPoSplatPipelineConfig
 from gnerf_ns.training.run_folder import RunFolderConfig
 from gnerf_ns.training.whole_runs import WholeRunTrainer
 from gnerf_ns.utils.errors import InputError
-
-NETWORK_FILE = "network.safetensors"
-"""Beside the checkpoints' folder: nerfstudio takes every file in the latter for a checkpoint."""
 
 
 @dataclass

@@ -180,6 +180,7 @@ def of_another_version(path: Path) -> None:
         (with_a_program, r"holds more than numbers and text \(pathlib"),
         (lambda path: torch.save([1], path), "it has no state_dict"),
         (lambda path: torch.save({"model": tiny_state()}, path), "it has no state_dict"),
+        (lambda path: torch.save({"step": 0, "pipeline": {}}, path), r"give the network itself.*network\.safetensors"),
         (lambda path: torch.save({"state_dict": {}}, path), "881 of 881 weights are missing"),
         (lacking, r"2 of 881 weights are missing, for example backbone\.enc_norm\.bias"),
         (

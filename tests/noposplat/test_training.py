@@ -23,10 +23,9 @@ from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
 from gnerf_ns.method_configs.noposplat import noposplat, noposplat_tiny  # pyright: ignore[reportMissingImports]
-from gnerf_ns.noposplat.checkpoints import load_network, save_network
+from gnerf_ns.noposplat.checkpoints import NETWORK_FILE, load_network, save_network
 from gnerf_ns.noposplat.network import NoPoSplatNetwork
 from gnerf_ns.noposplat.trainer import (
-    NETWORK_FILE,
     NoPoSplatTrainer,
     NoPoSplatTrainerConfig,
     OptimizersClippedTogether,
