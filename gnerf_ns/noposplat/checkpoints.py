@@ -180,8 +180,9 @@ def start_from_mast3r(network: NoPoSplatNetwork, path: Path) -> None:
     for name, value in state.items():
         if ".dpt.head.4." in name:
             state[name] = value[:3]
-        elif name in _RAY_READERS and value.shape[0] == own[name].shape[0]:
-            state[name] = torch.cat((value, own[name][:, value.shape[1] :]), dim=1)
+        elif name in _RAY_READERS and value.shape[0] == own[name].shape[0] and value.shape[1] < own[name].shape[1]:
+            # The network may be on a GPU.
+            state[name] = torch.cat((value, own[name][:, value.shape[1] :].to(value)), dim=1)
     _check_fit(state, own, path)
     network.load_state_dict(state, strict=False)
 

@@ -239,6 +239,12 @@ def test_mast3r_s_weights_are_a_start(tmp_path: Path) -> None:
     assert network.training
 
 
+@pytest.mark.filterwarnings("ignore:.*is a no-op")
+def test_a_network_on_another_device_gets_mast3r_s_weights(tmp_path: Path) -> None:
+    network = NoPoSplatNetwork(tiny_network()).to("meta")  # in place of a GPU: mixing devices is an error there, too
+    start_from_mast3r(network, write_mast3r(tmp_path / "mast3r.pth"))
+
+
 @pytest.mark.parametrize("rays_join", ["encoder", "decoder"])
 def test_what_reads_rays_is_not_mast3r_s(tmp_path: Path, rays_join: Any) -> None:
     network = NoPoSplatNetwork(replace(tiny_network(), intrinsics="pixelwise", rays_join=rays_join))
