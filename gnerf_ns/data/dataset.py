@@ -278,8 +278,8 @@ class UnposedDataset(InputDataset):
             image_format = replace(image_format, size=ImageSize(width, height))
         if max(image_format.size) < MIN_IMAGE_SIDE or min(image_format.size) < MIN_SHRUNK_SIDE:
             raise InputError(
-                f"Images shrunk to {image_format.size} pixels do not tell poses; raise --max-image-side or "
-                "--camera-res-scale-factor, or use less elongated images."
+                f"Images shrunk to {image_format.size} pixels do not tell poses; raise --max-image-side, or "
+                "use less elongated images."
             )
         return image_format
 

@@ -4,6 +4,7 @@ import copy
 import math
 import random
 import shlex
+import sys
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
     from gnerf_ns.training.trainer import GNeRFTrainer, GNeRFTrainerConfig
 
+FAILED = 1
+"""Exit status where the poses are wrong."""
+
 RESULTS = ("orbit.mp4", "cameras.png", "distribution.png", "transforms.json")
 """Files that the report names, if they were written."""
 
@@ -53,8 +57,8 @@ class Demo:
     scene: ProceduralSceneConfig = field(default_factory=ProceduralSceneConfig)
     """The scene and the cameras that see it."""
 
-    def main(self) -> None:
-        """Run the demo.
+    def main(self) -> bool:
+        """Run the demo; return True if nothing speaks against the poses that were found.
 
         Raises:
             InputError: no such method is installed, or the scene cannot be rendered or evaluated.
@@ -80,6 +84,7 @@ class Demo:
         CONSOLE.print(
             "\n".join(report(config, figures, folder, seconds)), markup=False, highlight=False, soft_wrap=True
         )
+        return not (trainer.has_failed or figures["mirrored"])
 
     def _write_film(self, trainer: "GNeRFTrainer", path: Path, progress: "Progress") -> None:
         task = progress.add_task("Filming an orbit", total=self.film_frames)
@@ -163,6 +168,7 @@ def report(config: "GNeRFTrainerConfig", figures: Dict[str, float], folder: Path
         f"  ns-viewer {load}",
         f"  ns-render interpolate {load} --output-path {shlex.quote(str(folder / 'interpolate.mp4'))}",
         f"  ns-export pointcloud {load} --output-dir {shlex.quote(str(folder / 'pointcloud'))} --normal-method open3d",
+        f"  gnerf-export-poses {load} --format colmap --output {shlex.quote(str(folder / 'colmap'))}",
     ]
     advice = export_advice()
     return lines if advice is None else [*lines, f"  ({advice})"]
@@ -170,4 +176,5 @@ def report(config: "GNeRFTrainerConfig", figures: Dict[str, float], folder: Path
 
 def entrypoint() -> None:
     """Console command."""
-    tyro.cli(Demo, description=__doc__).main()
+    if not tyro.cli(Demo, description=__doc__).main():
+        sys.exit(FAILED)

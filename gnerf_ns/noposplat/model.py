@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
-from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.models.base_model import Model
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn import functional as F
@@ -26,6 +26,7 @@ from gnerf_ns.noposplat.view_cameras import UPRIGHT, rendered
 from gnerf_ns.scenes.view_sampling import Example
 from gnerf_ns.splats.gaussians import Gaussians
 from gnerf_ns.utils.errors import InputError
+from gnerf_ns.utils.options import ModelOptions
 
 POINT_WEIGHT = 0.1
 """Of what is told of points beside images: with 1, images are learned more slowly."""
@@ -35,13 +36,11 @@ NEW_LAYERS = ("gaussian_param_head", "backbone.intrinsic_encoder")
 
 
 @dataclass
-class NoPoSplatModelConfig(ModelConfig):
+class NoPoSplatModelConfig(ModelOptions):
     """Configuration of `NoPoSplatModel`."""
 
     _target: Type = field(default_factory=lambda: NoPoSplatModel)
     """Target class to instantiate."""
-    enable_collider: bool = False
-    """Gaussians know by themselves where they are."""
     network: NoPoSplatNetworkConfig = field(default_factory=NoPoSplatNetworkConfig)
     """Sizes of the network. Its image side is that of the data."""
     perceptual_loss_mult: float = 0.05

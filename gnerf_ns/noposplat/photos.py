@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from gnerf_ns.data.dataparser import UnposedDataParserConfig
 from gnerf_ns.data.dataset import MIN_IMAGE_SIDE, WRONG_ASPECT_TOLERANCE
-from gnerf_ns.data.frames import UNREAD_SUFFIXES, read_all_frames
+from gnerf_ns.data.frames import read_all_frames
 from gnerf_ns.data.image_set import premultiply
 from gnerf_ns.data.images import ImageSize, area_resize, centered_window, is_image, read_header, read_image
 from gnerf_ns.data.intrinsics import Intrinsics
@@ -176,7 +176,7 @@ def _frames(paths: Sequence[Path]) -> List[Frame]:
     for path in paths:
         if not path.exists():
             raise InputError(f"There is no {path}; give photos, or a folder that holds them.")
-    if len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix == ".json"):
+    if len(paths) == 1 and not is_image(paths[0]):
         return read_all_frames(paths[0])
     listed: Dict[Path, Frame] = {}
     for listing in {path.parent / "transforms.json" for path in paths}:
@@ -184,8 +184,6 @@ def _frames(paths: Sequence[Path]) -> List[Frame]:
             load_transforms_json(listing)
             listed.update({frame.image.resolve(): frame for frame in read_transforms_json(listing).frames})
     for path in paths:
-        if path.suffix.lower() in UNREAD_SUFFIXES:
-            raise InputError(f"{path} is of a kind that is not read; convert it to JPEG or PNG.")
         if not is_image(path):
             raise InputError(f"{path} is no image of a known kind; give photos (files), or one folder of them.")
     return [listed.get(path.resolve(), Frame(path)) for path in paths]

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List, Literal, Tuple, Type
+from typing import Any, Dict, List, Literal, Optional, Tuple, Type
 
 import torch
+import tyro
 from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
@@ -31,9 +32,13 @@ class AdamWOptimizerConfig(AdamOptimizerConfig):
 
     _target: Type = torch.optim.AdamW
     """The optimizer class to use."""
-    betas: Tuple[float, float] = (0.9, 0.95)
+    eps: tyro.conf.Suppress[float] = 1e-8
+    """Added to the denominator."""
+    max_norm: tyro.conf.Suppress[Optional[float]] = None
+    """Gradients of all groups are shortened together: `OptimizersClippedTogether`."""
+    betas: tyro.conf.Suppress[Tuple[float, float]] = (0.9, 0.95)
     """Decay rates of the first and second moment."""
-    weight_decay: float = 0.05
+    weight_decay: tyro.conf.Suppress[float] = 0.05
     """The weight decay to use."""
 
 
@@ -47,7 +52,7 @@ class WarmUpCosineSchedulerConfig(SchedulerConfig):
     """Steps until the full rate."""
     last_factor: float = 0.1
     """Share of the learning rate at the end."""
-    first_step: int = 0
+    first_step: tyro.conf.Suppress[int] = 0
     """Where all this begins. Before it, nothing is learned. Unless it is 0, `NoPoSplatTrainer` has it where images
     begin: at once where there are no points (with --data, for example), whatever was planned."""
 
@@ -118,6 +123,14 @@ class NoPoSplatTrainerConfig(RunFolderConfig):
     """What is trained."""
     max_num_iterations: int = 18_751
     """Steps of a run, those before a resume included."""
+    steps_per_save: int = 1000
+    """Steps between checkpoints."""
+    steps_per_eval_image: int = 500
+    """Steps between pictures of a held-out scene."""
+    steps_per_eval_all_images: int = 25_000
+    """Steps between evaluations of all held-out scenes."""
+    mixed_precision: bool = False
+    """Whether networks run in half precision."""
     clip_norm: float = 0.5
     """Gradients are shortened to this norm."""
 
@@ -141,7 +154,6 @@ class NoPoSplatTrainerConfig(RunFolderConfig):
 
     def save_config(self) -> None:
         """Save the configuration with paths that hold from anywhere."""
-        self.output_dir = Path(os.path.abspath(self.output_dir))
         for owner, name in (
             (self.pipeline.datamanager, "data"),
             (self.pipeline.datamanager, "evaluation_views"),
@@ -174,9 +186,8 @@ class NoPoSplatTrainer(WholeRunTrainer):
     config: NoPoSplatTrainerConfig
     pipeline: NoPoSplatPipeline
 
-    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Build pipeline and optimizers."""
-        super().setup(test_mode)
+    def _set_up(self, test_mode: Literal["test", "val", "inference"]) -> None:
+        super()._set_up(test_mode)
         if not self.config.is_resumed:
             self.pipeline.model.begin()
 

@@ -22,17 +22,14 @@ from torch import Tensor
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.training.run_time import RunTime
 from gnerf_ns.training.schedule import Schedule, StepPlan
-from gnerf_ns.utils.console import Activity, duration, present_activity, use_terminal_width
+from gnerf_ns.utils.console import SECONDS_PER_LINE, Activity, duration, present_activity, use_terminal_width
 
 REFRESHES_PER_SECOND = 4.0
-
-SECONDS_PER_LINE = 10.0
-"""Between two lines where there is no terminal, at least."""
 
 STEPS_OF_MOTION = 50
 """Steps over which it is measured how far poses move, at least."""
 
-MEASURED_STEPS = 5
+MEASURED_STEPS = 20
 """Training steps after which it is said how long the run will take."""
 
 CONTRAST_SIDE = 64

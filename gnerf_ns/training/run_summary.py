@@ -194,11 +194,12 @@ def places_lines(run: Path, poses_folder: str) -> List[Line]:
     load = f"--load-config {shlex.quote(str(short / 'config.yml'))}"
     poses = short / poses_folder
     advice = export_advice()
-    film, points = (shlex.quote(str(short / name)) for name in ("film.mp4", "pointcloud"))
+    film, points, copies = (shlex.quote(str(short / name)) for name in ("film.mp4", "pointcloud", "colmap"))
     commands = [
         f"ns-viewer {load}",
         f"ns-render interpolate {load} --output-path {film}",
         f"ns-export pointcloud {load} --output-dir {points} --normal-method open3d",
+        f"gnerf-export-poses {load} --format colmap --output {copies}",
     ]
     lines = [
         Line(f"Poses: {poses / 'transforms.json'}, a plot of them: {poses / 'cameras.png'}", is_copied=True),

@@ -36,6 +36,9 @@ been measured."""
 COARSE = 0.75
 """Duration of a step of phase B with none of the finer levels of detail, of that with all; measured likewise."""
 
+WARM_UP_STEPS = 3
+"""Of a run, which are not measured: libraries are loaded in them, kernels compiled and caches filled."""
+
 MEMORY = 0.98
 """What counts of a duration after one more of its kind: steps become slower as another program takes a core."""
 
@@ -115,7 +118,7 @@ class RunTime:
         self._next = step + 1
         parts = self._parts.pop()
         self._left.subtract(parts)
-        if step == self._first:  # libraries are loaded in it, and kernels compiled
+        if step < self._first + WARM_UP_STEPS:
             return
         heaviest = max(parts, key=lambda part: parts[part] * COSTS[part])
         others = sum(count * self._of_one(part) for part, count in parts.items() if part != heaviest)

@@ -7,7 +7,6 @@ import re
 import shutil
 import warnings
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Type, cast
@@ -37,7 +36,7 @@ from gnerf_ns.training.pose_status import (
     without_the_field,
 )
 from gnerf_ns.training.progress_display import ProgressWriter, Watched, color_contrast, installed_writer
-from gnerf_ns.training.run_folder import RunFolderConfig
+from gnerf_ns.training.run_folder import CONFIG, RunFolderConfig
 from gnerf_ns.training.run_summary import (
     Input,
     Line,
@@ -53,11 +52,12 @@ from gnerf_ns.training.run_summary import (
 )
 from gnerf_ns.training.run_time import RunTime
 from gnerf_ns.training.whole_runs import WholeRunTrainer
-from gnerf_ns.utils.checkpoints import latest_checkpoint
+from gnerf_ns.utils.disk import replace_files, write_whole
 from gnerf_ns.utils.errors import InputError
+from gnerf_ns.utils.options import NoHeadline
 
-NO_TIMESTAMP = "{timestamp}"
-"""nerfstudio's placeholder for the second in which a run starts."""
+UNFINISHED_POSES = "unfinished_poses"
+"""Folder in which poses are written at first; beside the final one, since paths in it are relative."""
 
 
 @dataclass
@@ -66,10 +66,10 @@ class GNeRFTrainerConfig(RunFolderConfig):
 
     _target: Type = field(default_factory=lambda: GNeRFTrainer)
     """Target class to instantiate."""
-    pipeline: GNeRFPipelineConfig = field(default_factory=GNeRFPipelineConfig)
+    pipeline: NoHeadline[GNeRFPipelineConfig] = field(default_factory=GNeRFPipelineConfig)
     """What is trained, and how."""
     max_num_iterations: Optional[int] = None  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Steps of a run, those before a resume included; None for as many as the pipeline's schedule has."""
+    """Steps of a run, with those before a resume; None: by the schedule."""
 
     def setup(self, **kwargs: Any) -> Any:
         """Build the trainer."""
@@ -78,48 +78,22 @@ class GNeRFTrainerConfig(RunFolderConfig):
         return super().setup(**kwargs)
 
     def set_timestamp(self) -> None:
-        """Name the run by the second in which it starts, and claim its folder: others may start in the same second.
+        """Look at the number of devices, before anything is written; then name the run and claim its folder.
 
         Raises:
-            InputError: the folder cannot be made, or more than one device was asked for.
+            InputError: more than one device was asked for; see also `RunFolderConfig.set_timestamp`.
         """
         refuse_several_devices(self.machine.num_devices * self.machine.num_machines)
-        if self.timestamp != NO_TIMESTAMP:
-            return
         super().set_timestamp()
-        now, attempt = self.timestamp, 1
-        while True:
-            folder = self.get_base_dir()
-            try:
-                folder.mkdir(parents=True)
-                return
-            except FileExistsError:
-                attempt += 1
-                self.timestamp = f"{now}_{attempt}"
-            except OSError as error:
-                raise InputError(f"{folder} cannot be made ({error.strerror}); choose another --output-dir.") from error
 
     def set_experiment_name(self) -> None:
-        """Name the experiment after the folder of the data, be it given as ``.`` or to the dataparser."""
+        """Name the experiment after the folder of the data (or a video), given as ``.`` or to the dataparser, too."""
         if self.experiment_name is None:
             datamanager = cast(UnposedDataManagerConfig, self.pipeline.datamanager)
             data = datamanager.data or datamanager.dataparser.data
-            folder = Path(os.path.abspath(data.parent if data.is_file() else data))
+            is_listing = data.suffix == ".json" and data.is_file()
+            folder = Path(os.path.abspath(data.parent if is_listing else data))
             self.experiment_name = folder.stem or "unnamed"
-
-    def save_config(self) -> None:
-        """Save the configuration, unless that would bury a finished run.
-
-        Raises:
-            InputError: the run's folder already has checkpoints, and this run is not to go on from one.
-        """
-        if not self.is_resumed and latest_checkpoint(self.get_checkpoint_dir()) is not None:
-            raise InputError(
-                f"{self.get_base_dir()} already holds a run; choose another --timestamp or --experiment-name, "
-                f"or go on from it with --load-dir {self.get_checkpoint_dir()}."
-            )
-        self.output_dir = Path(os.path.abspath(self.output_dir))
-        super().save_config()
 
 
 class GNeRFTrainer(WholeRunTrainer):
@@ -132,21 +106,15 @@ class GNeRFTrainer(WholeRunTrainer):
     _statuses: Mapping[Split, Sequence[PoseStatus]] = {}
     """Of all images, once training is done."""
 
-    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Build pipeline and optimizers; if the input cannot be used, nothing is left of the run's folder."""
-        try:
-            if self.config.is_resumed:
-                self._begin_as_before()
-            elif test_mode == "val":  # begun anew from the config.yml of a run that left no checkpoint
-                self.config.pipeline.begins_with = None
-            super().setup(test_mode)
-            if test_mode == "val":
-                # With what was found out from the images, as evaluation has to build it.
-                (self.base_dir / "config.yml").write_text(yaml.dump(self.config), "utf8")
-            self._display = installed_writer(self.config)
-        except InputError:
-            self._remove_empty_run()
-            raise
+    def _set_up(self, test_mode: Literal["test", "val", "inference"]) -> None:
+        if self.config.is_resumed:
+            self._begin_as_before()
+        elif test_mode == "val":  # begun anew from the config.yml of a run that left no checkpoint
+            self.config.pipeline.begins_with = None
+        super()._set_up(test_mode)
+        if test_mode == "val":  # with what was found out from the images, as evaluation has to build it
+            write_whole(self.base_dir / CONFIG, yaml.dump(self.config))
+        self._display = installed_writer(self.config)
 
     def _begin_as_before(self) -> None:
         """What followed from the beginning of a resumed run still holds."""
@@ -156,14 +124,6 @@ class GNeRFTrainer(WholeRunTrainer):
             pipeline.begins_with, pipeline.poses = before.pipeline.begins_with, before.pipeline.poses
             model = cast(GNeRFModelConfig, pipeline.model)
             model.background_color = before.pipeline.model.background_color
-
-    def _remove_empty_run(self) -> None:
-        """Remove the run's folder if nothing but its configuration is in it."""
-        if {path.name for path in self.base_dir.iterdir()} <= {"config.yml"}:
-            shutil.rmtree(self.base_dir)
-            with suppress(OSError):  # raised where other runs lie beside it
-                for parent in list(self.base_dir.parents)[:2]:
-                    parent.rmdir()
 
     def setup_optimizers(self) -> Optimizers:
         """Length, where left open, and learning rates follow the pipeline's schedule, which knows the images.
@@ -181,12 +141,10 @@ class GNeRFTrainer(WholeRunTrainer):
             )
         return Optimizers(following(self.config.optimizers, lambda: self.pipeline.schedule), groups)
 
-    def train(self) -> None:
-        """Train; on the terminal, say first what begins, then show how far it is."""
+    def _show_progress(self) -> None:
         if self._display is not None:
             self._say_what_begins(self._display)
             self._display.begin(self._watched())
-        super().train()
 
     def _say_what_begins(self, display: ProgressWriter) -> None:
         train, images = self.pipeline.datamanager.train_dataset, self.pipeline.datamanager.train_images
@@ -237,7 +195,12 @@ class GNeRFTrainer(WholeRunTrainer):
             self.pipeline.estimate_eval_poses(step)
         super()._save_checkpoint(step)
         self._statuses = self._pose_statuses() if is_last else {}
-        self.write_poses(self.base_dir / POSES_FOLDER, self._statuses)
+        unfinished = self.base_dir / UNFINISHED_POSES
+        try:
+            self.write_poses(unfinished, self._statuses)
+            replace_files(unfinished, self.base_dir / POSES_FOLDER)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def _pose_statuses(self) -> Dict[Split, List[PoseStatus]]:
         """Of all training images, and of all held-out ones."""
@@ -287,15 +250,15 @@ class GNeRFTrainer(WholeRunTrainer):
         if self._statuses:
             with self.train_lock:  # the viewer's thread switches the model's mode
                 outcome = self._outcome()
-            self._has_failed = outcome.verdict.level == "failed"
+            self.has_failed = outcome.verdict.level == "failed"
             self._say_nothing_more()
             say(outcome_lines(outcome))
             if self._display is not None:
                 say(places_lines(self.base_dir, POSES_FOLDER))
         else:  # the last checkpoint could not be saved, or training was stopped from the viewer
-            self._has_failed = self.step >= self._last_step
+            self.has_failed = self.step >= self._last_step
             self._say_nothing_more()
-            words, color = ("FAILED", "bold red") if self._has_failed else ("Stopped", "yellow")
+            words, color = ("FAILED", "bold red") if self.has_failed else ("Stopped", "yellow")
             say([Line(f"{words} at step {self.step}; go on with: {resume_command(self.config)}", color, True)])
 
     def _outcome(self) -> Outcome:

@@ -5,6 +5,7 @@ Nothing of this happens where the package is imported by anything else: a notebo
 
 import sys
 import warnings
+from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
 from typing import Optional, Type
@@ -20,12 +21,23 @@ def prepare_command() -> None:
     program = _program()
     if program.stem in OUR_COMMANDS or _is_nerfstudios(program):
         print_input_errors()
+        print_what_can_be_printed()
     if program.stem in OUR_COMMANDS:
         hide_deprecations()
     if _is_nerfstudios(program):
         provide_libusb()
         if program.stem in ("ns-render", "render"):
             provide_ffmpeg()
+
+
+def print_what_can_be_printed() -> None:
+    """From now on, a character that the output's encoding lacks is shown as ``?`` and does not end this program.
+
+    nerfstudio ends a training with 🎉, and Windows writes files and pipes in an encoding of one byte.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def hide_deprecations() -> None:
@@ -55,7 +67,8 @@ def _is_nerfstudios(program: Path) -> bool:
 def print_input_errors() -> None:
     """From now on, an uncaught `InputError` ends this program with its sentence alone, red on a terminal.
 
-    Python itself makes the exit status 1. Other exceptions are shown as before.
+    Ctrl-C ends it with a word. Python itself makes the exit status 1, or 130 (the signal's). Other exceptions are shown
+    as before.
     """
     show_others = sys.excepthook
 
@@ -63,6 +76,8 @@ def print_input_errors() -> None:
         if isinstance(error, InputError):
             red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
             print(f"{red}{error}{plain}", file=sys.stderr)
+        elif isinstance(error, KeyboardInterrupt):
+            print("Stopped.", file=sys.stderr)
         else:
             show_others(kind, error, traceback)
 

@@ -1,16 +1,20 @@
 """What is shown on the console: remarks about the input, and progress."""
 
 import shutil
+import time
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Sequence, TypeVar, Union
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, TypeVar, Union
 
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SPEED_WINDOW_SECONDS = 60.0
 """Length of the time window from whose speed the remaining time is estimated."""
+
+SECONDS_PER_LINE = 10.0
+"""Between two lines that say how far something is, where there is no terminal, at least."""
 
 
 def progress_display() -> Progress:
@@ -25,6 +29,42 @@ def progress_display() -> Progress:
         console=CONSOLE,
         speed_estimate_period=SPEED_WINDOW_SECONDS,
     )
+
+
+@contextmanager
+def stage_display(label: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Shows how far something is that has several stages: a bar on a terminal, elsewhere a line now and then.
+
+    Args:
+        label: what it is.
+
+    Yields:
+        What is to be told the name of a stage, how many of its parts are done, and of how many.
+    """
+    began = last = time.monotonic()
+    progress = Progress(
+        TextColumn("{task.description:<24}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=CONSOLE,
+        transient=True,
+        disable=not CONSOLE.is_terminal,
+    )
+    task = progress.add_task(label, total=None)
+
+    def show(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        progress.update(task, description=f"{label}: {stage}", completed=done, total=total)
+        now = time.monotonic()
+        if not CONSOLE.is_terminal and now - last >= SECONDS_PER_LINE:
+            last = now
+            CONSOLE.print(
+                f"{label}: {stage}, {done} of {total}; {duration(now - began)} elapsed", markup=False, highlight=False
+            )
+
+    with progress:
+        yield show
 
 
 def use_terminal_width() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gnerf_ns.training.run_time import COARSE, COSTS, RunTime, parts_of_step, step_cost
+from gnerf_ns.training.run_time import COARSE, COSTS, WARM_UP_STEPS, RunTime, parts_of_step, step_cost
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 
 NUM_IMAGES, NUM_HELD_OUT = 20, 3
@@ -65,9 +65,10 @@ def test_expected_cost_follows_the_schedule():
 def test_nothing_is_known_before_a_step_was_measured():
     run_time = run_time_of(schedule_of())
     assert not run_time.is_measured and run_time.seconds_left() == 0.0
-    run_time.finish_step(0, 100.0)  # kernels are compiled in it
-    assert not run_time.is_measured
-    run_time.finish_step(1, 0.5)
+    for step in range(WARM_UP_STEPS):
+        run_time.finish_step(step, 100.0)  # kernels are compiled in it
+        assert not run_time.is_measured
+    run_time.finish_step(WARM_UP_STEPS, 0.5)
     assert run_time.is_measured
 
 
@@ -128,8 +129,8 @@ def test_a_phase_a_that_begins_anew_is_still_to_come():
 def test_a_resumed_run_has_the_rest_ahead_of_it():
     schedule = schedule_of()
     whole, rest = run_time_of(schedule), run_time_of(schedule, first_step=100)
-    for step in range(102):
+    for step in range(105):
         whole.finish_step(step, seconds_of(schedule, step, 1.0))
-    for step in (100, 101):
+    for step in range(100, 105):
         rest.finish_step(step, seconds_of(schedule, step, 1.0))
     assert rest.seconds_left() == pytest.approx(whole.seconds_left(), rel=1e-6)
