@@ -260,7 +260,7 @@ def _check_fit(state: Mapping[str, Any], own: Mapping[str, Tensor], path: Path) 
                 break
     if reason:
         raise InputError(
-            f"{path} does not fit this network ({reason}); use one of the same sizes and kind of intrinsics, or set "
-            "those to what it was trained with."
+            f"{path} does not fit this network ({reason}); use one of the same sizes and kind of intrinsics, or, for a "
+            "training, set those (--pipeline.model.network.*) to what it was trained with."
         )
     check_finite(state)

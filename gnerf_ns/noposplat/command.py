@@ -54,8 +54,6 @@ class Splat:
     fov_deg: Optional[float] = None
     """Field of view along the photos' longer side, in degrees. Where it is given, it counts, whatever a transforms.json
     beside the photos or EXIF data say; None: these, else 50 degrees."""
-    seed: int = 42
-    """Seed of the random numbers."""
     demo: bool = False
     """Draw two photos of a scene of our own, and use the small network that comes with the package, which knows such
     scenes and nothing else."""
@@ -77,7 +75,6 @@ class Splat:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if device.type == "cpu":
             share_cores()
-        torch.manual_seed(self.seed)
         side = network.config.image_side
         photos = read_photos(files, side, device)
         _say([f"{len(photos)} photos; intrinsics from {files.lens_origin}.", photos.changes()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -210,7 +211,7 @@ class NoPoSplatTrainer(WholeRunTrainer):
         save_network(self.pipeline.model.network, path)
         if step >= self._last_step:
             CONSOLE.print(
-                f"The network is in {path}; gnerf-splat PHOTO PHOTO --checkpoint {path} uses it.",
+                f"The network is in {path}; gnerf-splat PHOTO PHOTO --checkpoint {shlex.quote(str(path))} uses it.",
                 markup=False,
                 soft_wrap=True,
             )
