@@ -1,7 +1,7 @@
 """What trained networks show of held-out made scenes, and where they place the second camera, against simple ways.
 
-python benchmarks/noposplat.py --weights SEED0/network.ckpt SEED1/network.ckpt SEED2/network.ckpt
-python benchmarks/noposplat.py --weights network.ckpt --data FOLDER
+python benchmarks/noposplat.py --weights SEED0/network.safetensors SEED1/network.safetensors SEED2/network.safetensors
+python benchmarks/noposplat.py --weights network.safetensors --data FOLDER
 
 `FOLDER` holds scenes of one's own (a folder with a transforms.json each; `ns-train gnerf-ns` leaves one in
 `estimated_poses/` of a run) or chunks. Of each scene one pair of context views is drawn, always the same. Errors are
@@ -336,7 +336,7 @@ def main(
     """Print both tables.
 
     Args:
-        weights: files that trainings have left (network.ckpt).
+        weights: files that trainings have left (network.safetensors).
         kind: what made scenes hold; networks are usually trained on the first kind.
         data: a folder of scenes (with a transforms.json each), or of chunks, instead of made ones.
         num_scenes: held-out scenes, from seed 0 on; of files, no more than so many.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+import shlex
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,14 +20,11 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from gnerf_ns.noposplat.checkpoints import save_network
+from gnerf_ns.noposplat.checkpoints import NETWORK_FILE, save_network
 from gnerf_ns.noposplat.pipeline import NoPoSplatPipeline, NoPoSplatPipelineConfig
 from gnerf_ns.training.run_folder import RunFolderConfig
 from gnerf_ns.training.whole_runs import WholeRunTrainer
 from gnerf_ns.utils.errors import InputError
-
-NETWORK_FILE = "network.safetensors"
-"""Beside the checkpoints' folder: nerfstudio takes every file in the latter for a checkpoint."""
 
 
 @dataclass
@@ -56,7 +54,8 @@ class WarmUpCosineSchedulerConfig(SchedulerConfig):
     last_factor: float = 0.1
     """Share of the learning rate at the end."""
     first_step: tyro.conf.Suppress[int] = 0
-    """Where all this begins. Before it, nothing is learned."""
+    """Where all this begins. Before it, nothing is learned. Unless it is 0, `NoPoSplatTrainer` has it where images
+    begin: at once where there are no points (with --data, for example), whatever was planned."""
 
     def factor(self, step: int, total_steps: int) -> float:
         """Share of the learning rate at a step of so many."""
@@ -194,12 +193,16 @@ class NoPoSplatTrainer(WholeRunTrainer):
             self.pipeline.model.begin()
 
     def setup_optimizers(self) -> Optimizers:
-        """Rates fall until the run's end."""
+        """Rates fall until the run's end; what only images teach waits for the first of them, and no longer."""
         planned = self.config.max_num_iterations
-        configs = {
-            group: {**each, "scheduler": SimpleNamespace(setup=partial(each["scheduler"].setup, total_steps=planned))}
-            for group, each in self.config.optimizers.items()
-        }
+        point_steps = self.pipeline.datamanager.example_config.point_steps
+        configs = {}
+        for group, each in self.config.optimizers.items():
+            scheduler = each["scheduler"]
+            if scheduler.first_step:
+                scheduler = replace(scheduler, first_step=point_steps)
+            setup = partial(scheduler.setup, total_steps=planned)
+            configs[group] = {**each, "scheduler": SimpleNamespace(setup=setup)}
         return OptimizersClippedTogether(configs, self.pipeline.get_param_groups(), self.config.clip_norm)
 
     def _save_checkpoint(self, step: int) -> None:
@@ -208,7 +211,7 @@ class NoPoSplatTrainer(WholeRunTrainer):
         save_network(self.pipeline.model.network, path)
         if step >= self._last_step:
             CONSOLE.print(
-                f"The network is in {path}; gnerf-splat PHOTO PHOTO --checkpoint {path} uses it.",
+                f"The network is in {path}; gnerf-splat PHOTO PHOTO --checkpoint {shlex.quote(str(path))} uses it.",
                 markup=False,
                 soft_wrap=True,
             )

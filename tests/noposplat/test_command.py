@@ -319,6 +319,16 @@ def test_an_output_that_exists_is_left_alone(tmp_path: Path):
     assert not list(splat.output.iterdir())
 
 
+@pytest.mark.parametrize("is_demo", [False, True])
+@pytest.mark.parametrize("name", ["file/run", "run" * 100])
+def test_an_output_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, is_demo):
+    quick(monkeypatch, PerfectNetwork(VIEWS))
+    (tmp_path / "file").write_text("no folder")
+    splat = replace(two_photos(tmp_path), output=tmp_path / name, demo=is_demo)
+    with pytest.raises(InputError, match=r"cannot be made \(.*\); give another --output"):
+        replace(splat, photos=() if is_demo else splat.photos).main()
+
+
 @pytest.mark.parametrize(
     ("contents", "sentence"),
     [(b"", "not a whole checkpoint"), (b"version https://git-lfs.github.com", "git-lfs pointer")],
@@ -353,6 +363,6 @@ def test_the_command_starts_in_a_process_of_its_own(tmp_path: Path):
 def test_every_choice_is_a_flag():
     parsed = tyro.cli(
         Splat,
-        args=["a.png", "b.png", "c.png", "--checkpoint", "w.ckpt", "--output", "o", "--fov-deg", "60", "--seed", "3"],
+        args=["a.png", "b.png", "c.png", "--checkpoint", "w.ckpt", "--output", "o", "--fov-deg", "60"],
     )
     assert parsed.photos == (Path("a.png"), Path("b.png"), Path("c.png")) and parsed.fov_deg == 60.0
