@@ -3,12 +3,15 @@
 Nothing of this happens where the package is imported by anything else: a notebook, a script, a test.
 """
 
+import os
+import re
 import sys
 import warnings
 from pathlib import Path
 from types import TracebackType
-from typing import Optional, Type
+from typing import List, Optional, Sequence, Type
 
+from gnerf_ns.utils.console import show_brackets_of
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.system_libraries import provide_ffmpeg, provide_libusb
 
@@ -20,6 +23,7 @@ def prepare_command() -> None:
     is_nerfstudios = program.stem.startswith("ns-") or "nerfstudio/scripts" in program.as_posix()
     if is_ours or is_nerfstudios:
         print_input_errors()
+        show_brackets_of(_names_in([*sys.argv[1:], os.getcwd()]))
     if is_ours:
         # nerfstudio and torch warn of their own deprecations, on import and later, in the middle of progress displays.
         warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\b")
@@ -27,6 +31,12 @@ def prepare_command() -> None:
         provide_libusb()
         if program.stem in ("ns-render", "render"):
             provide_ffmpeg()
+
+
+def _names_in(words: Sequence[str]) -> List[str]:
+    """Of files and folders in a command line, and what is left of them without an ending: runs are named so."""
+    names = [name for word in words for name in re.split(r"[/\\=]", word)]
+    return [*names, *(Path(name).stem for name in names)]
 
 
 def print_input_errors() -> None:

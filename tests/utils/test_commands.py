@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import List
 
 import pytest
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from gnerf_ns.utils import commands
 from gnerf_ns.utils.errors import InputError
@@ -32,7 +33,8 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> List[str]:
     done: List[str] = []
     for name in ("provide_libusb", "provide_ffmpeg"):
         monkeypatch.setattr(commands, name, lambda name=name: done.append(name))
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # to be put back afterwards
+    for shared, name in ((sys, "excepthook"), (CONSOLE, "render_str")):
+        monkeypatch.setattr(shared, name, getattr(shared, name))  # to be put back afterwards
     return done
 
 
