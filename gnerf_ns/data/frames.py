@@ -3,9 +3,10 @@
 import math
 import os
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 from gnerf_ns.data.images import HEIC_ADVICE, HEIC_SUFFIXES, IMAGE_SUFFIXES, READS_HEIC, is_image, looks_like_image
 from gnerf_ns.data.mask_files import masks_of_images, split_off_masks
@@ -52,10 +53,11 @@ def read_frames(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Fra
             mask that it lists, or a mask of a ``masks`` folder, is missing; a file of that folder would serve two
             images.
     """
-    train, held_out = _split(folder, eval_interval)
-    _say_overlap(train, held_out, folder)
-    # Of both splits at once, since they share the folder.
-    frames = _with_masks_of_folder(train + held_out, folder)
+    with _one_sentence_for_what_is_locked(folder):
+        train, held_out = _split(folder, eval_interval)
+        _say_overlap(train, held_out, folder)
+        # Of both splits at once, since they share the folder.
+        frames = _with_masks_of_folder(train + held_out, folder)
     return frames[: len(train)], frames[len(train) :]
 
 
@@ -65,9 +67,23 @@ def read_all_frames(folder: Path) -> List[Frame]:
     Raises:
         InputError: as of ``read_frames``.
     """
-    listing = _single_transforms_json(folder)
-    train, held_out = _split(folder, eval_interval=0) if listing is None else (read_transforms_json(listing).frames, [])
-    return _with_masks_of_folder(train + held_out, folder)
+    with _one_sentence_for_what_is_locked(folder):
+        listing = _single_transforms_json(folder)
+        if listing is not None:
+            return _with_masks_of_folder(read_transforms_json(listing).frames, folder)
+        train, held_out = _split(folder, eval_interval=0)
+        return _with_masks_of_folder(train + held_out, folder)
+
+
+@contextmanager
+def _one_sentence_for_what_is_locked(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder} cannot be read ({error.strerror}); correct its permissions, or give another "
+            "folder."
+        ) from error
 
 
 def _split(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Frame]]:

@@ -1,7 +1,7 @@
 """Which files of a folder are images; see test_dataparser.py for splits and transforms files."""
 
 from pathlib import Path
-from typing import List
+from typing import Iterator, List
 
 import pytest
 from PIL import Image
@@ -126,3 +126,19 @@ def test_a_file_in_place_of_the_folder(tmp_path: Path, name: str, sentence: str)
     touch(tmp_path, [name])
     with pytest.raises(InputError, match=rf"{name} {sentence} folder that holds the images\."):
         read_frames(tmp_path / name, eval_interval=8)
+
+
+@pytest.mark.parametrize("locked", [".", "images"])
+def test_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locked: str):
+    touch(tmp_path, ["images/a.png"])
+    list_folder = Path.iterdir
+
+    def refuse(folder: Path) -> Iterator[Path]:
+        if folder == tmp_path / locked:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return list_folder(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    for read in (read_all_frames, lambda folder: read_frames(folder, eval_interval=8)):
+        with pytest.raises(InputError, match=rf"{tmp_path / locked} cannot be read \(Permission denied\); correct"):
+            read(tmp_path)
