@@ -23,7 +23,7 @@ from gnerf_ns.data.intrinsics import NARROWEST_FOV_DEG, WIDEST_PERSPECTIVE_FOV_D
 from gnerf_ns.data.lens_sources import DEFAULT_FOV_DEG, lenses_of_frames
 from gnerf_ns.data.orientation import ORIENTATIONS_KEY
 from gnerf_ns.data.transforms_json import Frame
-from gnerf_ns.utils.console import named
+from gnerf_ns.utils.console import named, remark
 from gnerf_ns.utils.errors import InputError
 
 GROUND_TRUTH_KEY = "ground_truth_camera_to_worlds"
@@ -128,7 +128,7 @@ class UnposedDataParser(DataParser):
             scene_box=unit_scene_box(),
             mask_filenames=masks or None,
             metadata={
-                GROUND_TRUTH_KEY: _ground_truth(frames),
+                GROUND_TRUTH_KEY: None if _are_in_one_place(everyone, self.config.data) else _ground_truth(frames),
                 HAS_CALIBRATION_KEY: lenses.source == "transforms.json",
                 LENS_SOURCE_KEY: lenses.source,
                 ORIENTATIONS_KEY: {file: turn for frame in frames for file, turn in frame.orientations.items()},
@@ -169,6 +169,15 @@ def placeholder_cameras(intrinsics: List[Intrinsics]) -> Cameras:
         distortion_params=distortion if bool(distortion.any()) else None,  # without, rays cost no undistortion
         camera_type=integers([item.camera_type.value for item in intrinsics]),
     )
+
+
+def _are_in_one_place(frames: List[Frame], data: Path) -> bool:
+    """Whether the poses of all images are placeholders, which nothing can be aligned with."""
+    positions = np.array([frame.camera_to_world[:, 3] for frame in frames if frame.camera_to_world is not None])
+    if len(positions) < 2 or np.ptp(positions, axis=0).max() > 0:
+        return False
+    remark(f"The {len(positions)} poses of {data} are all in one place: they say nothing, and are not used.")
+    return True
 
 
 def _ground_truth(frames: List[Frame]) -> Optional[Float[Tensor, "n 3 4"]]:

@@ -92,6 +92,22 @@ def test_interpolation_passes_through_the_estimated_cameras(finished_run, tmp_pa
     assert (image(frames[0]) - rendered_at(finished_run, cameras, 0)).abs().max() < 3 / 255
 
 
+@pytest.mark.parametrize("command", [SpiralRender, RenderInterpolated, DatasetRender])
+def test_training_images_stand_in_where_none_is_held_out(run_of_training_images, tmp_path: Path, command):
+    options = {SpiralRender: {"seconds": 0.05}, RenderInterpolated: {"interpolation_steps": 1}, DatasetRender: {}}
+    to_images = {} if command is DatasetRender else {"output_format": "images"}
+    run = run_of_training_images
+    command(
+        load_config=run.config_path, output_path=tmp_path, image_format="png", **options[command], **to_images
+    ).main()
+    frames = sorted((tmp_path / "test" / "rgb" if command is DatasetRender else tmp_path).glob("*.png"))
+    count = len(run.cameras())
+    assert len(frames) == {SpiralRender: 1, RenderInterpolated: count - 1, DatasetRender: count}[command]
+    # A spiral goes round its camera.
+    if command is not SpiralRender:
+        assert (image(frames[0]) - rendered_at(run, run.cameras(), 0)).abs().max() < 3 / 255
+
+
 @pytest.mark.parametrize("command", [SpiralRender, RenderInterpolated, RenderCameraPath])
 def test_films_are_written_without_a_system_ffmpeg(finished_run, tmp_path: Path, command):
     (tmp_path / "path.json").write_text(json.dumps(camera_path(torch.tensor(PLACEHOLDER_CAMERA_TO_WORLD), 40.0, 16)))

@@ -277,6 +277,16 @@ def test_one_frame_without_a_pose_is_nan(blender_folder: Path):
     assert parse(blender_folder, "test").metadata[GROUND_TRUTH_KEY] is not None
 
 
+def test_poses_that_are_all_in_one_place_are_none(nerfstudio_folder: Path, capsys):
+    path = nerfstudio_folder / "transforms.json"
+    meta = json.loads(path.read_text())
+    for frame in meta["frames"]:
+        frame["transform_matrix"] = np.eye(4).tolist()
+    path.write_text(json.dumps(meta))
+    assert parse(nerfstudio_folder).metadata[GROUND_TRUTH_KEY] is None
+    assert f"The 16 poses of {nerfstudio_folder} are all in one place: they say nothing" in capsys.readouterr().out
+
+
 def test_masks_folder(image_folder):
     folder = image_folder(suffix=".jpg")
     (folder / "masks").mkdir()
