@@ -19,6 +19,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from gnerf_ns.data.frames import read_all_frames, read_frames
+from gnerf_ns.data.images import read_header
 from gnerf_ns.data.intrinsics import NARROWEST_FOV_DEG, WIDEST_PERSPECTIVE_FOV_DEG, Intrinsics
 from gnerf_ns.data.lens_sources import DEFAULT_FOV_DEG, lenses_of_frames
 from gnerf_ns.data.orientation import ORIENTATIONS_KEY
@@ -99,8 +100,10 @@ class UnposedDataParser(DataParser):
             train, held_out = read_frames(self.config.data, self.config.eval_interval)
         count = len(train) + len(held_out)
         if count < self.config.min_images or not train:
+            several = [frame.image for frame in train + held_out if read_header(frame.image).num_images > 1]
+            first = f", and of several in {named(several)} the first is read" if several else ""
             raise InputError(
-                f"{self.config.data} has {count} images ({len(train)} to train on), but at least "
+                f"{self.config.data} has {count} images ({len(train)} to train on{first}), but at least "
                 f"{self.config.min_images} are needed; add more, or lower --min-images (behind the word unposed-data)."
             )
         frames = train if split in ("train", "all") else held_out

@@ -241,7 +241,8 @@ def _were_not_read(unread: Counter[str], folder: Path) -> str:
     count = unread.total()
     files = "1 file was" if count == 1 else f"{count} files were"
     counts = ", ".join(f"{number} {kind}" for kind, number in unread.items())
-    advice = dict.fromkeys(_ADVICE.get(kind, "convert other formats to JPEG or PNG") for kind in unread)
+    others = "other formats" if any(kind in _ADVICE for kind in unread) else "them"
+    advice = dict.fromkeys(_ADVICE.get(kind, f"convert {others} to JPEG or PNG") for kind in unread)
     return f"{files} not read in {folder}: {counts}; {', '.join(advice)}."
 
 

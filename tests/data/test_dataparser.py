@@ -331,6 +331,15 @@ def test_no_images_among_the_files(tmp_path: Path):
         parse(tmp_path)
 
 
+def test_all_images_in_one_file(tmp_path: Path):
+    pages = [Image.new("RGB", (16, 16)) for _ in range(12)]
+    pages[0].save(tmp_path / "all.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(
+        InputError, match=r"has 1 images \(0 to train on, and of several in all\.tif the first is read\)"
+    ):
+        parse(tmp_path)
+
+
 def test_too_few_images(image_folder):
     folder = image_folder(count=5)
     with pytest.raises(InputError, match=r"5 images .* at least 6 are needed"):

@@ -72,7 +72,7 @@ def test_images_beside_the_folder_images(tmp_path: Path, name: str, capsys: pyte
     assert found(tmp_path) == [f"{name}/a.png"]
     said = capsys.readouterr().out
     assert f"{tmp_path / name} is read, but not the images beside that folder: c.png, d.png." in said
-    assert f"1 file was not read in {tmp_path / name}: 1 .gif; convert other formats to JPEG or PNG." in said
+    assert f"1 file was not read in {tmp_path / name}: 1 .gif; convert them to JPEG or PNG." in said
 
 
 def test_a_folder_images_without_images(tmp_path: Path):
