@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import List, Optional, Sequence, Type
 
-from gnerf_ns.utils.console import show_brackets_of
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.system_libraries import provide_ffmpeg, provide_libusb
 
@@ -22,6 +21,8 @@ def prepare_command() -> None:
     is_ours = program.stem in ("gnerf-demo", "gnerf-export-poses", "gnerf-localize", "gnerf-splat")
     is_nerfstudios = program.stem.startswith("ns-") or "nerfstudio/scripts" in program.as_posix()
     if is_ours or is_nerfstudios:
+        from gnerf_ns.utils.console import show_brackets_of  # not above: it loads nerfstudio
+
         print_input_errors()
         show_brackets_of(_names_in([*sys.argv[1:], os.getcwd()]))
     if is_ours:
@@ -40,16 +41,34 @@ def _names_in(words: Sequence[str]) -> List[str]:
 
 
 def print_input_errors() -> None:
-    """From now on, an uncaught `InputError` ends this program with its sentence alone instead of a traceback.
+    """From now on, an uncaught error of the user's ends this program with one sentence instead of a traceback.
 
     Python itself makes the exit status 1. Other exceptions are shown as before.
     """
     show_others = sys.excepthook
 
     def show(kind: Type[BaseException], error: BaseException, traceback: Optional[TracebackType]) -> None:
-        if isinstance(error, InputError):
-            print(error, file=sys.stderr)
-        else:
+        sentence = sentence_for(error, traceback)
+        if sentence is None:
             show_others(kind, error, traceback)
+        else:
+            print(sentence, file=sys.stderr)
 
     sys.excepthook = show
+
+
+def sentence_for(error: BaseException, traceback: Optional[TracebackType]) -> Optional[str]:
+    """That of an `InputError`, or of a config.yml that nerfstudio's `eval_setup` could not read; else None."""
+    if isinstance(error, InputError):
+        return str(error)
+    while traceback is not None and isinstance(error, Exception):
+        frame = traceback.tb_frame
+        if frame.f_code.co_name == "eval_setup" and not hasattr(frame.f_locals.get("config"), "pipeline"):
+            lines = str(error).strip().splitlines()
+            reason = getattr(error, "problem", None) or (lines[-1].strip() if lines else "it holds no run")
+            return (
+                f"{frame.f_locals['config_path']} cannot be read ({reason}); give --load-config the config.yml of a "
+                "run whose method is installed here."
+            )
+        traceback = traceback.tb_next
+    return None

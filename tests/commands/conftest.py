@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 import torch
@@ -42,7 +42,8 @@ def run_of_training_images(tiny_scene: Path, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("run_of_training_images")
     shutil.copytree(tiny_scene, folder / "scene", ignore=shutil.ignore_patterns("*_test.json", "*_val.json"))
     config = trainer_config(folder / "scene", folder)
-    config.pipeline.datamanager.dataparser = UnposedDataParserConfig(eval_interval=0)
+    datamanager: Any = config.pipeline.datamanager
+    datamanager.dataparser = UnposedDataParserConfig(eval_interval=0)
     return _finished(config)
 
 

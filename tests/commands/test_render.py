@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any, Dict
 
 import numpy as np
 import pytest
@@ -94,12 +95,13 @@ def test_interpolation_passes_through_the_estimated_cameras(finished_run, tmp_pa
 
 @pytest.mark.parametrize("command", [SpiralRender, RenderInterpolated, DatasetRender])
 def test_training_images_stand_in_where_none_is_held_out(run_of_training_images, tmp_path: Path, command):
-    options = {SpiralRender: {"seconds": 0.05}, RenderInterpolated: {"interpolation_steps": 1}, DatasetRender: {}}
-    to_images = {} if command is DatasetRender else {"output_format": "images"}
+    options: Dict[str, Any] = {
+        SpiralRender: {"seconds": 0.05, "output_format": "images"},
+        RenderInterpolated: {"interpolation_steps": 1, "output_format": "images"},
+        DatasetRender: {},
+    }[command]
     run = run_of_training_images
-    command(
-        load_config=run.config_path, output_path=tmp_path, image_format="png", **options[command], **to_images
-    ).main()
+    command(load_config=run.config_path, output_path=tmp_path, image_format="png", **options).main()
     frames = sorted((tmp_path / "test" / "rgb" if command is DatasetRender else tmp_path).glob("*.png"))
     count = len(run.cameras())
     assert len(frames) == {SpiralRender: 1, RenderInterpolated: count - 1, DatasetRender: count}[command]

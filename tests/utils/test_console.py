@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from gnerf_ns.utils import commands
+from gnerf_ns.utils import commands, console
 from gnerf_ns.utils.console import show_brackets_of
 
 NAMES = ["scan [v2]", "[red]", "x[bold]y", "a[[b]c]", "[#7]", "[/]", "[link=x]"]
@@ -46,7 +46,7 @@ def test_brackets_that_are_no_styles_are_no_error():
 
 def test_names_come_from_the_command_line_and_the_present_folder(monkeypatch: pytest.MonkeyPatch):
     seen = []
-    monkeypatch.setattr(commands, "show_brackets_of", seen.extend)
+    monkeypatch.setattr(console, "show_brackets_of", seen.extend)
     monkeypatch.setattr(commands, "print_input_errors", lambda: None)
     monkeypatch.setattr(commands, "provide_libusb", lambda: None)
     monkeypatch.setattr(commands.sys, "argv", ["/bin/ns-train", "--data=/a [1]/[v2].old", "--output-dir", "C:\\[x]\\y"])
