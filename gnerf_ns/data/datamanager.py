@@ -181,6 +181,8 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
         if published is not None:
             published.images.check_training_images(self.run_images)
             self.publish_cameras(published.train, published.eval)
+            if len(self.eval_dataset) == 0:
+                self.eval_dataset = self.train_dataset
 
     def create_train_dataset(self) -> UnposedDataset:
         """The training images, with placeholder poses."""
@@ -333,6 +335,14 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
         self.config.published_cameras = PublishedCameras(
             self.run_images, train.to("cpu"), None if eval is None else eval.to("cpu")
         )
+        if self.test_mode == "test" and len(self.eval_dataset) == 0:
+            self._have_training_cameras_stand_in()
+
+    def _have_training_cameras_stand_in(self) -> None:
+        """For held-out ones, which ns-render takes without asking whether there are any."""
+        remark("No image is held out: camera paths go through the training images, and these are rendered.")
+        self.eval_dataset.cameras = self.train_dataset.cameras
+        self.eval_dataloader = RandIndicesEvalDataloader(self.train_dataset, device=self.device)
 
     def use_lenses(self, lenses: Sequence[Intrinsics]) -> None:
         """Give the cameras of all images other lenses (see `UnposedDataset.use_lenses`)."""

@@ -18,12 +18,13 @@ from nerfstudio.utils.colors import get_color
 from torch import Tensor
 
 from gnerf_ns.data.frames import read_all_frames, read_frames
+from gnerf_ns.data.images import read_header
 from gnerf_ns.data.intrinsics import NARROWEST_FOV_DEG, WIDEST_PERSPECTIVE_FOV_DEG, Intrinsics
 from gnerf_ns.data.lens_sources import DEFAULT_FOV_DEG, lenses_of_frames
 from gnerf_ns.data.orientation import ORIENTATIONS_KEY
 from gnerf_ns.data.transforms_json import Frame
 from gnerf_ns.data.video import DEFAULT_FRAMES
-from gnerf_ns.utils.console import named
+from gnerf_ns.utils.console import named, remark
 from gnerf_ns.utils.errors import InputError
 
 GROUND_TRUTH_KEY = "ground_truth_camera_to_worlds"
@@ -104,8 +105,10 @@ class UnposedDataParser(DataParser):
             train, held_out = read_frames(self.config.data, self.config.eval_interval, self.config.video_frames)
         count = len(train) + len(held_out)
         if count < self.config.min_images or not train:
+            several = [frame.image for frame in train + held_out if read_header(frame.image).num_images > 1]
+            first = f", and of several in {named(several)} the first is read" if several else ""
             raise InputError(
-                f"{self.config.data} has {count} images ({len(train)} to train on), but at least "
+                f"{self.config.data} has {count} images ({len(train)} to train on{first}), but at least "
                 f"{self.config.min_images} are needed; add more, or lower --min-images (behind the word unposed-data)."
             )
         frames = train if split in ("train", "all") else held_out
@@ -128,7 +131,7 @@ class UnposedDataParser(DataParser):
             scene_box=unit_scene_box(),
             mask_filenames=masks or None,
             metadata={
-                GROUND_TRUTH_KEY: _ground_truth(frames),
+                GROUND_TRUTH_KEY: None if _are_in_one_place(everyone, self.config.data) else _ground_truth(frames),
                 HAS_CALIBRATION_KEY: lenses.source == "transforms.json",
                 LENS_SOURCE_KEY: lenses.source,
                 LENS_ORIGIN_KEY: lenses.origin,
@@ -170,6 +173,15 @@ def placeholder_cameras(intrinsics: List[Intrinsics]) -> Cameras:
         distortion_params=distortion if bool(distortion.any()) else None,  # without, rays cost no undistortion
         camera_type=integers([item.camera_type.value for item in intrinsics]),
     )
+
+
+def _are_in_one_place(frames: List[Frame], data: Path) -> bool:
+    """Whether the poses of all images are placeholders, which nothing can be aligned with."""
+    positions = np.array([frame.camera_to_world[:, 3] for frame in frames if frame.camera_to_world is not None])
+    if len(positions) < 2 or np.ptp(positions, axis=0).max() > 0:
+        return False
+    remark(f"The {len(positions)} poses of {data} are all in one place: they say nothing, and are not used.")
+    return True
 
 
 def _ground_truth(frames: List[Frame]) -> Optional[Float[Tensor, "n 3 4"]]:

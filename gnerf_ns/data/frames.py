@@ -3,9 +3,10 @@
 import math
 import os
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 from gnerf_ns.data.images import HEIC_ADVICE, HEIC_SUFFIXES, IMAGE_SUFFIXES, READS_HEIC, is_image, looks_like_image
 from gnerf_ns.data.mask_files import is_named_like_masks, masks_of_images, split_off_masks
@@ -56,11 +57,12 @@ def read_frames(
             mask that it lists, or a mask of a ``masks`` folder, is missing; a file of that folder would serve two
             images.
     """
-    folder = _place_of_images(folder, video_frames)
-    train, held_out = _split(folder, eval_interval, video_frames)
-    _say_overlap(train, held_out, folder)
-    # Of both splits at once, since they share the folder.
-    frames = _with_masks_of_folder(train + held_out, folder)
+    with _one_sentence_for_what_is_locked(folder):
+        folder = _place_of_images(folder, video_frames)
+        train, held_out = _split(folder, eval_interval, video_frames)
+        _say_overlap(train, held_out, folder)
+        # Of both splits at once, since they share the folder.
+        frames = _with_masks_of_folder(train + held_out, folder)
     return frames[: len(train)], frames[len(train) :]
 
 
@@ -70,11 +72,24 @@ def read_all_frames(folder: Path, video_frames: int = DEFAULT_FRAMES) -> List[Fr
     Raises:
         InputError: as of ``read_frames``.
     """
-    folder = _place_of_images(folder, video_frames)
-    listing = _single_transforms_json(folder)
-    if listing is not None:
-        return _with_masks_of_folder(read_transforms_json(listing).frames, folder)
-    return _with_masks_of_folder(_split(folder, 0, video_frames)[0], folder)
+    with _one_sentence_for_what_is_locked(folder):
+        folder = _place_of_images(folder, video_frames)
+        listing = _single_transforms_json(folder)
+        if listing is not None:
+            return _with_masks_of_folder(read_transforms_json(listing).frames, folder)
+        train, held_out = _split(folder, 0, video_frames)
+        return _with_masks_of_folder(train + held_out, folder)
+
+
+@contextmanager
+def _one_sentence_for_what_is_locked(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder} cannot be read ({error.strerror}); correct its permissions, or give another "
+            "folder."
+        ) from error
 
 
 def _place_of_images(folder: Path, video_frames: int) -> Path:
@@ -286,7 +301,8 @@ def _were_not_read(unread: Counter[str], folder: Path) -> str:
     count = unread.total()
     files = "1 file was" if count == 1 else f"{count} files were"
     counts = ", ".join(f"{number} {kind}" for kind, number in unread.items())
-    advice = dict.fromkeys(_ADVICE.get(kind, "convert other formats to JPEG or PNG") for kind in unread)
+    others = "other formats" if any(kind in _ADVICE for kind in unread) else "them"
+    advice = dict.fromkeys(_ADVICE.get(kind, f"convert {others} to JPEG or PNG") for kind in unread)
     return f"{files} not read in {folder}: {counts}; {', '.join(advice)}."
 
 

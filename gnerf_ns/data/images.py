@@ -89,6 +89,11 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
+def advice_on(path: Path) -> str:
+    """In brackets, how to have a file of its ending read, where that is known to need something; else nothing."""
+    return f" ({HEIC_ADVICE})" if path.suffix.lower() in HEIC_SUFFIXES and not READS_HEIC else ""
+
+
 def looks_like_image(path: Path) -> bool:
     """Whether a file of any name begins like an image of one of the usual formats."""
     try:

@@ -156,7 +156,7 @@ def _file_of_entry(entry: Any, path: Path) -> Optional[Path]:
 def _check_that_all_are_there(entries: Sequence[Any], files: Sequence[Optional[Path]], path: Path) -> None:
     names = [entry["file_path"] for entry, file in zip(entries, files, strict=True) if file is None]
     if names:
-        others = f", and neither do {len(names) - 1} others of {len(entries)}" if len(names) > 1 else ""
+        others = f", like {len(names) - 1} more of {len(entries)}" if len(names) > 1 else ""
         raise InputError(
             f"{path} lists the image {path.parent / names[0]}, which does not exist{others}; restore it or take it off "
             "the list."

@@ -20,7 +20,7 @@ from gnerf_ns.data.dataparser import UnposedDataParserConfig, placeholder_camera
 from gnerf_ns.data.dataset import MIN_IMAGE_SIDE, UnposedDataset, scale_focal
 from gnerf_ns.data.frames import read_all_frames
 from gnerf_ns.data.image_set import ImageSet, ImageStack
-from gnerf_ns.data.images import ImageSize, is_image, read_header, read_image
+from gnerf_ns.data.images import ImageSize, advice_on, is_image, read_header, read_image
 from gnerf_ns.data.lens_sources import LensSource, lenses_of_frames
 from gnerf_ns.data.mask_pixels import read_mask
 from gnerf_ns.data.orientation import ORIENTATIONS_KEY
@@ -89,7 +89,9 @@ def check_path(path: Path) -> None:
     if not path.exists():
         raise InputError(f"There is no {path}; give --images an image, a folder of images or a transforms.json.")
     if path.is_file() and path.suffix.lower() != ".json" and not is_image(path) and not is_video(path):
-        raise InputError(f"--images {path} is no image or video of a known kind, no folder and no transforms.json.")
+        raise InputError(
+            f"--images {path} is no image or video of a known kind{advice_on(path)}, no folder and no transforms.json."
+        )
 
 
 def read_new_images(

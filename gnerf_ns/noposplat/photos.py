@@ -19,7 +19,7 @@ from gnerf_ns.data.dataparser import UnposedDataParserConfig
 from gnerf_ns.data.dataset import MIN_IMAGE_SIDE, WRONG_ASPECT_TOLERANCE
 from gnerf_ns.data.frames import read_all_frames
 from gnerf_ns.data.image_set import premultiply
-from gnerf_ns.data.images import ImageSize, area_resize, centered_window, is_image, read_header, read_image
+from gnerf_ns.data.images import ImageSize, advice_on, area_resize, centered_window, is_image, read_header, read_image
 from gnerf_ns.data.intrinsics import Intrinsics
 from gnerf_ns.data.lens_sources import DEFAULT_FOV_DEG, lenses_of_frames
 from gnerf_ns.data.mask_files import split_off_masks
@@ -191,7 +191,9 @@ def _frames(paths: Sequence[Path]) -> List[Frame]:
             listed.update({frame.image.resolve(): frame for frame in read_transforms_json(listing).frames})
     for path in paths:
         if not is_image(path):
-            raise InputError(f"{path} is no image of a known kind; give photos (files), or one folder of them.")
+            raise InputError(
+                f"{path} is no image of a known kind{advice_on(path)}; give photos (files), or one folder of them."
+            )
     return [listed.get(path.resolve(), Frame(path)) for path in paths]
 
 

@@ -1,14 +1,18 @@
 """What is shown on the console: remarks about the input, and progress."""
 
+import re
 import shutil
 import time
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, TypeVar, Union
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, TypeVar, Union
 
 from nerfstudio.utils.rich_utils import CONSOLE
+from rich.errors import MarkupError
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 SPEED_WINDOW_SECONDS = 60.0
 """Length of the time window from whose speed the remaining time is estimated."""
@@ -138,3 +142,27 @@ def named(files: Sequence[Union[Path, str]], limit: int = 3) -> str:
     """The names of the first few files, and how many more there are."""
     names = ", ".join(Path(file).name for file in files[:limit])
     return names if len(files) <= limit else f"{names} and {len(files) - limit} more"
+
+
+def show_brackets_of(names: Sequence[str]) -> None:
+    """Print square brackets in names of files as they are: nerfstudio's messages take them for styles, and drop them.
+
+    A message whose brackets make no sense as styles is printed as it is, too.
+
+    Args:
+        names: of files and folders, without any slash.
+    """
+    render = CONSOLE.render_str
+    wanted = sorted({name for name in names if escape(name) != name}, key=len, reverse=True)
+    alternatives = "|".join(map(re.escape, wanted)) or "(?!)"
+    pattern = re.compile(rf"(?<!\\)({alternatives})")  # our own messages are escaped already
+
+    def with_brackets(text: str, **options: Any) -> Text:
+        if options.get("markup") is False:
+            return render(text, **options)
+        try:
+            return render(pattern.sub(lambda found: escape(found[0]), text), **options)
+        except MarkupError:
+            return render(text, **{**options, "markup": False})
+
+    CONSOLE.render_str = with_brackets

@@ -75,7 +75,7 @@ class RunOptions(TrainerConfig, FirstOptions):
     """`TrainerConfig` without what has no effect in our methods, or is settled by them."""
 
     data: Optional[Path] = None
-    """Folder of images, or a transforms.json."""
+    """Folder of images, a video, or a transforms.json."""
     load_dir: Optional[Path] = None
     """Go on from the checkpoints in this folder: RUN/nerfstudio_models."""
     output_dir: Path = Path("outputs")

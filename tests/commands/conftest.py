@@ -1,7 +1,8 @@
 """One finished run for all of nerfstudio's commands."""
 
+import shutil
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.eval_utils import eval_setup
 from tiny_run import build_trainer, trainer_config
 
+from gnerf_ns.data.dataparser import UnposedDataParserConfig
 from gnerf_ns.fields.hash_radiance import HashRadianceConfig
 from gnerf_ns.training.pipeline import GNeRFPipeline
+from gnerf_ns.training.trainer import GNeRFTrainerConfig
 
 
 class FinishedRun(NamedTuple):
@@ -30,7 +33,21 @@ class FinishedRun(NamedTuple):
 @pytest.fixture(scope="session")
 def finished_run(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """Twelve steps on a field that starts dense: a ball of fog, opaque enough to be exported."""
-    config = trainer_config(tiny_scene, tmp_path_factory.mktemp("finished_run"))
+    return _finished(trainer_config(tiny_scene, tmp_path_factory.mktemp("finished_run")))
+
+
+@pytest.fixture(scope="session")
+def run_of_training_images(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """The same without held-out images."""
+    folder = tmp_path_factory.mktemp("run_of_training_images")
+    shutil.copytree(tiny_scene, folder / "scene", ignore=shutil.ignore_patterns("*_test.json", "*_val.json"))
+    config = trainer_config(folder / "scene", folder)
+    datamanager: Any = config.pipeline.datamanager
+    datamanager.dataparser = UnposedDataParserConfig(eval_interval=0)
+    return _finished(config)
+
+
+def _finished(config: GNeRFTrainerConfig) -> FinishedRun:
     config.method_name = "gnerf-ns-tiny"  # the commands look it up
     config.pipeline.model.radiance = HashRadianceConfig(**{**TINY_RADIANCE, "average_init_density": 50.0})  # type: ignore
     build_trainer(config).train()

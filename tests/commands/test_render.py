@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any, Dict
 
 import numpy as np
 import pytest
@@ -90,6 +91,23 @@ def test_interpolation_passes_through_the_estimated_cameras(finished_run, tmp_pa
     frames = sorted(tmp_path.glob("*.png"))
     assert len(frames) == 2 * (len(cameras) - 1)
     assert (image(frames[0]) - rendered_at(finished_run, cameras, 0)).abs().max() < 3 / 255
+
+
+@pytest.mark.parametrize("command", [SpiralRender, RenderInterpolated, DatasetRender])
+def test_training_images_stand_in_where_none_is_held_out(run_of_training_images, tmp_path: Path, command):
+    options: Dict[str, Any] = {
+        SpiralRender: {"seconds": 0.05, "output_format": "images"},
+        RenderInterpolated: {"interpolation_steps": 1, "output_format": "images"},
+        DatasetRender: {},
+    }[command]
+    run = run_of_training_images
+    command(load_config=run.config_path, output_path=tmp_path, image_format="png", **options).main()
+    frames = sorted((tmp_path / "test" / "rgb" if command is DatasetRender else tmp_path).glob("*.png"))
+    count = len(run.cameras())
+    assert len(frames) == {SpiralRender: 1, RenderInterpolated: count - 1, DatasetRender: count}[command]
+    # A spiral goes round its camera.
+    if command is not SpiralRender:
+        assert (image(frames[0]) - rendered_at(run, run.cameras(), 0)).abs().max() < 3 / 255
 
 
 @pytest.mark.parametrize("command", [SpiralRender, RenderInterpolated, RenderCameraPath])

@@ -281,6 +281,16 @@ def test_one_frame_without_a_pose_is_nan(blender_folder: Path):
     assert parse(blender_folder, "test").metadata[GROUND_TRUTH_KEY] is not None
 
 
+def test_poses_that_are_all_in_one_place_are_none(nerfstudio_folder: Path, capsys):
+    path = nerfstudio_folder / "transforms.json"
+    meta = json.loads(path.read_text())
+    for frame in meta["frames"]:
+        frame["transform_matrix"] = np.eye(4).tolist()
+    path.write_text(json.dumps(meta))
+    assert parse(nerfstudio_folder).metadata[GROUND_TRUTH_KEY] is None
+    assert f"The 16 poses of {nerfstudio_folder} are all in one place: they say nothing" in capsys.readouterr().out
+
+
 def test_masks_folder(image_folder):
     folder = image_folder(suffix=".jpg")
     (folder / "masks").mkdir()
@@ -322,6 +332,15 @@ def test_empty_folder(tmp_path: Path):
 def test_no_images_among_the_files(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(InputError, match=r"No image is among the files in .*\.webp"):
+        parse(tmp_path)
+
+
+def test_all_images_in_one_file(tmp_path: Path):
+    pages = [Image.new("RGB", (16, 16)) for _ in range(12)]
+    pages[0].save(tmp_path / "all.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(
+        InputError, match=r"has 1 images \(0 to train on, and of several in all\.tif the first is read\)"
+    ):
         parse(tmp_path)
 
 

@@ -1,7 +1,7 @@
 """Which files of a folder are images; see test_dataparser.py for splits and transforms files."""
 
 from pathlib import Path
-from typing import List
+from typing import Iterator, List
 
 import pytest
 from PIL import Image
@@ -72,7 +72,7 @@ def test_images_beside_the_folder_images(tmp_path: Path, name: str, capsys: pyte
     assert found(tmp_path) == [f"{name}/a.png"]
     said = capsys.readouterr().out
     assert f"{tmp_path / name} is read, but not the images beside that folder: c.png, d.png." in said
-    assert f"1 file was not read in {tmp_path / name}: 1 .gif; convert other formats to JPEG or PNG." in said
+    assert f"1 file was not read in {tmp_path / name}: 1 .gif; convert them to JPEG or PNG." in said
 
 
 def test_a_folder_images_without_images(tmp_path: Path):
@@ -141,3 +141,19 @@ def test_a_file_in_place_of_the_folder(tmp_path: Path):
         read_frames(tmp_path / "scene.zip", eval_interval=8)
     with pytest.raises(InputError, match=r"scene\.txt is neither a folder nor a video; give the folder that holds the"):
         read_frames(tmp_path / "scene.txt", eval_interval=8)
+
+
+@pytest.mark.parametrize("locked", [".", "images"])
+def test_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locked: str):
+    touch(tmp_path, ["images/a.png"])
+    list_folder = Path.iterdir
+
+    def refuse(folder: Path) -> Iterator[Path]:
+        if folder == tmp_path / locked:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return list_folder(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    for read in (read_all_frames, lambda folder: read_frames(folder, eval_interval=8)):
+        with pytest.raises(InputError, match=rf"{tmp_path / locked} cannot be read \(Permission denied\); correct"):
+            read(tmp_path)

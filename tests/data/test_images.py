@@ -18,6 +18,7 @@ from pillow_heif import register_heif_opener
 from gnerf_ns.data import images
 from gnerf_ns.data.images import (
     ImageSize,
+    advice_on,
     area_resize,
     fit_max_side,
     focal_from_exif,
@@ -168,6 +169,13 @@ def test_heic_named_jpg_says_how_to_have_it_read(tmp_path: Path, monkeypatch: py
     images._read_header.cache_clear()
     with pytest.raises(InputError, match=r'a\.jpg is HEIC, whatever its ending: pip install "gnerf-ns\[heic\]" lets'):
         image_size(path)
+
+
+def test_advice_on_heic_where_it_is_not_read(monkeypatch: pytest.MonkeyPatch):
+    assert not advice_on(Path("a.HEIC"))
+    monkeypatch.setattr(images, "READS_HEIC", False)
+    assert advice_on(Path("a.HEIC")) == ' (pip install "gnerf-ns[heic]" lets .heic files be read)'
+    assert not advice_on(Path("a.mov"))
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "avif", "tif", "bmp", "heic"])

@@ -338,7 +338,7 @@ def test_missing_images_are_counted(tmp_path: Path) -> None:
     path = listing(tmp_path, "abcdef")
     for stem in "bde":
         (tmp_path / f"{stem}.png").unlink()
-    with pytest.raises(InputError, match=r"b\.png, which does not exist, and neither do 2 others of 6; restore it or"):
+    with pytest.raises(InputError, match=r"b\.png, which does not exist, like 2 more of 6; restore it or"):
         read_transforms_json(path)
 
 

@@ -161,13 +161,13 @@ def test_what_cannot_be_used_is_named_and_skipped(tmp_path: Path, capsys):
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.png").write_text("no image")
-    (tmp_path / "unread.heic").write_text("no image")
+    (tmp_path / "unread.psd").write_text("no image")
     write_image(tmp_path / "small.png", 40, 8)
     images = read(tmp_path)
     assert [path.name for path in images.image_filenames] == ["good.png"]
     assert sorted(path.name for path in images.skipped) == ["cut.png", "empty.jpg", "small.png", "text.png"]
     printed = capsys.readouterr().out
-    assert "4 of 5 images are skipped (cut.png, empty.jpg, small.png and 1 more)" in printed and "1 .heic" in printed
+    assert "4 of 5 images are skipped (cut.png, empty.jpg, small.png and 1 more)" in printed and "1 .psd" in printed
 
 
 @pytest.mark.parametrize("size, words", [((40, 8), "has 40x8 pixels, but at least 16"), (None, "is empty")])

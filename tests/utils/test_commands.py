@@ -4,9 +4,12 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import List
+from types import SimpleNamespace
+from typing import List, Optional
 
 import pytest
+from nerfstudio.utils.eval_utils import eval_setup
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from gnerf_ns.utils import commands
 from gnerf_ns.utils.errors import InputError
@@ -33,7 +36,8 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> List[str]:
     done: List[str] = []
     for name in ("provide_libusb", "provide_ffmpeg"):
         monkeypatch.setattr(commands, name, lambda name=name: done.append(name))
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # to be put back afterwards
+    for shared, name in ((sys, "excepthook"), (CONSOLE, "render_str")):
+        monkeypatch.setattr(shared, name, getattr(shared, name))  # to be put back afterwards
     return done
 
 
@@ -49,6 +53,38 @@ def test_other_programs_and_other_errors_are_shown_in_full():
     assert process.returncode == 1 and "Traceback" in process.stderr and "int(" in process.stderr
     process = ended("ns-train", "raise ValueError('a bug of ours')")
     assert process.returncode == 1 and "Traceback" in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it holds no run"),
+        (b"a: 1", "it holds no run"),
+        (b"{", "expected the node content"),
+        (b"\xff\xfe\x00\xd8", ""),
+        (b"!!python/object:nowhere.Config {}", "No module named 'nowhere'"),
+        (None, "No such file"),
+    ],
+)
+def test_a_config_that_nerfstudio_cannot_read_gets_one_sentence(tmp_path: Path, content: Optional[bytes], reason: str):
+    path = tmp_path / "config.yml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(Exception) as raised:
+        eval_setup(path)
+    sentence = commands.sentence_for(raised.value, raised.tb)
+    assert sentence is not None and "\n" not in sentence
+    assert sentence.startswith(f"{path} cannot be read (") and reason in sentence
+
+
+def test_what_goes_wrong_later_is_no_matter_of_the_config():
+    def eval_setup() -> None:
+        config, config_path = SimpleNamespace(pipeline=None), "config.yml"
+        raise ValueError(f"a bug of ours {config} {config_path}")
+
+    with pytest.raises(ValueError) as raised:
+        eval_setup()
+    assert commands.sentence_for(raised.value, raised.tb) is None
 
 
 def test_an_input_error_does_not_end_a_notebook():
