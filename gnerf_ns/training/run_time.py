@@ -26,8 +26,8 @@ COSTS: Dict[Part, float] = {
     "search of those left out": 95.0,
     "search of misfits": 60.0,
     "pose trials": 85.0,
-    "saving": 8.0,
-    "held-out images": 30.0,
+    "saving": 12.0,
+    "held-out images": 35.0,
 }
 """Expected durations in steps of phase B in full detail, of pose trials by image and round, of held-out images each.
 Measured on a CPU with gnerf-ns-tiny and 26 images, pose trials with gnerf-ns and twelve. They count until a part has

@@ -154,7 +154,7 @@ class WholeRunTrainer(Trainer):
         saved = latest_checkpoint(self.config.get_checkpoint_dir())
         if saved is None:
             give_up(self.base_dir)
-            return "there is no checkpoint to go on from."
+            return f"there is no checkpoint yet{f'; {first}train anew' if first else ''}."
         last = f"the last whole checkpoint, of step {step_of(saved)}," if first else f"step {step_of(saved)}"
         return f"{last} is saved; {first}go on with: {resume_command(self.config)}"
 
