@@ -22,6 +22,7 @@ from gnerf_ns.data.intrinsics import NARROWEST_FOV_DEG, WIDEST_PERSPECTIVE_FOV_D
 from gnerf_ns.data.lens_sources import DEFAULT_FOV_DEG, lenses_of_frames
 from gnerf_ns.data.orientation import ORIENTATIONS_KEY
 from gnerf_ns.data.transforms_json import Frame
+from gnerf_ns.data.video import DEFAULT_FRAMES
 from gnerf_ns.utils.console import named
 from gnerf_ns.utils.errors import InputError
 
@@ -46,7 +47,7 @@ PLACEHOLDER_CAMERA_TO_WORLD = ((0.0, 0.0, 1.0, 2.8), (1.0, 0.0, 0.0, 0.0), (0.0,
 
 @dataclass
 class UnposedDataParserConfig(DataParserConfig):
-    """Images whose camera poses are unknown: a folder of PNG, JPEG or WebP files, with or without transforms*.json.
+    """Images whose camera poses are unknown: a folder of them, with or without transforms*.json, or a video.
 
     Poses found in a transforms file are set aside for evaluation and never trained on.
     """
@@ -54,7 +55,7 @@ class UnposedDataParserConfig(DataParserConfig):
     _target: Type = field(default_factory=lambda: UnposedDataParser)
     """Target class to instantiate."""
     data: Path = Path(".")
-    """Folder of images (or holding a folder `images`), or a transforms.json."""
+    """Folder of images (or holding a folder `images`), a transforms.json, or a video."""
     fov_deg: Optional[float] = None
     """Field of view along the images' longer side, in degrees. Where it is given, it counts, whatever a transforms file
     or EXIF data say; else these, and 50 degrees if they say nothing."""
@@ -63,6 +64,8 @@ class UnposedDataParserConfig(DataParserConfig):
     holds out none."""
     min_images: int = 6
     """Fewest images, held-out ones included, that are accepted."""
+    video_frames: int = DEFAULT_FRAMES
+    """Into how many equal intervals of time a video is divided; the sharpest frame of each is an image."""
     alpha_color: Optional[str] = "white"
     """Color behind transparent or masked-out pixels for methods other than ours, which lay images over their model's
     background; None hands RGBA images to the model."""
@@ -96,9 +99,9 @@ class UnposedDataParser(DataParser):
         """
         del kwargs
         if split == "all":
-            train, held_out = read_all_frames(self.config.data), []
+            train, held_out = read_all_frames(self.config.data, self.config.video_frames), []
         else:
-            train, held_out = read_frames(self.config.data, self.config.eval_interval)
+            train, held_out = read_frames(self.config.data, self.config.eval_interval, self.config.video_frames)
         count = len(train) + len(held_out)
         if count < self.config.min_images or not train:
             raise InputError(

@@ -5,18 +5,20 @@ import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 from gnerf_ns.data.images import IMAGE_SUFFIXES, is_image
-from gnerf_ns.data.mask_files import masks_of_images, split_off_masks
+from gnerf_ns.data.mask_files import is_named_like_masks, masks_of_images, split_off_masks
+from gnerf_ns.data.recordings import is_recording, recorded_frames
 from gnerf_ns.data.transforms_json import Frame, TransformsJson, read_transforms_json
+from gnerf_ns.data.video import DEFAULT_FRAMES, RECORD, VIDEO_SUFFIXES, folder_of_frames, is_video
 from gnerf_ns.utils.console import named, remark
 from gnerf_ns.utils.errors import InputError
 
 UNREAD_SUFFIXES = (
     *(".heic", ".heif", ".gif", ".jp2", ".jxl", ".exr", ".hdr", ".tga", ".psd", ".ppm", ".pgm"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
-    *(".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm"),
+    *VIDEO_SUFFIXES,
 )
 """File name endings of images and videos that are passed over, in lower case."""
 
@@ -24,8 +26,10 @@ _MAX_FOLDERS = 200
 """So many folders are searched for the images of one that has none."""
 
 
-def read_frames(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Frame]]:
-    """Training and held-out frames of a folder (or of one transforms.json, or one image).
+def read_frames(
+    folder: Path, eval_interval: int, video_frames: int = DEFAULT_FRAMES
+) -> Tuple[List[Frame], List[Frame]]:
+    """Training and held-out frames of a folder (or of one transforms.json, one image, or one video).
 
     ``transforms_train.json`` goes with ``transforms_test.json``, else ``transforms_val.json``, as the held-out
     frames. In a single ``transforms.json``, ``train_filenames`` and ``test_filenames`` (else ``val_filenames``)
@@ -37,34 +41,83 @@ def read_frames(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Fra
             mask that it lists, or a mask of a ``masks`` folder, is missing; a file of that folder would serve two
             images.
     """
-    train, held_out = _split(folder, eval_interval)
+    folder = _place_of_images(folder, video_frames)
+    train, held_out = _split(folder, eval_interval, video_frames)
     _say_overlap(train, held_out, folder)
     # Of both splits at once, since they share the folder.
     frames = _with_masks_of_folder(train + held_out, folder)
     return frames[: len(train)], frames[len(train) :]
 
 
-def read_all_frames(folder: Path) -> List[Frame]:
+def read_all_frames(folder: Path, video_frames: int = DEFAULT_FRAMES) -> List[Frame]:
     """Frames of both splits, and whatever else a single ``transforms.json`` lists.
 
     Raises:
         InputError: as of ``read_frames``.
     """
+    folder = _place_of_images(folder, video_frames)
     listing = _single_transforms_json(folder)
-    train, held_out = _split(folder, eval_interval=0) if listing is None else (read_transforms_json(listing).frames, [])
-    return _with_masks_of_folder(train + held_out, folder)
+    if listing is not None:
+        return _with_masks_of_folder(read_transforms_json(listing).frames, folder)
+    return _with_masks_of_folder(_split(folder, 0, video_frames)[0], folder)
 
 
-def _split(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Frame]]:
+def _place_of_images(folder: Path, video_frames: int) -> Path:
+    """Where the images are: that of a video's frames, or the only place below a folder that has none itself.
+
+    Raises:
+        InputError: a video cannot be read.
+    """
+    if is_video(folder):
+        return folder_of_frames(folder, video_frames)
+    if not folder.is_dir() or _has_layout(folder) or _images_in(folder):
+        return folder
+    places = [*_videos_in(folder), *_places_below(folder)]
+    if len(places) != 1:
+        return folder
+    remark(f"There are no images in {folder} itself: {places[0]} is read.")
+    return _place_of_images(places[0], video_frames)
+
+
+def _has_layout(folder: Path) -> bool:
+    """Whether something says where the images are: a transforms file, a known app's folders, or a folder `images`."""
+    listings = ("transforms.json", "transforms_train.json")
+    return any((folder / name).is_file() for name in listings) or is_recording(folder) or bool(_inner_images(folder))
+
+
+def _videos_in(folder: Path) -> List[Path]:
+    return sorted(path for path in folder.iterdir() if is_video(path))
+
+
+def _places_below(folder: Path) -> List[Path]:
+    """What could be given in place of a folder without images: folders that have some, or videos, some levels below.
+
+    Neither masks count, nor what was taken from a video.
+    """
+    places: Dict[Path, None] = {}
+    for path in _folders_below(folder, depth=3):
+        if is_named_like_masks(path) or (path / RECORD).is_file():
+            continue
+        found = [path] if _images_in(path) else _videos_in(path)
+        if found:
+            between = [path, *path.parents][: len(path.relative_to(folder).parts)]
+            places.update(dict.fromkeys([each for each in between if _has_layout(each)][-1:] or found))
+    return list(places)
+
+
+def _split(folder: Path, eval_interval: int, video_frames: int) -> Tuple[List[Frame], List[Frame]]:
     listing = _single_transforms_json(folder)
     if listing is not None:
         return _split_by_lists(listing, eval_interval)
     if not folder.exists():
-        raise InputError(f"There is no folder {folder}; give the folder that holds the images.")
+        raise InputError(
+            f"There is no folder {folder}; give the folder that holds the images, or if a run does not find its own, "
+            "move them beside the run's folder under the name that they had."
+        )
     if is_image(folder):
         return [Frame(folder)], []
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; give the folder that holds the images.")
+        raise InputError(f"{folder} is neither a folder nor a video; give the folder that holds the images.")
     if not any(folder.iterdir()):
         raise InputError(f"The folder {folder} is empty; put the images there.")
     train = folder / "transforms_train.json"
@@ -76,7 +129,7 @@ def _split(folder: Path, eval_interval: int) -> Tuple[List[Frame], List[Frame]]:
             if held_out_frames:
                 return frames, held_out_frames
         return hold_out_every(frames, eval_interval)
-    return hold_out_every(frames_from_folder(folder), eval_interval)
+    return hold_out_every(recorded_frames(folder, video_frames) or frames_from_folder(folder), eval_interval)
 
 
 def _single_transforms_json(folder: Path) -> Optional[Path]:
@@ -105,9 +158,9 @@ def frames_from_folder(folder: Path) -> List[Frame]:
     Raises:
         InputError: there is no image.
     """
-    inner = next((path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() == "images"), None)
-    images = [] if inner is None else _images_in(inner)
-    if inner is not None and images:
+    inner = _inner_images(folder)
+    if inner is not None:
+        images = _images_in(inner)
         _say_what_is_skipped(inner)
         beside = _images_in(folder)
         if beside:
@@ -164,6 +217,12 @@ def _say_overlap(train: List[Frame], held_out: List[Frame], folder: Path) -> Non
         )
 
 
+def _inner_images(folder: Path) -> Optional[Path]:
+    """The folder `images` in another one, if it has some."""
+    inner = next((path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() == "images"), None)
+    return inner if inner is not None and _images_in(inner) else None
+
+
 def _images_in(folder: Path) -> List[Path]:
     """By name; masks beside images are none."""
     images, _ = split_off_masks(sorted(path for path in folder.iterdir() if is_image(path)))
@@ -176,10 +235,11 @@ def _say_what_is_skipped(folder: Path) -> None:
         remark(f"Files in {folder} are skipped: {_counted(skipped)}; convert them to JPEG or PNG to use them.")
 
 
-def _unread_formats(folder: Path) -> Counter[str]:
+def _unread_formats(folder: Path, besides: Tuple[str, ...] = ()) -> Counter[str]:
     """How many files there are of each format that has images or video, but is not read."""
+    counted = set(UNREAD_SUFFIXES) - set(besides)
     files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    return Counter(path.suffix.lower() for path in sorted(files) if path.suffix.lower() in UNREAD_SUFFIXES)
+    return Counter(path.suffix.lower() for path in sorted(files) if path.suffix.lower() in counted)
 
 
 def _counted(suffixes: Counter[str]) -> str:
@@ -189,14 +249,13 @@ def _counted(suffixes: Counter[str]) -> str:
 def _no_image_in(folder: Path) -> str:
     """What is said of a folder without images, with a hint at what it has instead."""
     sentence = f"No image is among the files in {folder}"
-    unread = _unread_formats(folder)
+    unread = _unread_formats(folder, besides=VIDEO_SUFFIXES)
     if unread:
         return f"{sentence}, but there are others ({_counted(unread)}); convert them to JPEG or PNG."
-    inner = [path for path in _folders_below(folder, depth=3) if _images_in(path)]
-    if inner:
-        listed = ", ".join(f"{path} ({len(_images_in(path))})" for path in inner[:3])
-        more = f" and {len(inner) - 3} more folders" if len(inner) > 3 else ""
-        return f"{sentence}; there are images in {listed}{more}: give one of these folders."
+    places = [*_videos_in(folder), *_places_below(folder)]
+    if places:
+        more = f" and {len(places) - 4} more" if len(places) > 4 else ""
+        return f"{sentence}, but in {', '.join(map(str, places[:4]))}{more}; give one of these."
     return f"{sentence}; images end in {', '.join(IMAGE_SUFFIXES)} (in any letter case)."
 
 

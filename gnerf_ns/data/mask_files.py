@@ -20,6 +20,11 @@ _WORD_IN_FILE_NAME = re.compile(
 _SEPARATORS = "_-. "
 
 
+def is_named_like_masks(folder: Path) -> bool:
+    """Whether a folder's name says that masks are in it."""
+    return _FOLDER_NAME.fullmatch(folder.name) is not None
+
+
 def split_off_masks(files: Sequence[Path]) -> Tuple[List[Path], List[Path]]:
     """Images of one folder, and masks among them.
 
@@ -72,7 +77,7 @@ def masks_of_images(images: Sequence[Path], folder: Path) -> Optional[Dict[Path,
 def _folder_of_masks(folder: Path) -> Optional[Path]:
     """The folder of masks, if any; ``masks`` goes before all other names."""
     # Not in the listing's order, which differs from machine to machine.
-    candidates = sorted(path for path in _subfolders(folder) if _FOLDER_NAME.fullmatch(path.name))
+    candidates = sorted(path for path in _subfolders(folder) if is_named_like_masks(path))
     candidates.sort(key=lambda path: (path.name != "masks", path.name.casefold() not in ("masks", "mask")))
     return next((path for path in candidates if _named_like_images(path)), None)
 

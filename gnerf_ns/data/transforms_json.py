@@ -115,6 +115,15 @@ def read_transforms_json(path: Path) -> TransformsJson:
     )
 
 
+def frames_of_entries(entries: List[Dict[str, Any]], shared: Mapping[str, Any], source: Path) -> List[Frame]:
+    """Frames as a transforms file of that name, with these frames and shared entries, would list them.
+
+    Raises:
+        InputError: as of `read_transforms_json`.
+    """
+    return [_frame_from_entry(entry, shared, source) for entry in entries]
+
+
 def _listed(names: Any, key: str, frames: Mapping[Path, Frame], path: Path) -> Tuple[List[Frame], List[str]]:
     """The frames that a list names, by file name, and the names that are no frame's."""
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

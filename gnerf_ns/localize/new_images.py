@@ -25,6 +25,7 @@ from gnerf_ns.data.lens_sources import LensSource, lenses_of_frames
 from gnerf_ns.data.mask_pixels import read_mask
 from gnerf_ns.data.orientation import ORIENTATIONS_KEY
 from gnerf_ns.data.transforms_json import FileFrames, Frame
+from gnerf_ns.data.video import is_video
 from gnerf_ns.localize.scene import RunLens
 from gnerf_ns.utils.console import named, remark
 from gnerf_ns.utils.errors import InputError
@@ -87,8 +88,8 @@ def check_path(path: Path) -> None:
     """
     if not path.exists():
         raise InputError(f"There is no {path}; give --images an image, a folder of images or a transforms.json.")
-    if path.is_file() and path.suffix.lower() != ".json" and not is_image(path):
-        raise InputError(f"--images {path} is no image of a known kind, no folder of images and no transforms.json.")
+    if path.is_file() and path.suffix.lower() != ".json" and not is_image(path) and not is_video(path):
+        raise InputError(f"--images {path} is no image or video of a known kind, no folder and no transforms.json.")
 
 
 def read_new_images(

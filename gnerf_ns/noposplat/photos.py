@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gnerf_ns.data.dataparser import UnposedDataParserConfig
-from gnerf_ns.data.dataset import MIN_IMAGE_SIDE
+from gnerf_ns.data.dataset import MIN_IMAGE_SIDE, WRONG_ASPECT_TOLERANCE
 from gnerf_ns.data.frames import read_all_frames
 from gnerf_ns.data.image_set import premultiply
 from gnerf_ns.data.images import ImageSize, area_resize, centered_window, is_image, read_header, read_image
@@ -137,7 +137,7 @@ def find_photos(paths: Sequence[Path], fov_deg: Optional[float] = None) -> Photo
 
     Raises:
         InputError: there are too few or too many photos, one cannot be read or is too small, or its lens cannot be
-            used.
+            used or is that of an image of another shape.
     """
     frames = _frames(paths)
     if not 2 <= len(frames) <= MOST_PHOTOS:
@@ -158,7 +158,14 @@ def find_photos(paths: Sequence[Path], fov_deg: Optional[float] = None) -> Photo
     if lenses.intrinsics[0].camera_type == CameraType.EQUIRECTANGULAR:
         raise InputError(f"{frames[0].source} says that {frames[0].image.name} is a panorama; give photos of a lens.")
     lenses.remark_doubts(frames[0].image.parent)
-    return PhotoFiles(frames, lenses.intrinsics, lenses.origin, lenses.source == "transforms.json")
+    files = PhotoFiles(frames, lenses.intrinsics, lenses.origin, lenses.source == "transforms.json")
+    for frame, lens, size in zip(frames, files.lenses, files.sizes, strict=True):
+        if abs(size.width / size.height / (lens.size.width / lens.size.height) - 1) > WRONG_ASPECT_TOLERANCE:
+            raise InputError(
+                f"The photo {frame.image} has {size} pixels, but {frame.source} gives it intrinsics for {lens.size}; "
+                "correct the width and height there, or replace the photo."
+            )
+    return files
 
 
 def _frames(paths: Sequence[Path]) -> List[Frame]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List, Literal, Tuple, Type
+from typing import Any, Dict, List, Literal, Optional, Tuple, Type
 
 import torch
+import tyro
 from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
@@ -34,9 +35,13 @@ class AdamWOptimizerConfig(AdamOptimizerConfig):
 
     _target: Type = torch.optim.AdamW
     """The optimizer class to use."""
-    betas: Tuple[float, float] = (0.9, 0.95)
+    eps: tyro.conf.Suppress[float] = 1e-8
+    """Added to the denominator."""
+    max_norm: tyro.conf.Suppress[Optional[float]] = None
+    """Gradients of all groups are shortened together: `OptimizersClippedTogether`."""
+    betas: tyro.conf.Suppress[Tuple[float, float]] = (0.9, 0.95)
     """Decay rates of the first and second moment."""
-    weight_decay: float = 0.05
+    weight_decay: tyro.conf.Suppress[float] = 0.05
     """The weight decay to use."""
 
 
@@ -50,7 +55,7 @@ class WarmUpCosineSchedulerConfig(SchedulerConfig):
     """Steps until the full rate."""
     last_factor: float = 0.1
     """Share of the learning rate at the end."""
-    first_step: int = 0
+    first_step: tyro.conf.Suppress[int] = 0
     """Where all this begins. Before it, nothing is learned."""
 
     def factor(self, step: int, total_steps: int) -> float:
@@ -120,6 +125,14 @@ class NoPoSplatTrainerConfig(RunFolderConfig):
     """What is trained."""
     max_num_iterations: int = 18_751
     """Steps of a run, those before a resume included."""
+    steps_per_save: int = 1000
+    """Steps between checkpoints."""
+    steps_per_eval_image: int = 500
+    """Steps between pictures of a held-out scene."""
+    steps_per_eval_all_images: int = 25_000
+    """Steps between evaluations of all held-out scenes."""
+    mixed_precision: bool = False
+    """Whether networks run in half precision."""
     clip_norm: float = 0.5
     """Gradients are shortened to this norm."""
 

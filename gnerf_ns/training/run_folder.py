@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -11,7 +12,6 @@ from typing import Any, Dict, NamedTuple, Optional
 
 import tyro
 import yaml
-from nerfstudio.engine.trainer import TrainerConfig
 
 from gnerf_ns.data.grown_dataparser import GrownDataParserConfig
 from gnerf_ns.training.claimed_folders import FolderTakenError, claim, give_up
@@ -20,6 +20,7 @@ from gnerf_ns.utils.commands import hide_deprecations
 from gnerf_ns.utils.console import use_terminal_width
 from gnerf_ns.utils.disk import write_whole
 from gnerf_ns.utils.errors import InputError
+from gnerf_ns.utils.options import RunOptions
 
 CONFIG = "config.yml"
 """Name of a run's configuration in its folder; nerfstudio's."""
@@ -38,7 +39,7 @@ class Opening(NamedTuple):
 
 
 @dataclass
-class RunFolderConfig(TrainerConfig):
+class RunFolderConfig(RunOptions):
     """Has `TrainerConfig` find the run beside its config.yml; nerfstudio looks where the run was first saved.
 
     If that file was copied alone, without the folder of checkpoints, nerfstudio's way is kept. The latest checkpoint is
@@ -134,15 +135,18 @@ class RunFolderConfig(TrainerConfig):
     def set_folder(self, folder: Path) -> None:
         """Take a folder, of any name and anywhere, for that of the run.
 
-        If the data are gone, but lie where they would if they had been moved together with the run, they are read from
-        there; checkpoints tell whether they are the same.
+        If the data are gone, but lie where they would if they had been moved together with the run, or under their name
+        beside the run or beside a folder that it is in, they are read from there; checkpoints tell whether they are the
+        same.
         """
         before = self.get_base_dir()
         self.folder_of_runs, self.timestamp = folder.parent, folder.name
         datamanager: Any = self.pipeline.datamanager
         if datamanager.data is not None and not datamanager.data.exists():
-            moved = Path(os.path.normpath(folder / os.path.relpath(datamanager.data, before)))
-            datamanager.data = moved if moved.exists() else datamanager.data
+            places = [parent / datamanager.data.name for parent in folder.parents]
+            with suppress(ValueError):  # on Windows, they were on another drive than the run
+                places.insert(0, Path(os.path.normpath(folder / os.path.relpath(datamanager.data, before))))
+            datamanager.data = next((place for place in places if place.exists()), datamanager.data)
         dataparser = getattr(datamanager, "dataparser", None)
         if isinstance(dataparser, GrownDataParserConfig):
             dataparser.localized = folder / dataparser.localized.name
@@ -156,7 +160,7 @@ class RunFolderConfig(TrainerConfig):
         self.check_resumed()
         checkpoints = self.load_dir if self.load_checkpoint is None else self.load_checkpoint.parent
         path = None if checkpoints is None else checkpoints.parent / "config.yml"
-        return yaml.load(path.read_text(), Loader=yaml.Loader) if path is not None and path.is_file() else None
+        return None if path is None or not path.is_file() else yaml.load(path.read_text("utf8"), Loader=yaml.Loader)
 
     @property
     def is_resumed(self) -> bool:

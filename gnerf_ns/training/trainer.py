@@ -54,6 +54,7 @@ from gnerf_ns.training.run_time import RunTime
 from gnerf_ns.training.whole_runs import WholeRunTrainer
 from gnerf_ns.utils.disk import replace_files, write_whole
 from gnerf_ns.utils.errors import InputError
+from gnerf_ns.utils.options import NoHeadline
 
 UNFINISHED_POSES = "unfinished_poses"
 """Folder in which poses are written at first; beside the final one, since paths in it are relative."""
@@ -65,10 +66,10 @@ class GNeRFTrainerConfig(RunFolderConfig):
 
     _target: Type = field(default_factory=lambda: GNeRFTrainer)
     """Target class to instantiate."""
-    pipeline: GNeRFPipelineConfig = field(default_factory=GNeRFPipelineConfig)
+    pipeline: NoHeadline[GNeRFPipelineConfig] = field(default_factory=GNeRFPipelineConfig)
     """What is trained, and how."""
     max_num_iterations: Optional[int] = None  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Steps of a run, those before a resume included; None for as many as the pipeline's schedule has."""
+    """Steps of a run, with those before a resume; None: by the schedule."""
 
     def setup(self, **kwargs: Any) -> Any:
         """Build the trainer."""
@@ -86,11 +87,12 @@ class GNeRFTrainerConfig(RunFolderConfig):
         super().set_timestamp()
 
     def set_experiment_name(self) -> None:
-        """Name the experiment after the folder of the data, be it given as ``.`` or to the dataparser."""
+        """Name the experiment after the folder of the data (or a video), given as ``.`` or to the dataparser, too."""
         if self.experiment_name is None:
             datamanager = cast(UnposedDataManagerConfig, self.pipeline.datamanager)
             data = datamanager.data or datamanager.dataparser.data
-            folder = Path(os.path.abspath(data.parent if data.is_file() else data))
+            is_listing = data.suffix == ".json" and data.is_file()
+            folder = Path(os.path.abspath(data.parent if is_listing else data))
             self.experiment_name = folder.stem or "unnamed"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Iterator, Literal, cast
 
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
@@ -214,4 +214,5 @@ class WholeRunTrainer(Trainer):
         if self.config.save_only_latest_checkpoint:
             for older in final_folder.glob("step-*.ckpt"):
                 if older.name != name:
-                    older.unlink()
+                    with suppress(PermissionError):  # Windows keeps files that another program has open
+                        older.unlink()

@@ -5,6 +5,7 @@ Nothing of this happens where the package is imported by anything else: a notebo
 
 import sys
 import warnings
+from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
 from typing import Optional, Type
@@ -20,12 +21,23 @@ def prepare_command() -> None:
     program = _program()
     if program.stem in OUR_COMMANDS or _is_nerfstudios(program):
         print_input_errors()
+        print_what_can_be_printed()
     if program.stem in OUR_COMMANDS:
         hide_deprecations()
     if _is_nerfstudios(program):
         provide_libusb()
         if program.stem in ("ns-render", "render"):
             provide_ffmpeg()
+
+
+def print_what_can_be_printed() -> None:
+    """From now on, a character that the output's encoding lacks is shown as ``?`` and does not end this program.
+
+    nerfstudio ends a training with 🎉, and Windows writes files and pipes in an encoding of one byte.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def hide_deprecations() -> None:

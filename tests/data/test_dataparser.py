@@ -302,7 +302,7 @@ def test_missing_folder(tmp_path: Path):
 
 def test_file_in_place_of_a_folder(tmp_path: Path):
     (tmp_path / "a.txt").touch()
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match="is neither a folder nor a video"):
         parse(tmp_path / "a.txt")
 
 

@@ -65,16 +65,33 @@ def test_masks_beside_images_in_the_folder_images(tmp_path: Path):
     assert [frame.mask and frame.mask.name for frame in frames] == ["mask_a.png", "mask_b.png"]
 
 
-def test_where_the_images_are_instead(tmp_path: Path):
-    touch(tmp_path, ["keyframes/images/0.jpg", "keyframes/images/1.jpg", "keyframes/cameras/0.json", ".git/x.png"])
-    inner = tmp_path / "keyframes" / "images"
+def test_the_only_folder_below_that_has_images_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    touch(tmp_path, ["scan/photos/0.jpg", "scan/photos/1.jpg", "scan/notes.txt", ".git/x.png", "scan/masks/y.png"])
+    assert found(tmp_path) == ["scan/photos/0.jpg", "scan/photos/1.jpg"]
+    inner = tmp_path / "scan" / "photos"
+    assert capsys.readouterr().out == f"There are no images in {tmp_path} itself: {inner} is read.\n"
+
+
+def test_the_only_folder_below_is_read_with_what_lies_beside_the_images(tmp_path: Path):
+    touch(tmp_path, [f"scan/{folder}/{index}.png" for folder in ("images", "masks") for index in range(3)])
+    frames = read_all_frames(tmp_path)
+    assert [frame.mask for frame in frames] == [tmp_path / "scan" / "masks" / f"{index}.png" for index in range(3)]
+
+
+def test_the_only_folder_below_is_read_with_its_transforms(tmp_path: Path, blender_folder: Path):
+    train, held_out = read_frames(tmp_path, eval_interval=8)
+    assert (len(train), len(held_out)) == (8, 4)
+    assert {frame.image.parent for frame in train} == {blender_folder / "train"}
+
+
+def test_of_several_folders_below_one_must_be_given(tmp_path: Path):
+    touch(tmp_path, [f"images_{factor}/a.png" for factor in (2, 4)])
+    folders = ", ".join(str(tmp_path / f"images_{factor}") for factor in (2, 4))
     with pytest.raises(InputError) as error:
         read_frames(tmp_path, eval_interval=8)
-    assert str(error.value) == (
-        f"No image is among the files in {tmp_path}; there are images in {inner} (2): give one of these folders."
-    )
-    touch(tmp_path, [f"images_{factor}/a.png" for factor in (2, 4, 8)])
-    with pytest.raises(InputError, match=r"images_2 \(1\), .*images_8 \(1\) and 1 more folders: give one"):
+    assert str(error.value) == f"No image is among the files in {tmp_path}, but in {folders}; give one of these."
+    touch(tmp_path, [f"images_{factor}/a.png" for factor in (8, 16, 32, 64)])
+    with pytest.raises(InputError, match=r"images_4 and 2 more; give one of these\.$"):
         read_frames(tmp_path, eval_interval=8)
 
 
@@ -84,8 +101,7 @@ def test_only_formats_that_are_not_read(tmp_path: Path):
         read_frames(tmp_path, eval_interval=8)
 
 
-@pytest.mark.parametrize("name", ["video.mp4", "scene.zip"])
-def test_a_file_in_place_of_the_folder(tmp_path: Path, name: str):
-    touch(tmp_path, [name])
-    with pytest.raises(InputError, match=rf"{name} is not a folder; give the folder that holds the images\."):
-        read_frames(tmp_path / name, eval_interval=8)
+def test_a_file_in_place_of_the_folder(tmp_path: Path):
+    touch(tmp_path, ["scene.zip"])
+    with pytest.raises(InputError, match=r"scene\.zip is neither a folder nor a video; give the folder that holds the"):
+        read_frames(tmp_path / "scene.zip", eval_interval=8)

@@ -102,6 +102,16 @@ def test_lenses_come_from_the_option_a_transforms_json_exif_and_a_guess(tmp_path
     torch.testing.assert_close(photos.intrinsics[1], wanted)
 
 
+def test_a_lens_of_an_image_of_another_shape_is_refused(tmp_path: Path):
+    for name in ("a.png", "b.png"):
+        picture(128, 128, 100.0).save(tmp_path / name)
+    frames = [{"file_path": name, "fl_x": 100.0, "w": 128, "h": 64} for name in ("a.png", "b.png")]
+    (tmp_path / "transforms.json").write_text(json.dumps({"frames": frames}))
+    for paths in ([tmp_path], [tmp_path / "a.png", tmp_path / "b.png"]):
+        with pytest.raises(InputError, match=r"a\.png has 128x128 pixels, but .*transforms\.json gives .* for 128x64"):
+            find_photos(paths)
+
+
 @pytest.mark.parametrize("orientation", [3, 6, 8])
 def test_photos_are_upright(tmp_path: Path, orientation: int):
     upright = picture(80, 128, 110.0)
