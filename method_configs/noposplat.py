@@ -13,6 +13,7 @@ from gnerf_ns.noposplat.model import NoPoSplatModelConfig
 from gnerf_ns.noposplat.network import NoPoSplatNetworkConfig
 from gnerf_ns.noposplat.pipeline import NoPoSplatPipelineConfig
 from gnerf_ns.noposplat.trainer import AdamWOptimizerConfig, NoPoSplatTrainerConfig, WarmUpCosineSchedulerConfig
+from gnerf_ns.training.progress_display import progress_logging
 
 HAS_CUDA = torch.cuda.is_available()
 
@@ -47,6 +48,7 @@ def trainer_config(method_name: str, **options: Any) -> NoPoSplatTrainerConfig:
     """What both methods share: they run where there is no GPU, end when they are done, and log to TensorBoard."""
     return NoPoSplatTrainerConfig(
         method_name=method_name,
+        logging=progress_logging(),
         machine=MachineConfig(device_type="cuda" if HAS_CUDA else "cpu"),
         steps_per_eval_batch=10**9,  # the losses of the scene that the viewer shows, which say little
         vis="viewer+tensorboard",

@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import termios
+from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import pyte
@@ -26,7 +27,12 @@ class Seen(NamedTuple):
 
 
 def run_in_terminal(
-    command: Sequence[str], columns: int, rows: int, environment: Dict[str, str], interrupt_at: Optional[str] = None
+    command: Sequence[str],
+    columns: int,
+    rows: int,
+    environment: Dict[str, str],
+    interrupt_at: Optional[str] = None,
+    folder: Optional[Path] = None,
 ) -> Seen:
     """Run a command to its end in a terminal of so many columns and rows.
 
@@ -36,6 +42,7 @@ def run_in_terminal(
         rows: its height.
         environment: of the command.
         interrupt_at: Ctrl-C is pressed once this is on the screen.
+        folder: where it runs; None for the present one.
     """
     screen = pyte.HistoryScreen(columns, rows, history=10_000, ratio=1.0)
     stream = pyte.ByteStream(screen)
@@ -43,7 +50,7 @@ def run_in_terminal(
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     environment = {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
     process = subprocess.Popen(
-        command, stdin=slave, stdout=slave, stderr=slave, env={**environment, "TERM": "xterm-256color"}
+        command, stdin=slave, stdout=slave, stderr=slave, env={**environment, "TERM": "xterm-256color"}, cwd=folder
     )
     os.close(slave)
     while True:

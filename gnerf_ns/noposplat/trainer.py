@@ -16,15 +16,23 @@ import tyro
 from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
-from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.utils.decorators import check_main_thread
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from gnerf_ns.noposplat.checkpoints import NETWORK_FILE, save_network
 from gnerf_ns.noposplat.pipeline import NoPoSplatPipeline, NoPoSplatPipelineConfig
-from gnerf_ns.training.run_folder import RunFolderConfig
+from gnerf_ns.training.progress_display import Phase, ProgressWriter, Watched
+from gnerf_ns.training.run_folder import CONFIG, RunFolderConfig
+from gnerf_ns.training.run_summary import Line, say, shown_path
+from gnerf_ns.training.run_time import PartTimes, is_due
 from gnerf_ns.training.whole_runs import WholeRunTrainer
+from gnerf_ns.utils.console import duration
 from gnerf_ns.utils.errors import InputError
+
+POINTS, IMAGES, ONE_EVALUATED, ALL_EVALUATED, SAVING = "points", "images", "one evaluated", "all evaluated", "saving"
+COSTS = {POINTS: 0.5, IMAGES: 1.0, ONE_EVALUATED: 1.0, ALL_EVALUATED: 30.0, SAVING: 2.0}
+"""Expected durations of a training's parts, in steps with images, until they have been measured."""
 
 
 @dataclass
@@ -207,11 +215,62 @@ class NoPoSplatTrainer(WholeRunTrainer):
 
     def _save_checkpoint(self, step: int) -> None:
         super()._save_checkpoint(step)
-        path = self.base_dir / NETWORK_FILE
-        save_network(self.pipeline.model.network, path)
-        if step >= self._last_step:
-            CONSOLE.print(
-                f"The network is in {path}; gnerf-splat PHOTO PHOTO --checkpoint {shlex.quote(str(path))} uses it.",
-                markup=False,
-                soft_wrap=True,
-            )
+        save_network(self.pipeline.model.network, self.base_dir / NETWORK_FILE)
+
+    def _say_what_begins(self, display: ProgressWriter) -> None:
+        data, places = self.config.pipeline.datamanager, display.places
+        width, height = data.image_size
+        if self.config.is_tensorboard_enabled():
+            places.append(f"tensorboard --logdir {shown_path(self.base_dir)}")
+        weights = sum(parameter.numel() for parameter in self.pipeline.model.network.parameters()) / 1e6
+        scenes = "made by seed" if data.data is None else f"from {data.data}"
+        say(
+            [
+                Line(f"A network of {weights:.1f} million weights learns from scenes {scenes}."),
+                Line(f"{data.batch_size} in a step, {data.num_context} images of {width}×{height} pixels of each."),
+                Line(f"Look at {', '.join(places)}.", is_copied=True),
+            ]
+        )
+
+    def _watched(self) -> Watched:
+        config, point_steps = self.config, self.pipeline.datamanager.example_config.point_steps
+        total = int(self._last_step) + 1
+        run_time = PartTimes(COSTS, self._start_step)
+        steps = []
+        for step in range(self._start_step, total):
+            parts = {POINTS if step < point_steps else IMAGES: 1.0}
+            for part, interval in (
+                (ONE_EVALUATED, config.steps_per_eval_image),
+                (ALL_EVALUATED, config.steps_per_eval_all_images),
+                (SAVING, config.steps_per_save),
+            ):
+                if is_due(step, interval):
+                    parts[part] = 1.0
+            steps.append(parts)
+        run_time.plan([*steps, {SAVING: 1.0}])
+
+        def phase(step: int) -> Phase:
+            if step >= total:
+                return Phase("End", "saving the network")
+            return Phase("Points", "learning positions") if step < point_steps else Phase("Images", "learning views")
+
+        return Watched(phase, run_time, self._start_step, total)
+
+    @check_main_thread
+    def _say_how_it_ended(self) -> None:
+        """Where the network is, and what judges it."""
+        if self.step < self._last_step or not self._is_finite():
+            self._say_where_it_stopped()
+            return
+        self._say_nothing_more()
+        after = "" if self._display is None else f" after {duration(self._display.elapsed)}"
+        path = shown_path(self.base_dir / NETWORK_FILE)
+        config = shlex.quote(str(shown_path(self.base_dir / CONFIG)))
+        say(
+            [
+                Line(f"Done{after}: the network is in {path}", "bold green", True),
+                Line("Go on with", "bold"),
+                Line(f"  gnerf-splat PHOTO PHOTO --checkpoint {shlex.quote(str(path))}", is_copied=True),
+                Line(f"  ns-eval --load-config {config}", is_copied=True),
+            ]
+        )

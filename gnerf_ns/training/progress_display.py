@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Type
@@ -20,8 +21,8 @@ from rich.text import Text
 from torch import Tensor
 
 from gnerf_ns.data.image_set import ImageSet
-from gnerf_ns.training.run_time import RunTime
-from gnerf_ns.training.schedule import Schedule, StepPlan
+from gnerf_ns.training.run_time import PartTimes
+from gnerf_ns.training.schedule import Schedule
 from gnerf_ns.utils.console import SECONDS_PER_LINE, Activity, duration, present_activity, use_terminal_width
 
 REFRESHES_PER_SECOND = 4.0
@@ -40,27 +41,38 @@ LEAVE_OUT_WORDS = "checking all poses"
 END_WORDS = "finding held-out poses"
 
 
+class Phase(NamedTuple):
+    """What a training is about at a step."""
+
+    name: str
+    """As it is called in the documentation."""
+    words: str
+    """What it means, in three words."""
+
+
 class Watched(NamedTuple):
     """What a display looks at."""
 
-    schedule: Callable[[], Schedule]
-    """The run's present schedule."""
-    poses: Callable[[], Float[Tensor, "n 3 4"]]
-    """Present camera_to_worlds of the training images."""
-    contrast: float
-    """Mean squared difference of the images' colors, in [0, 1], from each image's mean color."""
-    run_time: RunTime
+    phase: Callable[[int], Phase]
+    """Of a step."""
+    run_time: PartTimes
     """How long it takes."""
     first_step: int
     """Step that training begins or goes on with."""
     num_steps: int
     """Training ends before this step."""
+    replan: Callable[[], None] = lambda: None
+    """Is called after each step: what there is to do may have changed."""
+    poses: Optional[Callable[[], Float[Tensor, "n 3 4"]]] = None
+    """Present camera_to_worlds of the training images, if these are learned."""
+    contrast: Optional[float] = None
+    """Mean squared difference of the images' colors, in [0, 1], from each image's mean color."""
 
 
 class Shown(NamedTuple):
     """All that is shown at a moment."""
 
-    plan: StepPlan
+    phase: Phase
     """Of the step that is being made."""
     step: int
     """Number of steps that are done,"""
@@ -78,14 +90,12 @@ class Shown(NamedTuple):
     """What goes on within the step."""
 
     @property
-    def phase(self) -> str:
-        """The phase and what it means."""
-        if self.step >= self.num_steps:
-            return f"End: {END_WORDS}"
-        words = PHASE_WORDS[self.plan.name] if self.plan.leave_out_round is None else LEAVE_OUT_WORDS
+    def heading(self) -> str:
+        """The phase and what it means, or what goes on."""
+        words = self.phase.words
         if self.activity is not None:
             words = f"{self.activity.label} ({self.activity.done + 1}/{self.activity.total})"
-        return f"Phase {self.plan.name}: {words}"
+        return f"{self.phase.name}: {words}"
 
     @property
     def remaining(self) -> str:
@@ -98,7 +108,7 @@ def live_lines(shown: Shown) -> RenderableType:
     first = Table.grid(expand=True)
     first.add_column(no_wrap=True, overflow="ellipsis")
     first.add_column(justify="right", no_wrap=True)
-    first.add_row(Text(shown.phase, style="bold"), f"step {shown.step} of {shown.num_steps}")
+    first.add_row(Text(shown.heading, style="bold"), f"step {shown.step} of {shown.num_steps}")
     second = Table.grid(expand=True, padding=(0, 1))
     second.add_column(ratio=1)
     second.add_column(no_wrap=True, justify="right")
@@ -112,7 +122,7 @@ def live_lines(shown: Shown) -> RenderableType:
 def plain_line(shown: Shown) -> str:
     """The same in a line, for files and pipes."""
     words = [f"step {shown.step} of {shown.num_steps}", f"{duration(shown.elapsed)} elapsed", shown.remaining]
-    return f"{shown.share:4.0%}  {shown.phase}; {', '.join([*words, *shown.figures])}"
+    return f"{shown.share:4.0%}  {shown.heading}; {', '.join([*words, *shown.figures])}"
 
 
 class ProgressWriter(writer.LocalWriter):
@@ -129,7 +139,7 @@ class ProgressWriter(writer.LocalWriter):
             banner_messages: where the viewer is.
         """
         super().__init__(config, banner_messages)
-        self.banner_messages = banner_messages or []
+        self._banner = banner_messages or []
         self._watched: Optional[Watched] = None
         self._live: Optional[Live] = None
         self._step = 0
@@ -138,12 +148,18 @@ class ProgressWriter(writer.LocalWriter):
         self._poses_then = (0, torch.empty(0, 3, 4))
         self._motion_deg: Optional[float] = None
 
+    @property
+    def places(self) -> List[str]:
+        """Where the viewer is."""
+        return [url for message in self._banner for url in re.findall(r"http://\S+", message)]
+
     def begin(self, watched: Watched) -> None:
         """Show a training from now on."""
         self._watched, self._step = watched, watched.first_step
-        watched.run_time.set_schedule(watched.schedule())
+        watched.replan()
         self._began = self._step_began = self._last_line = time.monotonic()
-        self._poses_then = (self._step, watched.poses())
+        if watched.poses is not None:
+            self._poses_then = (self._step, watched.poses())
         if CONSOLE.is_terminal:
             self._live = Live(
                 console=CONSOLE,
@@ -176,7 +192,7 @@ class ProgressWriter(writer.LocalWriter):
         if watched is None or not self._step <= step < watched.num_steps:
             return
         watched.run_time.finish_step(step, now - self._step_began)
-        watched.run_time.set_schedule(watched.schedule())
+        watched.replan()
         self._step, self._step_began = step + 1, now
         for event in writer.EVENT_STORAGE:
             if event["name"] == "Train Loss":
@@ -194,7 +210,7 @@ class ProgressWriter(writer.LocalWriter):
 
     def _measure_motion(self, watched: Watched) -> None:
         before, poses_then = self._poses_then
-        if self._step - before < STEPS_OF_MOTION:
+        if watched.poses is None or self._step - before < STEPS_OF_MOTION:
             return
         poses = watched.poses()
         angles = roma.rotmat_geodesic_distance(poses_then[..., :3], poses[..., :3])
@@ -210,7 +226,7 @@ class ProgressWriter(writer.LocalWriter):
             left = run_time.seconds_left(time.monotonic() - self._step_began, share_of_step)
             share = elapsed / max(1e-6, elapsed + left)
         return Shown(
-            watched.schedule().at(self._step),
+            watched.phase(self._step),
             self._step,
             watched.num_steps,
             share,
@@ -226,8 +242,10 @@ class ProgressWriter(writer.LocalWriter):
             figures.append(f"loss {self._scalars['loss']:.3g}")
         if "psnr" in self._scalars:
             psnr = self._scalars["psnr"]
-            explained = 1.0 - 10.0 ** (-psnr / 10.0) / max(watched.contrast, 1e-6)
-            figures += [f"PSNR {psnr:.1f} dB", f"images {max(0.0, explained):.0%} explained"]
+            figures.append(f"PSNR {psnr:.1f} dB")
+            if watched.contrast is not None:
+                explained = 1.0 - 10.0 ** (-psnr / 10.0) / max(watched.contrast, 1e-6)
+                figures.append(f"images {max(0.0, explained):.0%} explained")
         if self._motion_deg is not None:
             figures.append(f"poses move {self._motion_deg:.2f}°/100 steps")
         return figures
@@ -235,6 +253,20 @@ class ProgressWriter(writer.LocalWriter):
     def _render(self) -> RenderableType:
         use_terminal_width()
         return "" if self._watched is None else live_lines(self._shown(self._watched))
+
+
+def phase_of(schedule: Schedule, step: int, num_steps: int) -> Phase:
+    """What a training that follows a schedule is about.
+
+    Args:
+        schedule: the present one.
+        step: a step; that after the last one for the end of the run.
+        num_steps: of the run.
+    """
+    if step >= num_steps:
+        return Phase("End", END_WORDS)
+    plan = schedule.at(step)
+    return Phase(f"Phase {plan.name}", PHASE_WORDS[plan.name] if plan.leave_out_round is None else LEAVE_OUT_WORDS)
 
 
 def color_contrast(image_set: ImageSet, background: Float[Tensor, "3"]) -> float:

@@ -102,6 +102,13 @@ def start_lines(begun: Input, num_attempts: int, places: Sequence[str]) -> List[
 # The end
 
 
+CUT_SHORT = (
+    "Training ended within phase A, before poses were looked up, so they will be wrong. Leave "
+    "--max-num-iterations out, or give more."
+)
+"""What is said of a run that was planned too short."""
+
+
 class Verdict(NamedTuple):
     """Whether the result can be trusted, told without knowing the truth."""
 
@@ -112,7 +119,11 @@ class Verdict(NamedTuple):
 
 
 def verdict_of(
-    statuses: Sequence[PoseStatus], held_out: Sequence[PoseStatus], has_phase_a_failed: bool, ambiguity: Sequence[str]
+    statuses: Sequence[PoseStatus],
+    held_out: Sequence[PoseStatus],
+    has_phase_a_failed: bool,
+    ambiguity: Sequence[str],
+    ends_in_phase_a: bool = False,
 ) -> Verdict:
     """What to make of a run.
 
@@ -121,7 +132,10 @@ def verdict_of(
         held_out: of the others.
         has_phase_a_failed: whether it ended without telling the images apart.
         ambiguity: what the images cannot tell, in sentences.
+        ends_in_phase_a: whether the run was over before phase A was.
     """
+    if ends_in_phase_a:
+        return Verdict("failed", CUT_SHORT)
     if has_phase_a_failed:
         return Verdict("failed", PHASE_A_FAILED)
     if shows_most_badly(statuses):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import warnings
 from collections import Counter
@@ -35,7 +34,7 @@ from gnerf_ns.training.pose_status import (
     sides_are_alike,
     without_the_field,
 )
-from gnerf_ns.training.progress_display import ProgressWriter, Watched, color_contrast, installed_writer
+from gnerf_ns.training.progress_display import ProgressWriter, Watched, color_contrast, phase_of
 from gnerf_ns.training.run_folder import CONFIG, RunFolderConfig
 from gnerf_ns.training.run_summary import (
     Input,
@@ -44,7 +43,6 @@ from gnerf_ns.training.run_summary import (
     background_words,
     outcome_lines,
     places_lines,
-    resume_command,
     say,
     shown_path,
     start_lines,
@@ -101,8 +99,6 @@ class GNeRFTrainer(WholeRunTrainer):
 
     config: GNeRFTrainerConfig
     pipeline: GNeRFPipeline
-    _display: Optional[ProgressWriter] = None
-    """What shows the progress of training; None where nothing does."""
     _statuses: Mapping[Split, Sequence[PoseStatus]] = {}
     """Of all images, once training is done."""
 
@@ -114,7 +110,6 @@ class GNeRFTrainer(WholeRunTrainer):
         super()._set_up(test_mode)
         if test_mode == "val":  # with what was found out from the images, as evaluation has to build it
             write_whole(self.base_dir / CONFIG, yaml.dump(self.config))
-        self._display = installed_writer(self.config)
 
     def _begin_as_before(self) -> None:
         """What followed from the beginning of a resumed run still holds."""
@@ -141,11 +136,6 @@ class GNeRFTrainer(WholeRunTrainer):
             )
         return Optimizers(following(self.config.optimizers, lambda: self.pipeline.schedule), groups)
 
-    def _show_progress(self) -> None:
-        if self._display is not None:
-            self._say_what_begins(self._display)
-            self._display.begin(self._watched())
-
     def _say_what_begins(self, display: ProgressWriter) -> None:
         train, images = self.pipeline.datamanager.train_dataset, self.pipeline.datamanager.train_images
         datamanager = cast(UnposedDataManagerConfig, self.config.pipeline.datamanager)
@@ -160,7 +150,7 @@ class GNeRFTrainer(WholeRunTrainer):
             lens=self._lens_words(),
             background=background_words(bool(train.mask_filenames), images.has_alpha, images.show_surroundings),
         )
-        places = [url for message in display.banner_messages for url in re.findall(r"http://\S+", message)]
+        places = display.places
         if self.config.is_tensorboard_enabled():
             places.append(f"tensorboard --logdir {shown_path(self.base_dir)}")
         say(start_lines(begun, self.pipeline.schedule.attempts_left + 1, places))
@@ -173,21 +163,18 @@ class GNeRFTrainer(WholeRunTrainer):
         return f"{origin}, refined in training" if self.pipeline.cameras.focal_scales.is_learned else origin
 
     def _watched(self) -> Watched:
-        pipeline, total = self.pipeline, cast(int, self.config.max_num_iterations)
+        pipeline, total = self.pipeline, int(self._last_step) + 1
         num_held_out = len(pipeline.datamanager.eval_dataset)
         run_time = RunTime(len(pipeline.cameras), num_held_out, self._start_step, total, self.config.steps_per_save)
         return Watched(
-            schedule=lambda: pipeline.schedule,
-            poses=lambda: pipeline.cameras.poses("train"),
-            contrast=color_contrast(pipeline.scene.image_set, pipeline.model.evaluation_background),
+            phase=lambda step: phase_of(pipeline.schedule, step, total),
             run_time=run_time,
             first_step=self._start_step,
             num_steps=total,
+            replan=lambda: run_time.set_schedule(pipeline.schedule),
+            poses=lambda: pipeline.cameras.poses("train"),
+            contrast=color_contrast(pipeline.scene.image_set, pipeline.model.evaluation_background),
         )
-
-    def _say_nothing_more(self) -> None:
-        if self._display is not None:
-            self._display.end()
 
     def _save_checkpoint(self, step: int) -> None:
         is_last = step >= self._last_step
@@ -255,18 +242,16 @@ class GNeRFTrainer(WholeRunTrainer):
             say(outcome_lines(outcome))
             if self._display is not None:
                 say(places_lines(self.base_dir, POSES_FOLDER))
-        else:  # the last checkpoint could not be saved, or training was stopped from the viewer
-            self.has_failed = self.step >= self._last_step
-            self._say_nothing_more()
-            words, color = ("FAILED", "bold red") if self.has_failed else ("Stopped", "yellow")
-            say([Line(f"{words} at step {self.step}; go on with: {resume_command(self.config)}", color, True)])
+        else:
+            self._say_where_it_stopped()
 
     def _outcome(self) -> Outcome:
         pipeline, statuses, held_out = self.pipeline, self._statuses["train"], self._statuses.get("eval", ())
         ambiguity = find_ambiguity(
             pipeline.pose_search, pipeline.scene.image_set, pipeline.cameras.poses("train"), pipeline.scene.prior
         ).sentences
-        verdict = verdict_of(statuses, held_out, pipeline.restarts.has_failed, ambiguity)
+        ends_in_phase_a = pipeline.schedule.at(self.step).name == "A"
+        verdict = verdict_of(statuses, held_out, pipeline.restarts.has_failed, ambiguity, ends_in_phase_a)
         files = pipeline.datamanager.train_dataset.image_filenames
         remarks = [Line(text) for text in sentences(statuses, files, held_out) if text != verdict.sentence]
         remarks += [Line(text, "yellow") for text in ambiguity]

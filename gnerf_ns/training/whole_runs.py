@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from abc import abstractmethod
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Any, Iterator, Literal, cast
+from typing import Any, Iterator, Literal, Optional, cast
 
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer
@@ -16,6 +17,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from gnerf_ns.training.claimed_folders import give_up
 from gnerf_ns.training.interrupts import Interrupts, StoppedAfterStep
+from gnerf_ns.training.progress_display import ProgressWriter, Watched, installed_writer
 from gnerf_ns.training.run_folder import RunFolderConfig
 from gnerf_ns.training.run_summary import Line, resume_command, say, shown_path
 from gnerf_ns.utils.checkpoints import latest_checkpoint, step_of
@@ -36,6 +38,8 @@ class WholeRunTrainer(Trainer):
     """The step after which a run is done; known once training starts."""
     _is_over: bool = False
     """Whether training is done, and all that is to be said has been."""
+    _display: Optional[ProgressWriter] = None
+    """What shows the progress of training; None where nothing does."""
     has_failed: bool = False
     """Whether it has come to nothing."""
 
@@ -71,8 +75,9 @@ class WholeRunTrainer(Trainer):
             ) from error
 
     def _set_up(self, test_mode: Literal["test", "val", "inference"]) -> None:
-        """What nerfstudio's does, and more."""
+        """What nerfstudio's `setup` does, and more."""
         super().setup(test_mode)
+        self._display = installed_writer(self.config)
 
     def _load_checkpoint(self) -> None:
         """Check that there is something to resume from before nerfstudio looks.
@@ -154,7 +159,7 @@ class WholeRunTrainer(Trainer):
         saved = latest_checkpoint(self.config.get_checkpoint_dir())
         if saved is None:
             give_up(self.base_dir)
-            return "there is no checkpoint to go on from."
+            return f"there is no checkpoint yet{f'; {first}train anew' if first else ''}."
         last = f"the last whole checkpoint, of step {step_of(saved)}," if first else f"step {step_of(saved)}"
         return f"{last} is saved; {first}go on with: {resume_command(self.config)}"
 
@@ -165,7 +170,17 @@ class WholeRunTrainer(Trainer):
         raise KeyboardInterrupt
 
     def _show_progress(self) -> None:
-        """Say what begins, and show the progress of training from now on, if anything does."""
+        if self._display is not None:
+            self._say_what_begins(self._display)
+            self._display.begin(self._watched())
+
+    @abstractmethod
+    def _say_what_begins(self, display: ProgressWriter) -> None:
+        """The first lines of a run."""
+
+    @abstractmethod
+    def _watched(self) -> Watched:
+        """What the display is to look at."""
 
     def _after_train(self) -> None:
         """As nerfstudio's, but with what is to be said at the end in place of its table."""
@@ -181,17 +196,28 @@ class WholeRunTrainer(Trainer):
             self._train_complete_viewer()
 
     def _say_nothing_more(self) -> None:
-        """Take away what shows the progress of training, if anything does."""
+        """Take away what shows the progress of training."""
+        if self._display is not None:
+            self._display.end()
 
-    @check_main_thread
+    @abstractmethod
     def _say_how_it_ended(self) -> None:
-        """The last lines of a run."""
-        say([Line(f"Done: {self.config.get_base_dir() / 'config.yml'}", "bold green", True)])
+        """The last lines of a run, which take the display away; sets `has_failed`."""
+
+    def _say_where_it_stopped(self) -> None:
+        """The last lines where the last checkpoint could not be saved, or training was stopped from the viewer."""
+        self.has_failed = self.step >= self._last_step
+        self._say_nothing_more()
+        words, color = ("FAILED", "bold red") if self.has_failed else ("Stopped", "yellow")
+        say([Line(f"{words} at step {self.step}; go on with: {resume_command(self.config)}", color, True)])
+
+    def _is_finite(self) -> bool:
+        return all(bool(value.isfinite().all()) for value in self.pipeline.parameters())
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
         """Save a checkpoint so that a kill at any moment leaves the previous one whole."""
-        if not all(bool(value.isfinite().all()) for value in self.pipeline.parameters()):
+        if not self._is_finite():
             CONSOLE.print(f"[yellow]Step {step} is not saved: the model is not finite. The last checkpoint is whole.")
             return
         # The viewer's thread renders, and switches the model's mode, whenever the lock is free.

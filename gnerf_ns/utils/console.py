@@ -67,8 +67,11 @@ def stage_display(label: str) -> Iterator[Callable[[str, int, int], None]]:
                 f"{label}: {stage}, {done} of {total}; {duration(now - began)} elapsed", markup=False, highlight=False
             )
 
-    with progress:
+    try:  # `with progress` would not take it away again if Ctrl-C came while it appears
+        progress.start()
         yield show
+    finally:
+        progress.stop()
 
 
 def use_terminal_width() -> None:

@@ -36,7 +36,7 @@ def assert_nothing_is_lost(seen: Seen) -> None:
 
 
 def test_a_run_that_went_well_ends_with_verdict_figures_places_and_commands(tiny_scene: Path, tmp_path: Path):
-    seen = run_in_terminal(command(tiny_scene, tmp_path, "good"), 80, 24, environment())
+    seen = run_in_terminal(command(tiny_scene, tmp_path, "good"), 80, 24, environment(), folder=tmp_path)
     assert seen.status == 0, "\n".join(seen.lines)
     assert_nothing_is_lost(seen)
     verdict = index_of(seen.lines, "Done after 0:")
@@ -49,6 +49,7 @@ def test_a_run_that_went_well_ends_with_verdict_figures_places_and_commands(tiny
         "Go on with",
         "  ns-viewer",
         "  ns-export",
+        "  gnerf-export-poses",
     ]
     places = [index_of(seen.lines, beginning) for beginning in order]
     assert places == sorted(places)

@@ -33,6 +33,7 @@ from gnerf_ns.noposplat.trainer import (
 )
 from gnerf_ns.noposplat.view_cameras import nerfstudio_cameras, rendered
 from gnerf_ns.scenes.view_sampling import Views
+from gnerf_ns.training import progress_display
 from gnerf_ns.utils.errors import InputError
 
 
@@ -195,15 +196,44 @@ def test_a_resumed_training_makes_the_same_steps(finished: Any, tmp_path: Path):
         torch.testing.assert_close(value, expected[name], rtol=0.0, atol=0.0)
 
 
-def test_the_network_is_left_in_a_file_of_its_own(finished: Any, capsys):
+def test_the_network_is_left_in_a_file_of_its_own(finished: Any):
     path = finished.base_dir / NETWORK_FILE
     network = load_network(path)
     assert network.config.image_side == 32
     for name, value in network.named_parameters():
         assert torch.equal(value, parameters_of(finished)[name])
     finished.save_checkpoint(4)
-    assert str(path) in capsys.readouterr().out.replace("\n", "")
     assert [file.name for file in finished.checkpoint_dir.iterdir()] == ["step-000000004.ckpt"]
+
+
+def test_it_says_how_far_it_is_and_what_to_do_with_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(progress_display, "SECONDS_PER_LINE", 0.0)
+    monkeypatch.chdir(tmp_path)
+    config = trainer_config(tmp_path / "out", steps=6, point_steps=3)
+    config.logging = progress_display.progress_logging()
+    build_trainer(config).train()
+    lines = capsys.readouterr().out.splitlines()
+    assert any("million weights learns from scenes made by seed" in line for line in lines)
+    (last,) = (line for line in lines if "step 6 of 6" in line)
+    assert "End: saving the network; " in last and " elapsed, about " in last and "loss 0." in last
+    assert sum("Points: learning positions" in line for line in lines) == 2
+    end = lines[-4:]
+    assert end[0].startswith("Done after 0:") and end[0].endswith(
+        "the network is in out/run/noposplat-tiny/now/network.safetensors"
+    )
+    assert end[2] == "  gnerf-splat PHOTO PHOTO --checkpoint out/run/noposplat-tiny/now/network.safetensors"
+
+
+def test_a_network_of_no_numbers_has_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    trainer = build_trainer(trainer_config(tmp_path, steps=2))
+    trainer.train_iteration(0)
+    with torch.no_grad():
+        next(trainer.pipeline.model.network.parameters()).fill_(math.nan)
+    trainer.step = trainer._last_step = 1
+    trainer._say_how_it_ended()
+    assert trainer.has_failed and "FAILED at step 1" in capsys.readouterr().out
 
 
 def test_ns_eval_opens_it(finished: Any, tmp_path: Path, monkeypatch, capsys):

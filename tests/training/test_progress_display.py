@@ -17,6 +17,7 @@ from gnerf_ns.training.progress_display import (
     Watched,
     installed_writer,
     live_lines,
+    phase_of,
     plain_line,
     progress_logging,
 )
@@ -26,7 +27,7 @@ from gnerf_ns.utils.console import Activity, present_activity, tracked
 
 SCHEDULE = Schedule.of(PhaseScheduleConfig(phase_a_steps=20, phase_a_attempts=1, phase_b_steps=180), 50, 64)
 FIGURES = ["loss 0.000123", "PSNR 24.1 dB", "images 93% explained", "poses move 0.05°/100 steps"]
-LATE = Shown(SCHEDULE.at(150), 150, 200, 0.75, 3751.0, 1250.0, FIGURES, None)
+LATE = Shown(phase_of(SCHEDULE, 150, 200), 150, 200, 0.75, 3751.0, 1250.0, FIGURES, None)
 
 
 def rendered(shown: Shown, width: int) -> List[str]:
@@ -55,12 +56,12 @@ def test_it_is_three_lines_at_any_width(width: int):
     [(5, "Phase A: finding all poses"), (150, "Phase B: fitting every image"), (200, "End: finding held-out poses")],
 )
 def test_phases_have_a_meaning(step: int, phase: str):
-    assert LATE._replace(plan=SCHEDULE.at(step), step=step).phase == phase
+    assert LATE._replace(phase=phase_of(SCHEDULE, step, 200)).heading == phase
 
 
 def test_what_goes_on_within_a_step_is_told():
     shown = LATE._replace(activity=Activity("trying other poses, round 1 of at most 2", 4, 12), left=None)
-    assert shown.phase == "Phase B: trying other poses, round 1 of at most 2 (5/12)"
+    assert shown.heading == "Phase B: trying other poses, round 1 of at most 2 (5/12)"
     assert "time left not known yet" in plain_line(shown) and "\n" not in plain_line(shown)
 
 
@@ -97,7 +98,15 @@ def watched() -> Watched:
         )
         return torch.cat([rotation, torch.zeros(3, 1)], dim=1)[None]
 
-    return Watched(lambda: SCHEDULE, poses, 0.1, RunTime(50, 0, 0, 200, 10**9), 0, 200)
+    return watched_from(0)._replace(poses=poses, contrast=0.1)
+
+
+def watched_from(first_step: int) -> Watched:
+    """What there is of a training that learns no poses."""
+    run_time = RunTime(50, 0, first_step, 200, 10**9)
+    return Watched(
+        lambda step: phase_of(SCHEDULE, step, 200), run_time, first_step, 200, lambda: run_time.set_schedule(SCHEDULE)
+    )
 
 
 def test_figures_are_those_of_the_events(printed: io.StringIO, monkeypatch: pytest.MonkeyPatch):
@@ -118,6 +127,16 @@ def test_figures_are_those_of_the_events(printed: io.StringIO, monkeypatch: pyte
     assert sum("This will take about" in line for line in printed.getvalue().splitlines()) == 1
 
 
+def test_a_training_without_poses_has_no_figures_of_them(printed: io.StringIO, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(progress_display, "SECONDS_PER_LINE", 0.0)
+    display = ProgressWriter(ProgressWriterConfig())
+    display.begin(watched_from(0))
+    for step in range(60):
+        writer.EVENT_STORAGE[:] = [{"name": "Train Metrics Dict", "event": {"psnr": torch.tensor(20.0)}, "step": step}]
+        display.write_stats_log(0)
+    assert printed.getvalue().splitlines()[-1].endswith(" left, PSNR 20.0 dB")
+
+
 def test_lines_do_not_come_more_often_than_every_few_seconds(printed: io.StringIO):
     display = ProgressWriter(ProgressWriterConfig())
     display.begin(watched())
@@ -129,7 +148,7 @@ def test_lines_do_not_come_more_often_than_every_few_seconds(printed: io.StringI
 
 def test_events_of_before_and_after_are_not_steps(printed: io.StringIO):
     display = ProgressWriter(ProgressWriterConfig())
-    display.begin(watched()._replace(first_step=100, run_time=RunTime(50, 0, 100, 200, 10**9)))
+    display.begin(watched_from(100))
     for step in (0, 99, 200):
         writer.EVENT_STORAGE[:] = [{"name": "config", "event": {}, "step": step}]
         display.write_stats_log(step)
@@ -144,7 +163,7 @@ def test_nerfstudios_configuration_selects_it(monkeypatch: pytest.MonkeyPatch):
     config: Any = type("Config", (), {"logging": progress_logging()})
     writer.setup_local_writer(config.logging, 10, ["Viewer running locally at: http://localhost:7007"])
     found = installed_writer(config)
-    assert isinstance(found, ProgressWriter) and "7007" in found.banner_messages[0]
+    assert isinstance(found, ProgressWriter) and found.places == ["http://localhost:7007"]
     config.logging.local_writer.enable = False
     assert installed_writer(config) is None
     config.logging = LoggingConfig()

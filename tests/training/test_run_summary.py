@@ -76,6 +76,12 @@ def test_verdicts(train, held_out, has_phase_a_failed: bool, ambiguity: List[str
     assert (verdict.sentence == PHASE_A_FAILED) == has_phase_a_failed
 
 
+def test_a_run_that_ends_before_poses_were_looked_up_has_failed():
+    """Whatever the field shows: nothing was placed by it."""
+    verdict = verdict_of(statuses(*[0.96] * 7), [], False, [], ends_in_phase_a=True)
+    assert verdict.level == "failed" and "--max-num-iterations" in verdict.sentence
+
+
 def test_the_end_has_the_verdict_first_and_its_figures():
     train, held_out = statuses(*[0.96] * 7), statuses(0.94, 0.93)
     verdict = verdict_of(train, held_out, False, [])
@@ -96,8 +102,9 @@ def test_the_end_has_the_verdict_first_and_its_figures():
 def test_commands_to_go_on_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "my runs" / "now"
-    commands = [line.text.strip() for line in places_lines(run, "poses") if line.text.startswith("  ns-")]
-    assert [command.split()[0] for command in commands] == ["ns-viewer", "ns-render", "ns-export"]
+    commands = [line.text.strip() for line in places_lines(run, "poses") if "--load-config" in line.text]
+    programs = ["ns-viewer", "ns-render", "ns-export", "gnerf-export-poses"]
+    assert [command.split()[0] for command in commands] == programs
     for command in commands:
         words = shlex.split(command)
         assert words[words.index("--load-config") + 1] == "my runs/now/config.yml"

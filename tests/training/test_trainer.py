@@ -24,6 +24,7 @@ from gnerf_ns.training import trainer as gnerf_trainer
 from gnerf_ns.training.pipeline import GNeRFPipeline
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import PoseStatus
+from gnerf_ns.training.progress_display import ProgressWriter, ProgressWriterConfig, Watched
 from gnerf_ns.training.run_folder import NO_TIMESTAMP
 from gnerf_ns.training.trainer import GNeRFTrainerConfig
 from gnerf_ns.utils import disk
@@ -138,7 +139,7 @@ def test_held_out_quality_at_the_end_is_that_of_ns_eval(undisturbed: GNeRFTraine
 
 
 def test_a_run_killed_while_saving_resumes_and_ends_where_an_undisturbed_one_ends(
-    tiny_scene: Path, tmp_path: Path, undisturbed: GNeRFTrainerConfig
+    tiny_scene: Path, tmp_path: Path, undisturbed: GNeRFTrainerConfig, monkeypatch: pytest.MonkeyPatch
 ):
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONWARNINGS": "ignore"}
     killed = subprocess.run(
@@ -155,7 +156,11 @@ def test_a_run_killed_while_saving_resumes_and_ends_where_an_undisturbed_one_end
     config.load_dir = config.get_checkpoint_dir()
     trainer = build_trainer(config)
     assert trainer._start_step == 5
+    watched: List[Watched] = []
+    trainer._display = ProgressWriter(ProgressWriterConfig())
+    monkeypatch.setattr(trainer._display, "begin", watched.append)
     trainer.train()
+    assert (watched[0].first_step, watched[0].num_steps) == (5, 12)
     assert trainer.step == 11
     assert checkpoints(config).keys() == {"step-000000011.ckpt"}
     assert not (config.get_base_dir() / "unfinished_checkpoint").exists()
@@ -365,8 +370,7 @@ def test_ctrl_c_before_training_leaves_nothing(
     config.set_timestamp()
 
     def pressed(*_: Any) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        raise AssertionError("it went on")
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline_module, "find_beginning", pressed)
     with pytest.raises(KeyboardInterrupt):
