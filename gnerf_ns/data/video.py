@@ -6,13 +6,12 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count as count_from
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import appdirs
 import av
@@ -119,7 +118,7 @@ def _names(parent: Path, video: Path) -> Iterator[Path]:
     yield from (parent / f"{video.stem}_frames_{number}" for number in count_from(2))
 
 
-def _is_of(folder: Path, key: dict[str, Any]) -> bool:
+def _is_of(folder: Path, key: Dict[str, Any]) -> bool:
     """Whether a folder holds the frames of that content."""
     try:
         record = json.loads((folder / RECORD).read_bytes())
@@ -128,37 +127,40 @@ def _is_of(folder: Path, key: dict[str, Any]) -> bool:
     return isinstance(record, dict) and key.items() <= record.items()
 
 
-def _write_frames(video: Path, count: int, key: dict[str, Any], parents: Tuple[Path, ...]) -> Path:
+def _write_frames(video: Path, count: int, key: Dict[str, Any], parents: Tuple[Path, ...]) -> Path:
     """Write frames and record into the first of the folders that can be written to; they appear whole or not at all."""
     for parent in parents:
+        partial = parent / f".{video.stem}_frames_{os.getpid()}"
         try:
-            parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=f".{video.stem}_frames_", dir=parent))
+            partial.mkdir(parents=True)
         except OSError:
             continue
         try:
             names = _save_sharpest(video, count, partial)
             (partial / RECORD).write_text(json.dumps({"video": video.name, **key, "frames": names}, indent=2), "utf8")
-            partial.chmod(0o777 & ~_umask())  # that of mkdtemp is the user's alone
-            for folder in _names(parent, video):
-                if not folder.exists():
-                    partial.rename(folder)
-                    remark(f"The frames of {video.name} that are used, {len(names)}, were written to {folder}.")
-                    return folder
+            folder = _under_free_name(partial, video)
         except OSError as error:
             raise InputError(
                 f"The frames of {video} cannot be written to {parent} ({error.strerror}); make room there."
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+        remark(f"The frames of {video.name} that are used, {len(names)}, were written to {folder}.")
+        return folder
     places = " nor to ".join(str(parent) for parent in parents)
     raise InputError(f"Frames of {video} can be written neither to {places}; copy it to a folder of yours.")
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _under_free_name(partial: Path, video: Path) -> Path:
+    """Rename a folder that is complete; another run may take a name at the same time."""
+    for folder in _names(partial.parent, video):
+        if not folder.exists():
+            try:
+                return partial.rename(folder)
+            except OSError:
+                if not folder.exists():
+                    raise
+    raise AssertionError("names do not end")
 
 
 # Choosing
