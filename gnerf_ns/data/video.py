@@ -16,7 +16,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 import appdirs
 import av
 import numpy as np
-from av.sidedata.sidedata import Type as SideDataType
+from av.error import FFmpegError
 from av.stream import Disposition
 from jaxtyping import Float, UInt8
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -51,7 +51,7 @@ _STILL = 0.02
 camera on a table by about 0.005, after a quarter of a degree around an object by 0.05."""
 _MISSING_END = 0.1
 """Share of the time, and at least a second, for which a whole video may have sound alone."""
-_JPEG = {"quality": 95, "subsampling": 0}
+_JPEG_QUALITY = 95
 """Good enough to add nothing visible to what the video's own compression did."""
 _ORIENTATIONS = {
     (1, 0, 0, 1): 1,
@@ -235,9 +235,9 @@ class _Writer:
             return
         self._last = signature
         image = displayed_image(chosen.frame, self.pixel_aspect)
-        name = f"frame_{chosen.number:06d}" + (".png" if image.mode == "RGBA" else ".jpg")
-        image.save(self.folder / name, **({} if image.mode == "RGBA" else _JPEG))
-        self.names.append(name)
+        file = self.folder / f"frame_{chosen.number:06d}{'.png' if image.mode == 'RGBA' else '.jpg'}"
+        image.save(file, quality=_JPEG_QUALITY, subsampling=0)  # which PNG ignores
+        self.names.append(file.name)
 
 
 def _save_sharpest(video: Path, count: int, folder: Path) -> List[str]:
@@ -313,7 +313,7 @@ def _opened(video: Path) -> Iterator[Tuple[Any, Any]]:
                 raise InputError(f"The video {video} has an unknown codec; convert it to H.264 (.mp4).")
             stream.thread_type = "AUTO"
             yield container, stream
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise InputError(
             f"The video {video} cannot be read ({error.strerror}); replace it, or convert it to H.264 (.mp4)."
         ) from error
@@ -323,7 +323,7 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
     """All packets as far as the file is whole, and at last an empty one."""
     try:
         yield from container.demux(stream)
-    except av.FFmpegError:
+    except FFmpegError:
         return
 
 
@@ -333,7 +333,7 @@ def _decoded(container: Any, stream: Any) -> Iterator[av.VideoFrame]:
     for packet in _packets(container, stream):
         try:
             frames = packet.decode()
-        except av.FFmpegError:
+        except FFmpegError:
             is_whole = False
             continue
         for frame in frames:
@@ -362,7 +362,8 @@ def displayed_image(frame: av.VideoFrame, pixel_aspect: float = 1.0) -> Image.Im
 
 def _orientation(frame: av.VideoFrame) -> int:
     """The EXIF orientation that does what the frame's display matrix says."""
-    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    side_data: Any = frame.side_data
+    matrix = side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return 1
     a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()

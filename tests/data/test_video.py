@@ -181,7 +181,7 @@ def test_video_levels_and_depths_become_8_bits(tmp_path: Path, pixels: str):
 
 def test_alpha_is_kept(tmp_path: Path):
     image = quarters()
-    image.putalpha(Image.fromarray(np.tile(np.uint8([[0, 255]]), (32, 24))))
+    image.putalpha(Image.fromarray(np.tile(np.array([[0, 255]], dtype=np.uint8), (32, 24))))
     shown = first_image(write_video(tmp_path / "a.mov", [image] * 2, "qtrle", "argb"))
     assert np.array_equal(shown, np.asarray(image))
     assert (tmp_path / "a_frames" / "frame_000000.png").is_file()
