@@ -59,7 +59,8 @@ def read_all_frames(folder: Path, video_frames: int = DEFAULT_FRAMES) -> List[Fr
     listing = _single_transforms_json(folder)
     if listing is not None:
         return _with_masks_of_folder(read_transforms_json(listing).frames, folder)
-    return _with_masks_of_folder(_split(folder, 0, video_frames)[0], folder)
+    train, held_out = _split(folder, 0, video_frames)
+    return _with_masks_of_folder(train + held_out, folder)
 
 
 def _place_of_images(folder: Path, video_frames: int) -> Path:
@@ -73,7 +74,7 @@ def _place_of_images(folder: Path, video_frames: int) -> Path:
     if not folder.is_dir() or _has_layout(folder) or _images_in(folder):
         return folder
     places = [*_videos_in(folder), *_places_below(folder)]
-    if len(places) != 1:
+    if len(places) != 1 or _unread_formats(folder, besides=VIDEO_SUFFIXES):
         return folder
     remark(f"There are no images in {folder} itself: {places[0]} is read.")
     return _place_of_images(places[0], video_frames)

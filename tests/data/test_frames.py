@@ -84,6 +84,16 @@ def test_the_only_folder_below_is_read_with_its_transforms(tmp_path: Path, blend
     assert {frame.image.parent for frame in train} == {blender_folder / "train"}
 
 
+def test_both_splits_are_all_frames(blender_folder: Path):
+    assert len(read_all_frames(blender_folder)) == 8 + 4
+
+
+def test_thumbnails_do_not_stand_for_images_that_are_not_read(tmp_path: Path):
+    touch(tmp_path, ["a.heic", "b.heic", "thumbnails/a.jpg", "thumbnails/b.jpg"])
+    with pytest.raises(InputError, match=r"there are others \(2 \.heic\); convert"):
+        read_frames(tmp_path, eval_interval=8)
+
+
 def test_of_several_folders_below_one_must_be_given(tmp_path: Path):
     touch(tmp_path, [f"images_{factor}/a.png" for factor in (2, 4)])
     folders = ", ".join(str(tmp_path / f"images_{factor}") for factor in (2, 4))
