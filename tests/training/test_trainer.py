@@ -230,10 +230,15 @@ def test_an_output_folder_that_cannot_be_made(tiny_scene: Path, tmp_path: Path):
         config.set_timestamp()
 
 
-@pytest.mark.parametrize(("data", "name"), [("images", "images"), (".", "here"), ("..", "above")])
-def test_experiments_are_named_after_the_folder(tmp_path: Path, monkeypatch, data: str, name: str):
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [("images", "images"), (".", "here"), ("..", "above"), ("transforms.json", "here"), ("walk.mp4", "walk")],
+)
+def test_experiments_are_named_after_the_folder_or_the_video(tmp_path: Path, monkeypatch, data: str, name: str):
     here = tmp_path / "above" / "here"
     (here / "images").mkdir(parents=True)
+    (here / "transforms.json").touch()
+    (here / "walk.mp4").touch()
     monkeypatch.chdir(here)
     config = trainer_config(Path(data), tmp_path)
     config.experiment_name = None
