@@ -1,17 +1,20 @@
 """What trained networks show of held-out made scenes, and where they place the second camera, against simple ways.
 
-python benchmarks/noposplat.py --weights SEED0/network.ckpt SEED1/network.ckpt SEED2/network.ckpt
-python benchmarks/noposplat.py --weights network.ckpt --data FOLDER
+python benchmarks/noposplat.py --weights SEED0/network.safetensors SEED1/network.safetensors SEED2/network.safetensors
+python benchmarks/noposplat.py --weights network.safetensors --data FOLDER
 
 `FOLDER` holds scenes of one's own (a folder with a transforms.json each; `ns-train gnerf-ns` leaves one in
 `estimated_poses/` of a run) or chunks. Of each scene one pair of context views is drawn, always the same. Errors are
 then differences from the poses of these files, which are mostly estimates themselves.
 
-Images are of held-out targets between the two context views, at their true poses in the frame of the first camera,
-the two being 1 apart, and nothing is optimized on them. Figures are means over scenes and over files of weights (one
-a training seed, say). "Without second view" gives the first image and its lens in place of the second too, and "without
-lens token" leaves out what the network is told of lenses. Poses are those of the second context view: medians of the
-larger of the errors of rotation and of the direction of translation.
+Images are of held-out targets between the two context views, at their true poses in the frame of the first camera, the
+two being 1 apart, and nothing is optimized on them; where `--alignment-steps` are given, rows are added for which the
+pose of each target is optimized on its image first, as in NoPoSplat's tables. Figures are means over scenes and over
+files of weights (one a training seed, say). "Without second view" gives the first image and its lens in place of the
+second too, and "without lens token" leaves out what the network is told of lenses. "True points" is what a network with
+perfect geometry would show: Gaussians at the points that the pixels of made scenes show, in the pixels' colors. Poses
+are those of the second context view: medians of the larger of the errors of rotation and of the direction of
+translation.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from gnerf_ns.noposplat.checkpoints import load_network
 from gnerf_ns.noposplat.evaluation import (
     PoseFinder,
     SceneFigures,
+    aligned,
     image_figures,
     poses_from_points,
     refined_poses,
@@ -43,7 +47,7 @@ from gnerf_ns.noposplat.evaluation import (
 )
 from gnerf_ns.noposplat.network import NoPoSplatNetwork
 from gnerf_ns.noposplat.pose_metrics import AUC_THRESHOLDS_DEG, pose_auc, relative_pose_errors
-from gnerf_ns.noposplat.view_cameras import pinhole_views
+from gnerf_ns.noposplat.view_cameras import pinhole_views, rendered
 from gnerf_ns.scenes.evaluation_sets import (
     OVERLAP_CLASSES,
     OverlapClass,
@@ -54,6 +58,8 @@ from gnerf_ns.scenes.evaluation_sets import (
 from gnerf_ns.scenes.made_scenes import MadeKind, MadeScenes
 from gnerf_ns.scenes.scene_data import SceneFolders, find_scenes
 from gnerf_ns.scenes.view_sampling import ChosenViews, Example, ExampleConfig, Views, make_example, stacked
+from gnerf_ns.splats.gaussians import Gaussians
+from gnerf_ns.splats.spherical_harmonics import harmonic_basis
 from gnerf_ns.utils.errors import InputError
 
 WRONG_LENS = (0.8, 1.2)
@@ -62,6 +68,10 @@ WRONG_LENS = (0.8, 1.2)
 SIFT_CONTRAST, RATIO, MAX_EPIPOLAR_PIXELS = 0.01, 0.8, 1.0
 """Of SIFT: fainter features than by default, as images are small; Lowe's ratio test; and RANSAC's threshold, in pixels
 of the image."""
+
+POINT_WIDTH, POINT_OPACITY = 0.4, 0.7
+"""Standard deviation, in pixels of the view that saw it, and opacity of a Gaussian at a true point: of widths from 0.4
+to 0.8 and opacities 0.7 and 0.95, what shows targets best."""
 
 NUM_TARGETS, DRAWN = 3, 12
 """Images of a scene of files that are compared, at most, and how many are drawn for it: some are drawn twice, or are
@@ -100,6 +110,25 @@ def mean_color(example: Example) -> Float[Tensor, "targets 3 height width"]:
     """That of the context images."""
     color = example.context.images[0].mean(dim=(0, 2, 3))
     return color[:, None, None].expand(example.target.images[0].shape)
+
+
+def at_true_points(example: Example) -> Gaussians:
+    """One Gaussian for each pixel, where what it shows is, as wide as the pixel and of its color."""
+    context, points = example.context, example.points
+    assert points is not None
+    positions = context.camera_to_worlds[:, :, None, None, :, 3]
+    focal = context.intrinsics[:, :, None, None, 0, 0] * points.shape[3]
+    widths = POINT_WIDTH * torch.linalg.vector_norm(points - positions, dim=-1) / focal
+    means = points.flatten(1, 3)
+    colors = context.images.movedim(2, -1).flatten(1, 3)
+    unturned = means.new_tensor([1.0, 0.0, 0.0, 0.0])
+    return Gaussians(
+        means=means,
+        scales=widths.flatten(1)[..., None].expand_as(means),
+        quaternions=unturned.expand(*means.shape[:2], 4),
+        opacities=torch.full_like(means[..., 0], POINT_OPACITY),
+        harmonics=((colors - 0.5) / harmonic_basis(means[0, :1], 0)[0, 0])[..., None],
+    )
 
 
 def essential_pose(context: Views) -> Float[Tensor, "3 4"]:
@@ -162,7 +191,7 @@ def without_lens_token(network: NoPoSplatNetwork) -> NoPoSplatNetwork:
     return network
 
 
-def evaluate(path: Path, scenes: Sequence[HeldOut], refinement_steps: int, rows: Rows) -> None:
+def evaluate(path: Path, scenes: Sequence[HeldOut], refinement_steps: int, alignment_steps: int, rows: Rows) -> None:
     """Add figures of one file of weights."""
     network = load_network(path)
     variants: List[Tuple[str, NoPoSplatNetwork, Callable[[Example], Example], Optional[PoseFinder]]] = [
@@ -188,14 +217,28 @@ def evaluate(path: Path, scenes: Sequence[HeldOut], refinement_steps: int, rows:
             if find_poses is not None:
                 row = "PnP" if name == "network" else f"PnP {name}" if name == "+ refinement" else f"PnP, {name}"
                 rows.poses.setdefault(row, []).append(figures)
+    if alignment_steps:
+        show = partial(aligned, steps=alignment_steps)
+        for name, change in (("network", lambda example: example), ("without second view", without_second_view)):
+            for scene in scenes:
+                figures = scene_figures(network, change(scene.example), scene.overlap, METRICS, show=show)
+                rows.images.setdefault(f"{name}, aligned", []).append(figures)
 
 
 def compare(scenes: Sequence[HeldOut], rows: Rows) -> None:
     """Add figures of the simple ways."""
     for scene in scenes:
         example, overlap = scene.example, scene.overlap
-        for name, shown in (("nearer view copied", nearer_view), ("mean color", mean_color)):
-            figures = image_figures(shown(example), example.target.images[0], METRICS)
+        for name, shown in (
+            ("nearer view copied", nearer_view(example)),
+            ("mean color", mean_color(example)),
+            *(
+                (("true points", rendered(at_true_points(example), example.target)[0].clamp(0.0, 1.0)),)
+                if example.points is not None
+                else ()
+            ),
+        ):
+            figures = image_figures(shown, example.target.images[0], METRICS)
             rows.images.setdefault(name, []).append(SceneFigures(overlap, figures))
         context = Views(*(value[0] for value in vars(example.context).values()))
         to_the_right = torch.cat([torch.eye(3), torch.tensor([[1.0], [0.0], [0.0]])], dim=1)
@@ -250,7 +293,9 @@ def made(kind: MadeKind, num_scenes: int, size: ImageSize) -> List[HeldOut]:
     """Held-out ones of a kind, with overlaps of all classes."""
     group = MadeScenes(range(num_scenes), kind, size)
     return [
-        HeldOut(overlap_class(views.overlap), stacked([make_example(group.scene(key), views.views, size)]))
+        HeldOut(
+            overlap_class(views.overlap), stacked([make_example(group.scene(key), views.views, size, with_points=True)])
+        )
         for key, views in made_evaluation_set(group).items()
     ]
 
@@ -286,16 +331,18 @@ def main(
     data: Optional[Path] = None,
     num_scenes: int = 100,
     refinement_steps: int = 0,
+    alignment_steps: int = 0,
 ) -> None:
     """Print both tables.
 
     Args:
-        weights: files that trainings have left (network.ckpt).
+        weights: files that trainings have left (network.safetensors).
         kind: what made scenes hold; networks are usually trained on the first kind.
         data: a folder of scenes (with a transforms.json each), or of chunks, instead of made ones.
         num_scenes: held-out scenes, from seed 0 on; of files, no more than so many.
         refinement_steps: of poses, on images; 200 are the command's own. 0 leaves the row out, which takes most of the
             time by far.
+        alignment_steps: of the targets' poses, on their images; 0 leaves the rows out, which take long, too.
     """
     torch.set_num_threads(1)
     began = time.process_time()
@@ -304,7 +351,7 @@ def main(
     scenes = made(kind, num_scenes, size) if data is None else of_files(data, num_scenes, size)
     rows = Rows()
     for path in weights:
-        evaluate(path, scenes, refinement_steps, rows)
+        evaluate(path, scenes, refinement_steps, alignment_steps, rows)
     compare(scenes, rows)
     classes: List[OverlapClass] = [each for each in OVERLAP_CLASSES if any(scene.overlap == each for scene in scenes)]
     if data is None:
@@ -316,7 +363,10 @@ def main(
         )
     print(f"{title}; {len(weights)} networks")
     print_tables(rows, classes)
-    print(f"\n{time.process_time() - began:.0f} CPU seconds; poses were refined in {refinement_steps} steps")
+    print(
+        f"\n{time.process_time() - began:.0f} CPU seconds; poses were refined in {refinement_steps} steps, targets "
+        f"aligned in {alignment_steps}"
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import json
 import shutil
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Dict, List, Optional, Tuple
 
 import changed_photos
@@ -194,7 +194,10 @@ def of_poses(frames: List[Dict[str, Any]], reference: Optional[Dict[str, Float[T
     if reference is None or len(frames) < 3:  # too few to align
         return figures
     found = poses_by_name(frames)
-    errors = pose_errors(torch.stack(list(found.values())), torch.stack([reference[name] for name in found]))
+    # A run names images from the folder that holds them all.
+    in_any_folder = {PurePosixPath(name).name: pose for name, pose in reference.items()}
+    truth = [reference.get(name, in_any_folder[PurePosixPath(name).name]) for name in found]
+    errors = pose_errors(torch.stack(list(found.values())), torch.stack(truth))
     degrees = errors.rotation_deg
     figures.update(
         rotation_error_deg_median=float(degrees.median()),

@@ -102,7 +102,8 @@ def train_and_evaluate(
     command = [*program, method, "--data", str(data), "--output-dir", str(output), "--experiment-name", name]
     command += ["--timestamp", "run", "--machine.seed", str(seed), "--vis", "tensorboard", *options]
     started = time.time()
-    cost = run(command, output / f"{name}-train.log")
+    # A run whose poses are wrong ends with a status of its own, and is measured like others.
+    cost = run(command, output / f"{name}-train.log", may_fail=True)
     folder, results = output / name / method / "run", output / f"{name}.json"
     evaluate = ["ns-eval", "--load-config", str(folder / "config.yml"), "--output-path", str(results)]
     evaluate += ["--render-output-path", str(folder / RENDERINGS)]

@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import Any, Dict
 
 import torch
-from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
-from nerfstudio.engine.optimizers import AdamOptimizerConfig, OptimizerConfig
+from nerfstudio.engine.optimizers import OptimizerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
@@ -16,11 +15,13 @@ from gnerf_ns.fields.hash_radiance import HashRadianceConfig
 from gnerf_ns.models.gnerf import GNeRFModelConfig
 from gnerf_ns.models.inversion_network import InversionNetworkConfig
 from gnerf_ns.training.adversarial import AdversarialObjectiveConfig
-from gnerf_ns.training.learning_rates import PhaseSchedulerConfig, QuickAdamOptimizerConfig
+from gnerf_ns.training.learning_rates import PhaseSchedulerConfig, PlainAdamOptimizerConfig, QuickAdamOptimizerConfig
 from gnerf_ns.training.photometric import PhotometricObjectiveConfig
 from gnerf_ns.training.pipeline import GNeRFPipelineConfig
+from gnerf_ns.training.progress_display import progress_logging
 from gnerf_ns.training.schedule import PhaseScheduleConfig
 from gnerf_ns.training.trainer import GNeRFTrainerConfig
+from gnerf_ns.utils.options import OneDeviceConfig
 
 HAS_CUDA = torch.cuda.is_available()
 
@@ -37,18 +38,18 @@ def field_optimizers() -> Dict[str, Any]:
             "scheduler": PhaseSchedulerConfig(first_factor=0.5, last_factor=0.05),
         },
         "poses": {
-            "optimizer": AdamOptimizerConfig(lr=4e-3),
+            "optimizer": PlainAdamOptimizerConfig(lr=4e-3),
             "scheduler": PhaseSchedulerConfig(
                 first_factor=1.0, last_factor=1 / 30, known_hold=(0.05, 0.4), matched_factor=0.25
             ),
         },
         "up_direction": {
-            "optimizer": AdamOptimizerConfig(lr=4e-3),
+            "optimizer": PlainAdamOptimizerConfig(lr=4e-3),
             "scheduler": PhaseSchedulerConfig(first_factor=1.0, last_factor=1 / 30),
         },
         # Slow to tell: a near side seen from nearer looks like a larger object.
         "focal_lengths": {
-            "optimizer": AdamOptimizerConfig(lr=1e-2),
+            "optimizer": PlainAdamOptimizerConfig(lr=1e-2),
             "scheduler": PhaseSchedulerConfig(first_factor=1.0, last_factor=0.1),
         },
     }
@@ -58,7 +59,8 @@ def trainer_config(method_name: str, pipeline: GNeRFPipelineConfig, optimizers: 
     """What all methods share: they run where there is no GPU, end when they are done, and log to TensorBoard."""
     return GNeRFTrainerConfig(
         method_name=method_name,
-        machine=MachineConfig(device_type="cuda" if HAS_CUDA else "cpu"),
+        logging=progress_logging(),
+        machine=OneDeviceConfig(device_type="cuda" if HAS_CUDA else "cpu"),
         steps_per_save=250,
         steps_per_eval_batch=10**9,
         # Held-out poses would be estimated for it, which takes a tenth of a run's time.
@@ -67,7 +69,6 @@ def trainer_config(method_name: str, pipeline: GNeRFPipelineConfig, optimizers: 
         mixed_precision=HAS_CUDA,
         pipeline=pipeline,
         optimizers=optimizers,
-        viewer=ViewerConfig(quit_on_train_completion=True, num_rays_per_chunk=1 << 13),
         vis="viewer+tensorboard",
     )
 
@@ -152,7 +153,7 @@ def adversarial_optimizers() -> Dict[str, Any]:
         "optimizer": OptimizerConfig(_target=torch.optim.RMSprop, lr=4e-5),
         "scheduler": None,
     }
-    optimizers["inversion_network"] = {"optimizer": AdamOptimizerConfig(lr=1e-3), "scheduler": None}
+    optimizers["inversion_network"] = {"optimizer": PlainAdamOptimizerConfig(lr=1e-3), "scheduler": None}
     return optimizers
 
 

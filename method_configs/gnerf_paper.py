@@ -99,7 +99,7 @@ def paper_optimizers() -> Dict[str, Any]:
         "poses": {"optimizer": adam(5e-3 / 4), "scheduler": halved_every(4_000)},
         # GNeRF knows its focal lengths.
         "focal_lengths": {"optimizer": adam(5e-3 / 4), "scheduler": halved_every(4_000)},
-        # For it, +z is up, unless --pipeline.learn-up-direction is given.
+        # For it, +z is up, unless learn_up_direction is set.
         "up_direction": {"optimizer": adam(5e-3 / 4), "scheduler": halved_every(4_000)},
     }
 

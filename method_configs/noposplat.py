@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict
 
 import torch
-from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from gnerf_ns.noposplat.datamanager import NoPoSplatDataManagerConfig
@@ -49,7 +49,6 @@ def trainer_config(method_name: str, **options: Any) -> NoPoSplatTrainerConfig:
         method_name=method_name,
         machine=MachineConfig(device_type="cuda" if HAS_CUDA else "cpu"),
         steps_per_eval_batch=10**9,  # the losses of the scene that the viewer shows, which say little
-        viewer=ViewerConfig(quit_on_train_completion=True, num_rays_per_chunk=1 << 13),
         vis="viewer+tensorboard",
         **options,
     )

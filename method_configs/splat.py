@@ -6,5 +6,5 @@ from gnerf_ns.noposplat.splat_run import SplatRunConfig
 
 gnerf_splat = MethodSpecification(
     config=SplatRunConfig(),
-    description="What gnerf-splat makes of two or three photos; written by that command, not trained.",
+    description="What gnerf-splat makes of two to twelve photos; written by that command, not trained.",
 )

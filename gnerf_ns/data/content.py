@@ -75,6 +75,9 @@ def check_content(
             f"{len(tiny)} of {len(image_files)} images have less than {MIN_IMAGE_SIDE} pixels on a side "
             f"({named(tiny)}), too few to tell poses; replace or remove them."
         )
+    several = [file for file in image_files if read_header(file).num_images > 1]
+    if several:
+        remark(f"{len(several)} of {len(image_files)} files hold several images ({named(several)}): the first is read.")
     remaining = iter(image_files)
     looks = [look for stack in stacks for look in _looks(stack, list(islice(remaining, len(stack))))]
     _check_masks(looks, image_files, mask_files)

@@ -38,6 +38,7 @@ from gnerf_ns.data.content import check_content
 from gnerf_ns.data.dataparser import (
     GROUND_TRUTH_KEY,
     HAS_CALIBRATION_KEY,
+    LENS_ORIGIN_KEY,
     LENS_SOURCE_KEY,
     UnposedDataParser,
     UnposedDataParserConfig,
@@ -79,14 +80,16 @@ class UnposedDataManagerConfig(VanillaDataManagerConfig):
     """Target class to instantiate."""
     dataparser: AnnotatedDataParserUnion = field(default_factory=UnposedDataParserConfig)
     """Specifies the dataparser used to unpack the data."""
+    # Larger images are area-averaged down, for an object alone to 100 pixels, or as many as give the object 80.
     max_image_side: Union[Literal["auto"], int, None] = "auto"
-    """Longest side of the images, in pixels; larger ones are area-averaged down. auto: 800 with CUDA; without, 240 for
-    images with their background, and for those of an object alone 100, or as many as give the object 80, up to 240.
-    None keeps the files' size."""
-    train_num_rays_per_batch: int = 1024
+    """In pixels. auto: 800 with CUDA, else 240, or less for an object alone."""
+    train_num_rays_per_batch: tyro.conf.Suppress[int] = 1024
     """Refused if set, since it would have no effect: see --pipeline.photometric.rays-per-step."""
 
-    # nerfstudio's options for batches that our objectives draw themselves: without effect, and no flags.
+    # nerfstudio's: --data says the first; batches are drawn by our objectives, for which the others have no effect.
+    data: tyro.conf.Suppress[Optional[Path]] = None
+    camera_res_scale_factor: tyro.conf.Suppress[float] = 1.0
+    eval_num_rays_per_batch: tyro.conf.Suppress[int] = 1024
     train_num_images_to_sample_from: tyro.conf.Suppress[int] = -1
     train_num_times_to_repeat_images: tyro.conf.Suppress[int] = -1
     eval_num_images_to_sample_from: tyro.conf.Suppress[int] = -1
@@ -390,6 +393,7 @@ def _set_poses_aside(outputs: DataparserOutputs) -> Tuple[DataparserOutputs, Opt
             metadata={
                 ORIENTATIONS_KEY: outputs.metadata[ORIENTATIONS_KEY],
                 LENS_SOURCE_KEY: outputs.metadata.get(LENS_SOURCE_KEY),
+                LENS_ORIGIN_KEY: outputs.metadata.get(LENS_ORIGIN_KEY, "the data"),
             },
         ),
         ground_truth,

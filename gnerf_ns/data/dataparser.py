@@ -15,7 +15,6 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 from nerfstudio.utils.colors import get_color
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from gnerf_ns.data.frames import read_all_frames, read_frames
@@ -35,6 +34,9 @@ HAS_CALIBRATION_KEY = "has_calibration"
 
 LENS_SOURCE_KEY = "lens_source"
 """Entry of the outputs' metadata: where the focal lengths come from, a `LensSource`."""
+
+LENS_ORIGIN_KEY = "lens_origin"
+"""Entry of the outputs' metadata: the same in words."""
 
 _FISHEYE_NUDGE = 1e-5
 """By how much of the width a principal point is moved, so that no pixel's center lies on it at any size."""
@@ -110,11 +112,6 @@ class UnposedDataParser(DataParser):
         frames = train if split in ("train", "all") else held_out
         everyone = train + held_out
         lenses = lenses_of_frames(everyone, self.config.fov_deg, DEFAULT_FOV_DEG)
-        if split in ("train", "all"):
-            counts = f"{count} images"
-            if split == "train":
-                counts = f"{len(train)} images to train on, {len(held_out)} held out,"
-            CONSOLE.print(f"{counts} from {self.config.data}; intrinsics from {lenses.origin}", markup=False)
         lenses.remark_doubts(self.config.data)
         of_split = slice(len(train)) if frames is train else slice(len(train), None)
         intrinsics = lenses.intrinsics[of_split]
@@ -135,6 +132,7 @@ class UnposedDataParser(DataParser):
                 GROUND_TRUTH_KEY: _ground_truth(frames),
                 HAS_CALIBRATION_KEY: lenses.source == "transforms.json",
                 LENS_SOURCE_KEY: lenses.source,
+                LENS_ORIGIN_KEY: lenses.origin,
                 ORIENTATIONS_KEY: {file: turn for frame in frames for file, turn in frame.orientations.items()},
             },
         )

@@ -33,7 +33,7 @@ _SAME_ASPECT_TOLERANCE = 0.01
 """Relative; aspects this close differ by rounding and nothing is cut off."""
 _CROPPED_ASPECT_TOLERANCE = 0.05
 """Relative; images whose aspects differ by less lose their outer borders, others are padded."""
-_WRONG_ASPECT_TOLERANCE = 0.05
+WRONG_ASPECT_TOLERANCE = 0.05
 """Relative; beyond it the intrinsics cannot be those of this file."""
 _LARGE_QUANTILE = 0.75
 """Which of the images' sizes counts as theirs: a large one, since thumbnails may lie among them."""
@@ -278,8 +278,8 @@ class UnposedDataset(InputDataset):
             image_format = replace(image_format, size=ImageSize(width, height))
         if max(image_format.size) < MIN_IMAGE_SIDE or min(image_format.size) < MIN_SHRUNK_SIDE:
             raise InputError(
-                f"Images shrunk to {image_format.size} pixels do not tell poses; raise --max-image-side or "
-                "--camera-res-scale-factor, or use less elongated images."
+                f"Images shrunk to {image_format.size} pixels do not tell poses; raise --max-image-side, or "
+                "use less elongated images."
             )
         return image_format
 
@@ -289,7 +289,7 @@ class UnposedDataset(InputDataset):
         header = read_header(path)
         size = header.size_as(self.metadata[ORIENTATIONS_KEY].get(path, header.orientation))
         camera_size = ImageSize(int(self.cameras.width[index]), int(self.cameras.height[index]))
-        if abs(size.width / size.height / (camera_size.width / camera_size.height) - 1) > _WRONG_ASPECT_TOLERANCE:
+        if abs(size.width / size.height / (camera_size.width / camera_size.height) - 1) > WRONG_ASPECT_TOLERANCE:
             raise InputError(
                 f"The image {path} has {size} pixels, but its intrinsics are for {camera_size}; "
                 "correct the width and height beside the intrinsics, or replace the image."

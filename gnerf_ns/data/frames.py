@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
-from gnerf_ns.data.images import IMAGE_SUFFIXES, is_image
+from gnerf_ns.data.images import HEIC_ADVICE, HEIC_SUFFIXES, IMAGE_SUFFIXES, READS_HEIC, is_image, looks_like_image
 from gnerf_ns.data.mask_files import is_named_like_masks, masks_of_images, split_off_masks
 from gnerf_ns.data.recordings import is_recording, recorded_frames
 from gnerf_ns.data.transforms_json import Frame, TransformsJson, read_transforms_json
@@ -15,12 +15,27 @@ from gnerf_ns.data.video import DEFAULT_FRAMES, RECORD, VIDEO_SUFFIXES, folder_o
 from gnerf_ns.utils.console import named, remark
 from gnerf_ns.utils.errors import InputError
 
+_ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+
 UNREAD_SUFFIXES = (
-    *(".heic", ".heif", ".gif", ".jp2", ".jxl", ".exr", ".hdr", ".tga", ".psd", ".ppm", ".pgm"),
-    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
+    *(".gif", ".jp2", ".jxl", ".exr", ".hdr", ".tga", ".psd", ".ppm", ".pgm", ".pnm", ".jpe", ".mpo", ".svg", ".pdf"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw", ".raw"),
     *VIDEO_SUFFIXES,
+    *_ARCHIVE_SUFFIXES,
+    *(() if READS_HEIC else HEIC_SUFFIXES),
 )
-"""File name endings of images and videos that are passed over, in lower case."""
+"""File name endings of images, videos and archives that are passed over, in lower case."""
+
+_NO_ENDING, _NOTHING_THERE = "without an ending", "whose link leads nowhere"
+"""What else is passed over."""
+
+_ADVICE = {
+    **dict.fromkeys(HEIC_SUFFIXES, HEIC_ADVICE),
+    **dict.fromkeys(_ARCHIVE_SUFFIXES, "unpack archives"),
+    _NO_ENDING: "give names an ending",
+    _NOTHING_THERE: "restore what links lead to",
+}
+"""How to have a kind read, where it is not to be converted."""
 
 _MAX_FOLDERS = 200
 """So many folders are searched for the images of one that has none."""
@@ -74,7 +89,7 @@ def _place_of_images(folder: Path, video_frames: int) -> Path:
     if not folder.is_dir() or _has_layout(folder) or _images_in(folder):
         return folder
     places = [*_videos_in(folder), *_places_below(folder)]
-    if len(places) != 1 or _unread_formats(folder, besides=VIDEO_SUFFIXES):
+    if len(places) != 1 or _unread(folder, besides=(*VIDEO_SUFFIXES, *_ARCHIVE_SUFFIXES)):
         return folder
     remark(f"There are no images in {folder} itself: {places[0]} is read.")
     return _place_of_images(places[0], video_frames)
@@ -111,9 +126,14 @@ def _split(folder: Path, eval_interval: int, video_frames: int) -> Tuple[List[Fr
     if listing is not None:
         return _split_by_lists(listing, eval_interval)
     if not folder.exists():
-        raise InputError(f"There is no folder {folder}; give the folder that holds the images.")
+        raise InputError(
+            f"There is no folder {folder}; give the folder that holds the images, or if a run does not find its own, "
+            "move them beside the run's folder under the name that they had."
+        )
     if is_image(folder):
         return [Frame(folder)], []
+    if folder.suffix.lower() in _ARCHIVE_SUFFIXES and folder.is_file():
+        raise InputError(f"{folder} is an archive; unpack it, and give the folder that holds the images.")
     if not folder.is_dir():
         raise InputError(f"{folder} is neither a folder nor a video; give the folder that holds the images.")
     if not any(folder.iterdir()):
@@ -176,6 +196,7 @@ def _split_by_lists(path: Path, eval_interval: int) -> Tuple[List[Frame], List[F
     for key, names in listing.unmatched.items():
         if names:
             remark(f"{path} has no frame for {len(names)} of the names in its {key}: {named(names)}.")
+    _say_what_is_not_listed(listing.frames, path)
     held_out = _held_out_list(listing, path)
     if "train_filenames" in listing.lists:
         train = listing.lists["train_filenames"]
@@ -184,11 +205,24 @@ def _split_by_lists(path: Path, eval_interval: int) -> Tuple[List[Frame], List[F
                 f"train_filenames in {path} names none of its {len(listing.frames)} frames; correct the names, or "
                 "remove that list."
             )
+        unused = len(listing.frames) - len({frame.image for frame in train + held_out})
+        if unused:
+            remark(
+                f"{unused} of {len(listing.frames)} frames of {path} are neither trained on nor held out by its lists."
+            )
         return train, held_out
     if not held_out:
         return hold_out_every(listing.frames, eval_interval)
     images = {frame.image for frame in held_out}
     return [frame for frame in listing.frames if frame.image not in images], held_out
+
+
+def _say_what_is_not_listed(frames: List[Frame], path: Path) -> None:
+    listed = {file.resolve() for frame in frames for file in (frame.image, frame.mask) if file is not None}
+    folders = sorted({frame.image.parent for frame in frames})
+    others = [image for folder in folders for image in _images_in(folder) if image.resolve() not in listed]
+    if others:
+        remark(f"{len(others)} images are not read, since {path} does not list them: {named(others)}.")
 
 
 def _held_out_list(listing: TransformsJson, path: Path) -> List[Frame]:
@@ -228,28 +262,41 @@ def _images_in(folder: Path) -> List[Path]:
 
 
 def _say_what_is_skipped(folder: Path) -> None:
-    skipped = _unread_formats(folder)
-    if skipped:
-        remark(f"Files in {folder} are skipped: {_counted(skipped)}; convert them to JPEG or PNG to use them.")
+    unread = _unread(folder)
+    if unread:
+        remark(_were_not_read(unread, folder))
 
 
-def _unread_formats(folder: Path, besides: Tuple[str, ...] = ()) -> Counter[str]:
-    """How many files there are of each format that has images or video, but is not read."""
-    counted = set(UNREAD_SUFFIXES) - set(besides)
-    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    return Counter(path.suffix.lower() for path in sorted(files) if path.suffix.lower() in counted)
+def _unread(folder: Path, besides: Tuple[str, ...] = ()) -> Counter[str]:
+    """How many files there are of each kind that has images or video, but is not read; by ending, in lower case."""
+    kinds: Counter[str] = Counter()
+    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+        suffix = path.suffix.lower()
+        if suffix in besides:
+            continue
+        if suffix in (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES) and path.is_symlink() and not path.exists():
+            kinds[_NOTHING_THERE] += 1
+        elif suffix in UNREAD_SUFFIXES and path.is_file():
+            kinds[suffix] += 1
+        elif not suffix and path.is_file() and looks_like_image(path):
+            kinds[_NO_ENDING] += 1
+    return kinds
 
 
-def _counted(suffixes: Counter[str]) -> str:
-    return ", ".join(f"{count} {suffix}" for suffix, count in suffixes.items())
+def _were_not_read(unread: Counter[str], folder: Path) -> str:
+    count = unread.total()
+    files = "1 file was" if count == 1 else f"{count} files were"
+    counts = ", ".join(f"{number} {kind}" for kind, number in unread.items())
+    advice = dict.fromkeys(_ADVICE.get(kind, "convert other formats to JPEG or PNG") for kind in unread)
+    return f"{files} not read in {folder}: {counts}; {', '.join(advice)}."
 
 
 def _no_image_in(folder: Path) -> str:
     """What is said of a folder without images, with a hint at what it has instead."""
     sentence = f"No image is among the files in {folder}"
-    unread = _unread_formats(folder, besides=VIDEO_SUFFIXES)
+    unread = _unread(folder, besides=VIDEO_SUFFIXES)
     if unread:
-        return f"{sentence}, but there are others ({_counted(unread)}); convert them to JPEG or PNG."
+        return f"{sentence}. {_were_not_read(unread, folder)}"
     places = [*_videos_in(folder), *_places_below(folder)]
     if places:
         more = f" and {len(places) - 4} more" if len(places) > 4 else ""

@@ -1,6 +1,7 @@
 """Decode image files of any common kind, upright, and shrunk while decoding so that memory stays bounded."""
 
 import math
+import struct
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +16,30 @@ from torch import Tensor
 
 from gnerf_ns.utils.errors import InputError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".tif", ".tiff", ".bmp")
+HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+"""Of photographs by telephones and cameras that Pillow does not read by itself."""
+
+HEIC_ADVICE = 'pip install "gnerf-ns[heic]" lets .heic files be read'
+"""What to do about them."""
+
+
+def _reads_heic() -> bool:
+    """Have Pillow read HEIC, if the package that does is installed. It turns them upright itself."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
+READS_HEIC = _reads_heic()
+"""Whether HEIC can be read here."""
+
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".tif", ".tiff", ".bmp"),
+    *(HEIC_SUFFIXES if READS_HEIC else ()),
+)
 """File name endings taken for images, in any letter case."""
 
 MAX_MEGAPIXELS = 300
@@ -29,6 +53,11 @@ PIXELS_AT_ONCE = 32 * 10**6
 """Images that are decoded at the same time should have no more pixels together. With copies in other modes and as
 floats a pixel takes up to 13 bytes, and a thread keeps the memory: images of 50 megapixels are read within a GiB."""
 
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, LookupError, struct.error)
+"""What Pillow's decoders raise at bytes that are not as they should be."""
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How files begin, HEIC behind a length and the word "ftyp"."""
 _ORIENTATIONS_THAT_SWAP_SIDES = (5, 6, 7, 8)
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -59,6 +88,15 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
+def looks_like_image(path: Path) -> bool:
+    """Whether a file of any name begins like an image of one of the usual formats."""
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")):
+            return True
+    except Exception:  # whatever a decoder makes of other bytes, or of a file that cannot be opened
+        return False
+
+
 @contextmanager
 def decoding(path: Path) -> Iterator[Image.Image]:
     """Open an image file; whatever goes wrong with it in the block becomes an ``InputError`` that names the file.
@@ -80,11 +118,22 @@ def decoding(path: Path) -> Iterator[Image.Image]:
     except InputError:
         raise
     except UnidentifiedImageError as error:
-        raise InputError(f"The file {path} is no image in a known format; replace or remove it.") from error
+        raise InputError(_why_unidentified(path)) from error
     except Image.DecompressionBombError as error:
         raise InputError(f"The image {path} has more than {MAX_MEGAPIXELS} megapixels; shrink or remove it.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except _DAMAGE as error:
         raise InputError(f"The image {path} cannot be decoded ({error}); replace or remove it.") from error
+
+
+def _why_unidentified(path: Path) -> str:
+    """What is said of a file that Pillow does not know, which may have the ending of another format."""
+    with path.open("rb") as file:
+        start = file.read(12)
+    if start[4:8] == b"ftyp" and start[8:] in _HEIC_BRANDS and not READS_HEIC:
+        return f"The image {path} is HEIC, whatever its ending: {HEIC_ADVICE}; or convert it to JPEG."
+    if start.startswith(_TIFF_STARTS):
+        return f"The image {path} is a TIFF of a kind that is not read; save it with 8 or 16 bits a channel."
+    return f"The file {path} is no image in a known format; replace or remove it."
 
 
 def read_exif(image: Image.Image) -> Image.Exif:
@@ -121,6 +170,8 @@ class Header:
     """Of the pixels as stored."""
     orientation: int
     """EXIF orientation, 1 to 8; 1 where there is none."""
+    num_images: int = 1
+    """How many the file holds (pages of a TIFF, frames of an animation). The first is read."""
 
     def size_as(self, orientation: int) -> ImageSize:
         """Size after applying an EXIF orientation."""
@@ -149,7 +200,9 @@ def read_header(path: Path) -> Header:
 def _read_header(path: Path, modified_ns: int, num_bytes: int) -> Header:
     del modified_ns, num_bytes  # a part of the cache's key
     with decoding(path) as image:
-        return Header(ImageSize(*image.size), exif_orientation(image))
+        # Telephones' MPO files hold the photograph, and data beside it.
+        num_images = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        return Header(ImageSize(*image.size), exif_orientation(image), num_images)
 
 
 def image_size(path: Path) -> ImageSize:
@@ -239,16 +292,24 @@ def read_image(
         window = centered_window(_turned_size(stored, orientation), aspect)
         size = size or fit_max_side(ImageSize(round(window[0]), round(window[1])), max_side)
         width, height = _turned_size(size, orientation)  # on the file's own axes, as all is before the turn
-        # A 4001 pixel wide JPEG drafted at 1/8 is 501 pixels wide, of which 500.125 are image.
-        draft = image.draft("RGB", (2 * width, 2 * height))
+        # A 4001 pixel wide JPEG drafted at 1/8 is 501 pixels wide, of which 500.125 are image. The draft of a HEIC is
+        # the thumbnail in it, compressed once more.
+        draft = image.draft("RGB", (2 * width, 2 * height)) if image.format != "HEIF" else None
         shrinkage = 1.0 if draft is None else stored.width / draft[1][2]
         return resized(as_rgb_or_rgba(image), stored, size, aspect, orientation, shrinkage)
 
 
 def as_rgb_or_rgba(image: Image.Image) -> Image.Image:
-    """Any image in 8 bits a channel: RGBA where something may be transparent, RGB elsewhere."""
+    """Any image in 8 bits a channel: RGBA where something may be transparent, RGB elsewhere.
+
+    Raises:
+        ValueError: its numbers have more than 16 bits, or its colors cannot be converted.
+    """
     if image.mode.startswith("I"):  # 16-bit gray, which Pillow would clip rather than scale
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+        levels = np.asarray(image)
+        if levels.size and not 0 <= levels.min() <= levels.max() <= 65535:
+            raise ValueError("its numbers do not fit into 16 bits")
+        image = Image.fromarray((levels // 257).astype(np.uint8))
     mode = "RGBA" if image.has_transparency_data else "RGB"
     return image if image.mode == mode else image.convert(mode)
 

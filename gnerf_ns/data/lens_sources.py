@@ -205,9 +205,9 @@ def _check_one_camera_type(frames: List[Frame], lenses: List[_Lens]) -> None:
     examples = {lens.camera_type: frame for frame, lens in zip(frames, lenses, strict=True)}
     if len(examples) > 1:
         listed = ", ".join(f"{kind.name.lower()} for {frame.image.name}" for kind, frame in examples.items())
-        raise InputError(
-            f"{next(iter(examples.values())).source} mixes camera models ({listed}); keep images of one model."
-        )
+        # Images beside those that it lists, or elsewhere, are taken for perspective ones.
+        source = next(frame.source for frame in examples.values() if frame.source is not None)
+        raise InputError(f"{source} mixes camera models ({listed}); keep images of one model.")
 
 
 def _lens_of_frame(frame: Frame) -> _Lens:

@@ -3,9 +3,12 @@
 import hashlib
 import json
 import os
+import unicodedata
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from functools import lru_cache
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -101,8 +104,11 @@ def read_transforms_json(path: Path) -> TransformsJson:
     shared = {key: value for key, value in meta.items() if key != "frames"}
     frames: Dict[Path, Frame] = {}
     repeated: List[Path] = []
-    for entry in meta["frames"]:
-        frame = _frame_from_entry(entry, shared, path)
+    files = [_file_of_entry(entry, path) for entry in meta["frames"]]
+    _check_that_all_are_there(meta["frames"], files, path)
+    for entry, image in zip(meta["frames"], files, strict=True):
+        assert image is not None
+        frame = _frame_from_entry(entry, image, shared, path)
         if frames.setdefault(frame.image.resolve(), frame) is not frame:
             repeated.append(frame.image)
     if repeated:
@@ -118,10 +124,15 @@ def read_transforms_json(path: Path) -> TransformsJson:
 def frames_of_entries(entries: List[Dict[str, Any]], shared: Mapping[str, Any], source: Path) -> List[Frame]:
     """Frames as a transforms file of that name, with these frames and shared entries, would list them.
 
+    Args:
+        entries: of images that are there.
+        shared: what holds for all frames.
+        source: beside which images are.
+
     Raises:
-        InputError: as of `read_transforms_json`.
+        InputError: an entry is not what it should be.
     """
-    return [_frame_from_entry(entry, shared, source) for entry in entries]
+    return [_frame_from_entry(entry, source.parent / entry["file_path"], shared, source) for entry in entries]
 
 
 def _listed(names: Any, key: str, frames: Mapping[Path, Frame], path: Path) -> Tuple[List[Frame], List[str]]:
@@ -135,15 +146,29 @@ def _listed(names: Any, key: str, frames: Mapping[Path, Frame], path: Path) -> T
     return sorted(matched, key=lambda frame: str(frame.image)), unmatched
 
 
-def _frame_from_entry(entry: Any, shared: Mapping[str, Any], path: Path) -> Frame:
-    if not isinstance(entry, dict) or not isinstance(entry.get("file_path"), str):
+def _file_of_entry(entry: Any, path: Path) -> Optional[Path]:
+    """The image of a frame; None if there is no file of that name."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("file_path"), str) or not entry["file_path"]:
         raise InputError(f'{path} lists a frame without "file_path"; correct it, or remove it to use the bare images.')
-    name = entry["file_path"]
-    image = _listed_file(path, name, with_endings=True)
-    if image is None:
+    return _listed_file(path, entry["file_path"], with_endings=True)
+
+
+def _check_that_all_are_there(entries: Sequence[Any], files: Sequence[Optional[Path]], path: Path) -> None:
+    names = [entry["file_path"] for entry, file in zip(entries, files, strict=True) if file is None]
+    if names:
+        others = f", and neither do {len(names) - 1} others of {len(entries)}" if len(names) > 1 else ""
         raise InputError(
-            f"{path} lists the image {path.parent / name}, which does not exist; restore it or take it off the list."
+            f"{path} lists the image {path.parent / names[0]}, which does not exist{others}; restore it or take it off "
+            "the list."
         )
+    elsewhere = [entry["file_path"] for entry in entries if _is_absolute(entry["file_path"])]
+    gone = next((name for name in elsewhere if not os.path.isfile(name)), None)
+    if gone is not None:
+        remark(f"{path} lists files of another place, like {gone}; they are read from {path.parent}.")
+
+
+def _frame_from_entry(entry: Mapping[str, Any], image: Path, shared: Mapping[str, Any], path: Path) -> Frame:
+    name = entry["file_path"]
     mask = None
     if entry.get("mask_path"):
         if not isinstance(entry["mask_path"], str):
@@ -158,15 +183,62 @@ def _frame_from_entry(entry: Any, shared: Mapping[str, Any], path: Path) -> Fram
 
 
 def _listed_file(path: Path, name: str, with_endings: bool = False) -> Optional[Path]:
-    """The file of that name, written on any operating system; Blender's layout leaves the ending out."""
+    """The file of that name: written on any operating system, on another machine, or in other letter case.
+
+    Blender's layout leaves the ending out. Of a path from the root that is not here, as much of its end is looked for
+    beside the list as is there.
+    """
     endings = ("", *IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES)) if with_endings else ("",)
-    for spelling in (name, name.replace("\\", "/")):
+    slashed = name.replace("\\", "/")
+    for spelling in (name, slashed):
         exact = path.parent / spelling
         for ending in endings:
             candidate = exact.with_name(exact.name + ending) if exact.name else exact
             if candidate.is_file():
                 return candidate
+    parts = PurePosixPath(slashed).parts
+    for start in range(1, len(parts)) if _is_absolute(slashed) else (0,):
+        found = _in_any_case(path.parent, parts[start:], endings)
+        if found is not None:
+            return found
     return None
+
+
+def _is_absolute(name: str) -> bool:
+    return PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute()
+
+
+def _in_any_case(folder: Path, parts: Sequence[str], endings: Sequence[str]) -> Optional[Path]:
+    """The one file whose path in a folder differs by no more than letter case, or by how accents are encoded."""
+    for part in parts[:-1]:
+        inner = _entries(folder).get(_folded(part), ())
+        if part != ".." and len(inner) != 1:
+            return None
+        folder = folder / (part if part == ".." else inner[0])
+    names = {name for ending in endings for name in _entries(folder).get(_folded("".join((*parts[-1:], ending))), ())}
+    found = [folder / name for name in names if (folder / name).is_file()]
+    return found[0] if len(found) == 1 else None
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _entries(folder: Path) -> Mapping[str, Sequence[str]]:
+    """The names in a folder that is there, by what they have in common with other spellings."""
+    try:
+        return _listing(folder, folder.stat().st_mtime_ns)
+    except OSError:
+        return {}
+
+
+@lru_cache(maxsize=64)
+def _listing(folder: Path, modified_ns: int) -> Mapping[str, Sequence[str]]:
+    del modified_ns  # a part of the cache's key
+    names: Dict[str, List[str]] = defaultdict(list)
+    for name in os.listdir(folder):
+        names[_folded(name)].append(name)
+    return dict(names)
 
 
 def _pose(entry: Mapping[str, Any], path: Path) -> Optional[Float[np.ndarray, "3 4"]]:

@@ -4,6 +4,7 @@ import copy
 import math
 import random
 import shlex
+import sys
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -19,7 +20,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from gnerf_ns.demo.film import orbit_poses, render_frames
 from gnerf_ns.demo.scene import ProceduralSceneConfig, render_procedural_scene
 from gnerf_ns.models.image_metrics import without_lpips
-from gnerf_ns.training.schedule import StepPlan
+from gnerf_ns.training.run_time import step_cost
 from gnerf_ns.utils.console import progress_display
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.film import write_film
@@ -30,12 +31,8 @@ if TYPE_CHECKING:
 
     from gnerf_ns.training.trainer import GNeRFTrainer, GNeRFTrainerConfig
 
-PHASE_A_STEP_COST = 2.25
-POSE_SEARCH_COST = 60.0
-POSE_TRIALS_COST = 1000.0
-"""Durations of a step of phase A, of a pose search and of a round of pose trials, in steps of phase B; measured on a
-CPU, the first two with gnerf-ns-tiny, the third with gnerf-ns and twelve images. They only shape the first estimates of
-the remaining time: the progress display corrects them by the speed that it measures."""
+FAILED = 1
+"""Exit status where the poses are wrong."""
 
 RESULTS = ("orbit.mp4", "cameras.png", "distribution.png", "transforms.json")
 """Files that the report names, if they were written."""
@@ -60,8 +57,8 @@ class Demo:
     scene: ProceduralSceneConfig = field(default_factory=ProceduralSceneConfig)
     """The scene and the cameras that see it."""
 
-    def main(self) -> None:
-        """Run the demo.
+    def main(self) -> bool:
+        """Run the demo; return True if nothing speaks against the poses that were found.
 
         Raises:
             InputError: no such method is installed, or the scene cannot be rendered or evaluated.
@@ -87,6 +84,7 @@ class Demo:
         CONSOLE.print(
             "\n".join(report(config, figures, folder, seconds)), markup=False, highlight=False, soft_wrap=True
         )
+        return not (trainer.has_failed or figures["mirrored"])
 
     def _write_film(self, trainer: "GNeRFTrainer", path: Path, progress: "Progress") -> None:
         task = progress.add_task("Filming an orbit", total=self.film_frames)
@@ -114,13 +112,6 @@ def trainer_config(method: str) -> "GNeRFTrainerConfig":
     return config
 
 
-def step_cost(plan: StepPlan) -> float:
-    """Expected duration of a training step, in steps of phase B."""
-    searches = plan.searches_all_poses or plan.searches_misfit_poses or plan.ends_leave_out_round
-    before = (POSE_SEARCH_COST if searches else 0.0) + POSE_TRIALS_COST * plan.pose_trial_rounds
-    return before + (PHASE_A_STEP_COST if plan.phase == "A" else 1.0)
-
-
 def train(config: Any, progress: "Progress") -> "GNeRFTrainer":
     """Train as `ns-train` does, with a line in the progress display."""
     config.save_config()
@@ -129,7 +120,8 @@ def train(config: Any, progress: "Progress") -> "GNeRFTrainer":
     torch.manual_seed(config.machine.seed)
     trainer: Any = config.setup(local_rank=0, world_size=1)
     trainer.setup()
-    costs = [step_cost(trainer.pipeline.schedule.at(step)) for step in range(trainer.config.max_num_iterations)]
+    schedule, num_images = trainer.pipeline.schedule, len(trainer.pipeline.cameras)
+    costs = [step_cost(schedule.at(step), num_images) for step in range(trainer.config.max_num_iterations)]
     task = progress.add_task("Training", total=sum(costs))
     trainer.callbacks.append(
         TrainingCallback(
@@ -176,6 +168,7 @@ def report(config: "GNeRFTrainerConfig", figures: Dict[str, float], folder: Path
         f"  ns-viewer {load}",
         f"  ns-render interpolate {load} --output-path {shlex.quote(str(folder / 'interpolate.mp4'))}",
         f"  ns-export pointcloud {load} --output-dir {shlex.quote(str(folder / 'pointcloud'))} --normal-method open3d",
+        f"  gnerf-export-poses {load} --format colmap --output {shlex.quote(str(folder / 'colmap'))}",
     ]
     advice = export_advice()
     return lines if advice is None else [*lines, f"  ({advice})"]
@@ -183,4 +176,5 @@ def report(config: "GNeRFTrainerConfig", figures: Dict[str, float], folder: Path
 
 def entrypoint() -> None:
     """Console command."""
-    tyro.cli(Demo, description=__doc__).main()
+    if not tyro.cli(Demo, description=__doc__).main():
+        sys.exit(FAILED)

@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import threading
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
@@ -118,8 +118,14 @@ def _world_to_camera(camera_to_world: np.ndarray) -> np.ndarray:
     return np.concatenate([rotation, -rotation @ camera_to_world[:3, 3:]], axis=1)
 
 
-def image_names(files: Sequence[Path]) -> List[str]:
-    """Names of image files within the folder that holds them all, subfolders included."""
-    paths = [os.path.abspath(file) for file in files]
-    folder = os.path.commonpath([os.path.dirname(path) for path in paths])
-    return [Path(path).relative_to(folder).as_posix() for path in paths]
+def image_names(files: Sequence[PurePath]) -> List[str]:
+    """Names of image files within the folder that holds them all, subfolders included.
+
+    On Windows they may be on several drives, and no folder holds them all: then the drive is the first folder.
+    """
+    paths = [Path(os.path.abspath(file)) for file in files]
+    try:
+        folder = os.path.commonpath([path.parent for path in paths])
+    except ValueError:
+        return [Path(path.drive.strip(":\\"), *path.parts[1:]).as_posix() for path in paths]
+    return [path.relative_to(folder).as_posix() for path in paths]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 import tyro
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -24,6 +25,8 @@ class ExportPoses:
     of NeRF's synthetic scenes."""
     output: Path
     """The folder to write; it must not exist."""
+    images: Optional[Path] = None
+    """The folder where the images are by now, if they were moved and the run does not find them."""
 
     def main(self) -> None:
         """Run.
@@ -39,7 +42,7 @@ class ExportPoses:
                 f"There are no estimated poses beside {self.load_config}: gnerf-ns writes them with its first "
                 "checkpoint, and other methods estimate none (what they were given, ns-export cameras writes)."
             )
-        copied = export_results(results, self.output, self.format)
+        copied = export_results(results, self.output, self.format, self.images)
         CONSOLE.print(
             f"{copied.num_images} images with their cameras, {copied.num_bytes / 1e6:.1f} MB: {self.output}",
             markup=False,

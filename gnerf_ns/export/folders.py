@@ -1,9 +1,10 @@
 """A run's results as files: beside its checkpoints, and as folders of their own in the formats of other programs.
 
-What lies beside a checkpoint can be moved with the run's folder to anywhere on the machine: it names images where they
-are, copies none of them (hundreds of photographs are gigabytes, and a run is made of them again and again), and names
-its own files relative to itself. What `export_results` writes can be moved to any machine: images are copied into it,
-and nothing in it names anything outside.
+What lies beside a checkpoint can be moved with the run's folder, with or without the images: it has hard links to them,
+which take no room (hundreds of photographs are gigabytes, and a run is made of them again and again), and names
+everything relative to itself. Where file systems have no such links, or images are on another one, it names them where
+they are. What `export_results` writes can be moved to any machine: images are copied into it, and nothing in it names
+anything outside.
 
 In every format, cameras are those of the pixels as stored, as nearly all programs ignore EXIF orientation; only images
 that EXIF calls mirrored, which no camera takes, were turned upright by `write_transforms_json`.
@@ -13,10 +14,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Callable, Dict, List, Literal, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, Literal, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 from PIL import Image
@@ -36,7 +39,7 @@ POSES_FOLDER = "estimated_poses"
 TRANSFORMS, POINTS, MODEL = "transforms.json", "points.ply", "sparse/0"
 """Names that nerfstudio's and COLMAP's readers look for, or are told in the first."""
 IMAGES, MASKS = "images", "masks"
-"""Folders of copies."""
+"""Folders of copies, or of links."""
 
 SAME_LENS = 1e-3
 """Relative difference up to which lenses differ by rounding; of distortion, the absolute one."""
@@ -69,7 +72,7 @@ def write_results(folder: Path, splits: Mapping[str, FileFrames], points: Surfac
     """
     folder.mkdir(parents=True, exist_ok=True)
     points.write(folder / POINTS)
-    write_transforms_json(folder / TRANSFORMS, splits, {"ply_file_path": POINTS})
+    write_transforms_json(folder / TRANSFORMS, linked(splits, folder), {"ply_file_path": POINTS})
     meta = load_transforms_json(folder / TRANSFORMS)
     model = camera_model(meta)
     if model is None:
@@ -78,6 +81,47 @@ def write_results(folder: Path, splits: Mapping[str, FileFrames], points: Surfac
         return
     names = image_names([folder / frame["file_path"] for frame in meta["frames"]])
     write_colmap_model(folder / MODEL, model, meta["frames"], names, points)
+
+
+def linked(splits: Mapping[str, FileFrames], folder: Path) -> Mapping[str, FileFrames]:
+    """Images with hard links in place of the files, to be named in a transforms.json that moves with them.
+
+    Args:
+        splits: as for `write_transforms_json`.
+        folder: which gets ``images/`` and ``masks/`` with the links, and nothing else in them.
+
+    Returns:
+        The same with links; as it is where none can be made.
+    """
+    images = [file for split in splits.values() for file in split.image_filenames]
+    masks = [file for split in splits.values() for file in split.mask_filenames or []]
+    try:
+        links = {**_links(images, folder / IMAGES), **_links(masks, folder / MASKS)}
+    except OSError:
+        return splits
+    return {
+        name: replace(
+            split,
+            image_filenames=[links[file] for file in split.image_filenames],
+            mask_filenames=None if split.mask_filenames is None else [links[file] for file in split.mask_filenames],
+            orientations={links[file]: value for file, value in split.orientations.items() if file in links},
+        )
+        for name, split in splits.items()
+    }
+
+
+def _links(files: Sequence[Path], folder: Path) -> Dict[Path, Path]:
+    """A hard link in a folder to each of some files, under the name that it has in the smallest that holds them all."""
+    links = {file: folder / name for file, name in zip(files, image_names(files), strict=True)} if files else {}
+    for file, link in links.items():
+        if link.exists() and link.samefile(file):
+            continue
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        os.link(file.resolve(), link)
+    for other in {path for path in folder.rglob("*") if path.is_file()} - set(links.values()):
+        other.unlink()  # of an earlier checkpoint, when there were no held-out images
+    return links
 
 
 # Folders of their own
@@ -92,7 +136,7 @@ class Copied(NamedTuple):
     """Of everything."""
 
 
-def export_results(results: Path, output: Path, format: Format) -> Copied:
+def export_results(results: Path, output: Path, format: Format, images: Optional[Path] = None) -> Copied:
     """Copy results and their images into a folder that names nothing outside: there whole, or not at all.
 
     - colmap: ``images/``, ``sparse/0/``, and ``masks/``. Held-out images are those of ``test_list.txt``, for
@@ -107,6 +151,8 @@ def export_results(results: Path, output: Path, format: Format) -> Copied:
         results: what `write_results` has written.
         output: which must not exist.
         format: of which program.
+        images: folder where the images are by now, those in subfolders included, if they are not where they were; masks
+            are where they lay beside it. None for where they were.
 
     Raises:
         InputError: results or images are missing or cannot be read, the format cannot hold the cameras, or there is no
@@ -115,9 +161,17 @@ def export_results(results: Path, output: Path, format: Format) -> Copied:
     listed = results / TRANSFORMS
     meta = load_transforms_json(listed)
     files = [results / frame["file_path"] for frame in meta["frames"]]
-    gone = [file for file in files if not file.is_file()]
+    names = image_names(files)
+    if images is not None:
+        meta = _with_images_in(images, meta, results, files[0].parents[len(PurePosixPath(names[0]).parts) - 1])
+        files = [Path(frame["file_path"]) for frame in meta["frames"]]
+    masks = [results / frame["mask_path"] for frame in meta["frames"] if "mask_path" in frame]
+    gone = [file for file in [*files, *masks] if not file.is_file()]
     if gone:
-        raise InputError(f"{listed} lists the image {gone[0]}, which is not there any more; put it back.")
+        raise InputError(
+            f"{listed} lists {gone[0]}, which is not there (any more); put it back, or give --images the folder "
+            "where the images are by now."
+        )
     if output.exists():
         raise InputError(f"{output} exists already; give another --output, or remove it.")
     try:
@@ -125,12 +179,23 @@ def export_results(results: Path, output: Path, format: Format) -> Copied:
         with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as beside:
             partial = Path(beside) / output.name
             partial.mkdir()
-            _WRITERS[format](_Results(results, meta, files, image_names(files)), partial)
+            _WRITERS[format](_Results(results, meta, files, names), partial)
             num_bytes = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
             partial.rename(output)
     except OSError as error:
         raise InputError(f"{output} cannot be written ({error.strerror or error}); give another --output.") from error
     return Copied(len(files), num_bytes)
+
+
+def _with_images_in(images: Path, meta: Mapping[str, Any], results: Path, before: Path) -> Dict[str, Any]:
+    """The entries of a transforms.json in `results` whose images, with their masks, were in the folder `before`."""
+
+    def now(name: str) -> str:
+        return os.path.abspath(images / os.path.relpath(results / name, before))
+
+    paths = ("file_path", "mask_path")
+    frames = [{key: now(value) if key in paths else value for key, value in frame.items()} for frame in meta["frames"]]
+    return {**meta, **{key: [now(name) for name in meta[key]] for key in SPLIT_KEYS if key in meta}, "frames": frames}
 
 
 class _Results(NamedTuple):

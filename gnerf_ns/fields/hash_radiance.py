@@ -7,6 +7,7 @@ from functools import cache
 from typing import Dict, List, Literal, Type
 
 import torch
+import tyro
 from jaxtyping import Float
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.base_config import InstantiateConfig
@@ -35,9 +36,9 @@ class HashRadianceConfig(InstantiateConfig):
     """Target class to instantiate."""
     num_levels: int = 8
     """Levels of the hash grid."""
-    phase_a_levels: int = 4
+    phase_a_levels: tyro.conf.Suppress[int] = 4
     """Levels in use during phase A, while poses are unknown; the others fade in during phase B."""
-    base_resolution: int = 8
+    base_resolution: tyro.conf.Suppress[int] = 8
     """Cells per side of the coarsest level."""
     max_resolution: int = 256
     """Cells per side of the finest level."""
@@ -47,9 +48,9 @@ class HashRadianceConfig(InstantiateConfig):
     """Width of the hidden layer behind the grid."""
     hidden_dim_color: int = 32
     """Width of the hidden layers of the color network."""
-    num_layers_color: int = 2
+    num_layers_color: tyro.conf.Suppress[int] = 2
     """Layers of the color network."""
-    average_init_density: float = 1.0
+    average_init_density: tyro.conf.Suppress[float] = 1.0
     """Mean density of the untrained field, per scene unit."""
     num_uniform_samples: int = 24
     """Uniform samples per ray in phase A."""
@@ -57,11 +58,11 @@ class HashRadianceConfig(InstantiateConfig):
     """Samples per ray of the proposal network in phase B."""
     num_nerf_samples: int = 20
     """Samples per ray of the field in phase B."""
-    proposal_levels: int = 4
+    proposal_levels: tyro.conf.Suppress[int] = 4
     """Levels of the proposal network's hash grid."""
-    proposal_max_resolution: int = 64
+    proposal_max_resolution: tyro.conf.Suppress[int] = 64
     """Cells per side of the proposal network's finest level."""
-    proposal_anneal_fraction: float = 0.2
+    proposal_anneal_fraction: tyro.conf.Suppress[float] = 0.2
     """Share of phase B during which sampling changes from uniform to the proposal network's (Mip-NeRF 360 eq. 18)."""
     implementation: Literal["auto", "tcnn", "torch"] = "auto"
     """Implementation of hash grids and MLPs; auto: tiny-cuda-nn if it is installed and there is a GPU."""

@@ -44,12 +44,12 @@ class Job:
 
     def write(self, folder: Path) -> None:
         """Into the folder where the reconstruction looks for it."""
-        (folder / JOB).write_text(json.dumps(asdict(self)))
+        (folder / JOB).write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Job:
         """What `write` has written."""
-        content = json.loads((folder / JOB).read_text())
+        content = json.loads((folder / JOB).read_text(encoding="utf-8"))
         return cls(**{**content, "groups": [CameraGroup(**group) for group in content["groups"]]})
 
 

@@ -16,7 +16,6 @@ from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 from nerfstudio.cameras.cameras import CameraType
-from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
 
 from gnerf_ns.data.dataset import UnposedDataset
@@ -25,7 +24,7 @@ from gnerf_ns.data.intrinsics import Intrinsics
 from gnerf_ns.data.mask_pixels import read_mask
 from gnerf_ns.matching.job import IMAGES, MASKS, RESULT, CameraGroup, Job, image_name
 from gnerf_ns.matching.local_matches import LocalMatches
-from gnerf_ns.utils.console import remark
+from gnerf_ns.utils.console import remark, stage_display
 
 MAX_SIDE = 1000
 """Images are matched at most this large, in pixels; more costs time and finds little."""
@@ -84,11 +83,10 @@ def match_images(images: MatchedImages, seed: int = 0) -> Optional[LocalMatches]
         What was found; None where nothing could be done, with a remark that says why.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix="gnerf-ns-matching-") as name, CONSOLE.status("Matching") as status:
-
-            def show(stage: str, done: int, total: int) -> None:
-                status.update(f"Matching images: {stage}, {done} of {total}")
-
+        with (
+            tempfile.TemporaryDirectory(prefix="gnerf-ns-matching-") as name,
+            stage_display(f"Matching {len(images)} images") as show,
+        ):
             return _match(images, seed, Path(name), show)
     except NoMatches as reason:
         remark(f"No local matches: {reason}. Poses are found from what images look like as a whole.")
@@ -100,7 +98,7 @@ def _match(images: MatchedImages, seed: int, folder: Path, show: Callable[[str, 
         raise NoMatches("pycolmap is not installed (pip install pycolmap)")
     if any(lens.camera_type == CameraType.EQUIRECTANGULAR for lens in images.lenses):
         raise NoMatches("pycolmap does not know equirectangular images")
-    sizes, has_masks = _lay_out(images, folder)
+    sizes, has_masks = _lay_out(images, folder, show)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     groups = camera_groups(images, sizes)
     by_name = sorted(range(len(images)), key=lambda index: images.files[index])
@@ -115,12 +113,15 @@ def _match(images: MatchedImages, seed: int, folder: Path, show: Callable[[str, 
     return LocalMatches.load(folder / RESULT)
 
 
-def _lay_out(images: MatchedImages, folder: Path) -> Tuple[List[ImageSize], bool]:
+def _lay_out(
+    images: MatchedImages, folder: Path, show: Callable[[str, int, int], None]
+) -> Tuple[List[ImageSize], bool]:
     """Write upright, shrunk images and what is to be matched of them; their sizes, and whether that is not all."""
     (folder / IMAGES).mkdir()
     (folder / MASKS).mkdir()
     sizes, has_masks = [], False
     for index, file in enumerate(images.files):
+        show("reading", index, len(images))
         pixels = read_image(file, max_side=MAX_SIDE, orientation=images.orientations.get(file))
         size = ImageSize(pixels.shape[1], pixels.shape[0])
         opacity = pixels[..., 3] if pixels.shape[-1] == 4 else np.full(pixels.shape[:2], 255, dtype=np.uint8)

@@ -13,7 +13,7 @@ from nerfstudio.model_components import renderers
 from nerfstudio.model_components.losses import distortion_loss, interlevel_loss
 from nerfstudio.model_components.renderers import AccumulationRenderer, DepthRenderer, RGBRenderer
 from nerfstudio.model_components.shaders import NormalsShader
-from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.models.base_model import Model
 from nerfstudio.utils import colormaps
 from torch import Tensor
 from torch.nn import Parameter
@@ -26,6 +26,7 @@ from gnerf_ns.fields.mlp_radiance import MLPRadianceConfig
 from gnerf_ns.fields.radiance import RadianceAlongRays
 from gnerf_ns.models.image_metrics import ImageMetrics
 from gnerf_ns.utils.errors import InputError
+from gnerf_ns.utils.options import ModelOptions
 
 SCENE_RADIUS = 1.0
 """The object fills the ball of this radius around the origin, in scene units."""
@@ -39,7 +40,7 @@ NORMAL_RADIUS = 0.03 * SCENE_RADIUS
 
 
 @dataclass
-class GNeRFModelConfig(ModelConfig):
+class GNeRFModelConfig(ModelOptions):
     """Configuration of `GNeRFModel`."""
 
     _target: Type = field(default_factory=lambda: GNeRFModel)
@@ -48,25 +49,23 @@ class GNeRFModelConfig(ModelConfig):
         default_factory=HashRadianceConfig
     )
     """Scene representation and its sampling along rays."""
+    # White: black where an object is so pale that it can hardly be told from white. Random: another each step. Last
+    # sample: each ray's last color, for images with their background.
+    background_color: Literal["white", "black", "random", "last_sample"] = "white"
+    """Behind objects. white: black for pale ones; random: needs alpha or masks."""
     extent: Literal["ball", "unbounded"] = "ball"
     """ball: what lies in the unit ball, for objects that are alone or have masks; unbounded: everything, space beyond
     the unit ball being contracted (Mip-NeRF 360 eq. 10), for images with their background."""
-    background_color: Literal["white", "black", "random", "last_sample"] = "white"
-    """Background of renderings and of transparent pixels of images. white: black where an object is so pale that it can
-    hardly be told from white; random: another color at every step (needs alpha or masks); last_sample: each ray's last
-    color, for images with their background."""
-    photometric_loss_mult: float = 1.0
+    photometric_loss_mult: tyro.conf.Suppress[float] = 1.0
     """Weight of the photometric loss, the mean squared color error."""
     opacity_loss_mult: float = 0.1
     """Weight of the mean squared difference between rendered opacity and alpha or masks, where images have them: over a
     white background, nothing else tells a white object from none."""
-    interlevel_loss_mult: float = 1.0
+    interlevel_loss_mult: tyro.conf.Suppress[float] = 1.0
     """Weight of the interlevel loss, which trains the proposal network (Mip-NeRF 360 eq. 13)."""
     distortion_loss_mult: float = 0.002
     """Weight of the distortion loss (Mip-NeRF 360 eq. 15); the schedule increases it for few images."""
-    enable_collider: bool = False
-    """Unused: the model itself clips rays to the unit ball."""
-    eval_num_rays_per_chunk: int = 8192
+    eval_num_rays_per_chunk: tyro.conf.Suppress[int] = 8192
     """Rays rendered at once outside training."""
 
 

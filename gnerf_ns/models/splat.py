@@ -11,7 +11,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.model_components import renderers
-from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.models.base_model import Model
 from nerfstudio.utils import colormaps
 from torch import Tensor
 from torch.nn import Parameter
@@ -21,16 +21,15 @@ from gnerf_ns.splats.axes import world_to_cameras
 from gnerf_ns.splats.gaussians import Gaussians
 from gnerf_ns.splats.ray_rendering import render_rays
 from gnerf_ns.splats.rendering import PinholeView, render
+from gnerf_ns.utils.options import ModelOptions
 
 
 @dataclass
-class SplatModelConfig(ModelConfig):
+class SplatModelConfig(ModelOptions):
     """Configuration of `SplatModel`: the sizes of what a checkpoint holds."""
 
     _target: Type = field(default_factory=lambda: SplatModel)
     """Target class to instantiate."""
-    enable_collider: bool = False
-    """Gaussians know by themselves where they are."""
     num_gaussians: int = 0
     """How many there are."""
     num_harmonics: int = 16

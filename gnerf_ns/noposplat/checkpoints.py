@@ -31,6 +31,9 @@ WHERE_MAST3R_IS = (
 )
 """The checkpoint of MASt3R (Leroy et al., ECCV 2024) that official trainings begin from."""
 
+NETWORK_FILE = "network.safetensors"
+"""What trainings leave beside the checkpoints' folder: nerfstudio takes every file in the latter for a checkpoint."""
+
 OTHER_RESOLUTION = 1.5
 """Images this many times larger or smaller than those of training, in the geometric mean of their sides, are worth a
 remark. Other shapes of about the same area are not."""
@@ -82,6 +85,11 @@ def read_noposplat(path: Path) -> Mapping[str, Any]:
         InputError: there is no such file, or it is a git-lfs pointer, damaged, or of something else.
     """
     contents = _read(path, WHERE_WEIGHTS_ARE)
+    if "pipeline" in contents:
+        raise InputError(
+            f"{path} is what a training goes on from; give the network itself, which NoPoSplat's trainings leave in "
+            f"{path.absolute().parent.with_name(NETWORK_FILE)}."
+        )
     if not isinstance(contents.get(_STATE), Mapping):
         raise InputError(f"{path} is not a checkpoint of NoPoSplat's (it has no {_STATE}); {WHERE_WEIGHTS_ARE}.")
     return contents
@@ -172,8 +180,9 @@ def start_from_mast3r(network: NoPoSplatNetwork, path: Path) -> None:
     for name, value in state.items():
         if ".dpt.head.4." in name:
             state[name] = value[:3]
-        elif name in _RAY_READERS and value.shape[0] == own[name].shape[0]:
-            state[name] = torch.cat((value, own[name][:, value.shape[1] :]), dim=1)
+        elif name in _RAY_READERS and value.shape[0] == own[name].shape[0] and value.shape[1] < own[name].shape[1]:
+            # The network may be on a GPU.
+            state[name] = torch.cat((value, own[name][:, value.shape[1] :].to(value)), dim=1)
     _check_fit(state, own, path)
     network.load_state_dict(state, strict=False)
 
@@ -251,7 +260,7 @@ def _check_fit(state: Mapping[str, Any], own: Mapping[str, Tensor], path: Path) 
                 break
     if reason:
         raise InputError(
-            f"{path} does not fit this network ({reason}); use one of the same sizes and kind of intrinsics, or set "
-            "those to what it was trained with."
+            f"{path} does not fit this network ({reason}); use one of the same sizes and kind of intrinsics, or, for a "
+            "training, set those (--pipeline.model.network.*) to what it was trained with."
         )
     check_finite(state)

@@ -54,8 +54,6 @@ class Splat:
     fov_deg: Optional[float] = None
     """Field of view along the photos' longer side, in degrees. Where it is given, it counts, whatever a transforms.json
     beside the photos or EXIF data say; None: these, else 50 degrees."""
-    seed: int = 42
-    """Seed of the random numbers."""
     demo: bool = False
     """Draw two photos of a scene of our own, and use the small network that comes with the package, which knows such
     scenes and nothing else."""
@@ -72,15 +70,11 @@ class Splat:
         if not self.demo and not self.photos:
             raise InputError("No photos were given; give two or more files, or one folder of them.")
         checkpoint = self._weights()
-        if self.output.exists():
-            raise InputError(f"{self.output} exists already; give another --output, or remove it.")
-        paths = write_demo_photos(self.output.with_name(f"{self.output.name}-photos")) if self.demo else self.photos
-        files = find_photos(paths, self.fov_deg)
+        files = find_photos(self._checked_photos(), self.fov_deg)
         network = load_network(checkpoint)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if device.type == "cpu":
             share_cores()
-        torch.manual_seed(self.seed)
         side = network.config.image_side
         photos = read_photos(files, side, device)
         _say([f"{len(photos)} photos; intrinsics from {files.lens_origin}.", photos.changes()])
@@ -122,11 +116,28 @@ class Splat:
             raise NoWeightsError(f"There is no file {self.checkpoint}; {WHERE_WEIGHTS_ARE}: download one to there.")
         return self.checkpoint
 
+    def _checked_photos(self) -> Tuple[Path, ...]:
+        """Those given or drawn, if the output is such as can be made, as far as that is known before."""
+        folder = self.output
+        try:
+            if folder.exists():
+                raise InputError(f"{folder} exists already; give another --output, or remove it.")
+            if not self.demo:
+                return self.photos
+            folder = folder.with_name(f"{folder.name}-photos")
+            return write_demo_photos(folder)
+        except OSError as error:  # of names that are too long, too
+            raise _cannot_be_made(folder, error) from error
+
     def _make_output(self) -> None:
         try:
             self.output.mkdir(parents=True)
         except OSError as error:
-            raise InputError(f"{self.output} cannot be made ({error.strerror}); give another --output.") from error
+            raise _cannot_be_made(self.output, error) from error
+
+
+def _cannot_be_made(folder: Path, error: OSError) -> InputError:
+    return InputError(f"{folder} cannot be made ({error.strerror}); give another --output.")
 
 
 def report(found: Reconstruction, photos: Photos, output: Path) -> List[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Literal, Mapping, Optional, Sequence, Tuple, Type, Union
 
 import torch
+import tyro
 from nerfstudio.data.datamanagers.base_datamanager import DataManager, DataManagerConfig
 from torch import distributed
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -79,7 +80,12 @@ class NoPoSplatDataManagerConfig(DataManagerConfig):
     evaluation_views: Optional[Path] = None
     """File that says which views of which held-out scenes are evaluated, of pixelSplat's kind; None: they are drawn."""
     num_eval_scenes: int = 100
-    """Held-out scenes that are evaluated, where no file says which."""
+    """Held-out scenes that are evaluated, at most, where no file says which."""
+
+    # nerfstudio's: --data says the first; the others have no effect.
+    data: tyro.conf.Suppress[Optional[Path]] = None
+    masks_on_gpu: tyro.conf.Suppress[bool] = False
+    images_on_gpu: tyro.conf.Suppress[bool] = False
 
     def check_options(self) -> None:
         """Whether numbers are such as make sense.
@@ -263,7 +269,7 @@ class NoPoSplatDataManager(DataManager):
                 + (
                     f" as {config.evaluation_views} says; give the file of these data."
                     if config.evaluation_views
-                    else "."
+                    else "; give such as have two images that overlap, and a third between them."
                 )
             )
         return chosen

@@ -1,7 +1,8 @@
 """Figures of held-out scenes, by how much their context views overlap.
 
 Images are compared at the true poses of the targets, in the frame that the network is to have, and nothing is
-optimized. (NoPoSplat's own tables are of target poses that were optimized on the target images first.)
+optimized, unless `aligned` is asked for: NoPoSplat's own tables are of target poses that were optimized on the target
+images first.
 """
 
 from __future__ import annotations
@@ -52,6 +53,28 @@ def refined_poses(gaussians: Gaussians, context: Views, steps: int = REFINEMENT_
     return poses
 
 
+Renderer = Callable[[Gaussians, Views], Float[Tensor, "batch views 3 height width"]]
+"""What views of as many scenes as the Gaussians have see of them."""
+
+
+def aligned(
+    gaussians: Gaussians, views: Views, steps: int = REFINEMENT_STEPS
+) -> Float[Tensor, "batch views 3 height width"]:
+    """A `Renderer`: each view's pose is first optimized on its own image in so many steps, from the true one.
+
+    So NoPoSplat's tables are made (section 4.1), since without poses a network cannot know the scene's exact scale.
+    """
+    found = []
+    for index, scene in enumerate(zip(*vars(views).values(), strict=True)):
+        view = Views(*scene)
+        refined = [
+            refined_pose(gaussians[index], image, pinhole, steps)
+            for image, pinhole in zip(view.images, pinhole_views(view), strict=True)
+        ]
+        found.append(inverse_poses(torch.stack(refined)))
+    return rendered(gaussians, replace(views, camera_to_worlds=torch.stack(found)))
+
+
 @dataclass(frozen=True)
 class SceneFigures:
     """Of one scene."""
@@ -72,6 +95,7 @@ def scene_figures(
     overlap: Optional[OverlapClass],
     metrics: ImageMetrics,
     find_poses: Optional[PoseFinder] = None,
+    show: Renderer = rendered,
 ) -> SceneFigures:
     """Run the network on the context views of one scene, and compare.
 
@@ -81,9 +105,10 @@ def scene_figures(
         overlap: of its context views.
         metrics: of single images.
         find_poses: None to seek none.
+        show: how targets are seen.
     """
     gaussians = network(example.context.images, example.context.intrinsics)
-    images = rendered(gaussians, example.target)[0].clamp(0.0, 1.0)
+    images = show(gaussians, example.target)[0].clamp(0.0, 1.0)
     figures = image_figures(images, example.target.images[0], metrics)
     if find_poses is None:
         return SceneFigures(overlap, figures)

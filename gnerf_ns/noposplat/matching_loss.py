@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from typing import Any, Iterator, List, Sequence, Tuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from gnerf_ns.noposplat.attention import CrossAttention, rotate
 from gnerf_ns.noposplat.network import Backbone
 from gnerf_ns.scenes.view_sampling import Views
+from gnerf_ns.scenes.visibility import seen_at
 from gnerf_ns.splats.axes import inverse_poses
 
 MATCHING_WEIGHT = 0.3
@@ -29,9 +30,6 @@ MATCHING_WEIGHT = 0.3
 SAME_DEPTH = 0.05
 """A point is seen in another image unless that shows something nearer by more than this share of the depth: its pixels
 are not exactly where the point is."""
-
-NEAREST = 1e-3
-"""Points nearer to a camera's plane than this, in distances between the cameras, are not seen."""
 
 
 class AttentionCalls:
@@ -142,7 +140,7 @@ def seen_in_others(
         of_view = []
         for other in (other for other in range(views) if other != view):
             depths = in_cameras[:, other, other, :, 2].unflatten(-1, (height, width))
-            seen, row, column = _seen_at(in_cameras[:, other, view], context.intrinsics[:, other], depths)
+            seen, row, column = seen_at(in_cameras[:, other, view], context.intrinsics[:, other], depths, SAME_DEPTH)
             patch = row // patch_side * columns + column // patch_side
             counts = points.new_zeros(batch, patches * patches)
             counts.scatter_add_(1, own * patches + patch, seen.to(points) / patch_side**2)
@@ -157,25 +155,3 @@ def _in_cameras(
     """All points in the frame of each camera."""
     poses = inverse_poses(context.camera_to_worlds)[:, :, None]
     return points.flatten(2, 3)[:, None] @ poses[..., :3].mT + poses[..., None, :, 3]
-
-
-def _seen_at(
-    points: Float[Tensor, "batch pixels 3"],
-    intrinsics: Float[Tensor, "batch 3 3"],
-    depths: Float[Tensor, "batch height width"],
-) -> Tuple[Bool[Tensor, "batch pixels"], Int[Tensor, "batch pixels"], Int[Tensor, "batch pixels"]]:
-    """Whether a camera sees points, and in which row and column.
-
-    Args:
-        points: in the camera's frame.
-        intrinsics: of the camera, normalized.
-        depths: what it shows.
-    """
-    height, width = depths.shape[1:]
-    projected = points @ intrinsics.mT
-    shares = projected[..., :2] / projected[..., 2:].clamp_min(NEAREST)
-    inside = (projected[..., 2] > NEAREST) & (shares >= 0.0).all(dim=-1) & (shares < 1.0).all(dim=-1)
-    sides = torch.tensor([width, height], device=points.device)
-    column, row = (shares.clamp(0.0, 1.0) * sides).long().clamp(max=sides - 1).unbind(dim=-1)
-    nearest = depths.flatten(1).gather(1, row * width + column)
-    return inside & (points[..., 2] < nearest * (1.0 + SAME_DEPTH)), row, column

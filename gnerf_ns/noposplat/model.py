@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Type
+from typing import Any, Dict, List, Optional, Tuple, Type
 
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
-from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.models.base_model import Model
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn import functional as F
@@ -26,6 +26,7 @@ from gnerf_ns.noposplat.view_cameras import UPRIGHT, rendered
 from gnerf_ns.scenes.view_sampling import Example
 from gnerf_ns.splats.gaussians import Gaussians
 from gnerf_ns.utils.errors import InputError
+from gnerf_ns.utils.options import ModelOptions
 
 POINT_WEIGHT = 0.1
 """Of what is told of points beside images: with 1, images are learned more slowly."""
@@ -35,13 +36,11 @@ NEW_LAYERS = ("gaussian_param_head", "backbone.intrinsic_encoder")
 
 
 @dataclass
-class NoPoSplatModelConfig(ModelConfig):
+class NoPoSplatModelConfig(ModelOptions):
     """Configuration of `NoPoSplatModel`."""
 
     _target: Type = field(default_factory=lambda: NoPoSplatModel)
     """Target class to instantiate."""
-    enable_collider: bool = False
-    """Gaussians know by themselves where they are."""
     network: NoPoSplatNetworkConfig = field(default_factory=NoPoSplatNetworkConfig)
     """Sizes of the network. Its image side is that of the data."""
     perceptual_loss_mult: float = 0.05
@@ -95,13 +94,14 @@ class NoPoSplatModel(Model):
         self.config.check_beginning()
         checkpoint, mast3r = self.config.checkpoint, self.config.mast3r
         if checkpoint is not None:
-            given = load_network(checkpoint, self.config.network).state_dict()
-            if _shapes(given) != _shapes(self.network.state_dict()):
+            given = load_network(checkpoint, self.config.network)
+            # Not by shapes: the number of heads, say, is in none of them.
+            if replace(given.config, image_side=self.config.network.image_side) != self.config.network:
                 raise InputError(
-                    f"The network in {checkpoint} has other sizes than that of this method; choose another method, or "
-                    "set --pipeline.model.network.* to what it was trained with."
+                    f"The network in {checkpoint} has other sizes, or is of another kind, than that of this method; "
+                    "choose another method, or set --pipeline.model.network.* to what it was trained with."
                 )
-            self.network.load_state_dict(given)
+            self.network.load_state_dict(given.state_dict())
         elif mast3r is not None:
             start_from_mast3r(self.network, mast3r)
         else:
@@ -217,7 +217,3 @@ class NoPoSplatModel(Model):
         shown: Float[Tensor, "height width 3"] = outputs["rgb"]
         truth = batch["image"].to(shown)
         return self.image_metrics(shown, truth), {"img": torch.cat([truth, shown], dim=1)}
-
-
-def _shapes(state: Mapping[str, Tensor]) -> Dict[str, torch.Size]:
-    return {name: value.shape for name, value in state.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
@@ -15,15 +16,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gnerf_ns.data.dataparser import UnposedDataParserConfig
-from gnerf_ns.data.dataset import MIN_IMAGE_SIDE
+from gnerf_ns.data.dataset import MIN_IMAGE_SIDE, WRONG_ASPECT_TOLERANCE
 from gnerf_ns.data.frames import read_all_frames
 from gnerf_ns.data.image_set import premultiply
 from gnerf_ns.data.images import ImageSize, area_resize, centered_window, is_image, read_header, read_image
 from gnerf_ns.data.intrinsics import Intrinsics
 from gnerf_ns.data.lens_sources import DEFAULT_FOV_DEG, lenses_of_frames
+from gnerf_ns.data.mask_files import split_off_masks
 from gnerf_ns.data.transforms_json import Frame, load_transforms_json, read_transforms_json
 from gnerf_ns.noposplat.network import SIDE_UNIT
 from gnerf_ns.splats.rendering import PinholeView
+from gnerf_ns.utils.console import remark
 from gnerf_ns.utils.errors import InputError
 
 MOST_PHOTOS = 12
@@ -137,8 +140,9 @@ def find_photos(paths: Sequence[Path], fov_deg: Optional[float] = None) -> Photo
 
     Raises:
         InputError: there are too few or too many photos, one cannot be read or is too small, or its lens cannot be
-            used.
+            used or is that of an image of another shape.
     """
+    paths, masks = split_off_masks(paths)
     frames = _frames(paths)
     if not 2 <= len(frames) <= MOST_PHOTOS:
         counted = "only one photo" if len(frames) == 1 else f"{len(frames)} photos"
@@ -147,6 +151,9 @@ def find_photos(paths: Sequence[Path], fov_deg: Optional[float] = None) -> Photo
             f"2 to {MOST_PHOTOS} of the same scene."
         )
     UnposedDataParserConfig(data=paths[0], fov_deg=fov_deg).setup()  # checks the field of view
+    for path, count in Counter(frame.image.resolve() for frame in frames).items():
+        if count > 1:
+            raise InputError(f"The photo {path} is given {count} times; give photos from different places.")
     for frame in frames:
         size = read_header(frame.image).size
         if min(size) < MIN_IMAGE_SIDE:
@@ -158,7 +165,16 @@ def find_photos(paths: Sequence[Path], fov_deg: Optional[float] = None) -> Photo
     if lenses.intrinsics[0].camera_type == CameraType.EQUIRECTANGULAR:
         raise InputError(f"{frames[0].source} says that {frames[0].image.name} is a panorama; give photos of a lens.")
     lenses.remark_doubts(frames[0].image.parent)
-    return PhotoFiles(frames, lenses.intrinsics, lenses.origin, lenses.source == "transforms.json")
+    if masks or any(frame.mask is not None for frame in frames):
+        remark("Masks have no part in a splat: the network sees whole photos. Trainings that go on from it use them.")
+    files = PhotoFiles(frames, lenses.intrinsics, lenses.origin, lenses.source == "transforms.json")
+    for frame, lens, size in zip(frames, files.lenses, files.sizes, strict=True):
+        if abs(size.width / size.height / (lens.size.width / lens.size.height) - 1) > WRONG_ASPECT_TOLERANCE:
+            raise InputError(
+                f"The photo {frame.image} has {size} pixels, but {frame.source} gives it intrinsics for {lens.size}; "
+                "correct the width and height there, or replace the photo."
+            )
+    return files
 
 
 def _frames(paths: Sequence[Path]) -> List[Frame]:

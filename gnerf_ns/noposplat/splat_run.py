@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Type
+from typing import Any, Dict, Type
 
 import torch
+import tyro
 import yaml
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
@@ -20,12 +21,14 @@ from torch import Tensor
 from gnerf_ns.cameras.plots import save_image
 from gnerf_ns.data.dataparser import placeholder_cameras, unit_scene_box
 from gnerf_ns.data.transforms_json import FileFrames, write_transforms_json
+from gnerf_ns.export.folders import linked
 from gnerf_ns.models.splat import SplatModel, SplatModelConfig
 from gnerf_ns.noposplat.photos import PhotoFiles, Photos
 from gnerf_ns.noposplat.reconstruction import Reconstruction
 from gnerf_ns.splats.ply import write_ply
 from gnerf_ns.training.run_folder import RunFolderConfig
 from gnerf_ns.utils.errors import InputError
+from gnerf_ns.utils.options import TrainingViewerConfig
 
 METHOD_NAME = "gnerf-splat"
 """By which nerfstudio looks the method up."""
@@ -45,22 +48,24 @@ def data_of_splat() -> VanillaDataManagerConfig:
 
 @dataclass
 class SplatRunConfig(RunFolderConfig):
-    """Configuration of a run that holds fixed Gaussians, all in its own folder."""
+    """Configuration of a run that holds fixed Gaussians, all in its own folder. No option trains it."""
 
     _target: Type = field(default_factory=lambda: Trainer)
     """Never built."""
     method_name: str = METHOD_NAME  # pyright: ignore[reportIncompatibleVariableOverride]
     """Method name, by which nerfstudio finds it."""
-    machine: MachineConfig = field(
+    machine: tyro.conf.Suppress[MachineConfig] = field(
         default_factory=lambda: MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu")
     )
     """Machine configuration."""
-    pipeline: VanillaPipelineConfig = field(
+    pipeline: tyro.conf.Suppress[VanillaPipelineConfig] = field(
         default_factory=lambda: VanillaPipelineConfig(datamanager=data_of_splat(), model=SplatModelConfig())
     )
     """Photos and Gaussians."""
-    viewer: ViewerConfig = field(default_factory=lambda: ViewerConfig(num_rays_per_chunk=1 << 13))
+    viewer: tyro.conf.Suppress[ViewerConfig] = field(default_factory=TrainingViewerConfig)
     """Viewer configuration."""
+    optimizers: tyro.conf.Suppress[Dict[str, Any]] = field(default_factory=dict)
+    """None."""
 
     def set_folder(self, folder: Path) -> None:
         """Take a folder for that of the run; its photos are in it, wherever another copy is."""
@@ -125,7 +130,7 @@ def write_run(folder: Path, reconstruction: Reconstruction, photos: Photos) -> N
 
 
 def write_original_cameras(folder: Path, reconstruction: Reconstruction, files: PhotoFiles) -> None:
-    """Write `ORIGINALS_FILE`, to train on: it names the photos where they are, with masks if all have one.
+    """Write `ORIGINALS_FILE`, to train on: it names the photos, by links that move along, with masks if all have one.
 
     What the network saw was cropped and straightened, which moves no camera and turns none.
 
@@ -143,7 +148,7 @@ def write_original_cameras(folder: Path, reconstruction: Reconstruction, files: 
         masks if len(masks) == len(files.frames) else None,
         {file: orientation for frame in files.frames for file, orientation in frame.orientations.items()},
     )
-    write_transforms_json(folder / ORIGINALS_FILE, {"photos": frames}, {"ply_file_path": SPLAT_FILE})
+    write_transforms_json(folder / ORIGINALS_FILE, linked({"photos": frames}, folder), {"ply_file_path": SPLAT_FILE})
 
 
 def _frames(folder: Path, camera_to_worlds: Float[Tensor, "views 3 4"], photos: Photos) -> FileFrames:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+import shlex
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List, Literal, Tuple, Type
+from typing import Any, Dict, List, Literal, Optional, Tuple, Type
 
 import torch
+import tyro
 from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
@@ -18,14 +20,11 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from gnerf_ns.noposplat.checkpoints import save_network
+from gnerf_ns.noposplat.checkpoints import NETWORK_FILE, save_network
 from gnerf_ns.noposplat.pipeline import NoPoSplatPipeline, NoPoSplatPipelineConfig
 from gnerf_ns.training.run_folder import RunFolderConfig
 from gnerf_ns.training.whole_runs import WholeRunTrainer
 from gnerf_ns.utils.errors import InputError
-
-NETWORK_FILE = "network.safetensors"
-"""Beside the checkpoints' folder: nerfstudio takes every file in the latter for a checkpoint."""
 
 
 @dataclass
@@ -34,9 +33,13 @@ class AdamWOptimizerConfig(AdamOptimizerConfig):
 
     _target: Type = torch.optim.AdamW
     """The optimizer class to use."""
-    betas: Tuple[float, float] = (0.9, 0.95)
+    eps: tyro.conf.Suppress[float] = 1e-8
+    """Added to the denominator."""
+    max_norm: tyro.conf.Suppress[Optional[float]] = None
+    """Gradients of all groups are shortened together: `OptimizersClippedTogether`."""
+    betas: tyro.conf.Suppress[Tuple[float, float]] = (0.9, 0.95)
     """Decay rates of the first and second moment."""
-    weight_decay: float = 0.05
+    weight_decay: tyro.conf.Suppress[float] = 0.05
     """The weight decay to use."""
 
 
@@ -50,8 +53,9 @@ class WarmUpCosineSchedulerConfig(SchedulerConfig):
     """Steps until the full rate."""
     last_factor: float = 0.1
     """Share of the learning rate at the end."""
-    first_step: int = 0
-    """Where all this begins. Before it, nothing is learned."""
+    first_step: tyro.conf.Suppress[int] = 0
+    """Where all this begins. Before it, nothing is learned. Unless it is 0, `NoPoSplatTrainer` has it where images
+    begin: at once where there are no points (with --data, for example), whatever was planned."""
 
     def factor(self, step: int, total_steps: int) -> float:
         """Share of the learning rate at a step of so many."""
@@ -120,6 +124,14 @@ class NoPoSplatTrainerConfig(RunFolderConfig):
     """What is trained."""
     max_num_iterations: int = 18_751
     """Steps of a run, those before a resume included."""
+    steps_per_save: int = 1000
+    """Steps between checkpoints."""
+    steps_per_eval_image: int = 500
+    """Steps between pictures of a held-out scene."""
+    steps_per_eval_all_images: int = 25_000
+    """Steps between evaluations of all held-out scenes."""
+    mixed_precision: bool = False
+    """Whether networks run in half precision."""
     clip_norm: float = 0.5
     """Gradients are shortened to this norm."""
 
@@ -143,7 +155,6 @@ class NoPoSplatTrainerConfig(RunFolderConfig):
 
     def save_config(self) -> None:
         """Save the configuration with paths that hold from anywhere."""
-        self.output_dir = Path(os.path.abspath(self.output_dir))
         for owner, name in (
             (self.pipeline.datamanager, "data"),
             (self.pipeline.datamanager, "evaluation_views"),
@@ -176,19 +187,22 @@ class NoPoSplatTrainer(WholeRunTrainer):
     config: NoPoSplatTrainerConfig
     pipeline: NoPoSplatPipeline
 
-    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Build pipeline and optimizers."""
-        super().setup(test_mode)
+    def _set_up(self, test_mode: Literal["test", "val", "inference"]) -> None:
+        super()._set_up(test_mode)
         if not self.config.is_resumed:
             self.pipeline.model.begin()
 
     def setup_optimizers(self) -> Optimizers:
-        """Rates fall until the run's end."""
+        """Rates fall until the run's end; what only images teach waits for the first of them, and no longer."""
         planned = self.config.max_num_iterations
-        configs = {
-            group: {**each, "scheduler": SimpleNamespace(setup=partial(each["scheduler"].setup, total_steps=planned))}
-            for group, each in self.config.optimizers.items()
-        }
+        point_steps = self.pipeline.datamanager.example_config.point_steps
+        configs = {}
+        for group, each in self.config.optimizers.items():
+            scheduler = each["scheduler"]
+            if scheduler.first_step:
+                scheduler = replace(scheduler, first_step=point_steps)
+            setup = partial(scheduler.setup, total_steps=planned)
+            configs[group] = {**each, "scheduler": SimpleNamespace(setup=setup)}
         return OptimizersClippedTogether(configs, self.pipeline.get_param_groups(), self.config.clip_norm)
 
     def _save_checkpoint(self, step: int) -> None:
@@ -197,7 +211,7 @@ class NoPoSplatTrainer(WholeRunTrainer):
         save_network(self.pipeline.model.network, path)
         if step >= self._last_step:
             CONSOLE.print(
-                f"The network is in {path}; gnerf-splat PHOTO PHOTO --checkpoint {path} uses it.",
+                f"The network is in {path}; gnerf-splat PHOTO PHOTO --checkpoint {shlex.quote(str(path))} uses it.",
                 markup=False,
                 soft_wrap=True,
             )

@@ -17,6 +17,7 @@ from gnerf_ns.scenes.made_scenes import NUM_FRAMES, MadeScene, MadeScenes
 from gnerf_ns.scenes.scene_data import SceneCameras, SceneGroup, UnusableScene, check_scene
 from gnerf_ns.scenes.view_choice import ChosenViews
 from gnerf_ns.scenes.view_sampling import ExampleConfig, in_first_frame
+from gnerf_ns.scenes.visibility import seen_at
 from gnerf_ns.utils.errors import InputError
 
 OverlapClass = Literal["small", "medium", "large"]
@@ -33,6 +34,9 @@ SAME_DEPTH = 0.03
 its depth."""
 
 _MOST_DRAWS = 200
+
+_TARGETS_DRAWN = 12
+"""For a scene, at least: some are drawn twice, or are those that the network sees."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,8 @@ def write_evaluation_set(path: Path, chosen: EvaluationSet) -> None:
 def drawn_evaluation_set(groups: Sequence[SceneGroup], config: ExampleConfig, count: int) -> Dict[str, EvaluationViews]:
     """Views of up to so many scenes, as training chooses them in its end, where there is no index file.
 
-    They are always the same, and scenes that cannot be used are left out. Overlaps are not known.
+    But targets are distinct, and none is a context view, so that there may be fewer. They are always the same. Scenes
+    that cannot be used are left out, and so are those without such a target. Overlaps are not known.
     """
     chosen: Dict[str, EvaluationViews] = {}
     generator = np.random.default_rng(0)
@@ -124,11 +129,14 @@ def drawn_evaluation_set(groups: Sequence[SceneGroup], config: ExampleConfig, co
             try:
                 scene = group.scene(key)
                 check_scene(scene, config.size)
-                views = rule.choose(scene.cameras, config.num_context, config.num_targets, rule.growth_steps, generator)
+                drawn = max(config.num_targets, _TARGETS_DRAWN)
+                views = rule.choose(scene.cameras, config.num_context, drawn, rule.growth_steps, generator)
                 in_first_frame(scene.cameras.camera_to_worlds, views)
             except UnusableScene:
                 continue
-            chosen[key] = EvaluationViews(views.context, views.target)
+            targets = tuple(dict.fromkeys(frame for frame in views.target if frame not in views.context))
+            if targets:
+                chosen[key] = EvaluationViews(views.context, targets[: config.num_targets])
     return chosen
 
 
@@ -190,11 +198,7 @@ def share_seen(depths: Float[Tensor, "2 height width"], cameras: SceneCameras) -
     grid = torch.stack([*torch.meshgrid(columns, rows, indexing="xy"), torch.ones(height, width)], dim=-1).double()
     first, second = cameras.camera_to_worlds
     directions = grid @ cameras.intrinsics[0].double().inverse().mT
-    points = (directions * depths[0, ..., None]) @ first[:, :3].mT + first[:, 3]
+    points = (directions * depths[0, ..., None]).flatten(0, 1) @ first[:, :3].mT + first[:, 3]
     in_second = (points - second[:, 3]) @ second[:, :3]
-    pixels = in_second @ cameras.intrinsics[1].double().mT
-    shares = pixels[..., :2] / pixels[..., 2:]
-    inside = (pixels[..., 2] > 0.0) & ((shares > 0.0) & (shares < 1.0)).all(dim=-1)
-    sides = torch.tensor([width, height])
-    column, row = (shares.nan_to_num().clamp(0.0, 1.0) * sides).long().clamp(max=sides - 1).unbind(dim=-1)
-    return (inside & (in_second[..., 2] < depths[1, row, column] * (1.0 + SAME_DEPTH))).double().mean()
+    seen, _, _ = seen_at(in_second, cameras.intrinsics[1].double(), depths[1], SAME_DEPTH)
+    return seen.double().mean()

@@ -201,8 +201,7 @@ class ChunkFile:
             keys: those that the index says are in it.
         """
         self._path, self.keys, self.name = path, keys, str(path)
-        # Nothing in a chunk tells how far apart its frames are.
-        self.kind: SceneKind = "dl3dv" if "dl3dv" in str(path.absolute()).lower() else "re10k"
+        self.kind = _kind_of_chunk(path)
 
     def scene(self, key: str) -> ChunkScene:
         """See `SceneGroup.scene`."""
@@ -218,6 +217,19 @@ class ChunkFile:
             _chunks[self._path] = {entry["key"]: entry for entry in _load_chunk(self._path)}
         _chunks.move_to_end(self._path)
         return _chunks[self._path]
+
+
+def _kind_of_chunk(path: Path) -> SceneKind:
+    """By the nearest folder whose name tells: nothing in a chunk tells how far apart its frames are.
+
+    Folders above may be of several data sets, as that of official weights, mixRe10kDl3dv.
+    """
+    for folder in path.absolute().parents:
+        name = folder.name.lower()
+        is_dl3dv, is_other = "dl3dv" in name, any(word in name for word in ("re10k", "realestate", "acid"))
+        if is_dl3dv != is_other:
+            return "dl3dv" if is_dl3dv else "re10k"
+    return "re10k"
 
 
 def _load_chunk(path: Path) -> List[Dict[str, Any]]:

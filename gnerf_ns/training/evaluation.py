@@ -13,6 +13,7 @@ from gnerf_ns.cameras.learned_cameras import LearnedCameras
 from gnerf_ns.cameras.plots import plot_cameras
 from gnerf_ns.data.datamanager import UnposedDataManager
 from gnerf_ns.models.gnerf import GNeRFModel
+from gnerf_ns.models.image_metrics import without_lpips
 
 
 class Evaluation:
@@ -49,16 +50,26 @@ class Evaluation:
         truth = self._datamanager.eval_ground_truth
         if errors is None or truth is None or len(truth) == 0 or not bool(truth.isfinite().all()):
             return {}
-        moved = errors.similarity.inverse().apply(truth.cpu())
+        return {"psnr_aligned": self._held_out_psnr(errors.similarity.inverse().apply(truth.cpu()))}
+
+    @torch.no_grad()
+    def held_out_psnr(self) -> Optional[float]:
+        """`psnr` of ns-eval (dB): held-out images at the poses that have been estimated; None where there are none."""
+        if len(self._datamanager.eval_dataset) == 0 or not self._cameras.has_eval_poses:
+            return None
+        with without_lpips():
+            return self._held_out_psnr(self._cameras.poses("eval"))
+
+    def _held_out_psnr(self, camera_to_worlds: Float[Tensor, "m 3 4"]) -> float:
         was_training = self._model.training
         self._model.eval()
         values = []
         for index, (camera, batch) in enumerate(self._datamanager.fixed_indices_eval_dataloader):
-            camera.camera_to_worlds = moved[index][None].to(camera.camera_to_worlds)
+            camera.camera_to_worlds = camera_to_worlds[index][None].to(camera.camera_to_worlds)
             outputs = self._model.get_outputs_for_camera(camera)
             values.append(self._model.get_image_metrics_and_images(outputs, batch)[0]["psnr"])
         self._model.train(was_training)
-        return {"psnr_aligned": float(torch.tensor(values).mean())}
+        return float(torch.tensor(values).mean())
 
     def plot_poses(self) -> Float[Tensor, "height width 3"]:
         """An image of the estimated training cameras, against the truth where it is known; values in [0, 1]."""

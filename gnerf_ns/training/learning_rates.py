@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, Tuple, Type
+from typing import Any, Callable, Dict, Optional, Tuple, Type
 
 import tyro
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
@@ -18,14 +18,26 @@ from gnerf_ns.utils.annealing import geometric
 
 
 @dataclass
-class QuickAdamOptimizerConfig(AdamOptimizerConfig):
+class PlainAdamOptimizerConfig(AdamOptimizerConfig):
+    """nerfstudio's, with its learning rate alone as an option."""
+
+    eps: tyro.conf.Suppress[float] = 1e-8
+    """Added to the denominator."""
+    max_norm: tyro.conf.Suppress[Optional[float]] = None
+    """Gradients are shortened to this norm."""
+    weight_decay: tyro.conf.Suppress[float] = 0
+    """Share of the parameters that is taken off them, as torch's Adam does."""
+
+
+@dataclass
+class QuickAdamOptimizerConfig(PlainAdamOptimizerConfig):
     """Adam for runs of hundreds of steps, whose second moment must not remember a thousand."""
 
-    eps: float = 1e-15
+    eps: tyro.conf.Suppress[float] = 1e-15
     """Added to the denominator; entries of a hash grid have tiny gradients."""
-    betas: Tuple[float, float] = (0.9, 0.99)
+    betas: tyro.conf.Suppress[Tuple[float, float]] = (0.9, 0.99)
     """Decay rates of the first and second moment."""
-    fused: bool = True
+    fused: tyro.conf.Suppress[bool] = True
     """One pass over the parameters in place of a dozen; a hash grid has a million of them."""
 
 
@@ -35,7 +47,7 @@ class PhaseSchedulerConfig(SchedulerConfig):
 
     _target: Type = field(default_factory=lambda: PhaseScheduler)
     """Target class to instantiate."""
-    phase_a_last_factor: float = 1.0
+    phase_a_last_factor: tyro.conf.Suppress[float] = 1.0
     """Share of the learning rate at the end of phase A, and in AB."""
     first_factor: float = 1.0
     """Share of the learning rate at the beginning of phase B."""

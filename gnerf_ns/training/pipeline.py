@@ -46,6 +46,7 @@ from gnerf_ns.training.transport import TransportObjective, TransportObjectiveCo
 from gnerf_ns.utils.checkpoints import fitting_state
 from gnerf_ns.utils.cpu import keep_freed_memory, share_cores
 from gnerf_ns.utils.errors import InputError
+from gnerf_ns.utils.options import NoHeadline
 
 SEED_STRIDE = 1_000_003
 """Distance between the random seeds of consecutive steps."""
@@ -60,34 +61,32 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
 
     _target: Type = field(default_factory=lambda: GNeRFPipeline)
     """Target class to instantiate."""
-    datamanager: DataManagerConfig = field(default_factory=UnposedDataManagerConfig)
+    datamanager: NoHeadline[DataManagerConfig] = field(default_factory=UnposedDataManagerConfig)
     """Reads the images."""
-    model: ModelConfig = field(default_factory=GNeRFModelConfig)
+    model: NoHeadline[ModelConfig] = field(default_factory=GNeRFModelConfig)
     """The radiance field."""
     schedule: PhaseScheduleConfig = field(default_factory=PhaseScheduleConfig)
     """Lengths of the phases A, AB and B, and what changes along them."""
-    phase_a: Literal["transport", "adversarial", "both"] = "transport"
+    phase_a: tyro.conf.Suppress[Literal["transport", "adversarial", "both"]] = "transport"
     """Objective of phase A: annealed optimal transport, GNeRF's adversarial training, or the sum of both."""
+    # The most used options have one line each in the help, and the rest in docs/your-images.md. Matching, auto: if it
+    # places half of the images, which have alpha, masks or a background; not of an object alone on a plain ground. Of
+    # given poses, missing ones are found and wrong ones corrected. look_at: positions alone are learned; free: 9-D;
+    # auto: look_at where the prior has neither jitter nor roll. One focal length is learned, or one for each image.
     matching: Matching = "auto"
-    """Whether training begins where local matches (structure from motion, by pycolmap) put the images. auto: if they
-    place half of them, and for images with alpha or masks, or with their background; not for an object alone on a
-    plain ground without. off: never. only: always; a run stops at once where they place hardly any."""
+    """Whether training begins at poses from local matches. only: else it stops."""
     poses: GivenPoses = "unknown"
-    """What is made of the poses in a transforms.json. unknown: they are not looked at, but to compare with. given:
-    training begins with them, be they rough (ARKit, GPS, another program's), finds those that are missing and mends
-    those that are wrong. fixed: they stay as they are."""
+    """In transforms.json: to compare with alone, to begin with, or to keep."""
     begins_with: tyro.conf.Suppress[Optional[BeginningConfig]] = None
     """What follows from poses that are known from the start; None where none are. Found out when a run begins."""
     pose_prior: PosePriorConfig = field(default_factory=PosePriorConfig)
     """Where the images may have been taken from."""
     pose_mode: Literal["auto", "look_at", "free"] = "auto"
-    """look_at: cameras look at the origin, only their positions are learned; free: position and rotation (9-D).
-    auto takes look_at where the prior has neither jitter nor roll."""
-    learn_up_direction: bool = True
+    """Whether cameras look at the middle. auto: by --pipeline.pose-prior.*."""
+    learn_up_direction: tyro.conf.Suppress[bool] = True
     """Whether the up direction is learned in phase B, for all cameras together, where they look at the origin."""
     focal_length: Literal["auto", "fixed", "shared", "per_image"] = "auto"
-    """Whether focal lengths are learned in phase B: one factor on all of them, or one for each image. auto learns a
-    shared one unless a transforms.json (or another calibrated source) gave them."""
+    """What is learned of it. auto: a shared one, unless transforms.json gave it."""
     transport: TransportObjectiveConfig = field(default_factory=TransportObjectiveConfig)
     """Phase A by optimal transport."""
     adversarial: AdversarialObjectiveConfig = field(default_factory=AdversarialObjectiveConfig)
@@ -106,7 +105,7 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
     """How few images are tried at other poses."""
     eval_poses: tyro.conf.Suppress[EvalPosesConfig] = field(default_factory=EvalPosesConfig)
     """How poses of held-out images are estimated."""
-    keep_freed_memory: bool = True
+    keep_freed_memory: tyro.conf.Suppress[bool] = True
     """Have glibc reuse freed memory: much faster, but fragments where chunks as large as the paper's come and go."""
 
     @property

@@ -33,6 +33,8 @@ BY_HEART_SHARE = 0.2
 """A field that leaves more of held-out images unexplained, and `DOUBTFUL_RATIO` times what it leaves of others, knows
 these by heart. Right fields leave 2 to 9 %, also of a dozen images."""
 
+SHOWN_BADLY = "The field does not show most images from their poses: do not trust them, nor the field."
+
 FOUND_BY_FIELD = (PoseOrigin.APPEARANCE, PoseOrigin.LOOKED_UP, PoseOrigin.GROUP, PoseOrigin.DOUBTFUL_GROUP)
 """Poses that nothing speaks for but the field."""
 
@@ -159,7 +161,7 @@ def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path], held_out: S
     ]
     is_bad, by_heart = shows_most_badly(statuses), knows_by_heart(statuses, held_out)
     if is_bad:
-        said.append("The field does not show most images from their poses: do not trust them, nor the field.")
+        said.append(SHOWN_BADLY)
     if by_heart:
         are_found = any(status.origin in FOUND_BY_FIELD for status in statuses)
         said.append(

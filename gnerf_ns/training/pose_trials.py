@@ -18,7 +18,6 @@ import torch
 import tyro
 from jaxtyping import Float, Int
 from nerfstudio.utils.rich_utils import CONSOLE
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,6 +27,7 @@ from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.pose_search.pixel_sampling import sample_pixel_rays
 from gnerf_ns.pose_search.pose_search import PoseSearch
 from gnerf_ns.training.objective import TrainingScene
+from gnerf_ns.utils.console import tracked
 
 GRADIENT_SCALE = 1024.0
 """Adam does not mind how large gradients are; tiny-cuda-nn's have half precision, in which small ones vanish."""
@@ -197,9 +197,7 @@ class PoseTrials:
         for number in range(rounds):
             poses, num_moved = best.camera_to_worlds, 0
             worst_first = probe.worst_first(poses)  # it is still what was fitted to them
-            label = f"Trying other poses, round {number + 1} of at most {rounds}"
-            quiet = not CONSOLE.is_terminal
-            for image in track(worst_first, label, console=CONSOLE, transient=True, disable=quiet):
+            for image in tracked(worst_first, f"trying other poses, round {number + 1} of at most {rounds}"):
                 better = self._somewhere_better(probe, image, poses)
                 if better is not None:
                     poses, num_moved = better, num_moved + 1

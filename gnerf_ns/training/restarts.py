@@ -21,6 +21,12 @@ from gnerf_ns.training.schedule import Schedule
 MIN_PHASE_B_SHARE = 1 / 3
 """At least this share of the planned phase B must be left after a restart that was not planned."""
 
+PHASE_A_FAILED = (
+    "Phase A ended without telling the images apart, so the poses will be wrong. Train with another --machine.seed or "
+    "more --pipeline.schedule.phase-a-steps, and check that the images show one object, alone or with masks."
+)
+"""What is said when no attempt at phase A has come to anything, and once more at the end of the run."""
+
 OTHERS = ("restarts.", "cameras.eval_")
 """Beginnings of the names of what attempts do not train."""
 
@@ -82,6 +88,7 @@ class Restarts(nn.Module):
         begin: training step at which the present attempt began.
         count: how many attempts came before it.
         best: what the best of earlier attempts has trained, until it is decided which one is kept.
+        kept_explained: explained variance of the attempt that was kept; None until one is.
     """
 
     begin: Tensor
@@ -106,15 +113,22 @@ class Restarts(nn.Module):
         self.register_buffer("count", torch.tensor(0))
         self.best_explained = -torch.inf
         self.best: Optional[Dict[str, Tensor]] = None
+        self.kept_explained: Optional[float] = None
         self.register_load_state_dict_post_hook(lambda module, keys: self._update_schedule())
 
     def get_extra_state(self) -> Dict[str, Any]:
         """For checkpoints: the best attempt."""
-        return {"best_explained": self.best_explained, "best": self.best}
+        return {"best_explained": self.best_explained, "best": self.best, "kept_explained": self.kept_explained}
 
     def set_extra_state(self, state: Dict[str, Any]) -> None:
         """From checkpoints."""
         self.best_explained, self.best = state["best_explained"], state["best"]
+        self.kept_explained = state.get("kept_explained")  # not in older checkpoints
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the attempt that was kept does not tell the images apart."""
+        return self.kept_explained is not None and not self.kept_explained >= self.config.min_explained_variance
 
     @property
     def schedule(self) -> Schedule:
@@ -150,6 +164,8 @@ class Restarts(nn.Module):
                 self.best_explained, self.best = explained_variance, self._attempt.copied()
             self._begin_anew(step + 1)
             return True
+        # `max` keeps its first argument where the second is NaN.
+        self.kept_explained = max(self.best_explained, explained_variance)
         best, self.best = self.best, None
         if is_best or best is None:
             return False
@@ -166,11 +182,7 @@ class Restarts(nn.Module):
         if self._may_begin_anew(step):
             CONSOLE.print(f"At step {step} renderings do not tell the images apart; phase A is restarted.")
             return "begin anew"
-        CONSOLE.print(
-            "[yellow]Phase A ended without telling the images apart, so the poses will be wrong. Train with another "
-            "--machine.seed or more --pipeline.schedule.phase-a-steps, and check that the images show one object, "
-            "alone or with masks."
-        )
+        CONSOLE.print(PHASE_A_FAILED, style="red", markup=False)
         return "keep the best"
 
     def _may_begin_anew(self, step: int) -> bool:

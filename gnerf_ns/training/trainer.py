@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import warnings
-from contextlib import suppress
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Type, cast
 
 import yaml
 from nerfstudio.engine.optimizers import Optimizers
-from nerfstudio.utils.rich_utils import CONSOLE
-from rich.markup import escape
 
 from gnerf_ns.cameras.learned_cameras import Split
 from gnerf_ns.cameras.plots import save_image
 from gnerf_ns.data.datamanager import UnposedDataManagerConfig
+from gnerf_ns.data.dataparser import LENS_ORIGIN_KEY
 from gnerf_ns.data.dataset import UnposedDataset
 from gnerf_ns.data.image_set import ImageSet
-from gnerf_ns.export.folders import POSES_FOLDER, TRANSFORMS, write_results
+from gnerf_ns.export.folders import POSES_FOLDER, write_results
 from gnerf_ns.export.surface_points import surface_points
 from gnerf_ns.models.gnerf import GNeRFModelConfig
 from gnerf_ns.training.ambiguity import find_ambiguity
@@ -35,14 +35,29 @@ from gnerf_ns.training.pose_status import (
     sides_are_alike,
     without_the_field,
 )
-from gnerf_ns.training.run_folder import RunFolderConfig
+from gnerf_ns.training.progress_display import ProgressWriter, Watched, color_contrast, installed_writer
+from gnerf_ns.training.run_folder import CONFIG, RunFolderConfig
+from gnerf_ns.training.run_summary import (
+    Input,
+    Line,
+    Outcome,
+    background_words,
+    outcome_lines,
+    places_lines,
+    resume_command,
+    say,
+    shown_path,
+    start_lines,
+    verdict_of,
+)
+from gnerf_ns.training.run_time import RunTime
 from gnerf_ns.training.whole_runs import WholeRunTrainer
-from gnerf_ns.utils.checkpoints import latest_checkpoint
+from gnerf_ns.utils.disk import replace_files, write_whole
 from gnerf_ns.utils.errors import InputError
-from gnerf_ns.utils.system_libraries import export_advice
+from gnerf_ns.utils.options import NoHeadline
 
-NO_TIMESTAMP = "{timestamp}"
-"""nerfstudio's placeholder for the second in which a run starts."""
+UNFINISHED_POSES = "unfinished_poses"
+"""Folder in which poses are written at first; beside the final one, since paths in it are relative."""
 
 
 @dataclass
@@ -51,10 +66,10 @@ class GNeRFTrainerConfig(RunFolderConfig):
 
     _target: Type = field(default_factory=lambda: GNeRFTrainer)
     """Target class to instantiate."""
-    pipeline: GNeRFPipelineConfig = field(default_factory=GNeRFPipelineConfig)
+    pipeline: NoHeadline[GNeRFPipelineConfig] = field(default_factory=GNeRFPipelineConfig)
     """What is trained, and how."""
     max_num_iterations: Optional[int] = None  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Steps of a run, those before a resume included; None for as many as the pipeline's schedule has."""
+    """Steps of a run, with those before a resume; None: by the schedule."""
 
     def setup(self, **kwargs: Any) -> Any:
         """Build the trainer."""
@@ -63,26 +78,13 @@ class GNeRFTrainerConfig(RunFolderConfig):
         return super().setup(**kwargs)
 
     def set_timestamp(self) -> None:
-        """Name the run by the second in which it starts, and claim its folder: others may start in the same second.
+        """Look at the number of devices, before anything is written; then name the run and claim its folder.
 
         Raises:
-            InputError: the folder cannot be made, or more than one device was asked for.
+            InputError: more than one device was asked for; see also `RunFolderConfig.set_timestamp`.
         """
         refuse_several_devices(self.machine.num_devices * self.machine.num_machines)
-        if self.timestamp != NO_TIMESTAMP:
-            return
         super().set_timestamp()
-        now, attempt = self.timestamp, 1
-        while True:
-            folder = self.get_base_dir()
-            try:
-                folder.mkdir(parents=True)
-                return
-            except FileExistsError:
-                attempt += 1
-                self.timestamp = f"{now}_{attempt}"
-            except OSError as error:
-                raise InputError(f"{folder} cannot be made ({error.strerror}); choose another --output-dir.") from error
 
     def set_experiment_name(self) -> None:
         """Name the experiment after the folder of the data (or a video), given as ``.`` or to the dataparser, too."""
@@ -93,41 +95,26 @@ class GNeRFTrainerConfig(RunFolderConfig):
             folder = Path(os.path.abspath(data.parent if is_listing else data))
             self.experiment_name = folder.stem or "unnamed"
 
-    def save_config(self) -> None:
-        """Save the configuration, unless that would bury a finished run.
-
-        Raises:
-            InputError: the run's folder already has checkpoints, and this run is not to go on from one.
-        """
-        if not self.is_resumed and latest_checkpoint(self.get_checkpoint_dir()) is not None:
-            raise InputError(
-                f"{self.get_base_dir()} already holds a run; choose another --timestamp or --experiment-name, "
-                f"or go on from it with --load-dir {self.get_checkpoint_dir()}."
-            )
-        self.output_dir = Path(os.path.abspath(self.output_dir))
-        super().save_config()
-
 
 class GNeRFTrainer(WholeRunTrainer):
     """Overrides hooks of `Trainer`: how long a run is, how it goes on, and what is written beside its checkpoints."""
 
     config: GNeRFTrainerConfig
     pipeline: GNeRFPipeline
+    _display: Optional[ProgressWriter] = None
+    """What shows the progress of training; None where nothing does."""
+    _statuses: Mapping[Split, Sequence[PoseStatus]] = {}
+    """Of all images, once training is done."""
 
-    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Build pipeline and optimizers; if the input cannot be used, nothing is left of the run's folder."""
-        try:
-            if self.config.is_resumed:
-                self._begin_as_before()
-            elif test_mode == "val":  # begun anew from the config.yml of a run that left no checkpoint
-                self.config.pipeline.begins_with = None
-            super().setup(test_mode)
-            if test_mode == "val":
-                # With what was found out from the images, as evaluation has to build it.
-                (self.base_dir / "config.yml").write_text(yaml.dump(self.config), "utf8")
-        except InputError:
-            self._remove_empty_run()
-            raise
+    def _set_up(self, test_mode: Literal["test", "val", "inference"]) -> None:
+        if self.config.is_resumed:
+            self._begin_as_before()
+        elif test_mode == "val":  # begun anew from the config.yml of a run that left no checkpoint
+            self.config.pipeline.begins_with = None
+        super()._set_up(test_mode)
+        if test_mode == "val":  # with what was found out from the images, as evaluation has to build it
+            write_whole(self.base_dir / CONFIG, yaml.dump(self.config))
+        self._display = installed_writer(self.config)
 
     def _begin_as_before(self) -> None:
         """What followed from the beginning of a resumed run still holds."""
@@ -137,14 +124,6 @@ class GNeRFTrainer(WholeRunTrainer):
             pipeline.begins_with, pipeline.poses = before.pipeline.begins_with, before.pipeline.poses
             model = cast(GNeRFModelConfig, pipeline.model)
             model.background_color = before.pipeline.model.background_color
-
-    def _remove_empty_run(self) -> None:
-        """Remove the run's folder if nothing but its configuration is in it."""
-        if {path.name for path in self.base_dir.iterdir()} <= {"config.yml"}:
-            shutil.rmtree(self.base_dir)
-            with suppress(OSError):  # raised where other runs lie beside it
-                for parent in list(self.base_dir.parents)[:2]:
-                    parent.rmdir()
 
     def setup_optimizers(self) -> Optimizers:
         """Length, where left open, and learning rates follow the pipeline's schedule, which knows the images.
@@ -162,15 +141,66 @@ class GNeRFTrainer(WholeRunTrainer):
             )
         return Optimizers(following(self.config.optimizers, lambda: self.pipeline.schedule), groups)
 
+    def _show_progress(self) -> None:
+        if self._display is not None:
+            self._say_what_begins(self._display)
+            self._display.begin(self._watched())
+
+    def _say_what_begins(self, display: ProgressWriter) -> None:
+        train, images = self.pipeline.datamanager.train_dataset, self.pipeline.datamanager.train_images
+        datamanager = cast(UnposedDataManagerConfig, self.config.pipeline.datamanager)
+        sizes = Counter(train.file_sizes)
+        begun = Input(
+            data=str(datamanager.data or datamanager.dataparser.data),
+            num_images=len(train),
+            num_held_out=len(self.pipeline.datamanager.eval_dataset),
+            file_size=sizes.most_common(1)[0][0],
+            image_side=max(train.image_format.size),
+            has_gpu=self.pipeline.device.type == "cuda",
+            lens=self._lens_words(),
+            background=background_words(bool(train.mask_filenames), images.has_alpha, images.show_surroundings),
+        )
+        places = [url for message in display.banner_messages for url in re.findall(r"http://\S+", message)]
+        if self.config.is_tensorboard_enabled():
+            places.append(f"tensorboard --logdir {shown_path(self.base_dir)}")
+        say(start_lines(begun, self.pipeline.schedule.attempts_left + 1, places))
+
+    def _lens_words(self) -> str:
+        origin = str(self.pipeline.datamanager.train_dataset.metadata[LENS_ORIGIN_KEY])
+        begun = self.pipeline.config.begins_with
+        if begun is not None and begun.lenses:
+            origin = f"local matches, which began with {origin}"
+        return f"{origin}, refined in training" if self.pipeline.cameras.focal_scales.is_learned else origin
+
+    def _watched(self) -> Watched:
+        pipeline, total = self.pipeline, cast(int, self.config.max_num_iterations)
+        num_held_out = len(pipeline.datamanager.eval_dataset)
+        run_time = RunTime(len(pipeline.cameras), num_held_out, self._start_step, total, self.config.steps_per_save)
+        return Watched(
+            schedule=lambda: pipeline.schedule,
+            poses=lambda: pipeline.cameras.poses("train"),
+            contrast=color_contrast(pipeline.scene.image_set, pipeline.model.evaluation_background),
+            run_time=run_time,
+            first_step=self._start_step,
+            num_steps=total,
+        )
+
+    def _say_nothing_more(self) -> None:
+        if self._display is not None:
+            self._display.end()
+
     def _save_checkpoint(self, step: int) -> None:
         is_last = step >= self._last_step
         if is_last:
             self.pipeline.estimate_eval_poses(step)
         super()._save_checkpoint(step)
-        statuses = self._pose_statuses() if is_last else {}
-        self.write_poses(self.base_dir / POSES_FOLDER, statuses)
-        if is_last:
-            self._say_what_came_out(statuses)
+        self._statuses = self._pose_statuses() if is_last else {}
+        unfinished = self.base_dir / UNFINISHED_POSES
+        try:
+            self.write_poses(unfinished, self._statuses)
+            replace_files(unfinished, self.base_dir / POSES_FOLDER)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def _pose_statuses(self) -> Dict[Split, List[PoseStatus]]:
         """Of all training images, and of all held-out ones."""
@@ -212,30 +242,56 @@ class GNeRFTrainer(WholeRunTrainer):
         save_image(folder / "cameras.png", (pipeline.evaluation.plot_poses() * 255).round().byte().numpy())
         save_image(folder / "distribution.png", pipeline.plot_pose_distribution())
 
-    def _say_what_came_out(self, statuses: Mapping[Split, Sequence[PoseStatus]]) -> None:
-        advice = export_advice()
-        if advice is not None:
-            CONSOLE.print(advice)
-        folder, pipeline = self.base_dir / POSES_FOLDER, self.pipeline
-        poses, plot = escape(str(folder / TRANSFORMS)), escape(str(folder / "cameras.png"))
-        CONSOLE.print(f"Estimated poses: {poses}, a plot of them: {plot}")
-        for sentence in sentences(
-            statuses["train"], pipeline.datamanager.train_dataset.image_filenames, statuses.get("eval", ())
-        ):
-            CONSOLE.print(sentence, markup=False)
+    def _say_how_it_ended(self) -> None:
+        """Say what the run has come to.
+
+        A program that trains as a part of what it does says itself where the results are.
+        """
+        if self._statuses:
+            with self.train_lock:  # the viewer's thread switches the model's mode
+                outcome = self._outcome()
+            self.has_failed = outcome.verdict.level == "failed"
+            self._say_nothing_more()
+            say(outcome_lines(outcome))
+            if self._display is not None:
+                say(places_lines(self.base_dir, POSES_FOLDER))
+        else:  # the last checkpoint could not be saved, or training was stopped from the viewer
+            self.has_failed = self.step >= self._last_step
+            self._say_nothing_more()
+            words, color = ("FAILED", "bold red") if self.has_failed else ("Stopped", "yellow")
+            say([Line(f"{words} at step {self.step}; go on with: {resume_command(self.config)}", color, True)])
+
+    def _outcome(self) -> Outcome:
+        pipeline, statuses, held_out = self.pipeline, self._statuses["train"], self._statuses.get("eval", ())
         ambiguity = find_ambiguity(
             pipeline.pose_search, pipeline.scene.image_set, pipeline.cameras.poses("train"), pipeline.scene.prior
-        )
-        for sentence in ambiguity.sentences:
-            CONSOLE.print(f"[yellow]{sentence}")
+        ).sentences
+        verdict = verdict_of(statuses, held_out, pipeline.restarts.has_failed, ambiguity)
+        files = pipeline.datamanager.train_dataset.image_filenames
+        remarks = [Line(text) for text in sentences(statuses, files, held_out) if text != verdict.sentence]
+        remarks += [Line(text, "yellow") for text in ambiguity]
         errors = pipeline.evaluation.pose_errors()
         if errors is not None:
             summary = errors.summary()
             is_truth = pipeline.config.poses == "unknown"
-            CONSOLE.print(
-                ("Against the true poses, which training never saw:" if is_truth else "From the poses that were given:")
-                + " rotation error "
-                f"{summary['rotation_error_deg_median']:.2f}° in the median, "
-                f"{summary['rotation_error_deg_max']:.2f}° at most, {summary['rotation_under_5deg']:.0%} under 5°"
-                + (", and the solution is mirrored." if errors.mirrored else ".")
+            against = (
+                "Against the true poses, which training never saw" if is_truth else "From the poses that were given"
             )
+            remarks.append(
+                Line(
+                    f"{against}: rotation error {summary['rotation_error_deg_median']:.2f}° in the median, "
+                    f"{summary['rotation_error_deg_max']:.2f}° at most, {summary['rotation_under_5deg']:.0%} under 5°"
+                    + (", and the solution is mirrored." if errors.mirrored else ".")
+                )
+            )
+        pipeline.publish_cameras()
+        held_out_psnr = pipeline.evaluation.held_out_psnr()
+        return Outcome(
+            verdict=verdict,
+            seconds=None if self._display is None else self._display.elapsed,
+            statuses=statuses,
+            held_out=held_out,
+            held_out_psnr=held_out_psnr,
+            phase_a_explained=pipeline.restarts.kept_explained,
+            remarks=remarks,
+        )

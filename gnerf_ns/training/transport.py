@@ -110,7 +110,7 @@ class TransportObjectiveConfig:
     """Iterations for one transport plan."""
     pose_marginal_damping: float = 0.9
     """1 takes the prior as the truth; less allows that no image was taken from part of it."""
-    learned_share: float = 0.5
+    learned_share: tyro.conf.Suppress[float] = 0.5
     """Share of the poses, at the end of phase A, that are drawn near those which images were matched with; the
     others come from the prior. 0 learns no distribution of poses."""
     learning_start: tyro.conf.Suppress[float] = 0.3
@@ -120,7 +120,7 @@ class TransportObjectiveConfig:
     direction in radians, and of distance and roll as a share of the prior's range."""
     remembered_steps: tyro.conf.Suppress[int] = 10
     """Steps whose poses are remembered."""
-    loss_mult: float = 1.0
+    loss_mult: tyro.conf.Suppress[float] = 1.0
     """Weight of the loss."""
 
 

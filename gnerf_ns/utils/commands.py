@@ -5,6 +5,7 @@ Nothing of this happens where the package is imported by anything else: a notebo
 
 import sys
 import warnings
+from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
 from typing import Optional, Type
@@ -12,33 +13,71 @@ from typing import Optional, Type
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.system_libraries import provide_ffmpeg, provide_libusb
 
+OUR_COMMANDS = ("gnerf-demo", "gnerf-export-poses", "gnerf-localize", "gnerf-splat")
+
 
 def prepare_command() -> None:
     """If the running program is one of the commands, have it end well on bad input and find what it needs."""
-    program = Path(sys.argv[0]) if getattr(sys, "argv", None) else Path()
-    is_ours = program.stem in ("gnerf-demo", "gnerf-export-poses", "gnerf-localize", "gnerf-splat")
-    is_nerfstudios = program.stem.startswith("ns-") or "nerfstudio/scripts" in program.as_posix()
-    if is_ours or is_nerfstudios:
+    program = _program()
+    if program.stem in OUR_COMMANDS or _is_nerfstudios(program):
         print_input_errors()
-    if is_ours:
-        # nerfstudio and torch warn of their own deprecations, on import and later, in the middle of progress displays.
-        warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\b")
-    if is_nerfstudios:
+        print_what_can_be_printed()
+    if program.stem in OUR_COMMANDS:
+        hide_deprecations()
+    if _is_nerfstudios(program):
         provide_libusb()
         if program.stem in ("ns-render", "render"):
             provide_ffmpeg()
 
 
-def print_input_errors() -> None:
-    """From now on, an uncaught `InputError` ends this program with its sentence alone instead of a traceback.
+def print_what_can_be_printed() -> None:
+    """From now on, a character that the output's encoding lacks is shown as ``?`` and does not end this program.
 
-    Python itself makes the exit status 1. Other exceptions are shown as before.
+    nerfstudio ends a training with 🎉, and Windows writes files and pipes in an encoding of one byte.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
+def hide_deprecations() -> None:
+    """nerfstudio and torch warn of their own deprecations, on import and later, in the middle of progress displays.
+
+    For commands alone, and among nerfstudio's for those that use a method of ours.
+    """
+    program = _program()
+    if program.stem in OUR_COMMANDS or _is_nerfstudios(program):
+        warnings.filterwarnings("ignore", module=r"(nerfstudio|torch)\b")
+
+
+def is_training_command() -> bool:
+    """Whether the running program is `ns-train`, whose exit status tells what became of the run."""
+    program = _program()
+    return program.stem == "ns-train" or (program.stem == "train" and _is_nerfstudios(program))
+
+
+def _program() -> Path:
+    return Path(sys.argv[0]) if getattr(sys, "argv", None) else Path()
+
+
+def _is_nerfstudios(program: Path) -> bool:
+    return program.stem.startswith("ns-") or "nerfstudio/scripts" in program.as_posix()
+
+
+def print_input_errors() -> None:
+    """From now on, an uncaught `InputError` ends this program with its sentence alone, red on a terminal.
+
+    Ctrl-C ends it with a word. Python itself makes the exit status 1, or 130 (the signal's). Other exceptions are shown
+    as before.
     """
     show_others = sys.excepthook
 
     def show(kind: Type[BaseException], error: BaseException, traceback: Optional[TracebackType]) -> None:
         if isinstance(error, InputError):
-            print(error, file=sys.stderr)
+            red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
+            print(f"{red}{error}{plain}", file=sys.stderr)
+        elif isinstance(error, KeyboardInterrupt):
+            print("Stopped.", file=sys.stderr)
         else:
             show_others(kind, error, traceback)
 

@@ -31,8 +31,13 @@ needs_open3d = pytest.mark.skipif(bool(missing_export_libraries()), reason="open
 
 @pytest.fixture(scope="module")
 def moved_run(finished_run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run's folder, moved."""
-    return Path(shutil.copytree(finished_run.config_path.parent, tmp_path_factory.mktemp("moved") / "elsewhere"))
+    """The run's folder, moved to another disk; what it names is in it."""
+    moved = Path(shutil.copytree(finished_run.config_path.parent, tmp_path_factory.mktemp("moved") / "elsewhere"))
+    names = [
+        frame["file_path"] for frame in json.loads((moved / "estimated_poses/transforms.json").read_text())["frames"]
+    ]
+    assert not any(Path(name).is_absolute() for name in names)
+    return moved
 
 
 @pytest.fixture(scope="module")

@@ -70,6 +70,14 @@ def test_nothing_is_said_of_good_images(channels: int, said, check):
     assert not said()
 
 
+def test_files_that_hold_several_images_are_named(tmp_path: Path, said):
+    files = written(tmp_path, named_files(6, "p{:02d}.tif"))
+    for file in files[2:4]:
+        Image.new("L", (32, 24)).save(file, save_all=True, append_images=[Image.new("L", (8, 8))])
+    check_content([ImageStack(torch.from_numpy(views()))], files)
+    assert said() == ["2 of 6 files hold several images (p02.tif, p03.tif): the first is read."]
+
+
 def test_no_held_out_images(tmp_path: Path, said):
     stacks = [ImageStack(torch.from_numpy(views())), ImageStack(torch.empty(0, 24, 32, 3).byte())]
     check_content(stacks, written(tmp_path, named_files(6)))

@@ -1,17 +1,21 @@
+import contextlib
 import io
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Tuple
+from typing import Any, Tuple
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
+from pillow_heif import register_heif_opener
 
+from gnerf_ns.data import images
 from gnerf_ns.data.images import (
     ImageSize,
     area_resize,
@@ -121,6 +125,104 @@ def test_further_formats(tmp_path: Path, suffix: str):
     Image.fromarray(pixels).save(path)
     np.testing.assert_allclose(read_image(path).astype(int), pixels, atol=12 if suffix == ".avif" else 0)
     assert is_image(path) and image_size(path) == ImageSize(64, 48)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_heic_is_upright_with_its_focal_length(tmp_path: Path, orientation: int):
+    """As telephones write it: turned by a property of the file that EXIF repeats, with a thumbnail inside."""
+    register_heif_opener()
+    pixels = np.zeros((240, 320, 3), dtype=np.uint8)
+    pixels[:80, :160], pixels[160:, 200:] = (220, 40, 40), (40, 60, 220)
+    exif = with_orientation(orientation)
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 26
+    paths = tmp_path / "a.HEIC", tmp_path / "a.jpg"
+    Image.fromarray(pixels).save(paths[0], quality=95, exif=exif.tobytes(), thumbnails=[60])
+    Image.fromarray(pixels).save(paths[1], quality=95, exif=exif)
+    headers = [read_header(path) for path in paths]
+    assert is_image(paths[0]) and headers[0].displayed_size == headers[1].displayed_size
+    assert focal_from_exif(paths[0]) == pytest.approx(focal_from_exif(paths[1]))
+    for side in (None, 30):
+        upright, expected = (read_image(path, max_side=side).astype(int) for path in paths)
+        assert np.abs(upright - expected).mean() < 3
+
+
+@pytest.mark.parametrize("damage", ["cut off", "overwritten"])
+def test_damaged_heic(tmp_path: Path, damage: str):
+    register_heif_opener()
+    path = tmp_path / "a.heic"
+    Image.fromarray(noise(64, 64, 3)).save(path)
+    content = path.read_bytes()
+    half = len(content) // 2
+    path.write_bytes(content[:half] + (b"" if damage == "cut off" else bytes(half)))
+    with pytest.raises(InputError, match=r"a\.heic"):
+        read_image(path)
+
+
+def test_heic_named_jpg_says_how_to_have_it_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    register_heif_opener()
+    path = tmp_path / "a.jpg"
+    Image.fromarray(noise(16, 16, 3)).save(path, format="HEIF")
+    assert image_size(path) == ImageSize(16, 16)
+    monkeypatch.setattr(images, "READS_HEIC", False)
+    monkeypatch.setattr(Image, "ID", [kind for kind in Image.ID if kind != "HEIF"])
+    images._read_header.cache_clear()
+    with pytest.raises(InputError, match=r'a\.jpg is HEIC, whatever its ending: pip install "gnerf-ns\[heic\]" lets'):
+        image_size(path)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "avif", "tif", "bmp", "heic"])
+def test_damaged_bytes_get_one_sentence(tmp_path: Path, ending: str):
+    """Decoders raise errors of many kinds."""
+    register_heif_opener()
+    random, path = np.random.default_rng(0), tmp_path / f"a.{ending}"
+    Image.fromarray(noise(24, 40, 3)).save(path)
+    content = path.read_bytes()
+    for _ in range(25):
+        damaged = np.frombuffer(content, dtype=np.uint8).copy()
+        places = random.integers(0, min(len(content), random.choice([64, 400, len(content)])), random.integers(1, 30))
+        damaged[places] = random.integers(0, 256, len(places))
+        path.write_bytes(damaged.tobytes()[: random.choice([len(content), random.integers(1, len(content))])])
+        for read in (read_header, read_image, focal_from_exif):
+            with contextlib.suppress(InputError):
+                read(path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "sentence"),
+    [("I", (0, 70000), "do not fit into 16 bits"), ("I", (-5, 5), "do not fit"), ("F", (0, 1), "floating-point")],
+)
+def test_numbers_of_more_than_16_bits(tmp_path: Path, mode: str, values: Any, sentence: str):
+    kind = np.int32 if mode == "I" else np.float32
+    Image.fromarray(np.tile(np.array(values, dtype=kind), (8, 4))).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match=rf"a\.tif .*{sentence}"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_a_tiff_that_pillow_does_not_read(tmp_path: Path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8, 3), dtype=np.float32))
+    with pytest.raises(InputError, match=r"a\.tif is a TIFF of a kind that is not read; save it with 8 or 16 bits"):
+        image_size(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("ending", ["tif", "webp", "avif", "png"])
+def test_several_images_in_one_file_are_counted_and_the_first_is_read(tmp_path: Path, ending: str):
+    pages = [Image.new("RGB", (16, 16), color) for color in ("#c80000", "#00c800", "#0000c8")]
+    pages[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=pages[1:])
+    assert read_header(tmp_path / f"a.{ending}").num_images == 3
+    np.testing.assert_allclose(read_image(tmp_path / f"a.{ending}")[8, 8].astype(int), (200, 0, 0), atol=8)
+    pages[0].save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=pages[1:])
+    assert read_header(tmp_path / "a.jpg").num_images == 1
+
+
+def test_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.png").write_bytes(b"x")
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(InputError, match=r"a\.png cannot be decoded \(\[Errno 13\] Permission denied\)"):
+        image_size(tmp_path / "a.png")
 
 
 def test_floating_point_numbers(tmp_path: Path):

@@ -185,6 +185,8 @@ def test_mixed_camera_models_are_refused(frame_of) -> None:
     frames = [frame_of({"fl_x": 60.0}), frame_of({"fl_x": 60.0, "is_fisheye": True}, "p01.png")]
     with pytest.raises(InputError, match=r"mixes camera models \(perspective for p00.png, fisheye for p01.png\)"):
         read(*frames)
+    with pytest.raises(InputError, match=r"transforms\.json mixes camera models \(perspective for p00.png"):
+        read(frame_of(None), frames[1])
 
 
 def test_what_contradicts_itself_or_is_unusual_is_named(frame_of) -> None:

@@ -292,6 +292,63 @@ def test_back_slashes_are_slashes(tmp_path: Path, name: str) -> None:
     assert found.lists["train_filenames"] == found.frames and not found.unmatched["train_filenames"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "IMAGES/Ä.PNG",
+        "images/a\u0308.png",  # as macOS decomposes it
+        "Images/ä",
+        "/home/anna/scans/lego/images/ä.png",
+        "C:\\Users\\anna\\images\\ä.png",
+        "/srv/./x/../images/ä.PNG",
+        "sub/../images/Ä.png",
+    ],
+)
+def test_names_of_another_machine_are_found(tmp_path: Path, name: str) -> None:
+    for folder in ("images", "masks", "sub"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (16, 16)).save(tmp_path / folder / "ä.png")
+    meta = {"frames": [{"file_path": name, "mask_path": "Masks/Ä.png"}], "test_filenames": [name]}
+    (tmp_path / "transforms.json").write_text(json.dumps(meta))
+    found = read_transforms_json(tmp_path / "transforms.json")
+    assert found.frames[0].image.samefile(tmp_path / "images" / "ä.png")
+    assert found.frames[0].mask == tmp_path / "masks" / "ä.png"
+    assert found.lists["test_filenames"] == found.frames
+
+
+def test_a_name_that_may_be_either_of_two_files_is_none_of_them(tmp_path: Path) -> None:
+    path = listing(tmp_path, ["a"])
+    Image.new("RGB", (16, 16)).save(tmp_path / "A.png")
+    assert stems(read_transforms_json(path).frames) == "a"
+    path.write_text(path.read_text().replace("a.png", "a.Png"))
+    with pytest.raises(InputError, match=r"a\.Png, which does not exist; restore"):
+        read_transforms_json(path)
+
+
+def test_files_of_another_place_are_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = listing(tmp_path, "ab")
+    path.write_text(path.read_text().replace("a.png", "/home/anna/a.png").replace("b.png", "/home/anna/b.png"))
+    assert stems(read_transforms_json(path).frames) == "ab"
+    assert capsys.readouterr().out == (
+        f"{path} lists files of another place, like /home/anna/a.png; they are read from {tmp_path}.\n"
+    )
+
+
+def test_missing_images_are_counted(tmp_path: Path) -> None:
+    path = listing(tmp_path, "abcdef")
+    for stem in "bde":
+        (tmp_path / f"{stem}.png").unlink()
+    with pytest.raises(InputError, match=r"b\.png, which does not exist, and neither do 2 others of 6; restore it or"):
+        read_transforms_json(path)
+
+
+@pytest.mark.parametrize("name", [None, "", 3])
+def test_a_frame_without_a_file(tmp_path: Path, name: Any) -> None:
+    (tmp_path / "transforms.json").write_text(json.dumps({"frames": [{"file_path": name}]}))
+    with pytest.raises(InputError, match=r'lists a frame without "file_path"'):
+        read_transforms_json(tmp_path / "transforms.json")
+
+
 def scaled(matrix: Any, factors: Any) -> Any:
     result = np.array(matrix)
     result[:3, :3] = result[:3, :3] * np.array(factors)
@@ -340,6 +397,23 @@ def test_frames_listed_twice_count_once(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 # Lists of splits
+
+
+def test_images_that_are_not_listed_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listing(tmp_path, "abcdefgh")
+    path = listing(tmp_path, "abcdef")
+    train, held_out = read_frames(path, 0)
+    assert len(train) == 6 and not held_out
+    assert capsys.readouterr().out.splitlines()[0] == (
+        f"2 images are not read, since {path} does not list them: g.png, h.png."
+    )
+
+
+def test_frames_of_no_list_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = listing(tmp_path, train_filenames=["a.png", "b.png", "c.png"], test_filenames=["d.png"])
+    train, held_out = read_frames(path, 8)
+    assert stems(train) == "abc" and stems(held_out) == "d"
+    assert capsys.readouterr().out == f"2 of 6 frames of {path} are neither trained on nor held out by its lists.\n"
 
 
 def test_names_that_match_nothing_are_said_and_validation_images_serve(

@@ -9,7 +9,6 @@ import pytest
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.demo import command as demo
 from gnerf_ns.demo.scene import ProceduralSceneConfig
-from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 from gnerf_ns.utils.errors import InputError
 
 FIGURES = {
@@ -38,23 +37,6 @@ def test_configuration_is_a_copy_that_ends_by_itself():
     assert second.optimizers and first.pipeline is not second.pipeline
     # A viewer would wait for ever at the end of training.
     assert not second.is_viewer_enabled() and second.is_tensorboard_enabled()
-
-
-def test_expected_cost_follows_the_schedule():
-    config = PhaseScheduleConfig(
-        phase_a_steps=3,
-        phase_a_attempts=1,
-        interleaved_steps=2,
-        leave_out_rounds=1,
-        leave_out_steps=2,
-        phase_b_steps=4,
-        misfit_search_steps=(2,),
-        pose_trial_rounds=2,
-    )
-    schedule = Schedule.of(config, 20, 64)
-    costs = [demo.step_cost(schedule.at(step)) for step in range(schedule.total_steps)]
-    a, search, trials = demo.PHASE_A_STEP_COST, demo.POSE_SEARCH_COST, 2 * demo.POSE_TRIALS_COST
-    assert costs == [a, a, a, a + search, 1.0, 1.0 + trials, 1.0, 1.0 + search, 1.0, 1.0 + search, 1.0]
 
 
 def test_report_says_what_came_out(tmp_path):

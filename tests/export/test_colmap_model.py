@@ -1,9 +1,11 @@
 """COLMAP's own projection against nerfstudio's rays."""
 
+import ntpath
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from types import SimpleNamespace
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -15,6 +17,7 @@ from PIL import ExifTags, Image
 
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.data.transforms_json import FileFrames, load_transforms_json, write_transforms_json
+from gnerf_ns.export import colmap_model
 from gnerf_ns.export.colmap_model import camera_model, image_names, write_colmap_model
 from gnerf_ns.export.surface_points import SurfacePoints
 
@@ -114,6 +117,14 @@ def test_images_are_named_within_the_folder_of_all(tmp_path: Path):
     assert image_names([tmp_path / "a" / "x.png", tmp_path / "b" / "c" / "x.png"]) == ["a/x.png", "b/c/x.png"]
     assert image_names([tmp_path / "a" / "x.png", tmp_path / "a" / "y.png"]) == ["x.png", "y.png"]
     assert image_names([tmp_path / "a" / "x.png"]) == ["x.png"]
+
+
+def test_names_of_images_on_several_drives(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(colmap_model, "os", SimpleNamespace(path=ntpath))
+    monkeypatch.setattr(colmap_model, "Path", PureWindowsPath)
+    files = [PureWindowsPath(r"C:\runs\up right\x.png"), PureWindowsPath(r"D:\data\x.png")]
+    assert image_names(files) == ["C/runs/up right/x.png", "D/data/x.png"]
+    assert image_names(files[1:]) == ["x.png"]
 
 
 def test_a_program_is_terminated_as_before():

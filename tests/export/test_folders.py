@@ -144,8 +144,8 @@ def test_what_is_there_stays_and_what_fails_leaves_nothing(results, tmp_path: Pa
     with pytest.raises(InputError, match=r"new cannot be written \(No space left on device\)"):
         export_results(source, tmp_path / "new", "nerfstudio")
     monkeypatch.undo()
-    (tmp_path / "data" / "a.jpg").unlink()
-    with pytest.raises(InputError, match=r"transforms.json lists the image .*a.jpg, which is not there any more"):
+    (source / "images" / "a.jpg").unlink()
+    with pytest.raises(InputError, match=r"transforms.json lists .*a.jpg, which is not there .*give --images"):
         export_results(source, tmp_path / "new", "nerfstudio")
     assert not [path for path in tmp_path.iterdir() if "new" in path.name]
 
@@ -159,3 +159,60 @@ def test_results_without_points_are_exported_too(results, tmp_path: Path, format
     assert not (tmp_path / "output" / "points.ply").exists()
     if format == "nerfstudio":
         assert "ply_file_path" not in read_json(tmp_path / "output" / "transforms.json")
+
+
+# Results that move
+
+
+def named_in(folder: Path) -> Dict[str, Path]:
+    """Images and masks that the transforms.json of a folder names, by the name that it has."""
+    frames = read_json(folder / "transforms.json")["frames"]
+    return {frame[key]: folder / frame[key] for frame in frames for key in ("file_path", "mask_path")}
+
+
+def test_results_move_without_the_images_which_take_no_room_twice(results, tmp_path: Path):
+    before = results()
+    after = before.rename(tmp_path / "elsewhere")
+    originals = {"images": tmp_path / "data", "masks": tmp_path / "silhouettes"}
+    for name, file in named_in(after).items():
+        kind, _, rest = name.partition("/")
+        assert file.samefile(originals[kind] / rest) and file.stat().st_nlink == 2
+    model = pycolmap.Reconstruction(after / "sparse" / "0")
+    assert sorted(image.name for image in model.images.values()) == sorted(NAMES)
+    assert all((after / "images" / image.name).is_file() for image in model.images.values())
+    export_results(after, tmp_path / "output", "nerfstudio")
+    assert len(named_in(tmp_path / "output")) == 6
+
+
+def test_links_follow_the_images(results, tmp_path: Path):
+    folder = results()
+    (folder / "images" / "old").mkdir()
+    (folder / "images" / "old" / "c.png").touch()  # from when the images had another folder in common
+    Image.new("RGB", (WIDTH, HEIGHT), (9, 9, 9)).save(tmp_path / "another.png")
+    (folder / "images" / "a.png").unlink()
+    (tmp_path / "another.png").rename(folder / "images" / "a.png")
+    results()
+    assert {path for path in (folder / "images").rglob("*") if path.is_file()} == {folder / "images" / n for n in NAMES}
+    assert (folder / "images" / "a.png").samefile(tmp_path / "data" / "a.png")
+
+
+def test_where_no_links_can_be_made_images_are_named_where_they_are(results, tmp_path: Path, monkeypatch):
+    def refuse(*arguments: Any) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(folders.os, "link", refuse)
+    source = results()
+    expected = {(tmp_path / "data" / name).as_posix() for name in NAMES}
+    assert expected <= set(named_in(source))
+    # The images move, and the results do not find them.
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "data").rename(tmp_path / "photos" / "data")
+    (tmp_path / "silhouettes").rename(tmp_path / "photos" / "silhouettes")
+    with pytest.raises(InputError, match=r"which is not there .*give --images"):
+        export_results(source, tmp_path / "output", "colmap")
+    with pytest.raises(InputError, match=r"which is not there .*give --images"):
+        export_results(source, tmp_path / "output", "colmap", tmp_path / "photos")
+    for format in FORMATS:
+        export_results(source, tmp_path / format, format, tmp_path / "photos" / "data")
+    assert (tmp_path / "colmap" / "test_list.txt").read_text() == "in here/b.png"
+    assert read_json(tmp_path / "nerfstudio" / "transforms.json")["test_filenames"] == ["images/in here/b.png"]

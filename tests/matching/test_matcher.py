@@ -79,7 +79,10 @@ def test_what_is_laid_out(tmp_path: Path):
     folder = tmp_path / "laid_out"
     folder.mkdir()
     given = MatchedImages([masked, turned], None, {turned: 6}, [lens(), lens()], True)
-    assert matcher._lay_out(given, folder) == ([ImageSize(40, 30), ImageSize(30, 40)], True)
+    shown_stages: List[Tuple[str, int, int]] = []
+    sizes = matcher._lay_out(given, folder, lambda *stage: shown_stages.append(stage))
+    assert shown_stages == [("reading", 0, 2), ("reading", 1, 2)]
+    assert sizes == ([ImageSize(40, 30), ImageSize(30, 40)], True)
     shown = np.array(Image.open(folder / IMAGES / image_name(0)))
     assert (shown[:10] == 0).all() and (shown[10:] == 255).all()
     mask = np.array(Image.open(folder / MASKS / f"{image_name(0)}.png"))

@@ -180,6 +180,7 @@ def of_another_version(path: Path) -> None:
         (with_a_program, r"holds more than numbers and text \(pathlib"),
         (lambda path: torch.save([1], path), "it has no state_dict"),
         (lambda path: torch.save({"model": tiny_state()}, path), "it has no state_dict"),
+        (lambda path: torch.save({"step": 0, "pipeline": {}}, path), r"give the network itself.*network\.safetensors"),
         (lambda path: torch.save({"state_dict": {}}, path), "881 of 881 weights are missing"),
         (lacking, r"2 of 881 weights are missing, for example backbone\.enc_norm\.bias"),
         (
@@ -236,6 +237,12 @@ def test_mast3r_s_weights_are_a_start(tmp_path: Path) -> None:
         own = name.startswith("gaussian_param_head") or "intrinsic_encoder" in name
         assert torch.equal(value, before[name] if own else theirs[name]), name
     assert network.training
+
+
+@pytest.mark.filterwarnings("ignore:.*is a no-op")
+def test_a_network_on_another_device_gets_mast3r_s_weights(tmp_path: Path) -> None:
+    network = NoPoSplatNetwork(tiny_network()).to("meta")  # in place of a GPU: mixing devices is an error there, too
+    start_from_mast3r(network, write_mast3r(tmp_path / "mast3r.pth"))
 
 
 @pytest.mark.parametrize("rays_join", ["encoder", "decoder"])

@@ -122,7 +122,7 @@ def test_it_says_how_to_go_on(run: Run):
 def test_the_photos_themselves_have_the_same_cameras(run: Run):
     meta = json.loads((run.folder / "transforms_original.json").read_text())
     assert [Path(frame["file_path"]).name for frame in meta["frames"]] == ["photo0.png", "photo1.png"]
-    assert all(Path(frame["file_path"]).is_file() for frame in meta["frames"])
+    assert all((run.folder / "images" / Path(frame["file_path"]).name).is_file() for frame in meta["frames"])
     assert meta["ply_file_path"] == "splat.ply"
     torch.testing.assert_close(found_poses(run.folder / "transforms_original.json"), found_poses(run.folder))
 
@@ -155,7 +155,8 @@ def test_photos_of_any_lens_and_size_are_trained_on_as_they_are(tmp_path: Path, 
     assert (frames["0.png"]["w"], frames["0.png"]["h"]) == (144, 192)
     assert (frames["0.png"]["fl_x"], frames["0.png"]["fl_y"]) == pytest.approx((179.0, 181.0))
     read = UnposedDataParserConfig(data=written, eval_interval=0, min_images=2).setup().get_dataparser_outputs("train")
-    assert read.image_filenames == files and read.cameras.distortion_params is not None
+    assert all(link.samefile(file) for link, file in zip(read.image_filenames, files, strict=True))
+    assert read.cameras.distortion_params is not None
     for index in range(2):
         intrinsics = Intrinsics.of_camera(read.cameras, index)
         assert intrinsics.size == ImageSize(192, 144) and intrinsics.focal == pytest.approx((181.0, 179.0))
@@ -318,6 +319,16 @@ def test_an_output_that_exists_is_left_alone(tmp_path: Path):
     assert not list(splat.output.iterdir())
 
 
+@pytest.mark.parametrize("is_demo", [False, True])
+@pytest.mark.parametrize("name", ["file/run", "run" * 100])
+def test_an_output_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, is_demo):
+    quick(monkeypatch, PerfectNetwork(VIEWS))
+    (tmp_path / "file").write_text("no folder")
+    splat = replace(two_photos(tmp_path), output=tmp_path / name, demo=is_demo)
+    with pytest.raises(InputError, match=r"cannot be made \(.*\); give another --output"):
+        replace(splat, photos=() if is_demo else splat.photos).main()
+
+
 @pytest.mark.parametrize(
     ("contents", "sentence"),
     [(b"", "not a whole checkpoint"), (b"version https://git-lfs.github.com", "git-lfs pointer")],
@@ -352,6 +363,6 @@ def test_the_command_starts_in_a_process_of_its_own(tmp_path: Path):
 def test_every_choice_is_a_flag():
     parsed = tyro.cli(
         Splat,
-        args=["a.png", "b.png", "c.png", "--checkpoint", "w.ckpt", "--output", "o", "--fov-deg", "60", "--seed", "3"],
+        args=["a.png", "b.png", "c.png", "--checkpoint", "w.ckpt", "--output", "o", "--fov-deg", "60"],
     )
     assert parsed.photos == (Path("a.png"), Path("b.png"), Path("c.png")) and parsed.fov_deg == 60.0

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,15 @@ from tiny_noposplat import example_of, true_gaussians
 
 from gnerf_ns.models.image_metrics import ImageMetrics
 from gnerf_ns.noposplat import evaluation
-from gnerf_ns.noposplat.evaluation import SceneFigures, poses_from_points, refined_poses, scene_figures, summary
+from gnerf_ns.noposplat.evaluation import (
+    SceneFigures,
+    aligned,
+    poses_from_points,
+    refined_poses,
+    scene_figures,
+    summary,
+)
+from gnerf_ns.noposplat.view_cameras import rendered
 from gnerf_ns.scenes.view_sampling import stacked
 from gnerf_ns.splats.gaussians import Gaussians
 from gnerf_ns.splats.rendering import PinholeView
@@ -75,3 +84,15 @@ def test_the_summary_by_hand():
     # Recall rises to 1/3 at 4 degrees and to 2/3 at 8, and is level from there.
     assert found["pose_auc_10deg"] == pytest.approx((4 / 6 + 4 * 0.5 + 2 * 2 / 3) / 10)
     assert found["pose_auc_20deg_large"] == 0.0
+
+
+def test_targets_are_shown_from_where_they_look_most_alike():
+    example = stacked([example_of(5)])
+    gaussians = batched(true_gaussians(example_of(5)))
+    off = replace(example, target=replace(example.target, camera_to_worlds=example.target.camera_to_worlds.clone()))
+    off.target.camera_to_worlds[..., 0, 3] += 0.2
+    figures = [
+        scene_figures(lambda *_: gaussians, each, None, ImageMetrics(), show=show).images["psnr"]
+        for each, show in ((example, rendered), (off, rendered), (off, partial(aligned, steps=60)))
+    ]
+    assert figures[1] < figures[0] - 0.5 and figures[2] > figures[0] - 0.3

@@ -13,6 +13,7 @@ from PIL import ExifTags, Image
 
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.noposplat.photos import MOST_PHOTOS, Photos, common_size, find_photos, read_photos
+from gnerf_ns.utils.console import remark
 from gnerf_ns.utils.errors import InputError
 
 
@@ -102,6 +103,16 @@ def test_lenses_come_from_the_option_a_transforms_json_exif_and_a_guess(tmp_path
     torch.testing.assert_close(photos.intrinsics[1], wanted)
 
 
+def test_a_lens_of_an_image_of_another_shape_is_refused(tmp_path: Path):
+    for name in ("a.png", "b.png"):
+        picture(128, 128, 100.0).save(tmp_path / name)
+    frames = [{"file_path": name, "fl_x": 100.0, "w": 128, "h": 64} for name in ("a.png", "b.png")]
+    (tmp_path / "transforms.json").write_text(json.dumps({"frames": frames}))
+    for paths in ([tmp_path], [tmp_path / "a.png", tmp_path / "b.png"]):
+        with pytest.raises(InputError, match=r"a\.png has 128x128 pixels, but .*transforms\.json gives .* for 128x64"):
+            find_photos(paths)
+
+
 @pytest.mark.parametrize("orientation", [3, 6, 8])
 def test_photos_are_upright(tmp_path: Path, orientation: int):
     upright = picture(80, 128, 110.0)
@@ -140,7 +151,7 @@ def test_a_lens_that_distorts_is_straightened(tmp_path: Path):
     photos = read([tmp_path])
     difference = (photos.images[0] - photos.images[1]).abs()
     assert difference[:, 8:-8, 8:-8].max() < 0.03
-    bare = read_photos(find_photos([tmp_path / "bent.png"] * 2, 60.0), 64, torch.device("cpu"))
+    bare = read_photos(find_photos([tmp_path / "bent.png", tmp_path / "straight.png"], 60.0), 64, torch.device("cpu"))
     assert bare.images.shape == photos.images.shape  # --fov-deg leaves the distortion what it is
 
 
@@ -164,6 +175,10 @@ def test_what_is_transparent_is_black(tmp_path: Path):
         (lambda folder: [folder / "empty"], "The folder .*empty is empty"),
         (lambda folder: [folder / "notes"], "No image is among the files"),
         (lambda folder: [folder / "a.png"] * (MOST_PHOTOS + 1), "There are 13 photos"),
+        (
+            lambda folder: [folder / "a.png", folder / "." / "a.png"],
+            r"a\.png is given 2 times; give photos from different",
+        ),
         (lambda folder: [folder / "a.png", folder / "empty"], "empty is no image of a known kind"),
     ],
 )
@@ -178,6 +193,28 @@ def test_bad_input_gets_one_sentence(tmp_path: Path, make, sentence: str):
     with pytest.raises(InputError, match=sentence) as error:
         read(make(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_that_masks_have_no_part_is_said(tmp_path: Path, capsys: pytest.CaptureFixture):
+    for name in ("a.png", "b.png"):
+        picture(32, 32, 30.0).save(tmp_path / name)
+    find_photos([tmp_path])
+    assert "Masks" not in capsys.readouterr().out
+    (tmp_path / "masks").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("L", (32, 32), 255).save(tmp_path / "masks" / name)
+    find_photos([tmp_path])
+    assert "Masks have no part in a splat" in capsys.readouterr().out
+
+
+def test_masks_beside_photos_are_no_photos(tmp_path: Path, capsys: pytest.CaptureFixture):
+    remark.cache_clear()
+    names = ("a.png", "a_mask.png", "b.png", "b_mask.png")
+    for name in names:
+        picture(32, 32, 30.0).save(tmp_path / name)
+    files = find_photos([tmp_path / name for name in names])
+    assert [frame.image.name for frame in files.frames] == ["a.png", "b.png"]
+    assert "Masks have no part in a splat" in capsys.readouterr().out
 
 
 def test_an_impossible_field_of_view_is_refused(tmp_path: Path):

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Dict
 
 import numpy as np
@@ -22,10 +23,10 @@ from torch import Tensor
 from torch.cuda.amp.grad_scaler import GradScaler
 
 from gnerf_ns.method_configs.noposplat import noposplat, noposplat_tiny  # pyright: ignore[reportMissingImports]
-from gnerf_ns.noposplat.checkpoints import load_network, save_network
+from gnerf_ns.noposplat.checkpoints import NETWORK_FILE, load_network, save_network
 from gnerf_ns.noposplat.network import NoPoSplatNetwork
 from gnerf_ns.noposplat.trainer import (
-    NETWORK_FILE,
+    NoPoSplatTrainer,
     NoPoSplatTrainerConfig,
     OptimizersClippedTogether,
     WarmUpCosineSchedulerConfig,
@@ -117,6 +118,17 @@ def test_rates_warm_up_and_fall():
     assert [late.factor(1000 + step, total + 1000) for step in (0, 62, 5000)] == [
         new.factor(step, total) for step in (0, 62, 5000)
     ]
+
+
+@pytest.mark.parametrize("point_steps", [0, 3])
+def test_what_images_teach_is_learned_from_the_first_of_them(tmp_path: Path, point_steps: int):
+    config = trainer_config(tmp_path, steps=100, point_steps=point_steps)
+    config.optimizers["new_layers"]["scheduler"] = WarmUpCosineSchedulerConfig(warm_up_steps=2, first_step=50)
+    trainer: Any = SimpleNamespace(config=config, pipeline=build_pipeline(config.pipeline))
+    schedulers = NoPoSplatTrainer.setup_optimizers(trainer).schedulers
+    [late], [early] = (schedulers[group].lr_lambdas for group in ("new_layers", "pretrained"))
+    assert [late(step) > 0.0 for step in range(6)] == [step >= point_steps for step in range(6)]
+    assert early(0) > 0.0 and late(point_steps) == pytest.approx(1 / 3)
 
 
 def test_groups_are_clipped_as_one():
@@ -237,10 +249,12 @@ def test_a_training_begins_from_given_weights(tmp_path: Path):
     assert all(
         torch.equal(value, given.state_dict()[name]) for name, value in pipeline.model.network.state_dict().items()
     )
-    save_network(NoPoSplatNetwork(network_config(head_channels=8)), tmp_path / "other.safetensors")
     pipeline.model.config.checkpoint = tmp_path / "other.safetensors"
-    with pytest.raises(InputError, match="other sizes"):
-        pipeline.model.begin()
+    heads = 2 * network_config().encoder_heads  # of which no shape of a weight tells
+    for other in (network_config(head_channels=8), network_config(encoder_heads=heads)):
+        save_network(NoPoSplatNetwork(other), tmp_path / "other.safetensors")
+        with pytest.raises(InputError, match="other sizes, or is of another kind"):
+            pipeline.model.begin()
     pipeline.model.config.mast3r = tmp_path / "mast3r.pth"
     with pytest.raises(InputError, match="give one"):
         pipeline.model.begin()

@@ -19,6 +19,7 @@ from gnerf_ns.scenes.evaluation_sets import (
 )
 from gnerf_ns.scenes.made_scenes import NUM_TRAINING_FRAMES, MadeScenes
 from gnerf_ns.scenes.scene_data import SceneCameras
+from gnerf_ns.scenes.view_choice import GapRule
 from gnerf_ns.scenes.view_sampling import ExampleConfig
 from gnerf_ns.utils.errors import InputError
 
@@ -126,5 +127,10 @@ def test_views_are_drawn_where_there_is_no_file():
     chosen = drawn_evaluation_set([scenes], config, 3)
     assert len(chosen) == 3 and chosen == drawn_evaluation_set([scenes], config, 3)
     assert all(2 <= views.context[1] - views.context[0] <= 8 for views in chosen.values())
+    assert all(views.target and not set(views.target) & set(views.context) for views in chosen.values())
+    assert all(len(set(views.target)) == len(views.target) <= 3 for views in chosen.values())
+    without_third_frame = MadeScenes(range(5), "balls-and-boxes", SMALL, 3)
+    adjacent = ExampleConfig(SMALL, rules={"made": GapRule((1, 1), (1, 1))})
+    assert drawn_evaluation_set([without_third_frame], adjacent, 3) == {}
     too_large = ExampleConfig(ImageSize(25, 24))
     assert drawn_evaluation_set([scenes], too_large, 3) == {}

@@ -15,7 +15,7 @@ from PIL import Image
 
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.scenes import scene_data
-from gnerf_ns.scenes.scene_data import ChunkScene, FolderScene, UnusableScene, check_scene, find_scenes
+from gnerf_ns.scenes.scene_data import ChunkFile, ChunkScene, FolderScene, UnusableScene, check_scene, find_scenes
 from gnerf_ns.utils.errors import InputError
 
 WIDTH, HEIGHT = 64, 36
@@ -68,6 +68,22 @@ def write_scene(folder: Path, count: int = 3, size: Tuple[int, int] = (WIDTH, HE
 
 
 # Chunks
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("re10k/train", "re10k"),
+        ("DL3DV-960/train", "dl3dv"),
+        ("mixRe10kDl3dv/RealEstate10K/train", "re10k"),
+        ("mixRe10kDl3dv/dl3dv/train", "dl3dv"),
+        ("of-dl3dv-and-more/acid/test", "re10k"),
+        ("mixRe10kDl3dv/train", "re10k"),
+        ("data/train", "re10k"),
+    ],
+)
+def test_the_nearest_name_tells_how_far_apart_frames_are(folder: str, kind: str):
+    assert ChunkFile(Path("/") / folder / "000000.torch", ["a"]).kind == kind
 
 
 def test_cameras_and_images_of_a_chunk(tmp_path: Path):

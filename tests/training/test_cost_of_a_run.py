@@ -80,9 +80,10 @@ def test_a_run_renders_the_rays_that_its_schedule_says_and_no_others(
     misfits += BANK * (2 + 1) * SMALL + finalists * (REFINED + detail)
     assert searching == {3: look_up, 7: misfits}
 
-    # The bank, two hypotheses refined and compared, one of them twice more; surface points; the poses' ambiguity.
+    # The bank, two hypotheses refined and compared, one of them twice more; surface points; whole images, for their
+    # PSNR; then the ambiguity of the poses.
     compared = 16 * 16
-    held_out = BANK * SMALL + HELD_OUT * (4 * (REFINED + compared))
+    held_out = BANK * SMALL + HELD_OUT * (4 * (REFINED + compared) + compared)
     surface = int((pipeline.datamanager.train_images.pixels[..., 3] >= 128).sum())
     ambiguity = counts["after 11"]["searching"] - held_out - surface
     assert counts["after 11"]["training"] == 0

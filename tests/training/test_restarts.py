@@ -54,9 +54,29 @@ def test_after_the_last_restart_a_failure_is_said(capsys):
     restarts = restarts_of(planned(), max_restarts=1)
     assert restarts.after(10, -0.5)
     assert "phase A is restarted" in capsys.readouterr().out
+    assert not restarts.has_failed, "it is not over yet"
     assert not restarts.after(21, -0.5)
     assert restarts.schedule.begins_at == 11
     assert "--machine.seed" in capsys.readouterr().out
+    assert restarts.has_failed and restarts.kept_explained == -0.5
+
+
+def test_what_the_kept_attempt_explained_survives_a_checkpoint():
+    restarts = restarts_of(planned(2), min_explained_variance=0.2)
+    assert restarts.after(10, 0.5) and restarts.kept_explained is None
+    assert restarts.after(21, 0.3)
+    resumed = restarts_of(planned(2))
+    resumed.load_state_dict(restarts.state_dict())
+    assert resumed.kept_explained == 0.5 and not resumed.has_failed
+    older = {"best_explained": 0.5, "best": None}
+    resumed.set_extra_state(older)
+    assert resumed.kept_explained is None and not resumed.has_failed
+
+
+def test_attempts_that_all_diverged_have_failed():
+    restarts = restarts_of(planned(), max_restarts=0)
+    restarts.after(10, math.nan)
+    assert restarts.has_failed
 
 
 def test_enough_of_phase_b_must_be_left():

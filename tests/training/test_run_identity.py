@@ -204,8 +204,11 @@ def test_a_project_that_was_moved_with_its_data(trained: Path, tmp_path: Path):
         with pytest.raises(InputError, match=r"p01\.png is missing"):
             open_run(run)
         shutil.rmtree(moved / "data")
-        with pytest.raises(InputError, match=f"There is no folder {project / 'data'}"):
+        with pytest.raises(InputError, match=f"There is no folder {project / 'data'};.*move them beside the run's"):
             open_run(run)
+        shutil.copytree(aside / "data", tmp_path / "projects" / "data")  # beside a folder that the run is in
+        found = open_run(run)[1].datamanager.train_dataset.image_filenames[0]
+        assert found == tmp_path / "projects" / "data" / "p01.png"
     finally:
         aside.rename(project)
 

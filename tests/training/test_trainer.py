@@ -1,5 +1,6 @@
 """A run from its folder to its last checkpoint: saved whole, resumed where it was, and refused in one sentence."""
 
+import errno
 import json
 import math
 import os
@@ -14,13 +15,18 @@ import pytest
 import torch
 import yaml
 from nerfstudio.utils.eval_utils import eval_setup
+from nerfstudio.utils.rich_utils import CONSOLE
 from tiny_run import build_trainer, trainer_config
 
+from gnerf_ns.training import pipeline as pipeline_module
+from gnerf_ns.training import run_folder
 from gnerf_ns.training import trainer as gnerf_trainer
 from gnerf_ns.training.pipeline import GNeRFPipeline
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import PoseStatus
-from gnerf_ns.training.trainer import NO_TIMESTAMP, GNeRFTrainerConfig
+from gnerf_ns.training.run_folder import NO_TIMESTAMP
+from gnerf_ns.training.trainer import GNeRFTrainerConfig
+from gnerf_ns.utils import disk
 from gnerf_ns.utils.errors import InputError
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -109,17 +115,26 @@ def test_a_run_leaves_its_last_checkpoint_its_poses_and_plots_of_them(undisturbe
 def test_poses_beside_the_checkpoint_are_those_in_it(undisturbed: GNeRFTrainerConfig):
     _, pipeline, _, step = eval_setup(undisturbed.get_base_dir() / "config.yml")
     assert step == 11
-    meta = json.loads((undisturbed.get_base_dir() / "estimated_poses" / "transforms.json").read_text())
+    folder = undisturbed.get_base_dir() / "estimated_poses"
+    meta = json.loads((folder / "transforms.json").read_text())
     assert isinstance(pipeline, GNeRFPipeline)
-    written = {Path(frame["file_path"]): torch.tensor(frame["transform_matrix"])[:3] for frame in meta["frames"]}
+    written = {frame["file_path"]: torch.tensor(frame["transform_matrix"])[:3] for frame in meta["frames"]}
     manager = pipeline.datamanager
     for split, dataset, estimated in (
         ("train", manager.train_dataset, pipeline.cameras.poses("train")),
         ("test", manager.eval_dataset, pipeline.cameras.poses("eval")),
     ):
-        names = [Path(name) for name in meta[f"{split}_filenames"]]
-        assert names == list(dataset.image_filenames) and all(path.is_file() for path in names)
+        names = meta[f"{split}_filenames"]
+        for name, original in zip(names, dataset.image_filenames, strict=True):
+            assert not Path(name).is_absolute() and (folder / name).samefile(original)
         torch.testing.assert_close(torch.stack([written[name] for name in names]), estimated, atol=1e-5, rtol=0)
+
+
+def test_held_out_quality_at_the_end_is_that_of_ns_eval(undisturbed: GNeRFTrainerConfig):
+    _, pipeline, _, step = eval_setup(undisturbed.get_base_dir() / "config.yml")
+    assert isinstance(pipeline, GNeRFPipeline)
+    expected = pipeline.get_average_eval_image_metrics(step)["psnr"]
+    assert pipeline.evaluation.held_out_psnr() == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_run_killed_while_saving_resumes_and_ends_where_an_undisturbed_one_ends(
@@ -149,7 +164,7 @@ def test_a_run_killed_while_saving_resumes_and_ends_where_an_undisturbed_one_end
 
 def test_a_finished_run_has_nothing_left_to_train(undisturbed: GNeRFTrainerConfig, tmp_path: Path, monkeypatch):
     said = []
-    monkeypatch.setattr(gnerf_trainer.CONSOLE, "print", lambda *lines, **_: said.extend(lines))
+    monkeypatch.setattr(CONSOLE, "print", lambda *lines, **_: said.extend(lines))
     config = trainer_config(undisturbed.data, tmp_path, load_dir=undisturbed.get_checkpoint_dir())  # type: ignore[arg-type]
     trainer = build_trainer(config)
     monkeypatch.setattr(trainer, "train_iteration", None)
@@ -210,6 +225,7 @@ def test_a_checkpoint_of_another_method(tiny_scene: Path, tmp_path: Path, undist
 
 def test_a_second_run_does_not_bury_the_first(undisturbed: GNeRFTrainerConfig):
     again = trainer_config(undisturbed.data, undisturbed.output_dir)  # type: ignore[arg-type]
+    again.set_timestamp()
     with pytest.raises(InputError, match="already holds a run"):
         again.save_config()
 
@@ -222,12 +238,84 @@ def test_runs_that_start_in_the_same_second_get_folders_of_their_own(tiny_scene:
     assert len({config.get_base_dir() for config in configs}) == 3
 
 
-def test_an_output_folder_that_cannot_be_made(tiny_scene: Path, tmp_path: Path):
+@pytest.mark.parametrize("timestamp", [NO_TIMESTAMP, "mine"])
+def test_an_output_folder_that_cannot_be_made(tiny_scene: Path, tmp_path: Path, timestamp: str):
     (tmp_path / "file").touch()
     config = trainer_config(tiny_scene, tmp_path / "file")
-    config.timestamp = NO_TIMESTAMP
+    config.timestamp = timestamp
     with pytest.raises(InputError, match="output-dir"):
         config.set_timestamp()
+
+
+def test_a_name_that_another_training_has(tiny_scene: Path, tmp_path: Path):
+    config = trainer_config(tiny_scene, tmp_path)
+    code = f"""
+import sys
+from pathlib import Path
+from gnerf_ns.training.claimed_folders import claim
+claim(Path({str(config.get_base_dir())!r}))
+print("claimed", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"claimed\n"
+        with pytest.raises(InputError, match=r"Another training writes to .*--timestamp"):
+            config.set_timestamp()
+        other.kill()
+    config.set_timestamp()  # one that was killed has nothing any more
+    config.save_config()
+
+
+def test_no_room_for_the_configuration(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = trainer_config(tiny_scene, tmp_path / "runs")
+    config.set_timestamp()
+    monkeypatch.setattr(run_folder, "write_whole", no_room)
+    with pytest.raises(InputError, match=r"cannot be written to \(No space left on device\); make room"):
+        config.save_config()
+    assert not (tmp_path / "runs").exists()
+
+
+def no_room(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_named_and_the_last_whole_checkpoint_stays(
+    tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As torch tells it: half a file is written, then something is wrong that it does not name."""
+    config = trainer_config(tiny_scene, tmp_path, "transport", steps_per_eval_image=10**9)
+    config.set_timestamp()
+    trainer = build_trainer(config)
+    save = torch.save
+
+    def until_it_is_full(state: Any, path: Path) -> None:
+        save(state, path)
+        if state["step"] == 8:
+            os.truncate(path, path.stat().st_size // 2)
+            monkeypatch.setattr(disk.tempfile, "TemporaryFile", no_room)
+            raise RuntimeError("unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", until_it_is_full)
+    with pytest.raises(InputError) as error:
+        trainer.train()
+    sentence = str(error.value)
+    assert sentence.startswith(f"No space left on device: not all of step 8 could be saved in {trainer.base_dir}; ")
+    assert "the last whole checkpoint, of step 4, is saved; make room, then go on with: ns-train" in sentence
+    assert checkpoints(config).keys() == {"step-000000004.ckpt"}
+    assert not list(trainer.base_dir.glob("unfinished*"))
+
+
+def test_no_room_for_poses_leaves_those_of_before(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trainer = build_trainer(trainer_config(tiny_scene, tmp_path, "transport"))
+    trainer.save_checkpoint(0)
+    poses = trainer.base_dir / "estimated_poses"
+    before = {path: path.read_bytes() for path in poses.rglob("*") if path.is_file()}
+    assert poses / "sparse" / "0" / "images.bin" in before
+    monkeypatch.setattr(gnerf_trainer, "save_image", no_room)  # after transforms.json, points and model
+    with pytest.raises(OSError, match="No space left"):
+        trainer.save_checkpoint(1)
+    assert {path: path.read_bytes() for path in poses.rglob("*") if path.is_file()} == before
+    assert not list(trainer.base_dir.glob("unfinished*"))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +359,25 @@ def test_unusable_data_leaves_no_empty_folder(tmp_path: Path):
     assert config.get_base_dir().is_dir()
     with pytest.raises(InputError, match="nowhere"):
         build_trainer(config)
-    assert not config.get_base_dir().exists() and not (tmp_path / "runs" / "run").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_ctrl_c_before_training_leaves_nothing(
+    tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """While images are matched, for example."""
+    config = trainer_config(tiny_scene, tmp_path / "runs")
+    config.set_timestamp()
+
+    def pressed(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(pipeline_module, "find_beginning", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        build_trainer(config)
+    assert not (tmp_path / "runs").exists()
+    assert capsys.readouterr().out.strip().splitlines()[-1] == "Stopped before training began; nothing was saved."
 
 
 def test_a_phase_a_that_has_diverged_is_not_saved(tiny_scene: Path, tmp_path: Path, capsys):
@@ -308,5 +414,43 @@ def test_the_viewer_waits_while_a_checkpoint_is_saved(tiny_scene: Path, tmp_path
     watch(trainer, "write_poses")
     watch(gnerf_trainer, "find_ambiguity")
     trainer.save_checkpoint(5)
+    trainer._say_how_it_ended()
     assert locked == {"estimate_eval_poses": True, "write_poses": True, "find_ambiguity": True}
     assert not trainer.train_lock.locked()
+
+
+def test_ctrl_c_ends_a_training_after_a_whole_step(
+    tiny_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """In a program that is not `ns-train`, it goes on being a KeyboardInterrupt, once that step is saved."""
+    trainer = build_trainer(trainer_config(tiny_scene, tmp_path, steps_per_save=10**9, steps_per_eval_image=10**9))
+    iteration, before = trainer.train_iteration, signal.getsignal(signal.SIGINT)
+
+    def pressed_in_the_sixth(step: int) -> Any:
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return iteration(step)
+
+    trainer.train_iteration = pressed_in_the_sixth
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert checkpoints(trainer.config).keys() == {"step-000000005.ckpt"}
+    assert signal.getsignal(signal.SIGINT) is before
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Stopped; step 5 is saved; go on with: ns-train gnerf-ns-tiny" in said
+
+
+def test_ctrl_c_pressed_twice_ends_it_at_once(tiny_scene: Path, tmp_path: Path):
+    config = trainer_config(tiny_scene, tmp_path / "runs", steps_per_save=10**9, steps_per_eval_image=10**9)
+    config.set_timestamp()
+    trainer = build_trainer(config)
+
+    def pressed_twice(step: int) -> Any:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("it went on")
+
+    trainer.train_iteration = pressed_twice
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert not (tmp_path / "runs").exists()

@@ -23,7 +23,8 @@ except ValueError as error:
 def ended(program: str, code: str) -> "subprocess.CompletedProcess[str]":
     """A fresh Python that takes itself for the given program, once it has imported the package."""
     start = f"import sys; sys.argv[0] = {program!r}; import gnerf_ns\n"
-    return subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True)
+    command = [sys.executable, "-c", start + code]
+    return subprocess.run(command, capture_output=True, text=True, errors="replace")
 
 
 @pytest.fixture
@@ -85,3 +86,45 @@ def test_only_our_commands_hide_nerfstudios_warnings(monkeypatch, prepared, prog
         warnings.warn_explicit("ours", UserWarning, "field.py", 1, module="gnerf_ns.fields")
     messages = {str(warning.message) for warning in shown}
     assert "ours" in messages and ("old" in messages) == is_shown
+
+
+@pytest.mark.parametrize(("program", "status"), [("gnerf-demo", 0), ("ns-train", 0), ("mine.py", 1)])
+def test_what_an_encoding_lacks_does_not_end_a_command(monkeypatch, program: str, status: int):
+    """As on Windows, where output goes to a file."""
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    process = ended(program, "from rich.console import Console; Console().print('done 🎉 0.3°')")
+    assert process.returncode == status
+    assert status == 1 or process.stdout.encode("cp1252", "replace").startswith(b"done ? 0.3")
+
+
+@pytest.mark.parametrize(("program", "is_hidden"), [("ns-eval", True), ("gnerf-demo", True), ("mine.py", False)])
+def test_methods_of_ours_hide_them_in_nerfstudios_commands_too(monkeypatch, program: str, is_hidden: bool):
+    monkeypatch.setattr(sys, "argv", [program])
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        commands.hide_deprecations()
+        warnings.warn_explicit("old", UserWarning, "cameras.py", 601, module="nerfstudio.cameras.cameras")
+    assert (not shown) == is_hidden
+
+
+@pytest.mark.parametrize(
+    ("program", "is_training"),
+    [
+        ("/venv/bin/ns-train", True),
+        ("/lib/nerfstudio/scripts/train.py", True),
+        ("ns-eval", False),
+        ("train.py", False),
+        ("gnerf-demo", False),
+    ],
+)
+def test_ns_train_is_told_from_others(monkeypatch, program: str, is_training: bool):
+    monkeypatch.setattr(sys, "argv", [program])
+    assert commands.is_training_command() == is_training
+
+
+def test_the_sentence_is_red_on_a_terminal(monkeypatch, prepared, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(sys, "argv", ["ns-train"])
+    commands.prepare_command()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    sys.excepthook(InputError, InputError("No such folder."), None)
+    assert capsys.readouterr().err == "\033[31mNo such folder.\033[0m\n"

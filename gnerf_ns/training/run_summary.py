@@ -1,0 +1,236 @@
+"""What the terminal says when a training begins and when it has ended."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, List, Literal, NamedTuple, Optional, Sequence
+
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from gnerf_ns.training.pose_status import SHOWN_BADLY, PoseStatus, knows_by_heart, shows_most_badly
+from gnerf_ns.training.restarts import PHASE_A_FAILED
+from gnerf_ns.utils.console import duration
+from gnerf_ns.utils.system_libraries import export_advice
+
+RESUMING_FLAGS = ("--load-dir", "--load-step", "--load-checkpoint")
+"""Flags that say what a training goes on from; each has one value."""
+
+
+class Line(NamedTuple):
+    """A line on the terminal."""
+
+    text: str
+    """What it says."""
+    style: str = ""
+    """Its color, as rich names it."""
+    is_copied: bool = False
+    """Whether it holds a path or a command to be copied, in which only the terminal may break lines."""
+
+
+def say(lines: Sequence[Line]) -> None:
+    """Print lines; sentences are wrapped between words on a terminal, and nowhere else."""
+    for line in lines:
+        soft_wrap = line.is_copied or not CONSOLE.is_terminal
+        CONSOLE.print(line.text, style=line.style, markup=False, highlight=False, soft_wrap=soft_wrap)
+
+
+# The beginning
+
+
+class Input(NamedTuple):
+    """What a training begins with."""
+
+    data: str
+    """Where the images are from."""
+    num_images: int
+    """How many are trained on."""
+    num_held_out: int
+    """How many are not."""
+    file_size: Sequence[int]
+    """Typical width and height of the files, in pixels."""
+    image_side: int
+    """Longer side that they are trained at, in pixels."""
+    has_gpu: bool
+    """Whether training runs on one."""
+    lens: str
+    """Where the intrinsics are from."""
+    background: str
+    """What is known of the images' background."""
+
+
+def background_words(has_masks: bool, has_alpha: bool, show_surroundings: bool) -> str:
+    """What is known of the images' background.
+
+    Args:
+        has_masks: whether there are files of masks.
+        has_alpha: whether images, or these, leave something out.
+        show_surroundings: whether there is more than the object and a plain ground.
+    """
+    if has_alpha:
+        return "the object alone, by its masks" if has_masks else "the object alone, by the images' transparency"
+    return "the object and what is around it" if show_surroundings else "the object on a plain ground, without masks"
+
+
+def start_lines(begun: Input, num_attempts: int, places: Sequence[str]) -> List[Line]:
+    """At most four lines; how long it takes is said once some steps have been measured.
+
+    Args:
+        begun: what training begins with.
+        num_attempts: how often phase A is made.
+        places: where to look meanwhile.
+    """
+    width, height = begun.file_size
+    size = f"{width}×{height} pixels"
+    if begun.image_side < max(begun.file_size):
+        reason = "" if begun.has_gpu else " because there is no GPU"
+        more = min(2 * begun.image_side, max(begun.file_size))
+        size += f", trained at {begun.image_side} px{reason}"
+        size += f"; --pipeline.datamanager.max-image-side {more} keeps more detail"
+    lines = [
+        Line(f"{begun.num_images} images to train on, {begun.num_held_out} held out, from {begun.data}"),
+        Line(f"{size}. They show {begun.background}."),
+        Line(f"Lens: intrinsics from {begun.lens}."),
+    ]
+    if num_attempts > 1:
+        lines[-1] = Line(f"{lines[-1].text} Few images take longer: phase A is made {num_attempts} times.")
+    return [*lines, Line(f"Look at {', '.join(places)}.", is_copied=True)] if places else lines
+
+
+# The end
+
+
+class Verdict(NamedTuple):
+    """Whether the result can be trusted, told without knowing the truth."""
+
+    level: Literal["good", "doubtful", "failed"]
+    """How far."""
+    sentence: str
+    """The same in words; for a failed run, why."""
+
+
+def verdict_of(
+    statuses: Sequence[PoseStatus], held_out: Sequence[PoseStatus], has_phase_a_failed: bool, ambiguity: Sequence[str]
+) -> Verdict:
+    """What to make of a run.
+
+    Args:
+        statuses: of the images that were trained on.
+        held_out: of the others.
+        has_phase_a_failed: whether it ended without telling the images apart.
+        ambiguity: what the images cannot tell, in sentences.
+    """
+    if has_phase_a_failed:
+        return Verdict("failed", PHASE_A_FAILED)
+    if shows_most_badly(statuses):
+        return Verdict("failed", SHOWN_BADLY)
+    if knows_by_heart(statuses, held_out):
+        return Verdict("doubtful", "The field shows held-out images much worse than others: look at the poses.")
+    doubtful = sum(status.is_doubtful for status in statuses)
+    if doubtful > 0.5 * len(statuses) or ambiguity:
+        return Verdict("doubtful", "The field shows the images from their poses, but others may be as good.")
+    return Verdict("good", "The field shows the images from their poses.")
+
+
+class Outcome(NamedTuple):
+    """What a training has come to."""
+
+    verdict: Verdict
+    """Whether to trust it."""
+    seconds: Optional[float]
+    """How long training took; None where that was not measured."""
+    statuses: Sequence[PoseStatus]
+    """Of the images that were trained on."""
+    held_out: Sequence[PoseStatus]
+    """Of the others."""
+    held_out_psnr: Optional[float]
+    """In dB, at their estimated poses; None without any."""
+    phase_a_explained: Optional[float]
+    """Explained variance of the images after phase A, of the attempt that was kept; None where there was none."""
+    remarks: Sequence[Line]
+    """Further sentences about the poses."""
+
+
+STYLES = {"good": "bold green", "doubtful": "bold yellow", "failed": "bold red"}
+HEADINGS = {"good": "Done", "doubtful": "Done, but with doubts,", "failed": "FAILED"}
+
+
+def outcome_lines(outcome: Outcome) -> List[Line]:
+    """The verdict and what it rests on."""
+    verdict = outcome.verdict
+    after = "" if outcome.seconds is None else f" after {duration(outcome.seconds)}"
+    lines = [Line(f"{HEADINGS[verdict.level]}{after}: {verdict.sentence}", STYLES[verdict.level])]
+    lines.append(Line(f"  training images: {_explained(outcome.statuses)} of what a typical one shows is explained"))
+    if outcome.held_out:
+        found = sum(not status.is_doubtful for status in outcome.held_out)
+        quality = "" if outcome.held_out_psnr is None else f", PSNR {outcome.held_out_psnr:.1f} dB"
+        lines.append(
+            Line(
+                f"  held-out images: {_explained(outcome.held_out)}{quality}; {found} of {len(outcome.held_out)} found "
+                "without doubt"
+            )
+        )
+    if outcome.phase_a_explained is not None:
+        share = max(0.0, outcome.phase_a_explained)
+        lines.append(Line(f"  phase A: explained {share:.0%} of how the images differ"))
+    return [*lines, *(Line(f"  {remark.text}", remark.style) for remark in outcome.remarks)]
+
+
+def _explained(statuses: Sequence[PoseStatus]) -> str:
+    shares = sorted(status.explained for status in statuses)
+    return f"{max(0.0, shares[len(shares) // 2]):.0%}"
+
+
+def places_lines(run: Path, poses_folder: str) -> List[Line]:
+    """Where the results are, and commands that go on from there.
+
+    Args:
+        run: the run's folder.
+        poses_folder: name of the one with the poses, in it.
+    """
+    short = shown_path(run)
+    load = f"--load-config {shlex.quote(str(short / 'config.yml'))}"
+    poses = short / poses_folder
+    advice = export_advice()
+    film, points, copies = (shlex.quote(str(short / name)) for name in ("film.mp4", "pointcloud", "colmap"))
+    commands = [
+        f"ns-viewer {load}",
+        f"ns-render interpolate {load} --output-path {film}",
+        f"ns-export pointcloud {load} --output-dir {points} --normal-method open3d",
+        f"gnerf-export-poses {load} --format colmap --output {copies}",
+    ]
+    lines = [
+        Line(f"Poses: {poses / 'transforms.json'}, a plot of them: {poses / 'cameras.png'}", is_copied=True),
+        Line("Go on with", "bold"),
+        *(Line(f"  {command}", is_copied=True) for command in commands),
+    ]
+    return lines if advice is None else [*lines, Line(f"  ({advice})")]
+
+
+def shown_path(path: Path) -> Path:
+    """Relative to the working directory where it lies in it."""
+    path, here = Path(os.path.abspath(path)), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def resume_command(config: Any) -> str:
+    """The command that goes on with a training: as it was typed, if it was, but from the last checkpoint.
+
+    Args:
+        config: a `RunFolderConfig`.
+    """
+    load = ["--load-dir", str(shown_path(config.get_checkpoint_dir()))]
+    words = sys.argv[1:]
+    if not words or words[0] != config.method_name or any(word.startswith("--load-config") for word in words):
+        data = config.pipeline.datamanager.data
+        named = [] if data is None else ["--data", str(data)]
+        return shlex.join(["ns-train", config.method_name, *named, *load])
+    kept, skipped = [], False
+    for word in words[1:]:
+        is_flag = word.replace("_", "-").split("=")[0] in RESUMING_FLAGS
+        if not is_flag and not skipped:
+            kept.append(word)
+        skipped = is_flag and "=" not in word
+    return shlex.join(["ns-train", config.method_name, *load, *kept])

@@ -1,0 +1,127 @@
+"""What is said at the beginning and at the end of a run."""
+
+import shlex
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import List
+
+import pytest
+
+from gnerf_ns.training.placement import PoseOrigin
+from gnerf_ns.training.pose_status import PoseStatus
+from gnerf_ns.training.restarts import PHASE_A_FAILED
+from gnerf_ns.training.run_summary import (
+    Input,
+    Line,
+    Outcome,
+    outcome_lines,
+    places_lines,
+    resume_command,
+    start_lines,
+    verdict_of,
+)
+
+BEGUN = Input("photos", 43, 7, (4032, 3024), 240, False, "EXIF data (50 of 50 images)", "the object alone")
+
+
+def statuses(*explained: float, is_doubtful: bool = False) -> List[PoseStatus]:
+    return [PoseStatus(PoseOrigin.APPEARANCE, each, is_doubtful) for each in explained]
+
+
+def test_the_beginning_says_what_was_read_and_what_is_made_of_it_in_few_lines():
+    lines = [line.text for line in start_lines(BEGUN, 1, ["http://localhost:7007", "tensorboard --logdir runs"])]
+    assert len(lines) <= 4
+    assert lines[0] == "43 images to train on, 7 held out, from photos"
+    assert "4032×3024 pixels, trained at 240 px because there is no GPU" in lines[1]
+    assert "--pipeline.datamanager.max-image-side 480" in lines[1]
+    assert "EXIF data (50 of 50 images)" in lines[2] and lines[3].endswith(
+        "http://localhost:7007, tensorboard --logdir runs."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_said"),
+    [
+        ({"has_gpu": True}, "trained at 240 px; --pipeline"),
+        ({"file_size": (300, 200)}, "max-image-side 300"),
+        ({"file_size": (240, 200)}, "240×200 pixels. They show"),
+    ],
+)
+def test_sizes(changes, is_said: str):
+    assert is_said in start_lines(BEGUN._replace(**changes), 1, [])[1].text
+
+
+def test_few_images_take_longer_and_that_is_said():
+    said = "".join(line.text for line in start_lines(BEGUN, 4, []))
+    assert "Few images take longer: phase A is made 4 times." in said
+    assert "Few" not in "".join(line.text for line in start_lines(BEGUN, 1, []))
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "has_phase_a_failed", "ambiguity", "level"),
+    [
+        (statuses(*[0.95] * 7), statuses(0.94, 0.93), False, [], "good"),
+        (statuses(*[0.95] * 7), [], False, [], "good"),
+        (statuses(*[0.95] * 7), statuses(0.94, 0.93), False, ["looks the same from behind"], "doubtful"),
+        (statuses(*[0.95] * 7), statuses(0.3, 0.2), False, [], "doubtful"),
+        (statuses(*[0.95] * 7, is_doubtful=True), statuses(0.94, 0.93), False, [], "doubtful"),
+        (statuses(*[0.4] * 7), statuses(0.4, 0.4), False, [], "failed"),
+        (statuses(*[0.95] * 7), statuses(0.94, 0.93), True, [], "failed"),
+    ],
+)
+def test_verdicts(train, held_out, has_phase_a_failed: bool, ambiguity: List[str], level: str):
+    verdict = verdict_of(train, held_out, has_phase_a_failed, ambiguity)
+    assert verdict.level == level
+    assert (verdict.sentence == PHASE_A_FAILED) == has_phase_a_failed
+
+
+def test_the_end_has_the_verdict_first_and_its_figures():
+    train, held_out = statuses(*[0.96] * 7), statuses(0.94, 0.93)
+    verdict = verdict_of(train, held_out, False, [])
+    lines = outcome_lines(Outcome(verdict, 252.0, train, held_out, 24.31, 0.71, [Line("7 images.")]))
+    said = [line.text for line in lines]
+    assert said[0].startswith("Done after 4:12: ") and lines[0].style == "bold green"
+    assert said[1:] == [
+        "  training images: 96% of what a typical one shows is explained",
+        "  held-out images: 94%, PSNR 24.3 dB; 2 of 2 found without doubt",
+        "  phase A: explained 71% of how the images differ",
+        "  7 images.",
+    ]
+    failed = outcome_lines(Outcome(verdict_of(train, [], True, []), 5.0, train, [], None, -0.2, []))
+    assert failed[0].text == f"FAILED after 0:05: {PHASE_A_FAILED}" and failed[0].style == "bold red"
+    assert "held-out" not in "".join(line.text for line in failed[1:])
+
+
+def test_commands_to_go_on_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "my runs" / "now"
+    commands = [line.text.strip() for line in places_lines(run, "poses") if line.text.startswith("  ns-")]
+    assert [command.split()[0] for command in commands] == ["ns-viewer", "ns-render", "ns-export"]
+    for command in commands:
+        words = shlex.split(command)
+        assert words[words.index("--load-config") + 1] == "my runs/now/config.yml"
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (
+            "gnerf-ns --data photos unposed-data --fov-deg 40",
+            "gnerf-ns --load-dir c --data photos unposed-data --fov-deg 40",
+        ),
+        ("gnerf-ns --load-dir old --data photos", "gnerf-ns --load-dir c --data photos"),
+        ("gnerf-ns --load-checkpoint=old.ckpt --data 'my photos'", "gnerf-ns --load-dir c --data 'my photos'"),
+        ("gnerf-ns --load_dir old --load_step 9 --data photos", "gnerf-ns --load-dir c --data photos"),
+        ("gnerf-ns --load-config config.yml", "gnerf-ns --data images --load-dir c"),
+        ("", "gnerf-ns --data images --load-dir c"),
+    ],
+)
+def test_resuming_is_what_was_typed_from_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, expected: str
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ns-train", *shlex.split(typed)])
+    pipeline = SimpleNamespace(datamanager=SimpleNamespace(data=Path("images")))
+    config = SimpleNamespace(method_name="gnerf-ns", get_checkpoint_dir=lambda: tmp_path / "c", pipeline=pipeline)
+    assert resume_command(config) == f"ns-train {expected}"
