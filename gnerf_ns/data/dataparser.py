@@ -66,7 +66,8 @@ class UnposedDataParserConfig(DataParserConfig):
     min_images: int = 6
     """Fewest images, held-out ones included, that are accepted."""
     video_frames: int = DEFAULT_FRAMES
-    """Into how many equal intervals of time a video is divided; the sharpest frame of each is an image."""
+    """Into how many equal intervals of time a video is divided; the sharpest frame of each is an image. Of a
+    recording of Record3D, so many images are used."""
     alpha_color: Optional[str] = "white"
     """Color behind transparent or masked-out pixels for methods other than ours, which lay images over their model's
     background; None hands RGBA images to the model."""

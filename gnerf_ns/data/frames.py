@@ -103,7 +103,7 @@ def _place_of_images(folder: Path, video_frames: int) -> Path:
     if not folder.is_dir() or _has_layout(folder) or _images_in(folder):
         return folder
     places = [*_videos_in(folder), *_places_below(folder)]
-    if len(places) != 1:
+    if len(places) != 1 or _unread(folder, besides=(*VIDEO_SUFFIXES, *_ARCHIVE_SUFFIXES)):
         return folder
     remark(f"There are no images in {folder} itself: {places[0]} is read.")
     return _place_of_images(places[0], video_frames)

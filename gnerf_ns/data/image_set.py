@@ -6,7 +6,7 @@ import os
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gnerf_ns.cameras.rays import CameraDirections
 from gnerf_ns.data.dataset import UnposedDataset
-from gnerf_ns.data.images import area_resize
+from gnerf_ns.data.images import PIXELS_AT_ONCE, ImageSize, area_resize
 from gnerf_ns.data.patch_sampling import image_coords
 
 _CHUNK_BYTES = 64 * 2**20
@@ -90,8 +90,7 @@ class ImageStack:
         size = dataset.image_format.size
         colors = torch.empty((len(dataset), size.height, size.width, 3), dtype=torch.uint8)
         alphas: Optional[Tensor] = None
-        # Threads, because decoding releases the GIL; few, because each holds one image at its decoded size.
-        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as executor:
+        with ThreadPoolExecutor(max_workers=_num_readers(dataset.file_sizes)) as executor:
             images = executor.map(dataset.get_numpy_image, range(len(dataset)))
             bar = track(
                 images,
@@ -229,6 +228,15 @@ class ImageStack:
             floats = premultiply(pixels[start : start + chunk]).permute(0, 3, 1, 2)
             resized[start : start + chunk] = area_resize(floats, height, width)
         return resized
+
+
+def _num_readers(sizes: Sequence[ImageSize]) -> int:
+    """How many threads read files of these sizes: several, because decoding releases Python's lock, but few.
+
+    Each holds one image at its decoded size, and keeps that memory.
+    """
+    largest = max((size.width * size.height for size in sizes), default=1)
+    return max(1, min(4, os.cpu_count() or 1, PIXELS_AT_ONCE // largest))
 
 
 def _extents(occupied: Int[Tensor, "n cells"]) -> Int[Tensor, "n"]:

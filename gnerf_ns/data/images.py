@@ -2,8 +2,7 @@
 
 import math
 import struct
-import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -47,12 +46,12 @@ MAX_MEGAPIXELS = 300
 """Larger images are refused. Telephones and cameras reach 200 megapixels."""
 
 # Pillow takes images above 89 megapixels for attacks on a server: it warns, and refuses those twice as large. Ours are
-# the user's own files, so its limit is raised to where memory ends: four bytes a pixel, one large image at a time.
+# the user's own files, so its limit is raised to where memory ends: four bytes a pixel, and one such image at a time.
 Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS * 10**6
 
-_LARGE_PIXELS = 50 * 10**6
-"""Images above this size are decoded one at a time."""
-_LARGE_IMAGE_LOCK = threading.Lock()
+PIXELS_AT_ONCE = 32 * 10**6
+"""Images that are decoded at the same time should have no more pixels together. With copies in other modes and as
+floats a pixel takes up to 13 bytes, and a thread keeps the memory: images of 50 megapixels are read within a GiB."""
 
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, LookupError, struct.error)
 """What Pillow's decoders raise at bytes that are not as they should be."""
@@ -104,8 +103,12 @@ def looks_like_image(path: Path) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image file; whatever goes wrong with it in the block becomes an ``InputError`` that names the file."""
+def decoding(path: Path) -> Iterator[Image.Image]:
+    """Open an image file; whatever goes wrong with it in the block becomes an ``InputError`` that names the file.
+
+    Raises:
+        InputError: the file is missing, empty, truncated, too large, of floating-point numbers, or no image.
+    """
     if not path.is_file():
         raise InputError(f"The image {path} does not exist; check the path.")
     if path.stat().st_size == 0:
@@ -136,17 +139,6 @@ def _why_unidentified(path: Path) -> str:
     if start.startswith(_TIFF_STARTS):
         return f"The image {path} is a TIFF of a kind that is not read; save it with 8 or 16 bits a channel."
     return f"The file {path} is no image in a known format; replace or remove it."
-
-
-@contextmanager
-def decoding(path: Path) -> Iterator[Image.Image]:
-    """Open an image file to decode its pixels; threads wait here for each other when their images are large.
-
-    Raises:
-        InputError: the file is missing, empty, truncated, too large, of floating-point numbers, or no image.
-    """
-    with _opened(path) as image, _LARGE_IMAGE_LOCK if image.width * image.height > _LARGE_PIXELS else nullcontext():
-        yield image
 
 
 def read_exif(image: Image.Image) -> Image.Exif:
@@ -212,7 +204,7 @@ def read_header(path: Path) -> Header:
 @lru_cache(maxsize=2**14)
 def _read_header(path: Path, modified_ns: int, num_bytes: int) -> Header:
     del modified_ns, num_bytes  # a part of the cache's key
-    with _opened(path) as image:
+    with decoding(path) as image:
         # Telephones' MPO files hold the photograph, and data beside it.
         num_images = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         return Header(ImageSize(*image.size), exif_orientation(image), num_images)
@@ -233,7 +225,7 @@ def focal_from_exif(path: Path) -> Optional[float]:
     The 35 mm equivalent is one of diagonals (CIPA DCG-001). Failing that, the focal length in millimeters serves
     when the sensor's resolution is given as well.
     """
-    with _opened(path) as image:
+    with decoding(path) as image:
         exif = read_exif(image).get_ifd(ExifTags.IFD.Exif)
         width, height = image.size
 

@@ -95,7 +95,8 @@ def test_masks_beside_images_in_the_folder_images(tmp_path: Path):
 
 
 def test_the_only_folder_below_that_has_images_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    touch(tmp_path, ["scan/photos/0.jpg", "scan/photos/1.jpg", "scan/notes.txt", ".git/x.png", "scan/masks/y.png"])
+    touch(tmp_path, ["scan/photos/0.jpg", "scan/photos/1.jpg", "scan/notes.txt", "scan/masks/y.png"])
+    touch(tmp_path, [".git/x.png", "scan.zip"])
     assert found(tmp_path) == ["scan/photos/0.jpg", "scan/photos/1.jpg"]
     inner = tmp_path / "scan" / "photos"
     assert capsys.readouterr().out == f"There are no images in {tmp_path} itself: {inner} is read.\n"
@@ -111,6 +112,16 @@ def test_the_only_folder_below_is_read_with_its_transforms(tmp_path: Path, blend
     train, held_out = read_frames(tmp_path, eval_interval=8)
     assert (len(train), len(held_out)) == (8, 4)
     assert {frame.image.parent for frame in train} == {blender_folder / "train"}
+
+
+def test_both_splits_are_all_frames(blender_folder: Path):
+    assert len(read_all_frames(blender_folder)) == 8 + 4
+
+
+def test_thumbnails_do_not_stand_for_images_that_are_not_read(tmp_path: Path):
+    touch(tmp_path, ["a.dng", "b.dng", "scan.zip", "thumbnails/a.jpg", "thumbnails/b.jpg"])
+    with pytest.raises(InputError, match=r"3 files were not read in .*: 2 \.dng, 1 \.zip"):
+        read_frames(tmp_path, eval_interval=8)
 
 
 def test_of_several_folders_below_one_must_be_given(tmp_path: Path):

@@ -7,7 +7,7 @@ from gnerf_ns.data import image_set as image_stack
 from gnerf_ns.data.dataparser import UnposedDataParserConfig
 from gnerf_ns.data.dataset import UnposedDataset
 from gnerf_ns.data.image_set import ImageStack, composite, premultiply
-from gnerf_ns.data.images import area_resize
+from gnerf_ns.data.images import ImageSize, area_resize
 
 
 def random_pixels(channels: int) -> torch.Tensor:
@@ -121,3 +121,13 @@ def test_alpha_that_is_opaque_but_for_padding_is_dropped():
     pixels[1, :2] = pixels[1, 6:] = 0
     assert ImageStack(pixels).has_alpha
     assert not ImageStack(pixels, torch.tensor([[1.0, 1.0], [1.0, 0.5]])).has_alpha
+
+
+def test_few_threads_read_large_files(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(image_stack.os, "cpu_count", lambda: 16)
+    sides = {(1000, 1000): 4, (4000, 2000): 4, (4032, 3024): 2, (8160, 6120): 1, (16320, 12240): 1}
+    for size, count in sides.items():
+        assert image_stack._num_readers([ImageSize(10, 10), ImageSize(*size)]) == count
+    assert image_stack._num_readers([]) == 4, "none to read"
+    monkeypatch.setattr(image_stack.os, "cpu_count", lambda: 2)
+    assert image_stack._num_readers([ImageSize(10, 10)]) == 2

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Tuple
 
 import numpy as np
 import pytest
@@ -349,19 +349,42 @@ def test_unusable_files(tmp_path: Path):
         read_image(tmp_path / "text.png")
 
 
-def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    Image.fromarray(noise(8, 8, 3)).save(tmp_path / "a.png")
-    alone: List[bool] = []
+MEASURED = """
+import os, sys
+from pathlib import Path
+from gnerf_ns.data.dataparser import UnposedDataParserConfig
+from gnerf_ns.data.image_set import ImageStack
+from gnerf_ns.data.dataset import UnposedDataset
+from gnerf_ns.utils.cpu import keep_freed_memory
+os.cpu_count = lambda: 16
+keep_freed_memory()
+def mebibytes(field):  # not ru_maxrss, which a child process takes over from its parent
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) // 1024
+before = mebibytes("VmRSS")
+outputs = UnposedDataParserConfig(data=Path(sys.argv[1]), eval_interval=0).setup().get_dataparser_outputs("train")
+stack = ImageStack.from_dataset(UnposedDataset(outputs, max_image_side=int(sys.argv[2])))
+print(tuple(stack.pixels.shape), "MiB:", mebibytes("VmHWM") - before)
+"""
+"""Prints by how much memory grows while the images of a folder are read."""
 
-    def averaged(image: Image.Image, *args: Any) -> Image.Image:
-        alone.append(images._LARGE_IMAGE_LOCK.locked())
-        return image
 
-    monkeypatch.setattr(images, "_averaged", averaged)
-    for limit in (64, 63):
-        monkeypatch.setattr(images, "_LARGE_PIXELS", limit)
-        read_image(tmp_path / "a.png")
-    assert alone == [False, True] and not images._LARGE_IMAGE_LOCK.locked()
+def memory_to_read(folder: Path, max_side: int) -> Tuple[str, int]:
+    """Shape of what was read, and mebibytes."""
+    words = [sys.executable, "-c", MEASURED, str(folder), str(max_side)]
+    result = subprocess.run(words, capture_output=True, text=True, check=True)
+    shape, mebibytes = result.stdout.splitlines()[-1].split(" MiB: ")
+    return shape, int(mebibytes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_stays_bounded_with_huge_images(tmp_path: Path):
+    """RGBA images of 50 megapixels: 200 MB each, and as much again while colors are multiplied by alpha."""
+    Image.new("RGBA", (8160, 6120), (200, 100, 50, 128)).save(tmp_path / "0.png", compress_level=1)
+    for index in range(1, 6):
+        os.link(tmp_path / "0.png", tmp_path / f"{index}.png")
+    shape, mebibytes = memory_to_read(tmp_path, 800)
+    assert shape == "(6, 600, 800, 4)" and mebibytes < 800
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -376,21 +399,6 @@ def test_memory_stays_bounded_with_large_images(tmp_path: Path):
             tmp_path / ("00.jpg" if index % 2 == 0 else "01.png"),
             tmp_path / f"{index:02d}{'.jpg' if index % 2 == 0 else '.png'}",
         )
-    script = """
-import sys
-from pathlib import Path
-from gnerf_ns.data.dataparser import UnposedDataParserConfig
-from gnerf_ns.data.image_set import ImageStack
-from gnerf_ns.data.dataset import UnposedDataset
-def mebibytes(field):  # not ru_maxrss, which a child process takes over from its parent
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) // 1024
-before = mebibytes("VmRSS")
-outputs = UnposedDataParserConfig(data=Path(sys.argv[1]), eval_interval=0).setup().get_dataparser_outputs("train")
-stack = ImageStack.from_dataset(UnposedDataset(outputs, max_image_side=100))
-assert stack.pixels.shape == (12, 75, 100, 3), stack.pixels.shape
-print(mebibytes("VmHWM") - before)
-"""
-    result = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
-    # At most four threads, each with one decoded PNG of 36 MB; a decoder at work on a JPEG holds less.
-    assert int(result.stdout.split()[-1]) < 400
+    shape, mebibytes = memory_to_read(tmp_path, 100)
+    # At most two threads, each with one decoded PNG of 48 MB and its copies; a decoder at work on a JPEG holds less.
+    assert shape == "(12, 75, 100, 3)" and mebibytes < 400

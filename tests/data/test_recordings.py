@@ -11,6 +11,7 @@ from PIL import Image
 from gnerf_ns.data.dataparser import GROUND_TRUTH_KEY, LENS_SOURCE_KEY, UnposedDataParserConfig
 from gnerf_ns.data.frames import read_all_frames, read_frames
 from gnerf_ns.data.recordings import is_recording, recorded_frames
+from gnerf_ns.data.transforms_json import Frame
 from gnerf_ns.utils.errors import InputError
 
 
@@ -67,12 +68,17 @@ def expected_pose(index: int) -> np.ndarray:
     return pose[[2, 0, 1]]
 
 
+def pose_of(frame: Frame) -> np.ndarray:
+    assert frame.camera_to_world is not None
+    return frame.camera_to_world
+
+
 def test_polycam(polycam: Path, capsys: pytest.CaptureFixture[str]):
     frames = recorded_frames(polycam, limit=5)
     assert frames is not None and [frame.image.stem for frame in frames] == [str(10 * index) for index in range(12)]
     for index, frame in enumerate(frames):
         assert frame.image.parent == polycam / "keyframes" / "images"
-        assert np.allclose(frame.camera_to_world, expected_pose(index))
+        assert np.allclose(pose_of(frame), expected_pose(index))
         lens = {key: frame.values[key] for key in ("fl_x", "fl_y", "cx", "cy", "w", "h")}
         assert lens == {"fl_x": 40, "fl_y": 41, "cx": 15, "cy": 12.5, "w": 32, "h": 24}
     assert "with lenses and 12 rough poses (--pipeline.poses given begins with them)" in capsys.readouterr().out
@@ -80,8 +86,7 @@ def test_polycam(polycam: Path, capsys: pytest.CaptureFixture[str]):
 
 def test_level_cameras_keep_their_upward_axis(polycam: Path):
     for frame in read_all_frames(polycam):
-        assert frame.camera_to_world is not None
-        assert np.allclose(frame.camera_to_world[:, 1], [0, 0, 1])
+        assert np.allclose(pose_of(frame)[:, 1], [0, 0, 1])
 
 
 def test_polycams_corrected_images_go_first(polycam: Path):
@@ -118,7 +123,7 @@ def test_record3d(record3d: Path):
     frames = recorded_frames(record3d, limit=60)
     assert frames is not None and [frame.image.name for frame in frames] == [f"{index}.jpg" for index in range(12)]
     for index, frame in enumerate(frames):
-        assert np.allclose(frame.camera_to_world, expected_pose(index))
+        assert np.allclose(pose_of(frame), expected_pose(index))
         assert (frame.values["fl_x"], frame.values["fl_y"], frame.values["w"], frame.values["h"]) == (40, 41, 32, 24)
 
 
@@ -126,7 +131,7 @@ def test_record3d(record3d: Path):
 def test_record3ds_video_is_thinned_out(record3d: Path, limit: int, taken: List[int]):
     frames = recorded_frames(record3d, limit)
     assert frames is not None and [int(frame.image.stem) for frame in frames] == taken
-    assert np.allclose(frames[-1].camera_to_world, expected_pose(taken[-1])), "each keeps its pose"
+    assert np.allclose(pose_of(frames[-1]), expected_pose(taken[-1])), "each keeps its pose"
 
 
 def test_record3d_is_found_in_its_parent_folder(record3d: Path):

@@ -181,7 +181,7 @@ def test_video_levels_and_depths_become_8_bits(tmp_path: Path, pixels: str):
 
 def test_alpha_is_kept(tmp_path: Path):
     image = quarters()
-    image.putalpha(Image.fromarray(np.tile(np.uint8([[0, 255]]), (32, 24))))
+    image.putalpha(Image.fromarray(np.tile(np.array([[0, 255]], dtype=np.uint8), (32, 24))))
     shown = first_image(write_video(tmp_path / "a.mov", [image] * 2, "qtrle", "argb"))
     assert np.array_equal(shown, np.asarray(image))
     assert (tmp_path / "a_frames" / "frame_000000.png").is_file()
@@ -244,20 +244,36 @@ def test_the_same_video_always_gives_the_same_files(clip: Path, read_anew: Calla
 def test_without_rights_beside_the_video_the_cache_serves(
     clip: Path, tmp_path: Path, read_anew: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ):
-    make = video_module.tempfile.mkdtemp
+    make, refused = Path.mkdir, [clip.parent]
 
-    def refusing(prefix: str, dir: Path) -> str:
-        if dir == clip.parent:
+    def mkdir(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.parent in refused:
             raise PermissionError(errno.EACCES, "Permission denied")
-        return make(prefix=prefix, dir=dir)
+        make(path, *arguments, **options)
 
-    monkeypatch.setattr(video_module.tempfile, "mkdtemp", refusing)
+    cache = tmp_path / "cache" / "gnerf_ns"
+    monkeypatch.setattr(Path, "mkdir", mkdir)
     monkeypatch.setattr(video_module.appdirs, "user_cache_dir", lambda name: str(tmp_path / "cache" / name))
-    assert read_anew(clip, 6) == tmp_path / "cache" / "gnerf_ns" / "walk_frames"
-    assert read_anew(clip, 6) == tmp_path / "cache" / "gnerf_ns" / "walk_frames", "found again"
-    monkeypatch.setattr(video_module.tempfile, "mkdtemp", lambda **_: refusing("", clip.parent))
+    assert read_anew(clip, 6) == cache / "walk_frames"
+    assert read_anew(clip, 6) == cache / "walk_frames", "found again"
+    refused.append(cache)
     with pytest.raises(InputError, match=r"walk\.mkv can be written neither to .*takes nor to .*cache/gnerf_ns; copy"):
         read_anew(clip, 5)
+
+
+def test_a_name_that_another_run_takes_at_the_same_time(
+    clip: Path, read_anew: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
+    write = video_module._save_sharpest
+
+    def slowly(*arguments: Any) -> List[str]:
+        (clip.parent / "walk_frames").mkdir()
+        (clip.parent / "walk_frames" / "theirs").touch()
+        return write(*arguments)
+
+    monkeypatch.setattr(video_module, "_save_sharpest", slowly)
+    assert read_anew(clip, 6).name == "walk_frames_2"
+    assert [path.name for path in (clip.parent / "walk_frames").iterdir()] == ["theirs"]
 
 
 def test_a_full_disk_leaves_nothing(clip: Path, monkeypatch: pytest.MonkeyPatch):

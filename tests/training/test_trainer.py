@@ -323,10 +323,15 @@ def test_no_room_for_poses_leaves_those_of_before(tiny_scene: Path, tmp_path: Pa
     assert not list(trainer.base_dir.glob("unfinished*"))
 
 
-@pytest.mark.parametrize(("data", "name"), [("images", "images"), (".", "here"), ("..", "above")])
-def test_experiments_are_named_after_the_folder(tmp_path: Path, monkeypatch, data: str, name: str):
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [("images", "images"), (".", "here"), ("..", "above"), ("transforms.json", "here"), ("walk.mp4", "walk")],
+)
+def test_experiments_are_named_after_the_folder_or_the_video(tmp_path: Path, monkeypatch, data: str, name: str):
     here = tmp_path / "above" / "here"
     (here / "images").mkdir(parents=True)
+    (here / "transforms.json").touch()
+    (here / "walk.mp4").touch()
     monkeypatch.chdir(here)
     config = trainer_config(Path(data), tmp_path)
     config.experiment_name = None
