@@ -14,11 +14,11 @@ from gnerf_ns.data.datamanager import UnposedDataManagerConfig
 from gnerf_ns.fields.hash_radiance import HashRadianceConfig
 from gnerf_ns.models.gnerf import GNeRFModelConfig
 from gnerf_ns.models.inversion_network import InversionNetworkConfig
+from gnerf_ns.runs.progress_display import progress_logging
 from gnerf_ns.training.adversarial import AdversarialObjectiveConfig
 from gnerf_ns.training.learning_rates import PhaseSchedulerConfig, PlainAdamOptimizerConfig, QuickAdamOptimizerConfig
 from gnerf_ns.training.photometric import PhotometricObjectiveConfig
 from gnerf_ns.training.pipeline import GNeRFPipelineConfig
-from gnerf_ns.training.progress_display import progress_logging
 from gnerf_ns.training.schedule import PhaseScheduleConfig
 from gnerf_ns.training.trainer import GNeRFTrainerConfig
 from gnerf_ns.utils.options import OneDeviceConfig

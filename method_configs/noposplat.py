@@ -13,7 +13,7 @@ from gnerf_ns.noposplat.model import NoPoSplatModelConfig
 from gnerf_ns.noposplat.network import NoPoSplatNetworkConfig
 from gnerf_ns.noposplat.pipeline import NoPoSplatPipelineConfig
 from gnerf_ns.noposplat.trainer import AdamWOptimizerConfig, NoPoSplatTrainerConfig, WarmUpCosineSchedulerConfig
-from gnerf_ns.training.progress_display import progress_logging
+from gnerf_ns.runs.progress_display import progress_logging
 
 HAS_CUDA = torch.cuda.is_available()
 

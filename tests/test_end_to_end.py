@@ -18,6 +18,7 @@ from tiny_run import build_trainer
 
 from gnerf_ns.cameras.alignment import PoseErrors, pose_errors
 from gnerf_ns.cameras.plots import plot_cameras, plot_pose_distribution
+from gnerf_ns.data.transforms_json import SPLIT_KEYS
 from gnerf_ns.demo.scene import ProceduralSceneConfig, render_procedural_scene
 from gnerf_ns.models.image_metrics import without_lpips
 from gnerf_ns.training import evaluation
@@ -192,6 +193,8 @@ def test_a_stock_method_trains_on_the_estimated_poses(run: Run, tmp_path: Path):
     meta = json.loads(path.read_text())
     for frame in meta["frames"]:
         frame["file_path"] = str((path.parent / frame["file_path"]).resolve())
+    for key in SPLIT_KEYS:
+        meta[key] = [str((path.parent / name).resolve()) for name in meta.get(key, [])]
     pose_of = [frame["transform_matrix"] for frame in meta["frames"]]
     for index, frame in enumerate(meta["frames"]):
         frame["transform_matrix"] = pose_of[(index + 7) % len(pose_of)]

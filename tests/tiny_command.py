@@ -15,7 +15,7 @@ if __name__ == "__main__":
     from nerfstudio.scripts import train
     from tiny_run import trainer_config
 
-    from gnerf_ns.training import progress_display
+    from gnerf_ns.runs import progress_display
     from gnerf_ns.training import trainer as gnerf_trainer
     from gnerf_ns.training.placement import PoseOrigin
     from gnerf_ns.training.pose_status import PoseStatus

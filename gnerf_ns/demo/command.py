@@ -20,7 +20,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from gnerf_ns.demo.film import orbit_poses, render_frames
 from gnerf_ns.demo.scene import ProceduralSceneConfig, render_procedural_scene
 from gnerf_ns.models.image_metrics import without_lpips
-from gnerf_ns.training.run_time import step_cost
+from gnerf_ns.training.run_costs import step_cost
 from gnerf_ns.utils.console import progress_display
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.film import write_film

@@ -25,8 +25,8 @@ from gnerf_ns.export.folders import linked
 from gnerf_ns.models.splat import SplatModel, SplatModelConfig
 from gnerf_ns.noposplat.photos import PhotoFiles, Photos
 from gnerf_ns.noposplat.reconstruction import Reconstruction
+from gnerf_ns.runs.run_folder import RunFolderConfig
 from gnerf_ns.splats.ply import write_ply
-from gnerf_ns.training.run_folder import RunFolderConfig
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.options import TrainingViewerConfig
 

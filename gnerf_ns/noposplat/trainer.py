@@ -22,11 +22,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from gnerf_ns.noposplat.checkpoints import NETWORK_FILE, save_network
 from gnerf_ns.noposplat.pipeline import NoPoSplatPipeline, NoPoSplatPipelineConfig
-from gnerf_ns.training.progress_display import Phase, ProgressWriter, Watched
-from gnerf_ns.training.run_folder import CONFIG, RunFolderConfig
-from gnerf_ns.training.run_summary import Line, say, shown_path
-from gnerf_ns.training.run_time import PartTimes, is_due
-from gnerf_ns.training.whole_runs import WholeRunTrainer
+from gnerf_ns.runs.lines import Line, say, shown_path
+from gnerf_ns.runs.progress_display import Phase, ProgressWriter, Watched
+from gnerf_ns.runs.run_folder import CONFIG, RunFolderConfig
+from gnerf_ns.runs.run_time import PartTimes, is_due
+from gnerf_ns.runs.whole_runs import WholeRunTrainer
 from gnerf_ns.utils.console import duration
 from gnerf_ns.utils.errors import InputError
 

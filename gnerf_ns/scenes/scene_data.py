@@ -201,7 +201,7 @@ class ChunkFile:
             keys: those that the index says are in it.
         """
         self._path, self.keys, self.name = path, keys, str(path)
-        self.kind = _kind_of_chunk(path)
+        self.kind: SceneKind = _kind_of_chunk(path)
 
     def scene(self, key: str) -> ChunkScene:
         """See `SceneGroup.scene`."""

@@ -1,40 +1,29 @@
-"""What the terminal says when a training begins and when it has ended."""
+"""What the terminal says of a training of field and cameras: when it begins, of its phases, and when it has ended."""
 
 from __future__ import annotations
 
-import os
 import shlex
-import sys
 from pathlib import Path
-from typing import Any, List, Literal, NamedTuple, Optional, Sequence
+from typing import List, Literal, NamedTuple, Optional, Sequence
 
-from nerfstudio.utils.rich_utils import CONSOLE
+from jaxtyping import Float
+from torch import Tensor
 
+from gnerf_ns.data.image_set import ImageSet
+from gnerf_ns.runs.lines import Line, shown_path
+from gnerf_ns.runs.progress_display import Phase
 from gnerf_ns.training.pose_status import SHOWN_BADLY, PoseStatus, knows_by_heart, shows_most_badly
 from gnerf_ns.training.restarts import PHASE_A_FAILED
+from gnerf_ns.training.schedule import Schedule
 from gnerf_ns.utils.console import duration
 from gnerf_ns.utils.system_libraries import export_advice
 
-RESUMING_FLAGS = ("--load-dir", "--load-step", "--load-checkpoint")
-"""Flags that say what a training goes on from; each has one value."""
+CONTRAST_SIDE = 64
+"""Longer side of the images whose contrast is measured, in pixels."""
 
-
-class Line(NamedTuple):
-    """A line on the terminal."""
-
-    text: str
-    """What it says."""
-    style: str = ""
-    """Its color, as rich names it."""
-    is_copied: bool = False
-    """Whether it holds a path or a command to be copied, in which only the terminal may break lines."""
-
-
-def say(lines: Sequence[Line]) -> None:
-    """Print lines; sentences are wrapped between words on a terminal, and nowhere else."""
-    for line in lines:
-        soft_wrap = line.is_copied or not CONSOLE.is_terminal
-        CONSOLE.print(line.text, style=line.style, markup=False, highlight=False, soft_wrap=soft_wrap)
+PHASE_WORDS = {"A": "finding all poses", "AB": "finding and fitting", "B": "fitting every image"}
+LEAVE_OUT_WORDS = "checking all poses"
+END_WORDS = "finding held-out poses"
 
 
 # The beginning
@@ -97,6 +86,36 @@ def start_lines(begun: Input, num_attempts: int, places: Sequence[str]) -> List[
     if num_attempts > 1:
         lines[-1] = Line(f"{lines[-1].text} Few images take longer: phase A is made {num_attempts} times.")
     return [*lines, Line(f"Look at {', '.join(places)}.", is_copied=True)] if places else lines
+
+
+# Meanwhile
+
+
+def phase_of(schedule: Schedule, step: int, num_steps: int) -> Phase:
+    """What a training that follows a schedule is about.
+
+    Args:
+        schedule: the present one.
+        step: a step; that after the last one for the end of the run.
+        num_steps: of the run.
+    """
+    if step >= num_steps:
+        return Phase("End", END_WORDS)
+    plan = schedule.at(step)
+    return Phase(f"Phase {plan.name}", PHASE_WORDS[plan.name] if plan.leave_out_round is None else LEAVE_OUT_WORDS)
+
+
+def color_contrast(image_set: ImageSet, background: Float[Tensor, "3"]) -> float:
+    """Mean squared difference of colors, in [0, 1], from the mean color of their image.
+
+    Args:
+        image_set: the images.
+        background: what transparent pixels are laid over.
+    """
+    height, width = image_set.images.height, image_set.images.width
+    scale = min(1.0, CONTRAST_SIDE / max(height, width))
+    images = image_set.resized(max(1, round(scale * height)), max(1, round(scale * width)), background)
+    return float(images.var(dim=(2, 3), unbiased=False).mean())
 
 
 # The end
@@ -221,30 +240,3 @@ def places_lines(run: Path, poses_folder: str) -> List[Line]:
         *(Line(f"  {command}", is_copied=True) for command in commands),
     ]
     return lines if advice is None else [*lines, Line(f"  ({advice})")]
-
-
-def shown_path(path: Path) -> Path:
-    """Relative to the working directory where it lies in it."""
-    path, here = Path(os.path.abspath(path)), Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
-
-
-def resume_command(config: Any) -> str:
-    """The command that goes on with a training: as it was typed, if it was, but from the last checkpoint.
-
-    Args:
-        config: a `RunFolderConfig`.
-    """
-    load = ["--load-dir", str(shown_path(config.get_checkpoint_dir()))]
-    words = sys.argv[1:]
-    if not words or words[0] != config.method_name or any(word.startswith("--load-config") for word in words):
-        data = config.pipeline.datamanager.data
-        named = [] if data is None else ["--data", str(data)]
-        return shlex.join(["ns-train", config.method_name, *named, *load])
-    kept, skipped = [], False
-    for word in words[1:]:
-        is_flag = word.replace("_", "-").split("=")[0] in RESUMING_FLAGS
-        if not is_flag and not skipped:
-            kept.append(word)
-        skipped = is_flag and "=" not in word
-    return shlex.join(["ns-train", config.method_name, *load, *kept])

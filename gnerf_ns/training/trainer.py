@@ -22,6 +22,10 @@ from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.export.folders import POSES_FOLDER, write_results
 from gnerf_ns.export.surface_points import surface_points
 from gnerf_ns.models.gnerf import GNeRFModelConfig
+from gnerf_ns.runs.lines import Line, say, shown_path
+from gnerf_ns.runs.progress_display import ProgressWriter, Watched
+from gnerf_ns.runs.run_folder import CONFIG, RunFolderConfig
+from gnerf_ns.runs.whole_runs import WholeRunTrainer
 from gnerf_ns.training.ambiguity import find_ambiguity
 from gnerf_ns.training.learning_rates import following
 from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig, refuse_several_devices
@@ -34,22 +38,18 @@ from gnerf_ns.training.pose_status import (
     sides_are_alike,
     without_the_field,
 )
-from gnerf_ns.training.progress_display import ProgressWriter, Watched, color_contrast, phase_of
-from gnerf_ns.training.run_folder import CONFIG, RunFolderConfig
+from gnerf_ns.training.run_costs import RunTime
 from gnerf_ns.training.run_summary import (
     Input,
-    Line,
     Outcome,
     background_words,
+    color_contrast,
     outcome_lines,
+    phase_of,
     places_lines,
-    say,
-    shown_path,
     start_lines,
     verdict_of,
 )
-from gnerf_ns.training.run_time import RunTime
-from gnerf_ns.training.whole_runs import WholeRunTrainer
 from gnerf_ns.utils.disk import replace_files, write_whole
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.options import NoHeadline

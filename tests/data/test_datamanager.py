@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from gnerf_ns.data.datamanager import UnposedDataManager, UnposedDataManagerConfig
-from gnerf_ns.data.dataparser import LENS_SOURCE_KEY, UnposedDataParserConfig
+from gnerf_ns.data.dataparser import LENS_ORIGIN_KEY, LENS_SOURCE_KEY, UnposedDataParserConfig
 from gnerf_ns.data.dataset import UnposedDataset
 from gnerf_ns.data.orientation import ORIENTATIONS_KEY
 from gnerf_ns.utils.errors import InputError
@@ -185,7 +185,12 @@ def test_colmap(nerfstudio_folder: Path):
     assert len(manager.train_dataset) + len(manager.eval_dataset) == 16
     assert manager.train_ground_truth.shape == (len(manager.train_dataset), 3, 4)
     # The reconstructed points are truth as well.
-    assert manager.train_dataset.metadata.keys() == {"num_eval_images", LENS_SOURCE_KEY, ORIENTATIONS_KEY}
+    assert manager.train_dataset.metadata.keys() == {
+        "num_eval_images",
+        LENS_SOURCE_KEY,
+        LENS_ORIGIN_KEY,
+        ORIENTATIONS_KEY,
+    }
 
 
 def test_one_held_out_split_in_all_modes(blender_folder: Path):
@@ -370,7 +375,7 @@ def test_config_survives_yaml(blender_folder: Path, monkeypatch):
 def test_command_line_has_our_options_and_not_the_poses(capsys):
     config = tyro.cli(UnposedDataManagerConfig, args=["--max-image-side", "64", "blender-data"])
     assert config.max_image_side == 64 and isinstance(config.dataparser, BlenderDataParserConfig)
-    config = tyro.cli(UnposedDataManagerConfig, args=["--data", "folder", "unposed-data", "--fov-deg", "60"])
+    config = tyro.cli(UnposedDataManagerConfig, args=["unposed-data", "--fov-deg", "60"])
     assert isinstance(config.dataparser, UnposedDataParserConfig) and config.dataparser.fov_deg == 60.0
     assert isinstance(tyro.cli(UnposedDataManagerConfig, args=[]).dataparser, UnposedDataParserConfig)
     with pytest.raises(SystemExit):

@@ -190,11 +190,7 @@ def test_nothing_is_said_of_images_that_stay_as_they_are(tmp_path: Path):
         ([(48, 32)], {"max_image_side": 0}, "--max-image-side 0 is too small"),
         ([(48, 32)], {"max_image_side": -5}, "--max-image-side -5 is too small"),
         ([(48, 32)], {"max_image_side": 15}, "--max-image-side 15 is too small"),
-        (
-            [(48, 32)],
-            {"scale_factor": 0.001},
-            "Images shrunk to 1x1 pixels do not tell poses; raise .*res-scale-factor",
-        ),
+        ([(48, 32)], {"scale_factor": 0.001}, "Images shrunk to 1x1 pixels do not tell poses; raise --max-image-side"),
         ([(48, 32)], {"scale_factor": -1.0}, "Images shrunk to 1x1 pixels"),
         ([(600, 20)], {"max_image_side": 64}, "Images shrunk to 64x2 pixels do not tell poses"),
         ([(1, 1)] * 5, {}, r"5 of 5 images have less than 16 pixels on a side \(0.png, 1.png, 2.png and 2 more\)"),

@@ -32,8 +32,8 @@ from gnerf_ns.noposplat.trainer import (
     WarmUpCosineSchedulerConfig,
 )
 from gnerf_ns.noposplat.view_cameras import nerfstudio_cameras, rendered
+from gnerf_ns.runs import progress_display
 from gnerf_ns.scenes.view_sampling import Views
-from gnerf_ns.training import progress_display
 from gnerf_ns.utils.errors import InputError
 
 

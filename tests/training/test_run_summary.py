@@ -8,19 +8,11 @@ from typing import List
 
 import pytest
 
+from gnerf_ns.runs.lines import Line, resume_command
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import PoseStatus
 from gnerf_ns.training.restarts import PHASE_A_FAILED
-from gnerf_ns.training.run_summary import (
-    Input,
-    Line,
-    Outcome,
-    outcome_lines,
-    places_lines,
-    resume_command,
-    start_lines,
-    verdict_of,
-)
+from gnerf_ns.training.run_summary import Input, Outcome, outcome_lines, places_lines, start_lines, verdict_of
 
 BEGUN = Input("photos", 43, 7, (4032, 3024), 240, False, "EXIF data (50 of 50 images)", "the object alone")
 

@@ -14,18 +14,19 @@ from typing import Any, Dict, List
 import pytest
 import torch
 import yaml
+from nerfstudio.utils import writer
 from nerfstudio.utils.eval_utils import eval_setup
 from nerfstudio.utils.rich_utils import CONSOLE
 from tiny_run import build_trainer, trainer_config
 
+from gnerf_ns.runs import run_folder
+from gnerf_ns.runs.progress_display import ProgressWriter, ProgressWriterConfig, Watched
+from gnerf_ns.runs.run_folder import NO_TIMESTAMP
 from gnerf_ns.training import pipeline as pipeline_module
-from gnerf_ns.training import run_folder
 from gnerf_ns.training import trainer as gnerf_trainer
 from gnerf_ns.training.pipeline import GNeRFPipeline
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import PoseStatus
-from gnerf_ns.training.progress_display import ProgressWriter, ProgressWriterConfig, Watched
-from gnerf_ns.training.run_folder import NO_TIMESTAMP
 from gnerf_ns.training.trainer import GNeRFTrainerConfig
 from gnerf_ns.utils import disk
 from gnerf_ns.utils.errors import InputError
@@ -257,7 +258,7 @@ def test_a_name_that_another_training_has(tiny_scene: Path, tmp_path: Path):
     code = f"""
 import sys
 from pathlib import Path
-from gnerf_ns.training.claimed_folders import claim
+from gnerf_ns.runs.claimed_folders import claim
 claim(Path({str(config.get_base_dir())!r}))
 print("claimed", flush=True)
 sys.stdin.read()
@@ -457,4 +458,5 @@ def test_ctrl_c_pressed_twice_ends_it_at_once(tiny_scene: Path, tmp_path: Path):
     trainer.train_iteration = pressed_twice
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
+    writer.EVENT_WRITERS.clear()  # later tests would write into the folder that is gone
     assert not (tmp_path / "runs").exists()

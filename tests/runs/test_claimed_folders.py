@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gnerf_ns.training.claimed_folders import claim, give_up
+from gnerf_ns.runs.claimed_folders import claim, give_up
 
 
 def test_a_folder_that_was_made_for_a_claim_is_gone_with_its_parents(tmp_path: Path):

@@ -20,9 +20,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from gnerf_ns.data.image_set import ImageSet
-from gnerf_ns.training.run_time import PartTimes
-from gnerf_ns.training.schedule import Schedule
+from gnerf_ns.runs.run_time import PartTimes
 from gnerf_ns.utils.console import SECONDS_PER_LINE, Activity, duration, present_activity, use_terminal_width
 
 REFRESHES_PER_SECOND = 4.0
@@ -32,13 +30,6 @@ STEPS_OF_MOTION = 50
 
 MEASURED_STEPS = 20
 """Training steps after which it is said how long the run will take."""
-
-CONTRAST_SIDE = 64
-"""Longer side of the images whose contrast is measured, in pixels."""
-
-PHASE_WORDS = {"A": "finding all poses", "AB": "finding and fitting", "B": "fitting every image"}
-LEAVE_OUT_WORDS = "checking all poses"
-END_WORDS = "finding held-out poses"
 
 
 class Phase(NamedTuple):
@@ -253,33 +244,6 @@ class ProgressWriter(writer.LocalWriter):
     def _render(self) -> RenderableType:
         use_terminal_width()
         return "" if self._watched is None else live_lines(self._shown(self._watched))
-
-
-def phase_of(schedule: Schedule, step: int, num_steps: int) -> Phase:
-    """What a training that follows a schedule is about.
-
-    Args:
-        schedule: the present one.
-        step: a step; that after the last one for the end of the run.
-        num_steps: of the run.
-    """
-    if step >= num_steps:
-        return Phase("End", END_WORDS)
-    plan = schedule.at(step)
-    return Phase(f"Phase {plan.name}", PHASE_WORDS[plan.name] if plan.leave_out_round is None else LEAVE_OUT_WORDS)
-
-
-def color_contrast(image_set: ImageSet, background: Float[Tensor, "3"]) -> float:
-    """Mean squared difference of colors, in [0, 1], from the mean color of their image.
-
-    Args:
-        image_set: the images.
-        background: what transparent pixels are laid over.
-    """
-    height, width = image_set.images.height, image_set.images.width
-    scale = min(1.0, CONTRAST_SIDE / max(height, width))
-    images = image_set.resized(max(1, round(scale * height)), max(1, round(scale * width)), background)
-    return float(images.var(dim=(2, 3), unbiased=False).mean())
 
 
 @dataclass

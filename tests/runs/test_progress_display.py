@@ -9,19 +9,19 @@ from nerfstudio.configs.base_config import LoggingConfig
 from nerfstudio.utils import writer
 from rich.console import Console
 
-from gnerf_ns.training import progress_display
-from gnerf_ns.training.progress_display import (
+from gnerf_ns.runs import progress_display
+from gnerf_ns.runs.progress_display import (
     ProgressWriter,
     ProgressWriterConfig,
     Shown,
     Watched,
     installed_writer,
     live_lines,
-    phase_of,
     plain_line,
     progress_logging,
 )
-from gnerf_ns.training.run_time import RunTime
+from gnerf_ns.training.run_costs import RunTime
+from gnerf_ns.training.run_summary import phase_of
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 from gnerf_ns.utils.console import Activity, present_activity, tracked
 

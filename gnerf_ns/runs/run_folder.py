@@ -14,7 +14,7 @@ import tyro
 import yaml
 
 from gnerf_ns.data.grown_dataparser import GrownDataParserConfig
-from gnerf_ns.training.claimed_folders import FolderTakenError, claim, give_up
+from gnerf_ns.runs.claimed_folders import FolderTakenError, claim, give_up
 from gnerf_ns.utils.checkpoints import find_checkpoint, latest_checkpoint, read_checkpoint, step_of
 from gnerf_ns.utils.commands import hide_deprecations
 from gnerf_ns.utils.console import use_terminal_width

@@ -2,7 +2,8 @@
 
 import pytest
 
-from gnerf_ns.training.run_time import COARSE, COSTS, WARM_UP_STEPS, RunTime, parts_of_step, step_cost
+from gnerf_ns.runs.run_time import WARM_UP_STEPS
+from gnerf_ns.training.run_costs import COARSE, COSTS, RunTime, parts_of_step, step_cost
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 
 NUM_IMAGES, NUM_HELD_OUT = 20, 3

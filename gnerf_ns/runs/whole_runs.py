@@ -15,11 +15,11 @@ from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from gnerf_ns.training.claimed_folders import give_up
-from gnerf_ns.training.interrupts import Interrupts, StoppedAfterStep
-from gnerf_ns.training.progress_display import ProgressWriter, Watched, installed_writer
-from gnerf_ns.training.run_folder import RunFolderConfig
-from gnerf_ns.training.run_summary import Line, resume_command, say, shown_path
+from gnerf_ns.runs.claimed_folders import give_up
+from gnerf_ns.runs.interrupts import Interrupts, StoppedAfterStep
+from gnerf_ns.runs.lines import Line, resume_command, say, shown_path
+from gnerf_ns.runs.progress_display import ProgressWriter, Watched, installed_writer
+from gnerf_ns.runs.run_folder import RunFolderConfig
 from gnerf_ns.utils.checkpoints import latest_checkpoint, step_of
 from gnerf_ns.utils.commands import is_training_command
 from gnerf_ns.utils.console import quiet_console

@@ -7,7 +7,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Optional, Type
 
-from gnerf_ns.training.run_summary import Line, say
+from gnerf_ns.runs.lines import Line, say
 
 
 class StoppedAfterStep(Exception):

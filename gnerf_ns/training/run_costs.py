@@ -1,0 +1,89 @@
+"""What a training of field and cameras spends its time on: expected durations of its parts, step by step."""
+
+from __future__ import annotations
+
+from typing import Dict, Mapping, Optional
+
+from gnerf_ns.runs.run_time import PartTimes, is_due
+from gnerf_ns.training.schedule import Schedule, StepPlan
+
+COSTS: Dict[str, float] = {
+    "phase A": 2.0,
+    "phase B": 1.0,
+    "search of all": 32.0,
+    "search of those left out": 95.0,
+    "search of misfits": 60.0,
+    "pose trials": 85.0,
+    "saving": 12.0,
+    "held-out images": 35.0,
+}
+"""What a step is made of (itself, by phase; what comes before it; what comes after it), and the expected durations of
+these in steps of phase B in full detail, of pose trials by image and round, of held-out images each.
+Measured on a CPU with gnerf-ns-tiny and 26 images, pose trials with gnerf-ns and twelve. They count until a part has
+been measured."""
+
+COARSE = 0.75
+"""Duration of a step of phase B with none of the finer levels of detail, of that with all; measured likewise."""
+
+
+def parts_of_step(plan: StepPlan, num_images: int) -> Dict[str, float]:
+    """How often a training step has which part.
+
+    Args:
+        plan: of the step.
+        num_images: how many images are trained on.
+    """
+    is_a = plan.phase == "A"
+    counts: Dict[str, float] = {
+        "phase A": float(is_a),
+        "phase B": 0.0 if is_a else COARSE + (1.0 - COARSE) * plan.active_levels,
+        "search of all": float(plan.searches_all_poses),
+        # None is left out in the first round.
+        "search of those left out": float(plan.ends_leave_out_round and plan.leave_out_round != 1),
+        "search of misfits": float(plan.searches_misfit_poses),
+        "pose trials": float(plan.pose_trial_rounds * num_images),
+    }
+    return {part: count for part, count in counts.items() if count > 0}
+
+
+def step_cost(plan: StepPlan, num_images: int) -> float:
+    """Expected duration of a training step, in steps of phase B in full detail.
+
+    Args:
+        plan: of the step.
+        num_images: how many images are trained on.
+    """
+    return sum(COSTS[part] * count for part, count in parts_of_step(plan, num_images).items())
+
+
+class RunTime(PartTimes):
+    """Of a training that follows a `Schedule`."""
+
+    def __init__(
+        self, num_images: int, num_held_out: int, first_step: int, num_steps: int, steps_per_save: int
+    ) -> None:
+        """
+        Args:
+            num_images: how many images are trained on,
+            num_held_out: and how many are looked up in the end.
+            first_step: step that the run begins or goes on with.
+            num_steps: the run ends before this step.
+            steps_per_save: number of steps between checkpoints.
+        """
+        super().__init__(COSTS, first_step)
+        self._num_images, self._num_held_out = num_images, num_held_out
+        self._num_steps, self._steps_per_save = num_steps, steps_per_save
+        self._schedule: Optional[Schedule] = None
+
+    def set_schedule(self, schedule: Schedule) -> None:
+        """What there is to do, by a schedule that may have changed meanwhile."""
+        if schedule is self._schedule:
+            return
+        self._schedule = schedule
+        steps = [self._parts_of(schedule, step) for step in range(self._next, self._num_steps)]
+        # After the last step a checkpoint is saved, with the poses of held-out images.
+        self.plan([*steps, {"saving": 1.0, "held-out images": float(self._num_held_out)}])
+
+    def _parts_of(self, schedule: Schedule, step: int) -> Mapping[str, float]:
+        parts = parts_of_step(schedule.at(step), self._num_images)
+        return {**parts, "saving": 1.0} if is_due(step, self._steps_per_save) else parts
