@@ -28,8 +28,9 @@ REFRESHES_PER_SECOND = 4.0
 STEPS_OF_MOTION = 50
 """Steps over which it is measured how far poses move, at least."""
 
-MEASURED_STEPS = 20
-"""Training steps after which it is said how long the run will take."""
+MEASURED_STEPS, MEASURED_SHARE = 20, 0.05
+"""Training steps, and share of the run's time, after which it is said how long the run will take: the first steps are
+slower than those that follow."""
 
 
 class Phase(NamedTuple):
@@ -134,6 +135,7 @@ class ProgressWriter(writer.LocalWriter):
         self._watched: Optional[Watched] = None
         self._live: Optional[Live] = None
         self._step = 0
+        self._has_said_how_long = False
         self._began = self._step_began = self._last_line = 0.0
         self._scalars: Dict[str, float] = {}
         self._poses_then = (0, torch.empty(0, 3, 4))
@@ -191,13 +193,18 @@ class ProgressWriter(writer.LocalWriter):
             elif event["name"] == "Train Metrics Dict" and "psnr" in event["event"]:
                 self._scalars["psnr"] = float(event["event"]["psnr"])
         self._measure_motion(watched)
-        if self._step == watched.first_step + MEASURED_STEPS:
-            CONSOLE.print(
-                f"This will take about {duration(self.elapsed + watched.run_time.seconds_left())} on this machine."
-            )
+        self._say_how_long_it_takes(watched)
         if self._live is None and now - self._last_line >= SECONDS_PER_LINE:
             self._last_line = now
             CONSOLE.print(plain_line(self._shown(watched)), markup=False, highlight=False, soft_wrap=True)
+
+    def _say_how_long_it_takes(self, watched: Watched) -> None:
+        """Once, as soon as enough has been measured."""
+        total = self.elapsed + watched.run_time.seconds_left()
+        is_measured = self._step >= watched.first_step + MEASURED_STEPS and self.elapsed >= MEASURED_SHARE * total
+        if is_measured and not self._has_said_how_long:
+            self._has_said_how_long = True
+            CONSOLE.print(f"This will take about {duration(total)} on this machine.")
 
     def _measure_motion(self, watched: Watched) -> None:
         before, poses_then = self._poses_then
