@@ -47,7 +47,7 @@ class RunFolderConfig(RunOptions):
     """
 
     print_config: bool = False
-    """Print the whole configuration, some hundred lines, which is saved as config.yml in any case."""
+    """Print the whole configuration, which config.yml has in any case."""
 
     folder_of_runs: tyro.conf.Suppress[Optional[Path]] = None
     """The folder that holds the run's, if it was found beside its config.yml."""

@@ -101,7 +101,8 @@ class RunOptions(TrainerConfig, FirstOptions):
     load_step: tyro.conf.Suppress[Optional[int]] = None
     load_checkpoint: tyro.conf.Suppress[Optional[Path]] = None
     logging: tyro.conf.Suppress[LoggingConfig] = field(default_factory=LoggingConfig)
-    steps_per_save: tyro.conf.Suppress[int] = 1000
+    steps_per_save: int = 1000
+    """Between two checkpoints; each takes the place of the one before."""
     steps_per_eval_batch: tyro.conf.Suppress[int] = 500
     steps_per_eval_image: tyro.conf.Suppress[int] = 500
     steps_per_eval_all_images: tyro.conf.Suppress[int] = 25_000
