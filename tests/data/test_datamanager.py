@@ -381,8 +381,17 @@ def test_command_line_has_our_options_and_not_the_poses(capsys):
     with pytest.raises(SystemExit):
         tyro.cli(UnposedDataManagerConfig, args=["--help"])
     shown = capsys.readouterr().out
-    assert "--max-image-side" in shown and "rays-per-step" in shown
-    for name in ("published", "pixel-sampler", "patch-size", "sample-from", "repeat-images", "image-indices", "on-gpu"):
+    assert "--max-image-side" in shown
+    for name in (
+        "published",
+        "num-rays-per-batch",
+        "pixel-sampler",
+        "patch-size",
+        "sample-from",
+        "repeat-images",
+        "image-indices",
+        "on-gpu",
+    ):
         assert name not in shown
 
 
