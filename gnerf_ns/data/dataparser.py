@@ -23,7 +23,7 @@ from gnerf_ns.data.intrinsics import NARROWEST_FOV_DEG, WIDEST_PERSPECTIVE_FOV_D
 from gnerf_ns.data.lens_sources import DEFAULT_FOV_DEG, lenses_of_frames
 from gnerf_ns.data.orientation import ORIENTATIONS_KEY
 from gnerf_ns.data.transforms_json import Frame
-from gnerf_ns.data.video import DEFAULT_FRAMES
+from gnerf_ns.data.video import DEFAULT_FRAMES, is_video
 from gnerf_ns.utils.console import named, remark
 from gnerf_ns.utils.errors import InputError
 
@@ -108,9 +108,10 @@ class UnposedDataParser(DataParser):
         if count < self.config.min_images or not train:
             several = [frame.image for frame in train + held_out if read_header(frame.image).num_images > 1]
             first = f", and of several in {named(several)} the first is read" if several else ""
+            more = "film from more places" if is_video(self.config.data) else "add more"
             raise InputError(
                 f"{self.config.data} has {count} images ({len(train)} to train on{first}), but at least "
-                f"{self.config.min_images} are needed; add more, or lower --min-images (behind the word unposed-data)."
+                f"{self.config.min_images} are needed; {more}, or lower --min-images (behind the word unposed-data)."
             )
         frames = train if split in ("train", "all") else held_out
         everyone = train + held_out

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from gnerf_ns.data import video as video_module
+from gnerf_ns.data.dataparser import UnposedDataParserConfig
 from gnerf_ns.data.frames import read_all_frames, read_frames
 from gnerf_ns.data.images import as_displayed
 from gnerf_ns.data.video import RECORD, Intervals, are_same_view, folder_of_frames, sharpness
@@ -368,6 +369,13 @@ def test_a_video_or_its_folder_is_data(clip: Path, given: str):
         assert (len(train), len(held_out)) == (6, 2)
         assert {frame.image.parent for frame in train + held_out} == {clip.parent / "walk_frames"}
     assert len(read_all_frames(clip.parent / given, 8)) == 8
+
+
+def test_a_video_that_is_too_short_is_told_as_such(tmp_path: Path):
+    video = write_video(tmp_path / "a.mkv", [noise(index) for index in range(4)])
+    parser = UnposedDataParserConfig(data=video).setup()
+    with pytest.raises(InputError, match="a.mkv has 4 images .* are needed; film from more places, or lower"):
+        parser.get_dataparser_outputs("train")
 
 
 def test_masks_can_be_added_to_the_frames(clip: Path):
