@@ -374,7 +374,7 @@ def test_a_video_or_its_folder_is_data(clip: Path, given: str):
 def test_a_video_that_is_too_short_is_told_as_such(tmp_path: Path):
     video = write_video(tmp_path / "a.mkv", [noise(index) for index in range(4)])
     parser = UnposedDataParserConfig(data=video).setup()
-    with pytest.raises(InputError, match="a.mkv has 4 images .* are needed; film from more places, or lower"):
+    with pytest.raises(InputError, match=r"a\.mkv has 4 images .* are needed; film from more places, or lower"):
         parser.get_dataparser_outputs("train")
 
 
