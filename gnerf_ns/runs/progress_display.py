@@ -28,9 +28,9 @@ REFRESHES_PER_SECOND = 4.0
 STEPS_OF_MOTION = 50
 """Steps over which it is measured how far poses move, at least."""
 
-MEASURED_STEPS, MEASURED_SHARE = 20, 0.05
+MEASURED_STEPS, MEASURED_SHARE = 20, 0.1
 """Training steps, and share of the run's time, after which it is said how long the run will take: the first steps are
-slower than those that follow."""
+slower than those that follow, and searches may be far quicker than expected, which the first of them shows."""
 
 
 class Phase(NamedTuple):

@@ -7,6 +7,8 @@ from gnerf_ns.training.run_costs import COARSE, COSTS, LATER_ROUND, RunTime, par
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 
 NUM_IMAGES, NUM_HELD_OUT = 20, 3
+END = COSTS["saving"] + NUM_HELD_OUT * COSTS["held-out images"] + COSTS["verdict"]
+"""What follows the last step."""
 
 
 def schedule_of(**lengths) -> Schedule:
@@ -80,8 +82,7 @@ def test_where_all_takes_as_expected_on_this_machine_the_estimate_is_exact(share
     total = schedule.total_steps
     for step in range(round(share * total)):
         run_time.finish_step(step, seconds_of(schedule, step, 0.3))
-    end = 0.3 * (COSTS["saving"] + NUM_HELD_OUT * COSTS["held-out images"])
-    truth = end + sum(seconds_of(schedule, step, 0.3) for step in range(round(share * total), total))
+    truth = 0.3 * END + sum(seconds_of(schedule, step, 0.3) for step in range(round(share * total), total))
     assert run_time.seconds_left() == pytest.approx(truth, rel=1e-6)
 
 
@@ -97,12 +98,11 @@ def test_a_part_that_was_measured_counts_with_what_it_took():
     measured = schedule.phase_b_start + 21
     for step in range(measured):
         run_time.finish_step(step, seconds(step))
-    end = COSTS["saving"] + NUM_HELD_OUT * COSTS["held-out images"]
     truth = sum(seconds(step) for step in range(measured, schedule.total_steps))
     for part in ("search of all", "search of those left out", "search of misfits"):
         assert run_time._of_one(part) == pytest.approx(10.0 * COSTS[part], rel=1e-6)
     # What is still to come for the first time is guessed from all that was measured, which is slower than expected.
-    assert truth + end < run_time.seconds_left() < truth + 10.0 * end
+    assert truth + END < run_time.seconds_left() < truth + 10.0 * END
 
 
 def test_a_step_that_lasts_is_counted_while_it_does():
