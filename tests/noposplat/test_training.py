@@ -323,8 +323,8 @@ def refusal(config: NoPoSplatTrainerConfig, monkeypatch: pytest.MonkeyPatch) -> 
     [
         ({"pipeline.datamanager.batch_size": 0}, "batch-size is 0; give a number of 1 or more"),
         ({"pipeline.datamanager.image_size": (64, 60)}, "multiples of 16"),
-        ({"machine.num_devices": 2}, "a CUDA GPU each, and this machine has"),
-        ({"machine.num_machines": 2}, "a CUDA GPU each, and this machine has"),
+        ({"machine.num_devices": 2}, f"a CUDA GPU each, and this machine has {torch.cuda.device_count()} to use"),
+        ({"machine.num_machines": 2}, f"a CUDA GPU each, and this machine has {torch.cuda.device_count()} to use"),
         ({"machine.num_devices": 99, "machine.device_type": "cuda"}, "a CUDA GPU each, and this machine has"),
         ({"pipeline.model.checkpoint": Path("no.ckpt")}, "There is no file no.ckpt; official weights"),
         ({"pipeline.model.mast3r": Path("no.pth")}, "There is no file no.pth; MASt3R_ViTLarge"),
