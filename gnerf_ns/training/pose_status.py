@@ -15,6 +15,7 @@ from torch import Tensor
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.matching.consistency import CLEAR_SHARE
 from gnerf_ns.pose_search.costs import ImageCosts
+from gnerf_ns.pose_search.doubt import FLAGGED_PROBABILITY, alternative_probabilities, wrong_probability
 from gnerf_ns.training.confidence import Confidence
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.utils.console import named
@@ -28,22 +29,16 @@ DOUBTFUL_SHARE = 0.1
 DOUBTFUL_SHARE_ALONE = 0.05
 """or than this, where nothing but the field speaks for its pose. Hardly one in a hundred right poses is above it; of
 those that are stuck some degrees off, most are."""
-WRONG_DEG = 5.0
-"""A pose that is turned by more is wrong."""
 UNEXPLAINED_SHARE = 0.5
 """So much left unexplained is doubtful in any case: the field does not show the image from there."""
 
-FLAGGED_PROBABILITY = 0.3
-"""Of being wrong, above which an image is flagged."""
-EVEN_ADVANTAGE, ADVANTAGE_SLOPE = 0.3, 5.0
-"""Where the other pose leaves exp(0.3) times as much unexplained, it is as likely as this one,"""
-ORIGIN_LOGITS = {
+ORIGIN_LOG_ODDS = {
     PoseOrigin.MATCHES: -3.0,
     PoseOrigin.CONFIRMED: -3.0,
     PoseOrigin.DOUBTFUL_MATCHES: 1.0,
     PoseOrigin.DOUBTFUL_GROUP: 1.0,
 }
-"""unless matches speak for this one, or contradict each other."""
+"""What matches say of the best other pose: they speak for this one, or contradict each other."""
 
 BY_HEART_SHARE = 0.2
 """A field that leaves more of held-out images unexplained, and `DOUBTFUL_RATIO` times what it leaves of others, knows
@@ -89,12 +84,7 @@ class PoseStatus(NamedTuple):
     @property
     def wrong_probability(self) -> float:
         """That the pose is off by more than `WRONG_DEG`."""
-        sigma, elsewhere = (
-            0.0 if math.isnan(value) else value for value in (self.rotation_sigma_deg, self.alternative_probability)
-        )
-        # Of errors in two directions, as those of most cameras nearly are.
-        is_far_off = math.exp(-((WRONG_DEG / sigma) ** 2)) if sigma > 0.0 else 0.0
-        return 1.0 - (1.0 - elsewhere) * (1.0 - is_far_off)
+        return wrong_probability(self.rotation_sigma_deg, self.alternative_probability)
 
     @property
     def entries(self) -> Dict[str, Any]:
@@ -143,7 +133,10 @@ def pose_statuses(
     badly |= (unexplained > UNEXPLAINED_SHARE) | (origins == PoseOrigin.DOUBTFUL_GROUP)
     if are_sides_alike:
         badly |= origins == PoseOrigin.LOOKED_UP
-    probabilities = alternative_probabilities(unexplained, elsewhere, origins)
+    log_odds = torch.zeros_like(unexplained)
+    for origin, value in ORIGIN_LOG_ODDS.items():
+        log_odds[origins == origin] = value
+    probabilities = alternative_probabilities(unexplained, elsewhere, log_odds)
     statuses = [
         PoseStatus(
             PoseOrigin(int(origins[index])),
@@ -160,23 +153,6 @@ def pose_statuses(
         status._replace(is_flagged=status.is_flagged or status.wrong_probability > FLAGGED_PROBABILITY)
         for status in statuses
     ]
-
-
-def alternative_probabilities(
-    unexplained: Float[Tensor, "n"], elsewhere: Float[Tensor, "n"], origins: Int[Tensor, "n"]
-) -> Float[Tensor, "n"]:
-    """That images were taken from the best other pose: logistic in the logarithm of how much better they fit here.
-
-    Args:
-        unexplained: share of each image's contrast that the field does not show from its pose.
-        elsewhere: the same from the best other pose; infinite where there is none.
-        origins: where poses are from: `PoseOrigin`.
-    """
-    advantage = (elsewhere.clamp_min(1e-9) / unexplained.clamp_min(1e-9)).log()
-    offset = torch.zeros_like(advantage)
-    for origin, value in ORIGIN_LOGITS.items():
-        offset[origins == origin] = value
-    return torch.sigmoid(offset - ADVANTAGE_SLOPE * (advantage - EVEN_ADVANTAGE))
 
 
 def sides_are_alike(origins: Int[Tensor, "n"]) -> bool:
