@@ -57,9 +57,14 @@ def test_what_is_free_of_cameras_that_look_at_the_origin(lean: float):
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=0.0)
 
 
-def test_free_cameras_may_do_anything():
-    motions = free_motions(random_poses(2), PoseCodec("free", 3.0))
-    torch.testing.assert_close(motions[1], torch.diag(torch.tensor([1.0, 1.0, 1.0, 3.0, 3.0, 3.0]).double()))
+def test_free_cameras_turn_around_the_origin_and_shift():
+    poses = random_poses(2)
+    motions = free_motions(poses, PoseCodec("free", 3.0))
+    torch.testing.assert_close(motions[1, :, 3:], torch.cat([torch.zeros(3, 3), 3.0 * torch.eye(3)]).double())
+    step = 1e-3 * torch.tensor([0.5, -1.0, 2.0])
+    expected = rotate_poses(roma.rotvec_to_rotmat(step), poses)
+    found = moved(poses, (motions[:, :, :3].float() @ step[:, None])[..., 0])
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0.0)
 
 
 def test_sigmas_are_those_of_random_draws_once_these_are_aligned():
@@ -107,7 +112,11 @@ def test_of_what_nothing_is_known_the_prior_is_left():
 def test_single_poses_in_a_frame_that_stands():
     poses = random_poses(2)
     motions = free_motions(poses, PoseCodec("free", 2.0))
-    covariance = torch.diag(torch.tensor([4.0, 0.0, 0.0, 0.0, 9.0, 16.0]))
-    sigmas = single_sigmas(covariance.expand(2, 6, 6), motions)
-    torch.testing.assert_close(sigmas.rotation_deg, torch.full((2,), math.degrees(2.0)))
+    shifts = torch.diag(torch.tensor([0.0, 0.0, 0.0, 0.0, 9.0, 16.0]))
+    sigmas = single_sigmas(shifts.expand(2, 6, 6), motions)
+    torch.testing.assert_close(sigmas.rotation_deg, torch.zeros(2))
     torch.testing.assert_close(sigmas.translation, torch.full((2,), 10.0))
+    turns = torch.diag(torch.tensor([0.0, 0.0, 0.04, 0.0, 0.0, 0.0]))
+    sigmas = single_sigmas(turns.expand(2, 6, 6), motions)
+    torch.testing.assert_close(sigmas.rotation_deg, torch.full((2,), math.degrees(0.2)))
+    torch.testing.assert_close(sigmas.translation, 0.2 * torch.linalg.vector_norm(poses[:, :2, 3], dim=1))

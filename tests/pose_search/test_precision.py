@@ -12,6 +12,7 @@ from gnerf_ns.cameras.pose_covariance import PRIOR_RAD, free_motions
 from gnerf_ns.cameras.rays import CameraDirections
 from gnerf_ns.data.image_set import ImageSet, ImageStack
 from gnerf_ns.models.gnerf import GNeRFModel
+from gnerf_ns.pose_search import precision
 from gnerf_ns.pose_search.hypotheses import learned_as
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
 from gnerf_ns.pose_search.precision import color_sigmas
@@ -34,7 +35,8 @@ def sigmas_of(model: GNeRFModel, image_set: ImageSet, poses: Tensor, codec: Pose
     return color_sigmas(ImageRenderer(model), image_set, poses, free_motions(poses, codec)).rotation_deg
 
 
-def test_sigmas_are_about_the_errors_that_noise_makes():
+def test_sigmas_are_about_the_errors_that_noise_makes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(precision, "PIXELS_EACH", 48 * 48)  # as refinement sees them
     model, poses = model_of(Blobs()), random_poses(COUNT)
     clear = image_set_of(model, poses, 48, 48)
     refinement = RefinementConfig(
@@ -52,8 +54,7 @@ def test_sigmas_are_about_the_errors_that_noise_makes():
         errors.append(torch.rad2deg(torch.acos((0.5 * (turned - 1.0)).clamp(-1.0, 1.0))))
         sigmas.append(sigmas_of(model, images, there))
     ratio = torch.stack(errors).square().mean().sqrt() / torch.stack(sigmas).square().mean().sqrt()
-    # Not all pixels are looked at, neither by the refinement nor by the estimate.
-    assert 0.4 < float(ratio) < 1.6
+    assert 0.5 < float(ratio) < 1.6
 
 
 def test_twice_the_noise_makes_twice_the_sigma():
@@ -64,14 +65,14 @@ def test_twice_the_noise_makes_twice_the_sigma():
 
 
 def test_positions_of_cameras_that_look_at_the_origin_are_surer():
-    """Turning on the spot cannot stand for moving aside."""
-    model, poses = model_of(Blobs()), random_poses(COUNT)
+    """Turning on the spot cannot stand for moving aside. Samples so close that they alone make no difference."""
+    model, poses = model_of(Blobs(num_samples=256)), random_poses(COUNT)
     images = noisy(image_set_of(model, poses), 20.0)
     level, free = (
         color_sigmas(ImageRenderer(model), images, poses, free_motions(poses, PoseCodec(mode, RADIUS))).translation
         for mode in ("look_at", "free")
     )
-    assert bool((level < free).all())
+    assert float(level.mean()) < float(free.mean())
 
 
 @pytest.mark.parametrize("shown", [255, 90])
