@@ -23,8 +23,6 @@ from gnerf_ns.training.epipolar import EpipolarObjective
 from gnerf_ns.training.objective import TrainingScene
 from gnerf_ns.training.pose_information import MAX_TOGETHER, color_information, match_information
 
-INTERVAL_90 = 1.5
-"""Of right poses, nine in ten are off by less than so many of the figures given here."""
 COLOR_WEIGHT, COLOR_IMAGES = 0.3, 3.0
 """What colors tell of all poses together counts for so much of what it would if all errors were independent; and for no
 more than that of so many images: what a field shows wrong is the same for all of them, and more do not average it out.
