@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Tuple
 
 import torch
@@ -12,40 +13,41 @@ from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.pose_search.doubt import are_elsewhere
 from gnerf_ns.pose_search.pose_search import PoseSearch
 
-NUM_CANDIDATES = 60
-"""The bank's best poses of an image, among which alternatives are looked for: of a bank of a thousand, where a fifth of
-these are near its own."""
+BANK_SIZE, NUM_CANDIDATES = 500, 40
+"""Poses that images are compared with, and the best of them of each image, among which alternatives are looked for: a
+quarter of these are near its own."""
+CLEAR_RATIO = 8.0
+"""Where a bank's best other pose leaves so many times as much of an image unexplained, a better one nearby is no
+alternative either: improving them gains a factor of 2."""
 NUM_CHANGES = 4
 """Random changes of an alternative that are tried in each round,"""
 ROUNDS: Tuple[Tuple[float, int], ...] = ((0.06, 16), (0.04, 16), (0.02, 24))
 """which are these: the standard deviation of changes, in radians and camera distances, and the longer side of the
 renderings, in pixels."""
-MAX_IMPROVED = 200
-"""Alternatives are improved of so many images, those where they fit best; of others, they are far off."""
 
 
 @torch.no_grad()
 def find_alternatives(
     search: PoseSearch, image_set: ImageSet, camera_to_worlds: Float[Tensor, "n 3 4"]
 ) -> Tuple[Float[Tensor, "n 3 4"], Bool[Tensor, "n"]]:
-    """The best other pose of each image that a search of the trained field meets, and whether there is one.
+    """The best other pose of each image that a search of the trained field meets, and whether there is one that is not
+    far worse.
 
     Args:
         search: in the trained field.
         image_set: the images.
         camera_to_worlds: their poses.
     """
-    count = min(NUM_CANDIDATES, search.config.bank_size)
-    candidates, costs = search.top_poses(image_set, count)
-    costs = torch.where(are_elsewhere(candidates, camera_to_worlds[:, None].expand_as(candidates)), costs, torch.inf)
-    lowest, best = costs.min(dim=1)
+    config = replace(search.config, bank_size=min(BANK_SIZE, search.config.bank_size))
+    small = PoseSearch(config, search.model, search.proposals, search.codec)
+    candidates, costs = small.top_poses(image_set, min(NUM_CANDIDATES, config.bank_size))
+    is_other = are_elsewhere(candidates, camera_to_worlds[:, None].expand_as(candidates))
+    lowest, best = torch.where(is_other, costs, torch.inf).min(dim=1)
     everyone = torch.arange(len(camera_to_worlds), device=camera_to_worlds.device)
-    found, exists = candidates[everyone, best], lowest.isfinite()
-    here = search.costs.at(image_set, everyone, camera_to_worlds, search.config.image_side)
-    ratios = torch.where(exists, lowest / here.clamp_min(1e-12), torch.inf)
-    near = ratios.topk(min(MAX_IMPROVED, len(ratios)), largest=False).indices
-    near = near[exists[near]]
-    found[near] = _improved(search, image_set, near, found[near], camera_to_worlds[near])
+    here = search.costs.at(image_set, everyone, camera_to_worlds, config.image_side)
+    found, exists = candidates[everyone, best], lowest < CLEAR_RATIO * here
+    rivals = exists.nonzero()[:, 0]
+    found[rivals] = _improved(search, image_set, rivals, found[rivals], camera_to_worlds[rivals])
     return found, exists
 
 

@@ -29,9 +29,9 @@ more than that of so many images: what a field shows wrong is the same for all o
 """
 MATCH_WEIGHT = 0.25
 """The same of matches: a point that is seen in several images is in many pairs."""
-JOINT_FACTOR = 1.5
+JOINT_FACTOR = 1.3
 """On what comes of both together,"""
-OWN_FACTOR, OWN_FACTOR_EARLY = 0.7, 1.0
+OWN_FACTOR, OWN_FACTOR_EARLY = 0.6, 1.0
 """and on how sharply each image alone tells its pose in the field as it is: training ends before every pose is at the
 best place. The latter where training was stopped early."""
 MATCHED_FACTOR = 2.0 * JOINT_FACTOR

@@ -127,8 +127,10 @@ def pose_statuses(
         are_sides_alike: whether what was looked up may have been found on the wrong one of sides that are alike.
     """
     unexplained = costs.relative(image_set, camera_to_worlds, COMPARED_SIDE)
-    elsewhere = costs.relative(image_set, confidence.alternatives, COMPARED_SIDE)
-    elsewhere = torch.where(confidence.has_alternative, elsewhere, torch.inf)
+    elsewhere = torch.full_like(unexplained, torch.inf)
+    rivals = confidence.has_alternative.nonzero()[:, 0]
+    if len(rivals) > 0:
+        elsewhere[rivals] = costs.relative(image_set[rivals], confidence.alternatives[rivals], COMPARED_SIDE)
     usual = unexplained.median()
     origins = origins.to(unexplained.device)
     is_found = torch.isin(origins, torch.tensor(FOUND_BY_FIELD).to(origins))
