@@ -29,6 +29,7 @@ from gnerf_ns.fields.hash_radiance import HashRadianceConfig
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
 from gnerf_ns.pose_search.pose_search import PoseProposals, PoseRegressor, PoseSearch, PoseSearchConfig
 from gnerf_ns.training.adversarial import AdversarialObjective, AdversarialObjectiveConfig
+from gnerf_ns.training.ambiguity import find_ambiguity
 from gnerf_ns.training.beginning import BeginningConfig, find_beginning, prior_of_silhouettes
 from gnerf_ns.training.epipolar import EpipolarObjective, EpipolarObjectiveConfig
 from gnerf_ns.training.evaluation import Evaluation
@@ -43,6 +44,7 @@ from gnerf_ns.training.restarts import AttemptState, Restarts, RestartsConfig
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule, StepPlan
 from gnerf_ns.training.training_log import training_log_callbacks, training_metrics
 from gnerf_ns.training.transport import TransportObjective, TransportObjectiveConfig
+from gnerf_ns.training.trust import Evidence, JudgedImages, Trust, judged, verdict_of
 from gnerf_ns.utils.checkpoints import fitting_state
 from gnerf_ns.utils.cpu import keep_freed_memory, share_cores
 from gnerf_ns.utils.errors import InputError
@@ -238,6 +240,7 @@ class GNeRFPipeline(VanillaPipeline):
         schedule = Schedule.of(config.resolved_schedule, len(self.cameras), image_side)
         self.restarts = Restarts(config.restarts, schedule, attempt, self._seed_at)
 
+        self.trust = Trust()
         # The viewer looks for these among a pipeline's public attributes.
         self.live_view = LiveView(self.cameras, self.datamanager, on_cpu=self.device.type == "cpu")
         self.training_status = TrainingStatus(lambda: self.schedule)
@@ -407,6 +410,33 @@ class GNeRFPipeline(VanillaPipeline):
             others=self.cameras.poses("train").detach()[~leave_out.unplaced],
         )
 
+    @torch.no_grad()
+    def judge(self, step: Optional[int] = None) -> None:
+        """Say how far poses, and the run, can be trusted, unless that is known (`trust`).
+
+        Args:
+            step: the training step that is done; None for the one that was loaded.
+        """
+        if self.trust.verdict is not None:
+            return
+        step = int(self.cameras.eval_step) if step is None else step
+        scene, leave_out, eval_step = self.scene, self.leave_out, int(self.cameras.eval_step)
+        plan = self.schedule.at(step + 1)
+        with torch.random.fork_rng():
+            torch.manual_seed(self._seed_at(step) + 2)
+            held_out = None
+            if self.cameras.has_eval_poses:
+                image_set = ImageSet(self.datamanager.eval_images, self.cameras.eval_lenses)
+                held_out = JudgedImages(image_set, self.cameras.poses("eval"), leave_out.eval_origins)
+            train = JudgedImages(scene.image_set, self.cameras.poses("train"), leave_out.origins)
+            statuses = judged(scene, self.pose_search, self.epipolar, train, held_out, plan.phase_b_progress)
+            ambiguity = find_ambiguity(self.pose_search, scene.image_set, train.camera_to_worlds, scene.prior).sentences
+        evidence = Evidence(
+            self.restarts.has_failed, ambiguity, self.schedule.at(step).name == "A", plan.phase_b_progress
+        )
+        verdict = verdict_of(statuses["train"], statuses.get("eval", []), evidence)
+        self.trust.say(statuses, verdict, ambiguity, eval_step)
+
     def publish_cameras(self) -> None:
         """Hand the estimated cameras to the datamanager, from which nerfstudio's commands take them."""
         train, held_out = self.datamanager.train_dataset, self.datamanager.eval_dataset
@@ -434,6 +464,7 @@ class GNeRFPipeline(VanillaPipeline):
             InputError: the checkpoint is of another configuration or of other images.
         """
         super().load_pipeline(fitting_state(loaded_state, self.state_dict()), step)
+        self.trust.forget_other_held_out(int(self.cameras.eval_step))
         self._set_schedule(self.schedule.at(step))
         self.training_status.report(step)
         if self.test_mode != "val":
