@@ -195,7 +195,7 @@ def add_photo(
     )
 
 
-def thumbnail(photo: Photo) -> Photo:
+def thumbnail(photo: Photo) -> UInt8[Tensor, "small_height small_width 4"]:
     """A photo with at most `THUMBNAIL_SIDE` pixels a side."""
     height, width = photo.shape[:2]
     share = min(1.0, THUMBNAIL_SIDE / max(height, width))
