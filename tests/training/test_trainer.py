@@ -22,8 +22,8 @@ from tiny_run import build_trainer, trainer_config
 from gnerf_ns.runs import run_folder
 from gnerf_ns.runs.progress_display import ProgressWriter, ProgressWriterConfig, Watched
 from gnerf_ns.runs.run_folder import NO_TIMESTAMP
-from gnerf_ns.training import pipeline as pipeline_module
 from gnerf_ns.training import pipeline as gnerf_pipeline
+from gnerf_ns.training import pipeline as pipeline_module
 from gnerf_ns.training import trainer as gnerf_trainer
 from gnerf_ns.training import trust
 from gnerf_ns.training.pipeline import GNeRFPipeline
