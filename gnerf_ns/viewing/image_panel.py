@@ -13,7 +13,7 @@ from torch import Tensor
 from gnerf_ns.viewing.frusta import Frusta, Photo, add_photo, frustum_depth, thumbnail
 from gnerf_ns.viewing.photo_planes import PlaneBounds, browser_view
 
-NOWHERE = "*Next* brings you to where an image was taken; so does a click on its thumbnail."
+NOWHERE = "*Next image* brings you to where it was taken; so does a click on a thumbnail."
 """What is said before a visitor has chosen an image."""
 
 
@@ -61,12 +61,14 @@ class ImagePanel:
         gui = client.gui
         with gui.add_folder("Images", order=order):
             self._name = gui.add_dropdown("Image", [*self._labels()] or [""])
-            steps = gui.add_button_group("Go to", ("Previous", "Next"))
+            # Not viser's group of buttons, which does not tell when one is pressed twice.
+            following, previous = gui.add_button("Next image"), gui.add_button("Previous image", color="gray")
             self._opacity = gui.add_slider("Photo", 0.0, 1.0, 0.05, 0.0, hint="Lays the photo over the rendering")
             self._is_sorted = gui.add_checkbox("Worst first", False, disabled=not worst_first())
             self._text = gui.add_markdown(NOWHERE)
         self._name.on_update(lambda event: None if event.client is None else self._go_to_label(self._name.value))
-        steps.on_click(lambda event: self.step(1 if steps.value == "Next" else -1))
+        following.on_click(lambda event: self.step(1))
+        previous.on_click(lambda event: self.step(-1))
         self._opacity.on_update(lambda event: self.show_photo())
         self._is_sorted.on_update(lambda event: self.refresh())
 
