@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Tuple
 
-import roma
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gnerf_ns.data.image_set import ImageSet
+from gnerf_ns.pose_search.doubt import are_elsewhere
 from gnerf_ns.pose_search.pose_search import PoseSearch
 
-MIN_TURN_DEG = 15.0
-"""An alternative is turned by at least so much, in degrees: errors within are those of a pose that is about right."""
 NUM_CANDIDATES = 60
 """The bank's best poses of an image, among which alternatives are looked for: of a bank of a thousand, where a fifth of
 these are near its own."""
@@ -39,7 +37,7 @@ def find_alternatives(
     """
     count = min(NUM_CANDIDATES, search.config.bank_size)
     candidates, costs = search.top_poses(image_set, count)
-    costs = torch.where(_are_elsewhere(candidates, camera_to_worlds), costs, torch.inf)
+    costs = torch.where(are_elsewhere(candidates, camera_to_worlds[:, None].expand_as(candidates)), costs, torch.inf)
     lowest, best = costs.min(dim=1)
     everyone = torch.arange(len(camera_to_worlds), device=camera_to_worlds.device)
     found, exists = candidates[everyone, best], lowest.isfinite()
@@ -66,14 +64,8 @@ def _improved(
         around = alternatives[:, None].expand(-1, NUM_CHANGES, -1, -1)
         tried = torch.cat([alternatives[:, None], search.codec.perturb(around, std)], dim=1)
         costs = search.costs.at(image_set, indices.repeat_interleave(tried.shape[1]), tried.flatten(0, 1), side)
-        costs = torch.where(_are_elsewhere(tried, camera_to_worlds), costs.view(len(indices), -1), torch.inf)
+        costs = torch.where(
+            are_elsewhere(tried, camera_to_worlds[:, None].expand_as(tried)), costs.view(len(indices), -1), torch.inf
+        )
         alternatives = tried[rows, costs.argmin(dim=1)]
     return alternatives
-
-
-def _are_elsewhere(
-    camera_to_worlds: Float[Tensor, "n count 3 4"], present: Float[Tensor, "n 3 4"]
-) -> Bool[Tensor, "n count"]:
-    rotations = present[:, None, :, :3].expand(-1, camera_to_worlds.shape[1], -1, -1)
-    turned = roma.rotmat_geodesic_distance(camera_to_worlds[..., :3], rotations)
-    return turned.rad2deg() >= MIN_TURN_DEG

@@ -29,7 +29,6 @@ from gnerf_ns.fields.hash_radiance import HashRadianceConfig
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
 from gnerf_ns.pose_search.pose_search import PoseProposals, PoseRegressor, PoseSearch, PoseSearchConfig
 from gnerf_ns.training.adversarial import AdversarialObjective, AdversarialObjectiveConfig
-from gnerf_ns.training.ambiguity import find_ambiguity
 from gnerf_ns.training.beginning import BeginningConfig, find_beginning, prior_of_silhouettes
 from gnerf_ns.training.epipolar import EpipolarObjective, EpipolarObjectiveConfig
 from gnerf_ns.training.evaluation import Evaluation
@@ -44,7 +43,7 @@ from gnerf_ns.training.restarts import AttemptState, Restarts, RestartsConfig
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule, StepPlan
 from gnerf_ns.training.training_log import training_log_callbacks, training_metrics
 from gnerf_ns.training.transport import TransportObjective, TransportObjectiveConfig
-from gnerf_ns.training.trust import Evidence, JudgedImages, Trust, judged, verdict_of
+from gnerf_ns.training.trust import JudgedRun, Trust
 from gnerf_ns.utils.checkpoints import fitting_state
 from gnerf_ns.utils.cpu import keep_freed_memory, share_cores
 from gnerf_ns.utils.errors import InputError
@@ -240,7 +239,9 @@ class GNeRFPipeline(VanillaPipeline):
         schedule = Schedule.of(config.resolved_schedule, len(self.cameras), image_side)
         self.restarts = Restarts(config.restarts, schedule, attempt, self._seed_at)
 
-        self.trust = Trust()
+        self.trust = Trust(
+            JudgedRun(self.scene, self.pose_search, self.epipolar, self.leave_out, self.restarts, self._held_out_images)
+        )
         # The viewer looks for these among a pipeline's public attributes.
         self.live_view = LiveView(
             self.cameras, self.datamanager, lambda: self.trust.statuses, on_cpu=self.device.type == "cpu"
@@ -390,7 +391,7 @@ class GNeRFPipeline(VanillaPipeline):
         """Estimate the poses of the held-out images with the field frozen, unless that was done at this step."""
         if int(self.cameras.eval_step) == step or len(self.datamanager.eval_dataset) == 0:
             return
-        image_set = ImageSet(self.datamanager.eval_images, self.cameras.eval_lenses)
+        image_set = self._held_out_images()
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(self._seed_at(step) + 1)
             poses, origins = find_held_out_poses(
@@ -398,6 +399,9 @@ class GNeRFPipeline(VanillaPipeline):
             )
         self.leave_out.eval_origins.copy_(origins)
         self.cameras.assign_eval(poses, step)
+
+    def _held_out_images(self) -> ImageSet:
+        return ImageSet(self.datamanager.eval_images, self.cameras.eval_lenses)
 
     def _eval_guess(self) -> Optional[HeldOutGuess]:
         """What is known of held-out images; None in a run that began with nothing."""
@@ -412,32 +416,17 @@ class GNeRFPipeline(VanillaPipeline):
             others=self.cameras.poses("train").detach()[~leave_out.unplaced],
         )
 
-    @torch.no_grad()
     def judge(self, step: Optional[int] = None) -> None:
-        """Say how far poses, and the run, can be trusted, unless that is known (`trust`).
+        """Say how far poses, and the run, can be trusted (`trust`), unless that is known.
 
         Args:
-            step: the training step that is done; None for the one that was loaded.
+            step: the training step that is done; None for that of the held-out poses.
         """
-        if self.trust.verdict is not None:
-            return
-        step = int(self.cameras.eval_step) if step is None else step
-        scene, leave_out, eval_step = self.scene, self.leave_out, int(self.cameras.eval_step)
-        plan = self.schedule.at(step + 1)
-        with torch.random.fork_rng():
-            torch.manual_seed(self._seed_at(step) + 2)
-            held_out = None
-            if self.cameras.has_eval_poses:
-                image_set = ImageSet(self.datamanager.eval_images, self.cameras.eval_lenses)
-                held_out = JudgedImages(image_set, self.cameras.poses("eval"), leave_out.eval_origins)
-            train = JudgedImages(scene.image_set, self.cameras.poses("train"), leave_out.origins)
-            statuses = judged(scene, self.pose_search, self.epipolar, train, held_out, plan.phase_b_progress)
-            ambiguity = find_ambiguity(self.pose_search, scene.image_set, train.camera_to_worlds, scene.prior).sentences
-        evidence = Evidence(
-            self.restarts.has_failed, ambiguity, self.schedule.at(step).name == "A", plan.phase_b_progress
-        )
-        verdict = verdict_of(statuses["train"], statuses.get("eval", []), evidence)
-        self.trust.say(statuses, verdict, ambiguity, eval_step)
+        if self.trust.verdict is None:
+            step = int(self.cameras.eval_step) if step is None else step
+            with torch.random.fork_rng():
+                torch.manual_seed(self._seed_at(step) + 2)
+                self.trust.judge(step)
 
     def publish_cameras(self) -> None:
         """Hand the estimated cameras to the datamanager, from which nerfstudio's commands take them."""
@@ -527,6 +516,10 @@ class GNeRFPipeline(VanillaPipeline):
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
         metrics.update(self.evaluation.aligned_quality())
         metrics.update(self.evaluation.pose_metrics())
+        if self.test_mode != "val":  # in training, words would go where only numbers can
+            self.judge()
+            datasets = self.datamanager.train_dataset, self.datamanager.eval_dataset
+            metrics.update(self.trust.entries(*([path.name for path in each.image_filenames] for each in datasets)))
         return metrics
 
     def _prepare_evaluation(self, step: Optional[int]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.matching.consistency import CLEAR_SHARE
 from gnerf_ns.pose_search.costs import ImageCosts
+from gnerf_ns.pose_search.doubt import FLAGGED_PROBABILITY, alternative_probabilities, wrong_probability
 from gnerf_ns.training.confidence import Confidence
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.utils.console import named
@@ -28,27 +29,25 @@ DOUBTFUL_SHARE = 0.1
 DOUBTFUL_SHARE_ALONE = 0.05
 """or than this, where nothing but the field speaks for its pose. Hardly one in a hundred right poses is above it; of
 those that are stuck some degrees off, most are."""
-WRONG_DEG = 5.0
-"""A pose that is turned by more is wrong."""
 UNEXPLAINED_SHARE = 0.5
 """So much left unexplained is doubtful in any case: the field does not show the image from there."""
 
-FLAGGED_PROBABILITY = 0.3
-"""Of being wrong, above which an image is flagged."""
-EVEN_ADVANTAGE, ADVANTAGE_SLOPE = 0.3, 5.0
-"""Where the other pose leaves exp(0.3) times as much unexplained, it is as likely as this one,"""
-ORIGIN_LOGITS = {
+ORIGIN_LOG_ODDS = {
     PoseOrigin.MATCHES: -3.0,
     PoseOrigin.CONFIRMED: -3.0,
     PoseOrigin.DOUBTFUL_MATCHES: 1.0,
     PoseOrigin.DOUBTFUL_GROUP: 1.0,
 }
-"""unless matches speak for this one, or contradict each other."""
+"""What matches say of the best other pose: they speak for this one, or contradict each other."""
 
 BY_HEART_SHARE = 0.2
 """A field that leaves more of held-out images unexplained, and `DOUBTFUL_RATIO` times what it leaves of others, knows
 these by heart. Right fields leave 2 to 9 %, also of a dozen images."""
 
+USUAL_DOUBT = 0.1
+"""A field that shows the typical image so well from elsewhere that this is more likely does not tell places apart. Of
+right runs it is at most 0.01; of runs whose poses are all wrong, 0.2 and more."""
+SHOWN_ELSEWHERE = "The field shows most images nearly as well from elsewhere: do not trust their poses."
 SHOWN_BADLY = "The field does not show most images from their poses: do not trust them, nor the field."
 
 FOUND_BY_FIELD = (PoseOrigin.APPEARANCE, PoseOrigin.LOOKED_UP, PoseOrigin.GROUP, PoseOrigin.DOUBTFUL_GROUP)
@@ -89,12 +88,7 @@ class PoseStatus(NamedTuple):
     @property
     def wrong_probability(self) -> float:
         """That the pose is off by more than `WRONG_DEG`."""
-        sigma, elsewhere = (
-            0.0 if math.isnan(value) else value for value in (self.rotation_sigma_deg, self.alternative_probability)
-        )
-        # Of errors in two directions, as those of most cameras nearly are.
-        is_far_off = math.exp(-((WRONG_DEG / sigma) ** 2)) if sigma > 0.0 else 0.0
-        return 1.0 - (1.0 - elsewhere) * (1.0 - is_far_off)
+        return wrong_probability(self.rotation_sigma_deg, self.alternative_probability)
 
     @property
     def entries(self) -> Dict[str, Any]:
@@ -143,7 +137,10 @@ def pose_statuses(
     badly |= (unexplained > UNEXPLAINED_SHARE) | (origins == PoseOrigin.DOUBTFUL_GROUP)
     if are_sides_alike:
         badly |= origins == PoseOrigin.LOOKED_UP
-    probabilities = alternative_probabilities(unexplained, elsewhere, origins)
+    log_odds = torch.zeros_like(unexplained)
+    for origin, value in ORIGIN_LOG_ODDS.items():
+        log_odds[origins == origin] = value
+    probabilities = alternative_probabilities(unexplained, elsewhere, log_odds)
     statuses = [
         PoseStatus(
             PoseOrigin(int(origins[index])),
@@ -162,23 +159,6 @@ def pose_statuses(
     ]
 
 
-def alternative_probabilities(
-    unexplained: Float[Tensor, "n"], elsewhere: Float[Tensor, "n"], origins: Int[Tensor, "n"]
-) -> Float[Tensor, "n"]:
-    """That images were taken from the best other pose: logistic in the logarithm of how much better they fit here.
-
-    Args:
-        unexplained: share of each image's contrast that the field does not show from its pose.
-        elsewhere: the same from the best other pose; infinite where there is none.
-        origins: where poses are from: `PoseOrigin`.
-    """
-    advantage = (elsewhere.clamp_min(1e-9) / unexplained.clamp_min(1e-9)).log()
-    offset = torch.zeros_like(advantage)
-    for origin, value in ORIGIN_LOGITS.items():
-        offset[origins == origin] = value
-    return torch.sigmoid(offset - ADVANTAGE_SLOPE * (advantage - EVEN_ADVANTAGE))
-
-
 def sides_are_alike(origins: Int[Tensor, "n"]) -> bool:
     """Whether matches contradict each other about more of the training images than they do where all are right."""
     return float((origins == PoseOrigin.DOUBTFUL_MATCHES).float().mean()) > CLEAR_SHARE
@@ -187,6 +167,12 @@ def sides_are_alike(origins: Int[Tensor, "n"]) -> bool:
 def shows_most_badly(statuses: Sequence[PoseStatus]) -> bool:
     """Whether the field does not show most images from their poses."""
     return sum(status.explained < 1.0 - UNEXPLAINED_SHARE for status in statuses) > 0.5 * len(statuses)
+
+
+def shows_most_elsewhere(statuses: Sequence[PoseStatus]) -> bool:
+    """Whether the field shows a typical image about as well from quite another pose."""
+    known = [status.alternative_probability for status in statuses if math.isfinite(status.alternative_probability)]
+    return bool(known) and float(np.median(known)) > USUAL_DOUBT
 
 
 def knows_by_heart(statuses: Sequence[PoseStatus], held_out: Sequence[PoseStatus]) -> bool:
@@ -236,6 +222,8 @@ def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path], held_out: S
     is_bad, by_heart = shows_most_badly(statuses), knows_by_heart(statuses, held_out)
     if is_bad:
         said.append(SHOWN_BADLY)
+    elif shows_most_elsewhere(statuses):
+        said.append(SHOWN_ELSEWHERE)
     if by_heart:
         are_found = any(status.origin in FOUND_BY_FIELD for status in statuses)
         said.append(
@@ -250,8 +238,7 @@ def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path], held_out: S
     if doubtful and not is_bad:
         alone = ", or nothing but that field speaks for them" if by_heart else ""
         said.append(
-            "Doubtful, since the field shows them badly from their poses, or as well from elsewhere, or matches "
-            "contradict each other or are few"
-            f"{alone}: {named(doubtful)}."
+            "Flagged, since the field shows them badly from their poses, or about as well from elsewhere, or they may "
+            f"be off by some degrees{alone}: {named(doubtful)}."
         )
     return said

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Literal, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, List, Literal, Mapping, NamedTuple, Optional, Sequence
 
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+import numpy as np
+import torch
+from torch import nn
 
 from gnerf_ns.cameras.learned_cameras import Split
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.pose_search.pose_search import PoseSearch
+from gnerf_ns.training.ambiguity import find_ambiguity
 from gnerf_ns.training.confidence import held_out_confidence, training_confidence
 from gnerf_ns.training.epipolar import EpipolarObjective
 from gnerf_ns.training.objective import TrainingScene
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import (
     SHOWN_BADLY,
+    SHOWN_ELSEWHERE,
     PoseStatus,
     knows_by_heart,
     pose_statuses,
     shows_most_badly,
+    shows_most_elsewhere,
     sides_are_alike,
     without_the_field,
 )
-from gnerf_ns.training.restarts import PHASE_A_FAILED
+from gnerf_ns.training.pose_updates import LeaveOut
+from gnerf_ns.training.restarts import PHASE_A_FAILED, Restarts
 
 CUT_SHORT = (
     "Training ended within phase A, before poses were looked up, so they will be wrong. Leave "
@@ -58,48 +63,6 @@ class Evidence(NamedTuple):
     """How much of phase B was trained, of what its schedule has."""
 
 
-class JudgedImages(NamedTuple):
-    """Images of a split, and their poses."""
-
-    image_set: ImageSet
-    """The images."""
-    camera_to_worlds: Float[Tensor, "n 3 4"]
-    """Their estimated poses."""
-    origins: Int[Tensor, "n"]
-    """Where these are from: `PoseOrigin`."""
-
-
-def judged(
-    scene: TrainingScene,
-    search: PoseSearch,
-    epipolar: EpipolarObjective,
-    train: JudgedImages,
-    held_out: Optional[JudgedImages],
-    progress: float,
-) -> Dict[Split, List[PoseStatus]]:
-    """What is to be said of each image.
-
-    Args:
-        scene: what was trained.
-        search: in the trained field.
-        epipolar: has the matches.
-        train: images that were trained on.
-        held_out: others; None without any.
-        progress: how much of phase B was trained.
-    """
-    are_alike = sides_are_alike(train.origins)
-    confidence = training_confidence(scene, search, epipolar, progress)
-    statuses: Dict[Split, List[PoseStatus]] = {
-        "train": pose_statuses(search.costs, *train, confidence, are_alike),
-    }
-    if held_out is not None:
-        of_others = held_out_confidence(held_out.image_set, held_out.camera_to_worlds, search, confidence)
-        statuses["eval"] = pose_statuses(search.costs, *held_out, of_others, are_alike)
-    if shows_most_badly(statuses["train"]) or knows_by_heart(statuses["train"], statuses.get("eval", [])):
-        return {split: without_the_field(each) for split, each in statuses.items()}
-    return statuses
-
-
 def verdict_of(statuses: Sequence[PoseStatus], held_out: Sequence[PoseStatus], evidence: Evidence) -> Verdict:
     """What to make of a run.
 
@@ -114,6 +77,8 @@ def verdict_of(statuses: Sequence[PoseStatus], held_out: Sequence[PoseStatus], e
         return Verdict("failed", PHASE_A_FAILED)
     if shows_most_badly(statuses):
         return Verdict("failed", SHOWN_BADLY)
+    if shows_most_elsewhere(statuses):
+        return Verdict("failed", SHOWN_ELSEWHERE)
     flagged = sum(status.is_flagged for status in statuses)
     if knows_by_heart(statuses, held_out):
         return Verdict("doubtful", "The field shows held-out images much worse than others: look at the poses.")
@@ -131,11 +96,37 @@ def verdict_of(statuses: Sequence[PoseStatus], held_out: Sequence[PoseStatus], e
     return Verdict("good", "The field shows the images from their poses.")
 
 
-class Trust(nn.Module):
-    """What has been said of a run, in its checkpoints; nothing as long as it is trained."""
+class JudgedRun(NamedTuple):
+    """The parts of a run that tell how far it can be trusted."""
 
-    def __init__(self) -> None:
+    scene: TrainingScene
+    """What was trained."""
+    search: PoseSearch
+    """In the trained field."""
+    epipolar: EpipolarObjective
+    """Has the matches."""
+    leave_out: LeaveOut
+    """Knows where poses are from."""
+    restarts: Restarts
+    """Knows what phase A has come to, and the schedule."""
+    held_out_images: Callable[[], ImageSet]
+    """Images that were not trained on."""
+
+
+class Trust(nn.Module):
+    """What has been said of a run, in its checkpoints; nothing as long as it is trained.
+
+    Attributes:
+        statuses: of all images, by split.
+        verdict: on the run.
+        remarks: further sentences on it.
+        eval_step: `LearnedCameras.eval_step` of the held-out images' poses that this is about.
+    """
+
+    def __init__(self, run: JudgedRun) -> None:
+        """Nothing is said yet."""
         super().__init__()
+        self._run = run
         self.clear()
 
     def clear(self) -> None:
@@ -145,23 +136,66 @@ class Trust(nn.Module):
         self.remarks: List[str] = []
         self.eval_step = -1
 
-    def say(
-        self, statuses: Mapping[Split, List[PoseStatus]], verdict: Verdict, remarks: Sequence[str], eval_step: int
-    ) -> None:
-        """Of all images, and of the run.
+    @torch.no_grad()
+    def judge(self, step: int) -> None:
+        """Look at all images, and at the run as a whole; the field is left as it was.
 
         Args:
-            statuses: by split.
-            verdict: on the run.
-            remarks: further sentences on it.
-            eval_step: `LearnedCameras.eval_step` of the held-out images' poses that this is about.
+            step: the training step that is done.
         """
-        self.statuses, self.verdict, self.remarks, self.eval_step = statuses, verdict, list(remarks), eval_step
+        scene, search, _, _, restarts, _ = self._run
+        progress = restarts.schedule.at(step + 1).phase_b_progress
+        ambiguity = find_ambiguity(search, scene.image_set, scene.cameras.poses("train"), scene.prior).sentences
+        ends_in_phase_a = restarts.schedule.at(step).name == "A"
+        self.statuses = self._judged_images(progress)
+        evidence = Evidence(restarts.has_failed, ambiguity, ends_in_phase_a, progress)
+        self.verdict = verdict_of(self.statuses["train"], self.statuses.get("eval", []), evidence)
+        self.remarks, self.eval_step = ambiguity, int(scene.cameras.eval_step)
+
+    def _judged_images(self, progress: float) -> Dict[Split, List[PoseStatus]]:
+        scene, search, epipolar, leave_out, _, held_out_images = self._run
+        cameras, origins = scene.cameras, leave_out.origins
+        are_alike = sides_are_alike(origins)
+        confidence = training_confidence(scene, search, epipolar, progress)
+        statuses: Dict[Split, List[PoseStatus]] = {
+            "train": pose_statuses(
+                search.costs, scene.image_set, cameras.poses("train"), origins, confidence, are_alike
+            )
+        }
+        if cameras.has_eval_poses:
+            held_out, poses = held_out_images(), cameras.poses("eval")
+            confidence = held_out_confidence(held_out, poses, search, confidence)
+            statuses["eval"] = pose_statuses(
+                search.costs, held_out, poses, leave_out.eval_origins, confidence, are_alike
+            )
+        train, eval_statuses = statuses["train"], statuses.get("eval", [])
+        if shows_most_badly(train) or shows_most_elsewhere(train) or knows_by_heart(train, eval_statuses):
+            return {split: without_the_field(each) for split, each in statuses.items()}
+        return statuses
 
     def forget_other_held_out(self, eval_step: int) -> None:
         """Nothing is known of held-out images whose poses are not those that were judged."""
         if eval_step != self.eval_step:
             self.statuses = {split: each for split, each in self.statuses.items() if split != "eval"}
+
+    def entries(self, train_names: Sequence[str], eval_names: Sequence[str]) -> Dict[str, Any]:
+        """What `ns-eval` says of it: the verdict, which images are flagged, and what is usual.
+
+        Args:
+            train_names: the training images' file names.
+            eval_names: those of the held-out images.
+        """
+        train, held_out = self.statuses.get("train", []), self.statuses.get("eval", [])
+        pairs = [*zip(train, train_names, strict=False), *zip(held_out, eval_names, strict=False)]
+        entries: Dict[str, Any] = {
+            "verdict": None if self.verdict is None else self.verdict.level,
+            "verdict_sentence": None if self.verdict is None else self.verdict.sentence,
+            "flagged": [name for status, name in pairs if status.is_flagged],
+        }
+        for name in ("rotation_sigma_deg", "translation_sigma_relative", "alternative_probability"):
+            values = [getattr(status, name) for status in train]
+            entries[f"{name}_median"] = float(np.median(values)) if values else None
+        return entries
 
     def get_extra_state(self) -> Dict[str, Any]:
         """For checkpoints."""
@@ -177,7 +211,8 @@ class Trust(nn.Module):
         self.clear()
         if state.get("verdict") is not None:
             statuses = {split: [_from_plain(each) for each in rows] for split, rows in state["statuses"].items()}
-            self.say(statuses, Verdict(*state["verdict"]), state["remarks"], state["eval_step"])
+            self.statuses, self.verdict = statuses, Verdict(*state["verdict"])
+            self.remarks, self.eval_step = state["remarks"], state["eval_step"]
 
 
 def worst_first(statuses: Sequence[PoseStatus]) -> List[int]:

@@ -22,7 +22,6 @@ from tiny_run import build_trainer, trainer_config
 from gnerf_ns.runs import run_folder
 from gnerf_ns.runs.progress_display import ProgressWriter, ProgressWriterConfig, Watched
 from gnerf_ns.runs.run_folder import NO_TIMESTAMP
-from gnerf_ns.training import pipeline as gnerf_pipeline
 from gnerf_ns.training import pipeline as pipeline_module
 from gnerf_ns.training import trainer as gnerf_trainer
 from gnerf_ns.training import trust
@@ -419,7 +418,7 @@ def test_the_viewer_waits_while_a_checkpoint_is_saved(tiny_scene: Path, tmp_path
 
     watch(trainer.pipeline, "estimate_eval_poses")
     watch(trainer, "write_poses")
-    watch(gnerf_pipeline, "find_ambiguity")
+    watch(trust, "find_ambiguity")
     trainer.save_checkpoint(5)
     trainer._say_how_it_ended()
     assert locked == {"estimate_eval_poses": True, "write_poses": True, "find_ambiguity": True}
