@@ -102,7 +102,7 @@ class LiveView(ViewerControl):
         with server.gui.add_folder("Colors", order=viewer.stats_markdown.order + 0.6, expand_by_default=False):
             server.gui.add_markdown(LEGEND)
         server.on_client_connect(self._welcome)
-        server.on_client_disconnect(lambda client: self._panels.pop(client.client_id, None))
+        server.on_client_disconnect(self._see_off)
         self._show()
         self.report(self._step)
         # The first rendering loads and compiles what it needs, which takes seconds, and many under nerfstudio's trace.
@@ -126,6 +126,9 @@ class LiveView(ViewerControl):
         if has_planes(self._datamanager.train_dataset.given_cameras):
             panel = ImagePanel(client, self._shown_images, self._worst_first, self._up, scale, order)
             self._panels[client.client_id] = panel
+
+    def _see_off(self, client: viser.ClientHandle) -> None:
+        self._panels.pop(client.client_id, None)
 
     def _up(self) -> Float[Tensor, "3"]:
         return self._cameras.up_direction()[:, 2].detach().cpu()
@@ -157,10 +160,10 @@ class LiveView(ViewerControl):
 
     def _estimated(self) -> Dict[Split, Cameras]:
         """Held-out ones once their poses have been estimated."""
-        found: Dict[Split, Cameras] = {}
-        for split, dataset in (("train", self._datamanager.train_dataset), ("eval", self._datamanager.eval_dataset)):
-            if split == "train" or (self._cameras.has_eval_poses and len(dataset.given_cameras) > 0):
-                found[split] = self._cameras.estimated(split, dataset.given_cameras).to("cpu")
+        train, held_out = self._datamanager.train_dataset, self._datamanager.eval_dataset
+        found: Dict[Split, Cameras] = {"train": self._cameras.estimated("train", train.given_cameras).to("cpu")}
+        if self._cameras.has_eval_poses and len(held_out.given_cameras) > 0:
+            found["eval"] = self._cameras.estimated("eval", held_out.given_cameras).to("cpu")
         return found
 
     def _statuses_of(self, split: Split, count: int) -> Sequence[Optional[PoseStatus]]:

@@ -264,7 +264,8 @@ def test_photos_are_laid_over_the_background_and_transparent_where_padded():
 
 @pytest.mark.parametrize("on_cpu, expected", [(True, CPU_MAX_RESOLUTION), (False, 512)])
 def test_resolution_suits_the_machine(viewer_of, on_cpu, expected):
-    assert viewer_of(FakePipeline(on_cpu), ViewerConfig()).control_panel.max_res == expected
+    panel = viewer_of(FakePipeline(on_cpu), ViewerConfig()).control_panel
+    assert panel.max_res == expected and not panel.layer_depth
 
 
 def test_frusta_of_default_size_are_enlarged_and_chosen_sizes_kept(viewer_of):
