@@ -34,7 +34,7 @@ LAYERS = (
     {"gnerf_ns"},
     {"cameras"},
     {"data"},
-    {"fields", "matching", "runs", "scenes", "splats"},
+    {"fields", "matching", "runs", "scenes", "splats", "viewing"},
     {"models"},
     {"export", "pose_search"},
     {"training"},

@@ -15,6 +15,7 @@ from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses
 from gnerf_ns.data.patch_sampling import image_coords
 from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.utils.errors import InputError
+from gnerf_ns.utils.fair_lock import give_way
 
 RAYS_PER_CHUNK = 8192
 """Rays of whole images rendered at a time; bounds memory."""
@@ -101,6 +102,7 @@ class ImageRenderer:
                 rays = rays_from_poses(camera_to_worlds[chunk], directions, indices, areas)
                 # A single large image is more than a chunk.
                 for first in range(0, len(rays), RAYS_PER_CHUNK):
+                    give_way()
                     shown.append(self.colors(rays[first : first + RAYS_PER_CHUNK]))
         return torch.cat(shown).view(len(camera_to_worlds), height, width, 3).permute(0, 3, 1, 2)
 

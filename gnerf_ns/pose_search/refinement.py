@@ -23,6 +23,7 @@ from gnerf_ns.pose_search.hypotheses import Hypotheses, MakePoses
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
 from gnerf_ns.pose_search.pixel_sampling import PixelChoice, RaySelection
 from gnerf_ns.utils.annealing import geometric
+from gnerf_ns.utils.fair_lock import give_way
 
 
 @dataclass
@@ -78,6 +79,7 @@ def refine_poses(
     # In training on a GPU, the trainer's mixed precision would let small gradients vanish.
     with field.frozen(), torch.enable_grad(), torch.autocast(field.device.type, enabled=False):
         for step in range(config.steps):
+            give_way()
             progress = step / max(1, config.steps - 1)
             optimizer.param_groups[0]["lr"] = geometric((config.learning_rate, config.final_learning_rate), progress)
             side = round(geometric(sides, min(1.0, progress / config.growth_fraction)))

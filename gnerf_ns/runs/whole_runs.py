@@ -25,6 +25,7 @@ from gnerf_ns.utils.commands import is_training_command
 from gnerf_ns.utils.console import quiet_console
 from gnerf_ns.utils.disk import is_of_disk, told_by_disk
 from gnerf_ns.utils.errors import InputError
+from gnerf_ns.utils.fair_lock import FairLock
 
 FAILED, INTERRUPTED = 1, 130
 """Exit statuses of `ns-train`: of a run that has come to nothing, and of one ended by Ctrl-C, as shells have it."""
@@ -46,6 +47,8 @@ class WholeRunTrainer(Trainer):
     def __init__(self, config: RunFolderConfig, *args: Any, **kwargs: Any) -> None:
         with quiet_console():  # nerfstudio says where checkpoints are saved; we do at the end
             super().__init__(config, *args, **kwargs)
+        # The viewer takes turns with the steps.
+        self.train_lock = FairLock()  # pyright: ignore[reportAttributeAccessIssue]
         self._interrupts = Interrupts()
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:

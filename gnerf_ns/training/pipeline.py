@@ -243,7 +243,9 @@ class GNeRFPipeline(VanillaPipeline):
             JudgedRun(self.scene, self.pose_search, self.epipolar, self.leave_out, self.restarts, self._held_out_images)
         )
         # The viewer looks for these among a pipeline's public attributes.
-        self.live_view = LiveView(self.cameras, self.datamanager, on_cpu=self.device.type == "cpu")
+        self.live_view = LiveView(
+            self.cameras, self.datamanager, lambda: self.trust.statuses, on_cpu=self.device.type == "cpu"
+        )
         self.training_status = TrainingStatus(lambda: self.schedule)
         self.to(device)
 
@@ -455,7 +457,7 @@ class GNeRFPipeline(VanillaPipeline):
         super().load_pipeline(fitting_state(loaded_state, self.state_dict()), step)
         self.trust.forget_other_held_out(int(self.cameras.eval_step))
         self._set_schedule(self.schedule.at(step))
-        self.training_status.report(step)
+        self._report(step)
         if self.test_mode != "val":
             self.estimate_eval_poses(step)
         self.publish_cameras()
@@ -475,8 +477,12 @@ class GNeRFPipeline(VanillaPipeline):
         ]
 
     def _update_viewer(self, step: int) -> None:
-        self.training_status.report(step)
+        self._report(step)
         self.live_view.update()
+
+    def _report(self, step: int) -> None:
+        self.training_status.report(step)
+        self.live_view.report(step)
 
     def get_eval_loss_dict(self, step: int) -> Tuple[Any, Dict[str, Any], Dict[str, Any]]:
         """Losses on random pixels of held-out images at their estimated poses."""

@@ -28,6 +28,7 @@ from gnerf_ns.pose_search.pixel_sampling import sample_pixel_rays
 from gnerf_ns.pose_search.pose_search import PoseSearch
 from gnerf_ns.training.objective import TrainingScene
 from gnerf_ns.utils.console import tracked
+from gnerf_ns.utils.fair_lock import give_way
 
 GRADIENT_SCALE = 1024.0
 """Adam does not mind how large gradients are; tiny-cuda-nn's have half precision, in which small ones vanish."""
@@ -113,6 +114,7 @@ class ProbeField:
         side, num_rays = self.config.image_side, self.config.rays_per_step
         with torch.enable_grad(), torch.autocast(camera_to_worlds.device.type, enabled=False):
             for _ in range(steps):
+                give_way()
                 rays, colors = sample_pixel_rays(self._image_set, table(), num_rays, side, chosen)
                 outputs = self._model.render(rays)
                 loss = self._model.get_photometric_loss(outputs, colors)

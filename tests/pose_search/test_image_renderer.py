@@ -1,3 +1,5 @@
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from gnerf_ns.data.dataparser import unit_scene_box
 from gnerf_ns.data.patch_sampling import image_coords
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
 from gnerf_ns.utils.errors import InputError
+from gnerf_ns.utils.fair_lock import FairLock
 
 
 def some_rays(count: int = 1):
@@ -129,3 +132,25 @@ def test_whole_images_are_their_rays_in_order(height: int, width: int):
     assert torch.allclose(shown.permute(0, 2, 3, 1).reshape(-1, 3), expected, atol=1e-6)
     longer = ImageRenderer(model).render_images(poses, directions, image_indices, height, width, torch.full((3,), 2.0))
     assert not torch.allclose(longer, shown, atol=1e-2)
+
+
+def test_who_waits_for_the_lock_need_not_wait_for_all_images(monkeypatch: pytest.MonkeyPatch):
+    """The viewer, while a step of training looks up many images."""
+    monkeypatch.setattr("gnerf_ns.pose_search.image_renderer.RAYS_PER_CHUNK", 64)
+    model, lock, chunks, chunks_then = model_of(Blobs()), FairLock(), [], []
+    real = model.render
+    monkeypatch.setattr(model, "render", lambda rays: (chunks.append(len(rays)), real(rays))[1])
+
+    def look() -> None:
+        with lock:
+            chunks_then.append((len(chunks), model.training))
+
+    with lock:
+        viewer = threading.Thread(target=look, daemon=True)
+        viewer.start()
+        while not lock.is_awaited:
+            time.sleep(0.001)
+        indices = torch.arange(5)
+        ImageRenderer(model).render_images(random_poses(5), CameraDirections(cameras(5)), indices, 8, 8)
+    viewer.join(timeout=10)
+    assert chunks_then == [(0, False)] and len(chunks) == 5

@@ -1,0 +1,1 @@
+"""What nerfstudio's viewer shows of cameras and photos: frusta, colors, a walk from photo to photo."""
