@@ -520,6 +520,7 @@ class GNeRFPipeline(VanillaPipeline):
             self.judge()
             datasets = self.datamanager.train_dataset, self.datamanager.eval_dataset
             metrics.update(self.trust.entries(*([path.name for path in each.image_filenames] for each in datasets)))
+            CONSOLE.print(f"{metrics['verdict']}: {metrics['verdict_sentence']}", markup=False, highlight=False)
         return metrics
 
     def _prepare_evaluation(self, step: Optional[int]) -> None:
