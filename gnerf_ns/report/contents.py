@@ -119,7 +119,9 @@ class ReportContents:
     title: str
     """Name of the run."""
     images: List[ReportedImage]
-    """In the order in which they are shown: the most doubtful first."""
+    """In the order in which they are shown."""
+    order: str = "the most doubtful first"
+    """The same in words."""
     headline: Optional[Headline] = None
     """None where nobody has judged."""
     remarks: List[str] = field(default_factory=list)

@@ -40,19 +40,26 @@ def write_report(path: Path, contents: ReportContents) -> None:
     """Write a report, whole or not at all, in place of an older one.
 
     Raises:
-        InputError: what is there is no report, or nothing can be written there.
+        InputError: as `check_place`; or nothing can be written there.
     """
+    check_place(path)
     try:
-        if path.exists() and not is_report(path):
-            raise InputError(
-                f"{path} is not a report of ours, and stays as it is; remove it, or give another --output."
-            )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, report_html(contents))
     except OSError as error:
         raise InputError(
-            f"{path} cannot be written ({error.strerror or error}); make room, or write it elsewhere."
+            f"{path} cannot be written ({error.strerror or error}); make room, or write elsewhere."
         ) from error
+
+
+def check_place(path: Path) -> None:
+    """Whether a report can be there.
+
+    Raises:
+        InputError: what is there is no report.
+    """
+    if path.exists() and not is_report(path):
+        raise InputError(f"{path} is there already and is not a report of gnerf_ns: it stays as it is; move it away.")
 
 
 def is_report(path: Path) -> bool:
