@@ -16,11 +16,11 @@ if __name__ == "__main__":
     from tiny_run import trainer_config
 
     from gnerf_ns.runs import progress_display
-    from gnerf_ns.training import trainer as gnerf_trainer
+    from gnerf_ns.training import trust
     from gnerf_ns.training.placement import PoseOrigin
     from gnerf_ns.training.pose_status import PoseStatus
 
-    def good(costs: Any, image_set: Any, poses: Any, origins: torch.Tensor, are_alike: bool) -> List[PoseStatus]:
+    def good(costs: Any, image_set: Any, poses: Any, origins: torch.Tensor, *others: Any) -> List[PoseStatus]:
         """Twelve steps do not get there."""
         return [PoseStatus(PoseOrigin.APPEARANCE, 0.95, False) for _ in origins]
 
@@ -30,7 +30,7 @@ if __name__ == "__main__":
     if fate == "fails":
         config.pipeline.restarts.min_explained_variance, config.pipeline.restarts.max_restarts = 0.999, 0
     else:
-        gnerf_trainer.pose_statuses = good
+        trust.pose_statuses = good
     if fate == "is slow":
         progress_display.SECONDS_PER_LINE = 0.0
     if fate == "is interrupted":

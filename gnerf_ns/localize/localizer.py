@@ -14,7 +14,8 @@ from nerfstudio.pipelines.base_pipeline import Pipeline
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from gnerf_ns.cameras.pose_codec import PoseIncrements
+from gnerf_ns.cameras.pose_codec import PoseCodec, PoseIncrements
+from gnerf_ns.cameras.pose_covariance import free_motions
 from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses
 from gnerf_ns.data.image_set import ImageSet, ImageStack
 from gnerf_ns.localize.scene import TrainedScene
@@ -23,6 +24,7 @@ from gnerf_ns.pose_search.image_matching import PlainMatching, pairwise_cost, py
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
 from gnerf_ns.pose_search.pixel_sampling import PixelChoice
 from gnerf_ns.pose_search.pose_search import match_bank
+from gnerf_ns.pose_search.precision import color_sigmas
 from gnerf_ns.pose_search.refinement import (
     Localization,
     LocalizationConfig,
@@ -141,7 +143,21 @@ def localize_in_scene(
         again = _attempt(scene, image_set[some], from_all_around, None, reference, lambda count: None)
         for index, localization in zip(doubtful, again, strict=True):
             found[index] = found[index].or_better(localization)
-    return found
+    return _with_sigmas(scene, image_set, found)
+
+
+def _with_sigmas(scene: TrainedScene, image_set: ImageSet, found: List[Localization]) -> List[Localization]:
+    """By the images' colors, and by how sure the cameras are that the field was made with, where that is known."""
+    poses = torch.stack([localization.camera_to_world for localization in found])
+    shell = scene.viewing_shell
+    rotations, shifts = color_sigmas(
+        scene.renderer, image_set, poses, free_motions(poses, PoseCodec("free", shell.radius))
+    )
+    shares = shifts / torch.linalg.vector_norm(poses[..., 3] - shell.center, dim=-1)
+    return [
+        replace(each, rotation_sigma_deg=float(rotation), translation_sigma_relative=float(share))
+        for each, rotation, share in zip(found, rotations, shares, strict=True)
+    ]
 
 
 def _attempt(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -37,7 +38,7 @@ def write_report(
     frames = images.with_cameras(
         scene.world.to_data(torch.stack([each.camera_to_world for each in found])),
         torch.tensor([each.focal_scale for each in found]),
-        [{"localization": {"lens_source": images.lens_source, **figures(each)}} for each in found],
+        [{**confidence(each), "localization": {"lens_source": images.lens_source, **figures(each)}} for each in found],
     )
     write_transforms_json(output, {"localized": frames})
     names = [path.name for path in images.image_filenames]
@@ -56,7 +57,7 @@ def write_report(
         title,
     )
     save_image(folder / "cameras.png", plot)
-    doubtful = [name for name, each in zip(names, found, strict=True) if not each.converged]
+    doubtful = [name for name, each in zip(names, found, strict=True) if each.is_flagged]
     seconds, num_rays = (float(np.mean([getattr(each, name) for each in found])) for name in ("seconds", "num_rays"))
     lines = [f"{title}; {seconds:.1f} s and {num_rays:.0f} rays an image."]
     if doubtful:
@@ -64,6 +65,16 @@ def write_report(
     if images.skipped:
         lines.append(f"Images that could not be used: {', '.join(path.name for path in images.skipped)}")
     return [*lines, f"  {output}", f"  {folder}"]
+
+
+def confidence(localization: Localization) -> Dict[str, Any]:
+    """How far the pose can be trusted, as a run's own transforms.json says it; what is not known is null."""
+    values = {
+        name: getattr(localization, name)
+        for name in ("rotation_sigma_deg", "translation_sigma_relative", "alternative_probability")
+    }
+    known = {name: round(value, 5) if math.isfinite(value) else None for name, value in values.items()}
+    return {**known, "flagged": localization.is_flagged}
 
 
 def figures(localization: Localization) -> Dict[str, Any]:

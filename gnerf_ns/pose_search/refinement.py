@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Callable, List, Optional
 
@@ -12,6 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gnerf_ns.data.image_set import ImageSet
+from gnerf_ns.pose_search.doubt import (
+    FLAGGED_PROBABILITY,
+    alternative_probabilities,
+    are_elsewhere,
+    wrong_probability,
+)
 from gnerf_ns.pose_search.hypotheses import Hypotheses, MakePoses
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
 from gnerf_ns.pose_search.pixel_sampling import PixelChoice, RaySelection
@@ -158,14 +165,30 @@ class Localization:
     """Poses of the hypothesis that won, from its first to the last, every `PATH_INTERVAL` steps."""
     num_rays: int
     """Rays that were rendered with gradients."""
+    alternative_probability: float = 0.0
+    """That the image was taken from somewhere quite different, by the hypotheses that ended elsewhere."""
+    rotation_sigma_deg: float = math.nan
+    """Root mean square of the angle by which the pose may be turned where it is, in degrees; NaN where unknown."""
+    translation_sigma_relative: float = math.nan
+    """Of the distance by which it may be shifted, as a share of that from the middle of the scene; NaN likewise."""
     seconds: float = 0.0
     """How long it took, hypotheses included; shared evenly among images that were refined together."""
 
+    @property
+    def is_flagged(self) -> bool:
+        """Whether it is not to be trusted without a look."""
+        probability = wrong_probability(self.rotation_sigma_deg, self.alternative_probability)
+        return not self.converged or probability > FLAGGED_PROBABILITY
+
     def or_better(self, other: Localization) -> Localization:
         """This or another attempt at the same image, whichever fits better, at the cost of both."""
-        better = other if other.error < self.error else self
+        better, worse = (other, self) if other.error < self.error else (self, other)
         num_rays, seconds = self.num_rays + other.num_rays, self.seconds + other.seconds
-        return replace(better, num_rays=num_rays, seconds=seconds)
+        errors = torch.tensor([[better.error**2], [worse.error**2]])
+        probability = better.alternative_probability
+        if bool(are_elsewhere(worse.camera_to_world, better.camera_to_world)):
+            probability = max(probability, float(alternative_probabilities(*errors, torch.zeros(1))))
+        return replace(better, alternative_probability=probability, num_rays=num_rays, seconds=seconds)
 
 
 def localize_images(
@@ -193,6 +216,7 @@ def localize_images(
     hypotheses = Hypotheses(image_set, image_indices, starts.flatten(0, 1), make_poses)
     paths = starts.flatten(0, 1)[:, None]
     num_rays, survived, errors = 0, hypotheses, starts.new_zeros(len(hypotheses))
+    elsewhere = starts.new_zeros(count)
     rounds = ((config.first, config.survivors), (config.second, 1), (config.last, 1))
     for number, (refinement, survivors) in enumerate(rounds):
         survived = hypotheses if number == 1 else survived
@@ -200,6 +224,7 @@ def localize_images(
         num_rays += refinement.steps * refinement.rays_per_hypothesis * len(hypotheses) // count
         side = min(config.comparison_side, refinement.last_image_side or config.comparison_side)
         errors = squared_errors(field, pixels, hypotheses, side)
+        elsewhere = _elsewhere(hypotheses.poses().detach(), errors, elsewhere)
         kept = _best(errors, count, survivors)
         hypotheses, paths, errors = hypotheses.select(kept), paths[kept], errors[kept]
 
@@ -223,6 +248,7 @@ def localize_images(
             focal_scale=float(factors[index]),
             path=paths[index],
             num_rays=num_rays,
+            alternative_probability=float(elsewhere[index]),
         )
         for index in range(count)
     ]
@@ -268,6 +294,28 @@ def _best(errors: Float[Tensor, "hypotheses"], count: int, survivors: int) -> Te
     chosen = by_image.topk(few, dim=1, largest=False).indices
     first = torch.arange(count, device=errors.device)[:, None] * by_image.shape[1]
     return (first + chosen).flatten()
+
+
+def _elsewhere(
+    camera_to_worlds: Float[Tensor, "hypotheses 3 4"],
+    errors: Float[Tensor, "hypotheses"],
+    before: Float[Tensor, "n"],
+) -> Float[Tensor, "n"]:
+    """That images were taken from the best hypothesis that is quite another one than the best of all; as before where
+    there is none any more.
+
+    Args:
+        camera_to_worlds: all hypotheses, as many for each image.
+        errors: squared color errors there.
+        before: the same before the last refinement.
+    """
+    poses, by_image = camera_to_worlds.unflatten(0, (len(before), -1)), errors.view(len(before), -1)
+    least, best = by_image.min(dim=1)
+    chosen = poses[torch.arange(len(before), device=best.device), best]
+    are_others = are_elsewhere(poses, chosen[:, None].expand_as(poses))
+    others = torch.where(are_others, by_image, torch.inf).amin(dim=1)
+    now = alternative_probabilities(least, others, torch.zeros_like(least))
+    return torch.where(are_others.any(dim=1), now, before)
 
 
 def _variances(pixels: PixelChoice, image_side: int) -> Float[Tensor, "n"]:

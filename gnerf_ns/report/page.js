@@ -66,7 +66,20 @@
     cards[index].focus({ preventScroll: true });
   }
 
-  function showTip(index, event) {
+  // plotly tells neither where the mouse is, always, nor of clicks that are shorter than a frame.
+  let pointer = { clientX: 0, clientY: 0 }, pressed = pointer, pointedAt;
+  const isStill = () => Math.hypot(pointer.clientX - pressed.clientX, pointer.clientY - pressed.clientY) < 5;
+  scene.addEventListener("pointermove", (event) => { pointer = event; }, true);
+  scene.addEventListener("pointerdown", (event) => { pointer = pressed = event; }, true);
+  scene.addEventListener("click", () => { if (pointedAt !== undefined && isStill()) visit(pointedAt); }, true);
+
+  function visit(index) {
+    tip.hidden = true;
+    choose(index);
+    goTo(index);
+  }
+
+  function showTip(index) {
     tip.querySelector("img").src = cards[index].querySelector("img").src;
     const name = document.createElement("div");
     name.className = "name";
@@ -74,7 +87,7 @@
     const words = plots.words[index].map((text) => Object.assign(document.createElement("div"), { textContent: text }));
     tip.lastElementChild.replaceChildren(name, ...words);
     tip.hidden = false;
-    const x = event.clientX + 16, y = event.clientY + 16;
+    const x = pointer.clientX + 16, y = pointer.clientY + 16;
     tip.style.left = `${Math.max(4, Math.min(x, innerWidth - tip.offsetWidth - 4))}px`;
     tip.style.top = `${Math.max(4, Math.min(y, innerHeight - tip.offsetHeight - 4))}px`;
   }
@@ -84,16 +97,13 @@
   function drawCameras() {
     return Plotly.newPlot(scene, cameraTraces(), cameraLayout(), config).then(() => {
       scene.on("plotly_hover", (event) => {
-        const index = cameraOf(event);
-        if (index !== undefined) showTip(index, event.event);
+        pointedAt = cameraOf(event);
+        if (pointedAt !== undefined) showTip(pointedAt);
       });
-      scene.on("plotly_unhover", () => { tip.hidden = true; });
+      scene.on("plotly_unhover", () => { tip.hidden = true; pointedAt = undefined; });
       scene.on("plotly_click", (event) => {
         const index = cameraOf(event);
-        if (index === undefined) return;
-        tip.hidden = true;
-        choose(index);
-        goTo(index);
+        if (index !== undefined && isStill()) visit(index);
       });
     });
   }
@@ -136,7 +146,7 @@
   }
   addEventListener("hashchange", () => {
     const index = cards.findIndex((card) => `#${card.id}` === location.hash);
-    if (index >= 0) { choose(index); goTo(index); }
+    if (index >= 0) visit(index);
   });
 
   // A larger picture

@@ -84,6 +84,11 @@ class EpipolarObjective(nn.Module):
         placed = ~self._leave_out.unplaced[self._images].any(dim=1)
         self._believed = ((shares[of_pair] > 0.5) & placed).nonzero()[:, 0]
 
+    @property
+    def believed_matches(self) -> Tuple[Int[Tensor, "believed 2"], Float[Tensor, "believed 2 2"]]:
+        """The two images that each match is of which present poses do not contradict, and (x, y) in either."""
+        return self._images[self._believed], self._coords[self._believed]
+
     def is_active(self, plan: StepPlan) -> bool:
         """In B steps, where there are matches."""
         return plan.phase == "B" and len(self._images) > 0

@@ -43,6 +43,7 @@ from gnerf_ns.training.restarts import AttemptState, Restarts, RestartsConfig
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule, StepPlan
 from gnerf_ns.training.training_log import training_log_callbacks, training_metrics
 from gnerf_ns.training.transport import TransportObjective, TransportObjectiveConfig
+from gnerf_ns.training.trust import JudgedRun, Trust
 from gnerf_ns.utils.checkpoints import fitting_state
 from gnerf_ns.utils.cpu import keep_freed_memory, share_cores
 from gnerf_ns.utils.errors import InputError
@@ -238,6 +239,9 @@ class GNeRFPipeline(VanillaPipeline):
         schedule = Schedule.of(config.resolved_schedule, len(self.cameras), image_side)
         self.restarts = Restarts(config.restarts, schedule, attempt, self._seed_at)
 
+        self.trust = Trust(
+            JudgedRun(self.scene, self.pose_search, self.epipolar, self.leave_out, self.restarts, self._held_out_images)
+        )
         # The viewer looks for these among a pipeline's public attributes.
         self.live_view = LiveView(self.cameras, self.datamanager, on_cpu=self.device.type == "cpu")
         self.training_status = TrainingStatus(lambda: self.schedule)
@@ -385,7 +389,7 @@ class GNeRFPipeline(VanillaPipeline):
         """Estimate the poses of the held-out images with the field frozen, unless that was done at this step."""
         if int(self.cameras.eval_step) == step or len(self.datamanager.eval_dataset) == 0:
             return
-        image_set = ImageSet(self.datamanager.eval_images, self.cameras.eval_lenses)
+        image_set = self._held_out_images()
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(self._seed_at(step) + 1)
             poses, origins = find_held_out_poses(
@@ -393,6 +397,9 @@ class GNeRFPipeline(VanillaPipeline):
             )
         self.leave_out.eval_origins.copy_(origins)
         self.cameras.assign_eval(poses, step)
+
+    def _held_out_images(self) -> ImageSet:
+        return ImageSet(self.datamanager.eval_images, self.cameras.eval_lenses)
 
     def _eval_guess(self) -> Optional[HeldOutGuess]:
         """What is known of held-out images; None in a run that began with nothing."""
@@ -406,6 +413,18 @@ class GNeRFPipeline(VanillaPipeline):
             are_fixed=self.config.poses == "fixed",
             others=self.cameras.poses("train").detach()[~leave_out.unplaced],
         )
+
+    def judge(self, step: Optional[int] = None) -> None:
+        """Say how far poses, and the run, can be trusted (`trust`), unless that is known.
+
+        Args:
+            step: the training step that is done; None for that of the held-out poses.
+        """
+        if self.trust.verdict is None:
+            step = int(self.cameras.eval_step) if step is None else step
+            with torch.random.fork_rng():
+                torch.manual_seed(self._seed_at(step) + 2)
+                self.trust.judge(step)
 
     def publish_cameras(self) -> None:
         """Hand the estimated cameras to the datamanager, from which nerfstudio's commands take them."""
@@ -434,6 +453,7 @@ class GNeRFPipeline(VanillaPipeline):
             InputError: the checkpoint is of another configuration or of other images.
         """
         super().load_pipeline(fitting_state(loaded_state, self.state_dict()), step)
+        self.trust.forget_other_held_out(int(self.cameras.eval_step))
         self._set_schedule(self.schedule.at(step))
         self.training_status.report(step)
         if self.test_mode != "val":
@@ -490,6 +510,10 @@ class GNeRFPipeline(VanillaPipeline):
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
         metrics.update(self.evaluation.aligned_quality())
         metrics.update(self.evaluation.pose_metrics())
+        if self.test_mode != "val":  # in training, words would go where only numbers can
+            self.judge()
+            datasets = self.datamanager.train_dataset, self.datamanager.eval_dataset
+            metrics.update(self.trust.entries(*([path.name for path in each.image_filenames] for each in datasets)))
         return metrics
 
     def _prepare_evaluation(self, step: Optional[int]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.matching.consistency import CLEAR_SHARE
 from gnerf_ns.pose_search.costs import ImageCosts
+from gnerf_ns.pose_search.doubt import FLAGGED_PROBABILITY, alternative_probabilities, wrong_probability
+from gnerf_ns.training.confidence import Confidence
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.utils.console import named
 
@@ -28,6 +31,14 @@ DOUBTFUL_SHARE_ALONE = 0.05
 those that are stuck some degrees off, most are."""
 UNEXPLAINED_SHARE = 0.5
 """So much left unexplained is doubtful in any case: the field does not show the image from there."""
+
+ORIGIN_LOG_ODDS = {
+    PoseOrigin.MATCHES: -3.0,
+    PoseOrigin.CONFIRMED: -3.0,
+    PoseOrigin.DOUBTFUL_MATCHES: 1.0,
+    PoseOrigin.DOUBTFUL_GROUP: 1.0,
+}
+"""What matches say of the best other pose: they speak for this one, or contradict each other."""
 
 BY_HEART_SHARE = 0.2
 """A field that leaves more of held-out images unexplained, and `DOUBTFUL_RATIO` times what it leaves of others, knows
@@ -58,17 +69,37 @@ class PoseStatus(NamedTuple):
     """Where its pose is from."""
     explained: float
     """Share of the image's contrast that a rendering there explains: 1 for all; below 0 where it is worse than none."""
-    is_doubtful: bool
-    """Whether that is much less than usual, or less than half, it is shown as well from elsewhere, matches contradict
-    each other about the pose or are few, or nothing speaks for it but a field that cannot be trusted."""
+    is_flagged: bool
+    """Whether it is not to be trusted without a look: it is rather likely to be off by more than `WRONG_DEG`, or much
+    less of the image is explained than usual, or nothing speaks for it but a field that cannot be trusted."""
+    rotation_sigma_deg: float = math.nan
+    """Root mean square of the angle by which it may be turned, near where it is, in degrees; NaN where unknown."""
+    translation_sigma_relative: float = math.nan
+    """Of the distance by which it may be shifted, as a share of the cameras' distance; NaN where unknown."""
+    alternative_probability: float = math.nan
+    """That the image was taken from somewhere quite different; NaN where unknown."""
+    alternative: Optional[Float[Tensor, "3 4"]] = None
+    """The best such pose (camera_to_world in the field's frame); None where none is known."""
+
+    @property
+    def wrong_probability(self) -> float:
+        """That the pose is off by more than `WRONG_DEG`."""
+        return wrong_probability(self.rotation_sigma_deg, self.alternative_probability)
 
     @property
     def entries(self) -> Dict[str, Any]:
-        """What is written beside the pose."""
+        """What is written beside the pose; what is not known is null."""
+
+        def rounded(value: float) -> Optional[float]:
+            return round(value, 5) if math.isfinite(value) else None
+
         return {
             "pose_from": ORIGIN_WORDS[self.origin],
-            "explained": round(self.explained, 4),
-            "doubtful": self.is_doubtful,
+            "explained": rounded(self.explained),
+            "rotation_sigma_deg": rounded(self.rotation_sigma_deg),
+            "translation_sigma_relative": rounded(self.translation_sigma_relative),
+            "alternative_probability": rounded(self.alternative_probability),
+            "flagged": self.is_flagged,
         }
 
 
@@ -78,30 +109,49 @@ def pose_statuses(
     image_set: ImageSet,
     camera_to_worlds: Float[Tensor, "n 3 4"],
     origins: Int[Tensor, "n"],
+    confidence: Confidence,
     are_sides_alike: bool = False,
 ) -> List[PoseStatus]:
-    """Hold each image against what the field shows from its pose.
+    """Hold each image against what the field shows from its pose, and from the best other one.
 
     Args:
         costs: of the trained field.
         image_set: the images.
         camera_to_worlds: their poses.
         origins: where these are from: `PoseOrigin`.
+        confidence: in them.
         are_sides_alike: whether what was looked up may have been found on the wrong one of sides that are alike.
     """
     unexplained = costs.relative(image_set, camera_to_worlds, COMPARED_SIDE)
+    elsewhere = costs.relative(image_set, confidence.alternatives, COMPARED_SIDE)
+    elsewhere = torch.where(confidence.has_alternative, elsewhere, torch.inf)
     usual = unexplained.median()
     origins = origins.to(unexplained.device)
     is_found = torch.isin(origins, torch.tensor(FOUND_BY_FIELD).to(origins))
     least = torch.where(is_found, DOUBTFUL_SHARE_ALONE, DOUBTFUL_SHARE)
-    doubtful = (unexplained > DOUBTFUL_RATIO * usual) & (unexplained > least)
-    doubtful |= unexplained > UNEXPLAINED_SHARE
-    doubtful |= (origins == PoseOrigin.DOUBTFUL_MATCHES) | (origins == PoseOrigin.DOUBTFUL_GROUP)
+    badly = (unexplained > DOUBTFUL_RATIO * usual) & (unexplained > least)
+    badly |= (unexplained > UNEXPLAINED_SHARE) | (origins == PoseOrigin.DOUBTFUL_GROUP)
     if are_sides_alike:
-        doubtful |= origins == PoseOrigin.LOOKED_UP
+        badly |= origins == PoseOrigin.LOOKED_UP
+    log_odds = torch.zeros_like(unexplained)
+    for origin, value in ORIGIN_LOG_ODDS.items():
+        log_odds[origins == origin] = value
+    probabilities = alternative_probabilities(unexplained, elsewhere, log_odds)
+    statuses = [
+        PoseStatus(
+            PoseOrigin(int(origins[index])),
+            1.0 - float(unexplained[index]),
+            bool(badly[index]),
+            float(confidence.rotation_sigma_deg[index]),
+            float(confidence.translation_sigma_relative[index]),
+            float(probabilities[index]),
+            confidence.alternatives[index].cpu() if bool(confidence.has_alternative[index]) else None,
+        )
+        for index in range(len(unexplained))
+    ]
     return [
-        PoseStatus(PoseOrigin(origin), 1.0 - share, is_doubtful)
-        for origin, share, is_doubtful in zip(origins.tolist(), unexplained.tolist(), doubtful.tolist(), strict=True)
+        status._replace(is_flagged=status.is_flagged or status.wrong_probability > FLAGGED_PROBABILITY)
+        for status in statuses
     ]
 
 
@@ -134,7 +184,7 @@ def _usually_explained(statuses: Sequence[PoseStatus]) -> float:
 
 def without_the_field(statuses: Sequence[PoseStatus]) -> List[PoseStatus]:
     """The same where the field cannot be trusted: what it alone speaks for is doubtful."""
-    return [status._replace(is_doubtful=status.is_doubtful or status.origin in FOUND_BY_FIELD) for status in statuses]
+    return [status._replace(is_flagged=status.is_flagged or status.origin in FOUND_BY_FIELD) for status in statuses]
 
 
 def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path], held_out: Sequence[PoseStatus] = ()) -> List[str]:
@@ -172,7 +222,7 @@ def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path], held_out: S
             + ("" if are_found else " (they are not from the field, and may be right all the same)")
             + "; more images help."
         )
-    doubtful = [file for status, file in zip(statuses, files, strict=True) if status.is_doubtful]
+    doubtful = [file for status, file in zip(statuses, files, strict=True) if status.is_flagged]
     if doubtful and not is_bad:
         alone = ", or nothing but that field speaks for them" if by_heart else ""
         said.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Dict, List, Literal, NamedTuple, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,9 +13,9 @@ from gnerf_ns.cameras.alignment import PoseErrors
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.runs.lines import Line, shown_path
 from gnerf_ns.runs.progress_display import Phase
-from gnerf_ns.training.pose_status import SHOWN_BADLY, PoseStatus, knows_by_heart, shows_most_badly
-from gnerf_ns.training.restarts import PHASE_A_FAILED
+from gnerf_ns.training.pose_status import PoseStatus
 from gnerf_ns.training.schedule import Schedule
+from gnerf_ns.training.trust import Verdict
 from gnerf_ns.utils.console import duration
 from gnerf_ns.utils.system_libraries import export_advice
 
@@ -122,52 +122,6 @@ def color_contrast(image_set: ImageSet, background: Float[Tensor, "3"]) -> float
 # The end
 
 
-CUT_SHORT = (
-    "Training ended within phase A, before poses were looked up, so they will be wrong. Leave "
-    "--max-num-iterations out, or give more."
-)
-"""What is said of a run that was planned too short."""
-
-
-class Verdict(NamedTuple):
-    """Whether the result can be trusted, told without knowing the truth."""
-
-    level: Literal["good", "doubtful", "failed"]
-    """How far."""
-    sentence: str
-    """The same in words; for a failed run, why."""
-
-
-def verdict_of(
-    statuses: Sequence[PoseStatus],
-    held_out: Sequence[PoseStatus],
-    has_phase_a_failed: bool,
-    ambiguity: Sequence[str],
-    ends_in_phase_a: bool = False,
-) -> Verdict:
-    """What to make of a run.
-
-    Args:
-        statuses: of the images that were trained on.
-        held_out: of the others.
-        has_phase_a_failed: whether it ended without telling the images apart.
-        ambiguity: what the images cannot tell, in sentences.
-        ends_in_phase_a: whether the run was over before phase A was.
-    """
-    if ends_in_phase_a:
-        return Verdict("failed", CUT_SHORT)
-    if has_phase_a_failed:
-        return Verdict("failed", PHASE_A_FAILED)
-    if shows_most_badly(statuses):
-        return Verdict("failed", SHOWN_BADLY)
-    if knows_by_heart(statuses, held_out):
-        return Verdict("doubtful", "The field shows held-out images much worse than others: look at the poses.")
-    doubtful = sum(status.is_doubtful for status in statuses)
-    if doubtful > 0.5 * len(statuses) or ambiguity:
-        return Verdict("doubtful", "The field shows the images from their poses, but others may be as good.")
-    return Verdict("good", "The field shows the images from their poses.")
-
-
 class Outcome(NamedTuple):
     """What a training has come to."""
 
@@ -214,7 +168,7 @@ def outcome_lines(outcome: Outcome) -> List[Line]:
     lines = [Line(f"{HEADINGS[verdict.level]}{after}: {verdict.sentence}", STYLES[verdict.level])]
     lines.append(Line(f"  training images: {_explained(outcome.statuses)} of what a typical one shows is explained"))
     if outcome.held_out:
-        found = sum(not status.is_doubtful for status in outcome.held_out)
+        found = sum(not status.is_flagged for status in outcome.held_out)
         quality = "" if outcome.held_out_psnr is None else f", PSNR {outcome.held_out_psnr:.1f} dB"
         lines.append(
             Line(

@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Type, cast
+from typing import Any, Dict, Literal, Optional, Type, cast
 
 import yaml
 from nerfstudio.engine.optimizers import Optimizers
@@ -18,7 +18,6 @@ from gnerf_ns.cameras.plots import save_image
 from gnerf_ns.data.datamanager import UnposedDataManagerConfig
 from gnerf_ns.data.dataparser import LENS_ORIGIN_KEY
 from gnerf_ns.data.dataset import UnposedDataset
-from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.export.folders import POSES_FOLDER, write_results
 from gnerf_ns.export.surface_points import surface_points
 from gnerf_ns.models.gnerf import GNeRFModelConfig
@@ -26,18 +25,9 @@ from gnerf_ns.runs.lines import Line, say, shown_path
 from gnerf_ns.runs.progress_display import ProgressWriter, Watched
 from gnerf_ns.runs.run_folder import CONFIG, RunFolderConfig
 from gnerf_ns.runs.whole_runs import WholeRunTrainer
-from gnerf_ns.training.ambiguity import find_ambiguity
 from gnerf_ns.training.learning_rates import following
 from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig, refuse_several_devices
-from gnerf_ns.training.pose_status import (
-    PoseStatus,
-    knows_by_heart,
-    pose_statuses,
-    sentences,
-    shows_most_badly,
-    sides_are_alike,
-    without_the_field,
-)
+from gnerf_ns.training.pose_status import sentences
 from gnerf_ns.training.run_costs import RunTime
 from gnerf_ns.training.run_summary import (
     Input,
@@ -48,7 +38,6 @@ from gnerf_ns.training.run_summary import (
     phase_of,
     places_lines,
     start_lines,
-    verdict_of,
 )
 from gnerf_ns.utils.disk import replace_files, write_whole
 from gnerf_ns.utils.errors import InputError
@@ -99,8 +88,6 @@ class GNeRFTrainer(WholeRunTrainer):
 
     config: GNeRFTrainerConfig
     pipeline: GNeRFPipeline
-    _statuses: Mapping[Split, Sequence[PoseStatus]] = {}
-    """Of all images, once training is done."""
 
     def _set_up(self, test_mode: Literal["test", "val", "inference"]) -> None:
         if self.config.is_resumed:
@@ -180,40 +167,24 @@ class GNeRFTrainer(WholeRunTrainer):
         is_last = step >= self._last_step
         if is_last:
             self.pipeline.estimate_eval_poses(step)
+            self.pipeline.judge(step)
+        else:
+            self.pipeline.trust.clear()
         super()._save_checkpoint(step)
-        self._statuses = self._pose_statuses() if is_last else {}
         unfinished = self.base_dir / UNFINISHED_POSES
         try:
-            self.write_poses(unfinished, self._statuses)
+            self.write_poses(unfinished)
             replace_files(unfinished, self.base_dir / POSES_FOLDER)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
-    def _pose_statuses(self) -> Dict[Split, List[PoseStatus]]:
-        """Of all training images, and of all held-out ones."""
-        pipeline, datamanager = self.pipeline, self.pipeline.datamanager
-        cameras, costs = pipeline.cameras, pipeline.pose_search.costs
-        image_set, of_train = pipeline.scene.image_set, pipeline.leave_out.origins
-        are_alike = sides_are_alike(of_train)
-        statuses: Dict[Split, List[PoseStatus]] = {
-            "train": pose_statuses(costs, image_set, cameras.poses("train"), of_train, are_alike)
-        }
-        if cameras.has_eval_poses:
-            held_out = ImageSet(datamanager.eval_images, cameras.eval_lenses)
-            origins = pipeline.leave_out.eval_origins
-            statuses["eval"] = pose_statuses(costs, held_out, cameras.poses("eval"), origins, are_alike)
-        if shows_most_badly(statuses["train"]) or knows_by_heart(statuses["train"], statuses.get("eval", [])):
-            return {split: without_the_field(each) for split, each in statuses.items()}
-        return statuses
-
-    def write_poses(self, folder: Path, statuses: Optional[Mapping[Split, Sequence[PoseStatus]]] = None) -> None:
+    def write_poses(self, folder: Path) -> None:
         """Write the estimated cameras and the surface for other programs, and plots of where the cameras are.
 
         Held-out images are in the files once their poses have been estimated: at the end of training.
 
         Args:
             folder: which gets what `write_results` writes, `cameras.png` and `distribution.png`.
-            statuses: what is to be said of each pose; None as long as nothing is known.
         """
         pipeline, datamanager = self.pipeline, self.pipeline.datamanager
         splits: Dict[Split, UnposedDataset] = {"train": datamanager.train_dataset}
@@ -221,7 +192,7 @@ class GNeRFTrainer(WholeRunTrainer):
             splits["eval"] = datamanager.eval_dataset
         frames = {}
         for split, dataset in splits.items():
-            remarks = [status.entries for status in (statuses or {}).get(split, [])]
+            remarks = [status.entries for status in pipeline.trust.statuses.get(split, [])]
             cameras = pipeline.cameras.estimated(split, dataset.file_cameras)
             frames["train" if split == "train" else "test"] = dataset.file_frames(cameras, remarks or None)
         points = surface_points(pipeline.model, pipeline.scene.image_set, pipeline.cameras.poses("train"))
@@ -234,7 +205,7 @@ class GNeRFTrainer(WholeRunTrainer):
 
         A program that trains as a part of what it does says itself where the results are.
         """
-        if self._statuses:
+        if self.pipeline.trust.statuses:
             with self.train_lock:  # the viewer's thread switches the model's mode
                 outcome = self._outcome()
             self.has_failed = outcome.verdict.level == "failed"
@@ -246,15 +217,12 @@ class GNeRFTrainer(WholeRunTrainer):
             self._say_where_it_stopped()
 
     def _outcome(self) -> Outcome:
-        pipeline, statuses, held_out = self.pipeline, self._statuses["train"], self._statuses.get("eval", ())
-        ambiguity = find_ambiguity(
-            pipeline.pose_search, pipeline.scene.image_set, pipeline.cameras.poses("train"), pipeline.scene.prior
-        ).sentences
-        ends_in_phase_a = pipeline.schedule.at(self.step).name == "A"
-        verdict = verdict_of(statuses, held_out, pipeline.restarts.has_failed, ambiguity, ends_in_phase_a)
+        pipeline, trust = self.pipeline, self.pipeline.trust
+        statuses, held_out, verdict = trust.statuses["train"], trust.statuses.get("eval", ()), trust.verdict
+        assert verdict is not None
         files = pipeline.datamanager.train_dataset.image_filenames
         remarks = [Line(text) for text in sentences(statuses, files, held_out) if text != verdict.sentence]
-        remarks += [Line(text, "yellow") for text in ambiguity]
+        remarks += [Line(text, "yellow") for text in trust.remarks]
         errors = pipeline.evaluation.pose_errors()
         if errors is not None:
             summary = errors.summary()

@@ -21,6 +21,9 @@ TORCH_OPTION = "--pipeline.model.radiance.implementation torch"
 IMAGES_KEY = "datamanager._extra_state"
 """Where a pipeline of ours has its `RunImages`."""
 
+TRUST_KEY = "trust._extra_state"
+"""And what was said of its poses."""
+
 _FILE_NAME = re.compile(r"step-(\d{9,})\.ckpt")
 
 
@@ -111,6 +114,8 @@ def fitting_state(loaded: Mapping[str, Any], own: Mapping[str, Any]) -> Dict[str
         InputError: the checkpoint is of other images or of another configuration, or a number is not finite.
     """
     state = dict(loaded)
+    if TRUST_KEY in own:  # not in older checkpoints
+        state.setdefault(TRUST_KEY, own[TRUST_KEY])
     if IMAGES_KEY in own and IMAGES_KEY in state:
         then, now = RunImages.from_state(state[IMAGES_KEY]), RunImages.from_state(own[IMAGES_KEY])
         then.check_training_images(now)

@@ -132,7 +132,7 @@ def test_a_camera_shows_its_photo_and_a_click_leads_to_its_card(wide: Watched):
     assert "Rotation: ± 0.27°" in tip.inner_text()
     assert tip.locator("img").evaluate("image => image.naturalWidth") == 64
     page.mouse.down()
-    page.mouse.up()
+    page.mouse.up()  # at once: shorter than a frame
     wait_for(page, f"document.activeElement.id === 'image-{nearest}'")
     card = page.locator(f"#image-{nearest}")
     assert "chosen" in str(card.get_attribute("class"))

@@ -10,6 +10,7 @@ from torch import Tensor
 from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.pose_search.costs import ImageCosts
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
+from gnerf_ns.training.confidence import Confidence
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import (
     DOUBTFUL_SHARE,
@@ -28,45 +29,58 @@ ORIGINS = torch.tensor([PoseOrigin.MATCHES] * 6 + [PoseOrigin.LOOKED_UP, PoseOri
 def statuses_at(poses: Tensor, model: GNeRFModel, origins: Tensor = ORIGINS) -> list[PoseStatus]:
     images = image_set_of(model_of(Blobs()), random_poses(8))
     costs = ImageCosts(ImageRenderer(model), model.evaluation_background)
-    return pose_statuses(costs, images, poses, origins, sides_are_alike(origins))
+    return pose_statuses(costs, images, poses, origins, nothing_known(poses), sides_are_alike(origins))
+
+
+def nothing_known(poses: Tensor) -> Confidence:
+    """No alternative, and no idea how far poses may be off."""
+    unknown = torch.full((len(poses),), torch.nan)
+    return Confidence(unknown, unknown, poses, torch.zeros(len(poses), dtype=torch.bool))
 
 
 def test_right_poses_are_no_doubt():
     statuses = statuses_at(random_poses(8), model_of(Blobs()))
-    assert all(status.explained > 0.99 and not status.is_doubtful for status in statuses)
+    assert all(status.explained > 0.99 and not status.is_flagged for status in statuses)
     assert sentences(statuses, FILES) == [
         "8 images: 6 placed by local matches, 1 looked up in the field, 1 placed by what they look like."
     ]
-    assert statuses[6].entries == {"pose_from": "looked up", "explained": 1.0, "doubtful": False}
+    assert statuses[6].entries == {
+        "pose_from": "looked up",
+        "explained": 1.0,
+        "rotation_sigma_deg": None,
+        "translation_sigma_relative": None,
+        "alternative_probability": 0.0,
+        "flagged": False,
+    }
 
 
 def test_a_wrong_pose_is_named():
     poses = random_poses(8)
     poses[2] = random_poses(9, seed=5)[8]
     statuses = statuses_at(poses, model_of(Blobs()))
-    assert [status.is_doubtful for status in statuses] == [index == 2 for index in range(8)]
+    assert [status.is_flagged for status in statuses] == [index == 2 for index in range(8)]
     assert sentences(statuses, FILES)[1].startswith("Doubtful") and sentences(statuses, FILES)[1].endswith(": 2.png.")
 
 
-def test_less_is_doubtful_where_nothing_but_the_field_speaks_for_a_pose():
+def test_less_is_flagged_where_nothing_but_the_field_speaks_for_a_pose():
     poses = random_poses(8)
     turn = roma.rotvec_to_rotmat(torch.tensor([0.0, 0.0, 0.165]))
     poses[[5, 6]] = turn @ poses[[5, 6]]
     statuses = statuses_at(poses, model_of(Blobs()))
     unexplained = [1.0 - statuses[index].explained for index in (5, 6)]
     assert all(DOUBTFUL_SHARE_ALONE < share < DOUBTFUL_SHARE for share in unexplained), unexplained
-    assert [status.is_doubtful for status in statuses] == [index == 6 for index in range(8)]
+    assert [status.is_flagged for status in statuses] == [index == 6 for index in range(8)]
 
 
 def test_a_group_that_may_stand_elsewhere_is_in_doubt_however_well_it_is_shown():
     origins = torch.tensor([PoseOrigin.MATCHES] * 5 + [PoseOrigin.GROUP] + [PoseOrigin.DOUBTFUL_GROUP] * 2)
     statuses = statuses_at(random_poses(8), model_of(Blobs()), origins)
-    assert [status.is_doubtful for status in statuses] == [False] * 6 + [True] * 2
+    assert [status.is_flagged for status in statuses] == [False] * 6 + [True] * 2
 
 
 def test_a_field_that_shows_nothing_is_not_trusted():
     statuses = statuses_at(random_poses(8), model_of(Nothing()))
-    assert all(status.is_doubtful for status in statuses)
+    assert all(status.is_flagged for status in statuses)
     assert "do not trust them" in sentences(statuses, FILES)[1]
 
 
@@ -74,7 +88,7 @@ def test_where_sides_are_alike_what_was_looked_up_is_in_doubt():
     """However well the field shows it: it may show it as well from the other side."""
     origins = torch.tensor([PoseOrigin.DOUBTFUL_MATCHES] * 6 + [PoseOrigin.LOOKED_UP, PoseOrigin.MATCHES])
     statuses = statuses_at(random_poses(8), model_of(Blobs()), origins)
-    assert [status.is_doubtful for status in statuses] == [True] * 7 + [False]
+    assert [status.is_flagged for status in statuses] == [True] * 7 + [False]
     said = sentences(statuses, FILES)[1]
     assert "matches contradict each other" in said and "do not trust" not in said
 
@@ -97,5 +111,5 @@ def test_a_field_that_knows_its_images_by_heart_is_not_trusted():
 
 def test_what_matches_say_does_not_depend_on_the_field():
     statuses = [PoseStatus(origin, 0.9, False) for origin in PoseOrigin]
-    doubtful = {status.origin for status in without_the_field(statuses) if status.is_doubtful}
+    doubtful = {status.origin for status in without_the_field(statuses) if status.is_flagged}
     assert doubtful == {PoseOrigin.APPEARANCE, PoseOrigin.LOOKED_UP, PoseOrigin.GROUP, PoseOrigin.DOUBTFUL_GROUP}

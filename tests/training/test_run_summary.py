@@ -12,13 +12,14 @@ from gnerf_ns.runs.lines import Line, resume_command
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import PoseStatus
 from gnerf_ns.training.restarts import PHASE_A_FAILED
-from gnerf_ns.training.run_summary import Input, Outcome, outcome_lines, places_lines, start_lines, verdict_of
+from gnerf_ns.training.run_summary import Input, Outcome, outcome_lines, places_lines, start_lines
+from gnerf_ns.training.trust import Evidence, verdict_of
 
 BEGUN = Input("photos", 43, 7, (4032, 3024), 240, False, "EXIF data (50 of 50 images)", "the object alone")
 
 
-def statuses(*explained: float, is_doubtful: bool = False) -> List[PoseStatus]:
-    return [PoseStatus(PoseOrigin.APPEARANCE, each, is_doubtful) for each in explained]
+def statuses(*explained: float, is_flagged: bool = False) -> List[PoseStatus]:
+    return [PoseStatus(PoseOrigin.APPEARANCE, each, is_flagged) for each in explained]
 
 
 def test_the_beginning_says_what_was_read_and_what_is_made_of_it_in_few_lines():
@@ -57,26 +58,26 @@ def test_few_images_take_longer_and_that_is_said():
         (statuses(*[0.95] * 7), [], False, [], "good"),
         (statuses(*[0.95] * 7), statuses(0.94, 0.93), False, ["looks the same from behind"], "doubtful"),
         (statuses(*[0.95] * 7), statuses(0.3, 0.2), False, [], "doubtful"),
-        (statuses(*[0.95] * 7, is_doubtful=True), statuses(0.94, 0.93), False, [], "doubtful"),
+        (statuses(*[0.95] * 7, is_flagged=True), statuses(0.94, 0.93), False, [], "doubtful"),
         (statuses(*[0.4] * 7), statuses(0.4, 0.4), False, [], "failed"),
         (statuses(*[0.95] * 7), statuses(0.94, 0.93), True, [], "failed"),
     ],
 )
 def test_verdicts(train, held_out, has_phase_a_failed: bool, ambiguity: List[str], level: str):
-    verdict = verdict_of(train, held_out, has_phase_a_failed, ambiguity)
+    verdict = verdict_of(train, held_out, Evidence(has_phase_a_failed, ambiguity))
     assert verdict.level == level
     assert (verdict.sentence == PHASE_A_FAILED) == has_phase_a_failed
 
 
 def test_a_run_that_ends_before_poses_were_looked_up_has_failed():
     """Whatever the field shows: nothing was placed by it."""
-    verdict = verdict_of(statuses(*[0.96] * 7), [], False, [], ends_in_phase_a=True)
+    verdict = verdict_of(statuses(*[0.96] * 7), [], Evidence(False, ends_in_phase_a=True))
     assert verdict.level == "failed" and "--max-num-iterations" in verdict.sentence
 
 
 def test_the_end_has_the_verdict_first_and_its_figures():
     train, held_out = statuses(*[0.96] * 7), statuses(0.94, 0.93)
-    verdict = verdict_of(train, held_out, False, [])
+    verdict = verdict_of(train, held_out, Evidence(False))
     lines = outcome_lines(Outcome(verdict, 252.0, train, held_out, 24.31, 0.71, [Line("7 images.")]))
     said = [line.text for line in lines]
     assert said[0].startswith("Done after 4:12: ") and lines[0].style == "bold green"
@@ -86,7 +87,7 @@ def test_the_end_has_the_verdict_first_and_its_figures():
         "  phase A: explained 71% of how the images differ",
         "  7 images.",
     ]
-    failed = outcome_lines(Outcome(verdict_of(train, [], True, []), 5.0, train, [], None, -0.2, []))
+    failed = outcome_lines(Outcome(verdict_of(train, [], Evidence(True)), 5.0, train, [], None, -0.2, []))
     assert failed[0].text == f"FAILED after 0:05: {PHASE_A_FAILED}" and failed[0].style == "bold red"
     assert "held-out" not in "".join(line.text for line in failed[1:])
 

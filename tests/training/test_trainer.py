@@ -24,6 +24,7 @@ from gnerf_ns.runs.progress_display import ProgressWriter, ProgressWriterConfig,
 from gnerf_ns.runs.run_folder import NO_TIMESTAMP
 from gnerf_ns.training import pipeline as pipeline_module
 from gnerf_ns.training import trainer as gnerf_trainer
+from gnerf_ns.training import trust
 from gnerf_ns.training.pipeline import GNeRFPipeline
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import PoseStatus
@@ -92,14 +93,14 @@ def test_poses_of_a_field_that_knows_its_images_by_heart_are_doubtful(
 ):
     """Other programs read the file, and not what was said on the screen."""
 
-    def statuses(costs: Any, image_set: Any, poses: Any, origins: torch.Tensor, are_alike: bool) -> List[PoseStatus]:
+    def statuses(costs: Any, image_set: Any, poses: Any, origins: torch.Tensor, *others: Any) -> List[PoseStatus]:
         return [PoseStatus(PoseOrigin.APPEARANCE, 0.95 if len(origins) == 7 else 0.3, False) for _ in origins]
 
-    monkeypatch.setattr(gnerf_trainer, "pose_statuses", statuses)
+    monkeypatch.setattr(trust, "pose_statuses", statuses)
     config = trainer_config(tiny_scene, tmp_path, max_num_iterations=1)
     build_trainer(config).train()
     meta = json.loads((config.get_base_dir() / "estimated_poses" / "transforms.json").read_text())
-    assert [frame["doubtful"] for frame in meta["frames"]] == [True] * 9
+    assert [frame["flagged"] for frame in meta["frames"]] == [True] * 9
 
 
 def test_a_run_leaves_its_last_checkpoint_its_poses_and_plots_of_them(undisturbed: GNeRFTrainerConfig):
@@ -417,7 +418,7 @@ def test_the_viewer_waits_while_a_checkpoint_is_saved(tiny_scene: Path, tmp_path
 
     watch(trainer.pipeline, "estimate_eval_poses")
     watch(trainer, "write_poses")
-    watch(gnerf_trainer, "find_ambiguity")
+    watch(trust, "find_ambiguity")
     trainer.save_checkpoint(5)
     trainer._say_how_it_ended()
     assert locked == {"estimate_eval_poses": True, "write_poses": True, "find_ambiguity": True}
