@@ -22,11 +22,11 @@ from gnerf_ns.fields.hash_encoding import use_compiled_hash_grids
 from gnerf_ns.localize.scene import load_run, refined_poses
 from gnerf_ns.pose_search.image_renderer import RGB_OUTPUTS
 from gnerf_ns.report.contents import PoseFigures, ReportContents, ReportedImage, ShownCommand
-from gnerf_ns.report.page import PHOTO_SIDE, RENDERING_SIDE, check_place, write_report
+from gnerf_ns.report.page import PHOTO_SIDE, RENDERING_SIDE, REPORT, check_place, write_report
 from gnerf_ns.report.pictures import fitted_size, resized
 from gnerf_ns.runs.curves import Curves
 from gnerf_ns.training.pipeline import GNeRFPipeline
-from gnerf_ns.training.run_report import REPORT, report_contents, shown_curves
+from gnerf_ns.training.run_report import report_contents, shown_curves, title_of
 from gnerf_ns.training.run_summary import commands_after
 from gnerf_ns.utils.console import progress_display
 from gnerf_ns.utils.errors import InputError
@@ -62,13 +62,12 @@ class Report:
         if output is None:
             output = (run / POSES_FOLDER if is_ours else run) / REPORT
             check_place(output)
-        title = f"{config.experiment_name}, {config.method_name}, {config.timestamp}"
         if isinstance(pipeline, GNeRFPipeline):
             CONSOLE.print("Judging the poses, and drawing the images: a minute or two on a CPU.")
             pipeline.judge()
-            contents = report_contents(pipeline, run, title, max_rays=None)
+            contents = report_contents(pipeline, run, title_of(config), max_rays=None)
         else:
-            contents = contents_of_any(pipeline, run, title)
+            contents = contents_of_any(pipeline, run, title_of(config))
         write_report(output, contents)
         CONSOLE.print(f"{len(contents.images)} images: {output}", markup=False, highlight=False, soft_wrap=True)
 

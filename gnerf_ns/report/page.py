@@ -17,6 +17,9 @@ from gnerf_ns.report.pictures import DIFFERENCE_GAIN, difference, jpeg_uri
 from gnerf_ns.utils.disk import write_whole
 from gnerf_ns.utils.errors import InputError
 
+REPORT = "report.html"
+"""Its usual name."""
+
 PHOTO_SIDE, RENDERING_SIDE = 320, 160
 """Longer sides of the photo, which opens larger on a click, and of the pictures beside it, in pixels."""
 PHOTO_BYTES, RENDERING_BYTES = 33_000, 12_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Sequence, cast
+from typing import Any, List, NamedTuple, Optional, Sequence, cast
 
 import numpy as np
 import torch
@@ -41,9 +41,6 @@ from gnerf_ns.training.run_summary import (
 )
 from gnerf_ns.training.trust import worst_first
 from gnerf_ns.utils.console import tracked
-
-REPORT = "report.html"
-"""Its name, beside the poses."""
 
 CPU_RAYS = 600_000
 """All renderings of a report that a training writes have so many pixels, or about: a few percent of its time. On a CPU,
@@ -122,6 +119,15 @@ def remarks_on(pipeline: GNeRFPipeline) -> List[str]:
     if errors is not None:
         said.append(truth_sentence(errors, is_truth=pipeline.config.poses == "unknown"))
     return [sentence for sentence in said if trust.verdict is None or sentence != trust.verdict.sentence]
+
+
+def title_of(config: Any) -> str:
+    """What a run is called.
+
+    Args:
+        config: its `TrainerConfig`.
+    """
+    return f"{config.experiment_name}, {config.method_name}, {config.timestamp}"
 
 
 def rendering_side(image_set: ImageSet, count: int, max_rays: Optional[int]) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gnerf_ns.cameras.alignment import PoseErrors
 from gnerf_ns.data.image_set import ImageSet
+from gnerf_ns.report.page import REPORT
 from gnerf_ns.runs.lines import Line, shown_path
 from gnerf_ns.runs.progress_display import Phase
 from gnerf_ns.training.pose_status import PoseStatus
@@ -215,6 +216,7 @@ def places_lines(run: Path, poses_folder: str) -> List[Line]:
     commands = commands_after(shown_path(run)).values()
     lines = [
         Line(f"Poses: {poses / 'transforms.json'}, a plot of them: {poses / 'cameras.png'}", is_copied=True),
+        Line(f"All images, and how far each pose can be trusted: {poses / REPORT}", is_copied=True),
         Line("Go on with", "bold"),
         *(Line(f"  {command}", is_copied=True) for command in commands),
     ]
