@@ -28,6 +28,7 @@ from gnerf_ns.runs.curves import Curves
 from gnerf_ns.training.pipeline import GNeRFPipeline
 from gnerf_ns.training.run_report import report_contents, shown_curves, title_of
 from gnerf_ns.training.run_summary import commands_after
+from gnerf_ns.utils.checkpoints import find_checkpoint, step_of
 from gnerf_ns.utils.console import progress_display
 from gnerf_ns.utils.errors import InputError
 
@@ -64,7 +65,7 @@ class Report:
             check_place(output)
         if isinstance(pipeline, GNeRFPipeline):
             CONSOLE.print("Judging the poses, and drawing the images: a minute or two on a CPU.")
-            pipeline.judge()
+            pipeline.judge(step_of(find_checkpoint(run / config.relative_model_dir)))
             contents = report_contents(pipeline, run, title_of(config), max_rays=None)
         else:
             contents = contents_of_any(pipeline, run, title_of(config))

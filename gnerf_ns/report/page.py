@@ -126,7 +126,7 @@ def figure_words(figures: PoseFigures) -> List[Tuple[str, str]]:
         ("Belongs elsewhere", figures.alternative_probability, lambda value: f"probability {_percent(value)}"),
         ("Explained", figures.explained, lambda value: f"{max(0.0, value):.0%} of what it shows".replace("%", " %")),
     ]
-    words = [(name, said(value)) for name, value, said in known if not math.isnan(value)]
+    words = [(name, said(value)) for name, value, said in known if math.isfinite(value)]
     return words if figures.pose_from is None else [*words, ("Pose from", figures.pose_from)]
 
 
