@@ -167,7 +167,7 @@ def confidence_color(figures: PoseFigures) -> str:
 def _card(image: ReportedImage) -> Dict[str, Any]:
     pictures = [("photo", image.photo, PHOTO_BYTES)]
     if image.rendering is not None:
-        pictures.append(("rendering from its pose", image.rendering, RENDERING_BYTES))
+        pictures.append(("rendering", image.rendering, RENDERING_BYTES))
         pictures.append((f"difference, × {DIFFERENCE_GAIN}", difference(image.photo, image.rendering), RENDERING_BYTES))
     if image.alternative is not None:
         pictures.append(("rendering from the best other place", image.alternative, RENDERING_BYTES))

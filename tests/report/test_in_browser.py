@@ -159,7 +159,7 @@ def test_a_photo_opens_larger_by_keyboard_alone(wide: Watched):
     assert larger.bounding_box()["width"] > 2 * small
     assert page.locator("#larger figcaption").inner_text() == "photo of image 1.png"
     page.keyboard.press("ArrowRight")
-    assert page.locator("#larger figcaption").inner_text() == "rendering from its pose of image 1.png"
+    assert page.locator("#larger figcaption").inner_text() == "rendering of image 1.png"
     page.keyboard.press("Escape")
     assert not larger.is_visible()
 

@@ -102,7 +102,7 @@ def test_alternatives_are_shown_beside_the_others(reader: Reader):
     of_second = [caption for caption in captions if caption.endswith(" of image 1.png")]
     assert [caption.removesuffix(" of image 1.png") for caption in of_second] == [
         "photo",
-        "rendering from its pose",
+        "rendering",
         "difference, × 3",
         "rendering from the best other place",
     ]
