@@ -209,16 +209,15 @@ def _cloud(points: CloudPoints) -> Dict[str, Any]:
 
 
 def _thinned(curve: ShownCurve) -> Dict[str, Any]:
-    """At most so many points, each the median of its neighborhood: single batches are noisy."""
-    known = [(step, value) for step, value in zip(curve.steps, curve.values, strict=True) if math.isfinite(value)]
-    size = max(1, math.ceil(len(known) / MAX_CURVE_POINTS))
-    groups = [known[first : first + size] for first in range(0, len(known), size)]
-    middles: List[Tuple[int, float]] = [
-        (group[len(group) // 2][0], float(torch.tensor([value for _, value in group]).median())) for group in groups
+    """At most so many points, each the median of its neighborhood: single batches are noisy. A gap stays one."""
+    values = torch.tensor(curve.values, dtype=torch.float64)
+    size = max(1, math.ceil(len(values) / MAX_CURVE_POINTS))
+    middles = [
+        float(group[group.isfinite()].median()) if group.isfinite().any() else None for group in values.split(size)
     ]
     return {
         "name": curve.name,
-        "steps": [step for step, _ in middles],
-        "values": [float(f"{value:.5g}") for _, value in middles],
+        "steps": [curve.steps[min(first + size // 2, len(values) - 1)] for first in range(0, len(values), size)],
+        "values": [None if value is None else float(f"{value:.5g}") for value in middles],
         "isLogarithmic": curve.is_logarithmic,
     }

@@ -136,13 +136,14 @@ def test_what_is_drawn(reader: Reader):
     assert plots["curves"][1]["values"][-1] == pytest.approx(29.95, abs=0.1)
 
 
-def test_long_curves_are_thinned_and_gaps_left_out():
-    values = [math.nan if step < 1000 else float(step) for step in range(10_000)]
+def test_long_curves_are_thinned_and_gaps_stay():
+    values = [math.nan if 1000 <= step < 3000 else float(step) for step in range(10_000)]
     contents = ReportContents("a run", [], curves=[ShownCurve("Loss", range(10_000), values)])
     (curve,) = json.loads(Reader(report_html(contents)).scripts[0])["curves"]
     assert len(curve["steps"]) == len(curve["values"]) <= MAX_CURVE_POINTS
-    assert min(curve["values"]) >= 1000.0
-    assert all(abs(step - value) <= 30.0 for step, value in zip(curve["steps"], curve["values"], strict=True))
+    for step, value in zip(curve["steps"], curve["values"], strict=True):
+        assert abs(step - value) <= 35.0 if value is not None else 1000 <= step < 3035
+    assert 50 < curve["values"].count(None) < 70
 
 
 def test_a_run_of_which_little_is_known():

@@ -20,7 +20,7 @@ def decoded(uri: str) -> np.ndarray:
     [((640, 480), 160, (160, 120)), ((100, 100), 160, (100, 100)), ((3, 3000), 160, (1, 160))],
 )
 def test_pictures_are_shrunk_and_never_enlarged(size, side, fitted):
-    assert fitted_size(*size, side) == fitted
+    assert fitted_size(size[0], size[1], side) == fitted
 
 
 def test_shrinking_averages():
