@@ -33,7 +33,7 @@ from training import RENDERINGS, machine, run, table_head, table_row, train_and_
 from gnerf_ns.cameras.alignment import pose_errors
 
 COLUMNS = [
-    *("set", "with a pose", "under 5°", "median °", "max °", "max of trusted °", "doubtful"),
+    *("set", "with a pose", "under 5°", "median °", "max °", "max of trusted °", "flagged"),
     *("psnr", "psnr_aligned", "train s", "train CPU s"),
 ]
 MAX_PHOTOS = 8
@@ -188,9 +188,9 @@ def poses_by_name(frames: List[Dict[str, Any]]) -> Dict[str, Float[Tensor, "3 4"
 
 
 def of_poses(frames: List[Dict[str, Any]], reference: Optional[Dict[str, Float[Tensor, "3 4"]]]) -> Dict[str, float]:
-    """How many images have a pose, how many of those are named doubtful, and errors where they can be known."""
-    doubtful = [bool(frame.get("doubtful")) for frame in frames]
-    figures: Dict[str, float] = {"posed": len(frames), "doubtful": sum(doubtful)}
+    """How many images have a pose, how many of those are named flagged, and errors where they can be known."""
+    flagged = [bool(frame.get("flagged")) for frame in frames]
+    figures: Dict[str, float] = {"posed": len(frames), "flagged": sum(flagged)}
     if reference is None or len(frames) < 3:  # too few to align
         return figures
     found = poses_by_name(frames)
@@ -204,8 +204,8 @@ def of_poses(frames: List[Dict[str, Any]], reference: Optional[Dict[str, Float[T
         rotation_error_deg_max=float(degrees.max()),
         rotation_under_5deg=int((degrees < 5.0).sum()),
     )
-    if not all(doubtful):
-        figures["trusted_rotation_error_deg_max"] = float(degrees[~torch.tensor(doubtful)].max())
+    if not all(flagged):
+        figures["trusted_rotation_error_deg_max"] = float(degrees[~torch.tensor(flagged)].max())
     return figures
 
 
@@ -222,7 +222,7 @@ def cells(name: str, result: Dict[str, Any]) -> List[str]:
         figure("rotation_error_deg_median", ".2f"),
         figure("rotation_error_deg_max", ".2f"),
         figure("trusted_rotation_error_deg_max", ".2f"),
-        str(result["doubtful"]),
+        str(result["flagged"]),
         figure("psnr", ".2f"),
         figure("psnr_aligned", ".2f"),
         figure("wall_s", ".0f"),

@@ -36,13 +36,14 @@ def free_motions(camera_to_worlds: Float[Tensor, "n 3 4"], codec: PoseCodec) -> 
 
     Args:
         camera_to_worlds: where cameras are.
-        codec: what a pose may be. Three numbers where cameras look at the origin, in radii; else six, in radians and
-            radii.
+        codec: what a pose may be. Three numbers where cameras look at the origin, in radii; else six: turns around the
+            origin, which change least of what is seen, in radians, and shifts, in radii.
     """
     poses = camera_to_worlds.detach().double()
     if codec.mode == "free":
-        scales = poses.new_tensor([1.0, 1.0, 1.0, codec.radius, codec.radius, codec.radius])
-        return torch.diag(scales).expand(len(poses), 6, 6)
+        identity = torch.eye(3).to(poses).expand(len(poses), 3, 3)
+        turns = torch.cat([identity, -_cross_matrices(poses[..., 3])], dim=1)
+        return torch.cat([turns, torch.cat([torch.zeros_like(identity), codec.radius * identity], dim=1)], dim=2)
     codes = codec.encode(poses)
     before, columns = codec.decode(codes), []
     for axis in torch.eye(3).to(codes):

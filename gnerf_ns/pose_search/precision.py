@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gnerf_ns.cameras.pose_covariance import PoseSigmas, moved, single_sigmas
+from gnerf_ns.cameras.pose_covariance import PRIOR_RAD, PoseSigmas, moved, single_sigmas
 from gnerf_ns.cameras.rays import rays_from_poses
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.pose_search.image_renderer import RAYS_PER_CHUNK, ImageRenderer
@@ -26,8 +26,8 @@ CELLS = 8
 STEP = 0.01
 """Of the numeric derivative of colors, in radians and camera distances: about half a pixel. A field's own derivatives
 are those of its finest cells."""
-LEAST_INFORMATION = 1e-9
-"""Relative to the largest: what an image tells less of, it does not tell."""
+LEAST_NOISE = 0.01
+"""Standard deviation of colors in [0, 1] at least: an image of one color tells nothing, however well it is shown."""
 
 
 @torch.no_grad()
@@ -82,5 +82,8 @@ def _covariance(
     information = torch.einsum("pci,pcj->ij", slopes, slopes)
     of_pixels = torch.einsum("pci,pc->pi", slopes, errors)
     of_cells = of_pixels.new_zeros(CELLS**2, slopes.shape[2]).index_add(0, cells, of_pixels)
-    inverse = torch.linalg.pinv(information, rtol=LEAST_INFORMATION, hermitian=True)
-    return inverse @ (of_cells.mT @ of_cells) @ inverse
+    # What is known before: as much as so many further errors of the usual size tell.
+    variance = max(float(errors.square().mean()) if len(errors) else 0.0, LEAST_NOISE**2)
+    before = variance / PRIOR_RAD**2 * torch.eye(len(information)).to(information)
+    inverse = torch.linalg.inv(information + before)
+    return inverse @ (of_cells.mT @ of_cells + variance * before) @ inverse

@@ -8,13 +8,13 @@ before it is at the best place.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Tuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gnerf_ns.cameras.pose_covariance import free_motions, joint_sigmas
+from gnerf_ns.cameras.pose_covariance import PoseSigmas, free_motions, joint_sigmas
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.pose_search.alternatives import find_alternatives
 from gnerf_ns.pose_search.pose_search import PoseSearch
@@ -23,12 +23,19 @@ from gnerf_ns.training.epipolar import EpipolarObjective
 from gnerf_ns.training.objective import TrainingScene
 from gnerf_ns.training.pose_information import MAX_TOGETHER, color_information, match_information
 
-COLOR_WEIGHT, MATCH_WEIGHT = 0.3, 0.25
-"""What colors and matches tell counts for so much of what it would if all errors were independent."""
-
-
-LEAST_PROGRESS, PROGRESS_POWER = 0.02, 1.3
-"""Colors count for less where training was stopped early, and poses have not come to where colors want them."""
+COLOR_WEIGHT, COLOR_IMAGES = 0.3, 3.0
+"""What colors tell of all poses together counts for so much of what it would if all errors were independent; and for no
+more than that of so many images: what a field shows wrong is the same for all of them, and more do not average it out.
+"""
+MATCH_WEIGHT = 0.25
+"""The same of matches: a point that is seen in several images is in many pairs."""
+JOINT_FACTOR = 1.5
+"""On what comes of both together,"""
+OWN_FACTOR, OWN_FACTOR_EARLY = 0.7, 1.0
+"""and on how sharply each image alone tells its pose in the field as it is: training ends before every pose is at the
+best place. The latter where training was stopped early."""
+MATCHED_FACTOR = 2.0 * JOINT_FACTOR
+"""Poses that matches tell alone are no less sure than so many times of what these say: they were held there."""
 
 
 class Confidence(NamedTuple):
@@ -56,25 +63,40 @@ def training_confidence(
         epipolar: has the matches.
         progress: how much of phase B was trained, of what its schedule has.
     """
-    color_weight = COLOR_WEIGHT * ((progress + LEAST_PROGRESS) / (1.0 + LEAST_PROGRESS)) ** PROGRESS_POWER
-    poses, count = scene.cameras().detach(), len(scene.cameras)
-    images, coords = epipolar.believed_matches
-    rotation, translation = poses.new_zeros(count), poses.new_zeros(count)
+    poses, count = scene.cameras.poses("train"), len(scene.cameras)
     num_parts = math.ceil(count / MAX_TOGETHER)
-    for part in range(num_parts):
-        some = torch.arange(part, count, num_parts, device=poses.device)
-        place = torch.full((count,), -1, device=poses.device)
-        place[some] = torch.arange(len(some), device=poses.device)
-        among = (place[images] >= 0).all(dim=1)
-        image_set, own = scene.image_set[some] if num_parts > 1 else scene.image_set, poses[some]
-        information = color_weight * color_information(scene.model, image_set, own) + MATCH_WEIGHT * match_information(
-            image_set.directions, place[images[among]], coords[among], own
-        )
-        sigmas = joint_sigmas(information, free_motions(own, search.codec), own)
-        rotation[some], translation[some] = sigmas
+    parts = [torch.arange(first, count, num_parts, device=poses.device) for first in range(num_parts)]
+    rotation, shift = torch.zeros_like(poses[:, 0, 0]), torch.zeros_like(poses[:, 0, 0])
+    own_factor = OWN_FACTOR if progress >= 1.0 else OWN_FACTOR_EARLY
+    for part in parts:
+        own = color_sigmas(search.renderer, scene.image_set[part], poses[part], free_motions(poses[part], search.codec))
+        joint, matched = _joint_sigmas(scene, search, epipolar, part)
+        for whole, values in zip((rotation, shift), zip(own, joint, matched, strict=True), strict=True):
+            both = (JOINT_FACTOR * values[1]).hypot(own_factor * values[0])
+            whole[part] = torch.minimum(both, MATCHED_FACTOR * values[2])
     alternatives, exists = find_alternatives(search, scene.image_set, poses)
-    distance = torch.linalg.vector_norm(poses[..., 3], dim=-1).median()
-    return Confidence(rotation, translation / distance, alternatives, exists)
+    return Confidence(rotation, shift / _distance(poses), alternatives, exists)
+
+
+def _joint_sigmas(
+    scene: TrainingScene, search: PoseSearch, epipolar: EpipolarObjective, part: Int[Tensor, "part"]
+) -> Tuple[PoseSigmas, PoseSigmas]:
+    """By colors and matches of some images, and by matches alone."""
+    poses, (images, coords) = scene.cameras.poses("train"), epipolar.believed_matches
+    place = torch.full((len(poses),), -1, device=poses.device)
+    place[part] = torch.arange(len(part), device=poses.device)
+    among = (place[images] >= 0).all(dim=1)
+    image_set, own = scene.image_set[part], poses[part]
+    motions = free_motions(own, search.codec)
+    by_matches = MATCH_WEIGHT * match_information(image_set.directions, place[images[among]], coords[among], own)
+    weight = min(COLOR_WEIGHT, COLOR_IMAGES / len(part))
+    by_colors = weight * color_information(scene.model, image_set, own)
+    return joint_sigmas(by_colors + by_matches, motions, own), joint_sigmas(by_matches, motions, own)
+
+
+def _distance(camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, ""]:
+    """Of cameras from the origin, in scene units."""
+    return torch.linalg.vector_norm(camera_to_worlds[..., 3], dim=-1).median()
 
 
 @torch.no_grad()
@@ -90,12 +112,11 @@ def held_out_confidence(
         of_training: of the images that it was trained on.
     """
     motions = free_motions(camera_to_worlds, search.codec)
-    rotation, translation = color_sigmas(search.renderer, image_set, camera_to_worlds, motions)
-    distance = torch.linalg.vector_norm(camera_to_worlds[..., 3], dim=-1).median()
+    rotation, shift = color_sigmas(search.renderer, image_set, camera_to_worlds, motions)
     alternatives, exists = find_alternatives(search, image_set, camera_to_worlds)
     return Confidence(
-        (rotation.square() + of_training.rotation_sigma_deg.median().square()).sqrt(),
-        ((translation / distance).square() + of_training.translation_sigma_relative.median().square()).sqrt(),
+        rotation.hypot(of_training.rotation_sigma_deg.median()),
+        (shift / _distance(camera_to_worlds)).hypot(of_training.translation_sigma_relative.median()),
         alternatives,
         exists,
     )

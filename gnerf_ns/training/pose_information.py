@@ -9,7 +9,7 @@ ring of cameras, then come out as unsure as they are.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Tuple
+from typing import List, NamedTuple, Tuple
 
 import roma
 import torch
@@ -51,6 +51,11 @@ MATCH_OUTLIER = 5.0
 """Matches that miss each other by more than so many standard deviations are wrong."""
 MAX_MATCHES = 60_000
 """Of more, a random part is looked at and counts for all."""
+
+
+NOISE_IN_SLOPES = 0.375 * 0.15625
+"""Variance of the slope of smoothed white noise, along a pixel, of that of the noise: sums of squares of the kernels
+1 2 1 across, and 1 2 0 -2 -1 along."""
 
 
 class _Sightings(NamedTuple):
@@ -182,11 +187,12 @@ def _information(
     seen: _Sightings,
 ) -> Float[Tensor, "six_n six_n"]:
     count, num_points = len(camera_to_worlds), len(points)
-    colors, slopes = _sampled(image_set, background, seen)
+    colors, slopes, noise = _sampled(image_set, background, seen)
     is_kept, variance = _agreeing(colors, seen.points, num_points)
     weights = is_kept.to(colors) / variance
     per_point = _sum_of_rows(is_kept.to(colors)[:, None], seen.points, num_points).clamp_min(1.0)[:, 0]
 
+    slopes = _without_noise(slopes, noise, seen.points, num_points)
     of_motion, of_place = _coordinate_slopes(image_set, camera_to_worlds, seen)
     by_pose = slopes @ of_motion  # how colors change with the camera's motion,
     by_place = slopes @ of_place  # and with the point's
@@ -213,23 +219,59 @@ def _information(
 
 def _sampled(
     image_set: ImageSet, background: Float[Tensor, "3"], seen: _Sightings
-) -> Tuple[Float[Tensor, "sightings 3"], Float[Tensor, "sightings 3 2"]]:
-    """Colors of smoothed images where points are seen, and their slopes in the coordinates."""
+) -> Tuple[Float[Tensor, "sightings 3"], Float[Tensor, "sightings 3 2"], Float[Tensor, "2"]]:
+    """Colors of smoothed images where points are seen, their slopes in the coordinates, and the variances that noise
+    gives these."""
     height, width = image_set.size_at(COMPARED_SIDE)
     images = image_set.resized(height, width, background)
-    kernel = torch.tensor([0.25, 0.5, 0.25]).to(images)
-    padded = functional.pad(images, (2, 2, 2, 2), mode="replicate").flatten(0, 1)[:, None]
-    smooth = functional.conv2d(padded, (kernel[:, None] * kernel)[None, None])[:, 0].unflatten(0, (-1, 3))
+    padded = functional.pad(images, (2, 2, 2, 2), mode="replicate")
+    smooth = _convolved(padded, [0.25, 0.5, 0.25])
     # Half a difference of neighbors but one, in pixels; an image is two units wide.
     across = 0.25 * width * (smooth[..., 1:-1, 2:] - smooth[..., 1:-1, :-2])
     along = 0.25 * height * (smooth[..., 2:, 1:-1] - smooth[..., :-2, 1:-1])
-    whole = torch.cat([smooth[..., 1:-1, 1:-1], across, along], dim=1)
-    values = seen.coords.new_zeros(len(seen.coords), 9)
+    # What is left without anything that is plane is mostly noise (Immerkaer 1996).
+    unruly = _convolved(padded, [1.0, -2.0, 1.0]).abs()
+    whole = torch.cat([each[..., 1:-1, 1:-1] for each in (smooth, unruly)] + [across, along], dim=1)
+    values = seen.coords.new_zeros(len(seen.coords), whole.shape[1])
     for index in range(len(images)):
         rows = (seen.cameras == index).nonzero()[:, 0]
         found = functional.grid_sample(whole[index][None], seen.coords[rows][None, None], align_corners=False)
         values[rows] = found[0, :, 0].mT
-    return values[:, :3], torch.stack([values[:, 3:6], values[:, 6:]], dim=-1)
+    colors, unruly, across, along = values.split(3, dim=1)
+    # The median, since texture is unruly here and there; of white noise it is 0.6745 standard deviations of 6 times it.
+    variance = (float(unruly.median()) / (0.6745 * 6.0)) ** 2 if len(values) else 0.0
+    noise = NOISE_IN_SLOPES * variance * torch.tensor([width**2 / 4, height**2 / 4]).to(values)
+    return colors, torch.stack([across, along], dim=-1), noise
+
+
+def _convolved(
+    images: Float[Tensor, "n 3 height width"], kernel: List[float]
+) -> Float[Tensor, "n 3 less_high less_wide"]:
+    """With a kernel across, and the same along."""
+    line = torch.tensor(kernel).to(images)
+    return functional.conv2d(images.flatten(0, 1)[:, None], (line[:, None] * line)[None, None])[:, 0].unflatten(
+        0, (-1, 3)
+    )
+
+
+def _without_noise(
+    slopes: Float[Tensor, "sightings 3 2"],
+    noise: Float[Tensor, "2"],
+    points: Int[Tensor, "sightings"],
+    num_points: int,
+) -> Float[Tensor, "sightings 3 2"]:
+    """Slopes of color, smaller by what noise alone adds to their squares: it would seem to hold cameras in place.
+
+    Args:
+        slopes: in the coordinates.
+        noise: variance of each by noise.
+        points: the point that each is of: what all who see it say of its slopes counts.
+        num_points: how many points there are.
+    """
+    squares = (slopes.square() / noise.clamp_min(1e-12)).sum(dim=(1, 2))
+    sums = _sum_of_rows(torch.stack([squares, torch.full_like(squares, 6.0)], dim=1), points, num_points)
+    shares = (1.0 - sums[:, 1] / sums[:, 0].clamp_min(1e-12)).clamp_min(0.0)
+    return slopes * shares.sqrt()[points][:, None, None]
 
 
 def _agreeing(

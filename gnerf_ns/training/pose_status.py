@@ -44,6 +44,10 @@ BY_HEART_SHARE = 0.2
 """A field that leaves more of held-out images unexplained, and `DOUBTFUL_RATIO` times what it leaves of others, knows
 these by heart. Right fields leave 2 to 9 %, also of a dozen images."""
 
+USUAL_DOUBT = 0.1
+"""A field that shows the typical image so well from elsewhere that this is more likely does not tell places apart. Of
+right runs it is at most 0.01; of runs whose poses are all wrong, 0.2 and more."""
+SHOWN_ELSEWHERE = "The field shows most images nearly as well from elsewhere: do not trust their poses."
 SHOWN_BADLY = "The field does not show most images from their poses: do not trust them, nor the field."
 
 FOUND_BY_FIELD = (PoseOrigin.APPEARANCE, PoseOrigin.LOOKED_UP, PoseOrigin.GROUP, PoseOrigin.DOUBTFUL_GROUP)
@@ -165,6 +169,12 @@ def shows_most_badly(statuses: Sequence[PoseStatus]) -> bool:
     return sum(status.explained < 1.0 - UNEXPLAINED_SHARE for status in statuses) > 0.5 * len(statuses)
 
 
+def shows_most_elsewhere(statuses: Sequence[PoseStatus]) -> bool:
+    """Whether the field shows a typical image about as well from quite another pose."""
+    known = [status.alternative_probability for status in statuses if math.isfinite(status.alternative_probability)]
+    return bool(known) and float(np.median(known)) > USUAL_DOUBT
+
+
 def knows_by_heart(statuses: Sequence[PoseStatus], held_out: Sequence[PoseStatus]) -> bool:
     """Whether the field explains far less of images that it was not trained on.
 
@@ -212,6 +222,8 @@ def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path], held_out: S
     is_bad, by_heart = shows_most_badly(statuses), knows_by_heart(statuses, held_out)
     if is_bad:
         said.append(SHOWN_BADLY)
+    elif shows_most_elsewhere(statuses):
+        said.append(SHOWN_ELSEWHERE)
     if by_heart:
         are_found = any(status.origin in FOUND_BY_FIELD for status in statuses)
         said.append(
@@ -226,8 +238,7 @@ def sentences(statuses: Sequence[PoseStatus], files: Sequence[Path], held_out: S
     if doubtful and not is_bad:
         alone = ", or nothing but that field speaks for them" if by_heart else ""
         said.append(
-            "Doubtful, since the field shows them badly from their poses, or as well from elsewhere, or matches "
-            "contradict each other or are few"
-            f"{alone}: {named(doubtful)}."
+            "Flagged, since the field shows them badly from their poses, or about as well from elsewhere, or they may "
+            f"be off by some degrees{alone}: {named(doubtful)}."
         )
     return said

@@ -18,10 +18,12 @@ from gnerf_ns.training.objective import TrainingScene
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import (
     SHOWN_BADLY,
+    SHOWN_ELSEWHERE,
     PoseStatus,
     knows_by_heart,
     pose_statuses,
     shows_most_badly,
+    shows_most_elsewhere,
     sides_are_alike,
     without_the_field,
 )
@@ -75,6 +77,8 @@ def verdict_of(statuses: Sequence[PoseStatus], held_out: Sequence[PoseStatus], e
         return Verdict("failed", PHASE_A_FAILED)
     if shows_most_badly(statuses):
         return Verdict("failed", SHOWN_BADLY)
+    if shows_most_elsewhere(statuses):
+        return Verdict("failed", SHOWN_ELSEWHERE)
     flagged = sum(status.is_flagged for status in statuses)
     if knows_by_heart(statuses, held_out):
         return Verdict("doubtful", "The field shows held-out images much worse than others: look at the poses.")
@@ -164,7 +168,8 @@ class Trust(nn.Module):
             statuses["eval"] = pose_statuses(
                 search.costs, held_out, poses, leave_out.eval_origins, confidence, are_alike
             )
-        if shows_most_badly(statuses["train"]) or knows_by_heart(statuses["train"], statuses.get("eval", [])):
+        train, eval_statuses = statuses["train"], statuses.get("eval", [])
+        if shows_most_badly(train) or shows_most_elsewhere(train) or knows_by_heart(train, eval_statuses):
             return {split: without_the_field(each) for split, each in statuses.items()}
         return statuses
 

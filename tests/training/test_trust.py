@@ -1,0 +1,110 @@
+"""What is said of a run is in its checkpoints, in its poses, and in what `ns-eval` says."""
+
+import json
+from pathlib import Path
+from typing import Any, Dict
+
+import pytest
+import torch
+from nerfstudio.utils.eval_utils import eval_setup
+from tiny_run import build_trainer, pipeline_config, trainer_config
+
+from gnerf_ns.training.pipeline import GNeRFPipeline
+from gnerf_ns.training.placement import PoseOrigin
+from gnerf_ns.training.pose_status import PoseStatus
+from gnerf_ns.training.trainer import GNeRFTrainerConfig
+from gnerf_ns.training.trust import worst_first
+from gnerf_ns.utils.checkpoints import TRUST_KEY
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_scene: Path, tmp_path_factory) -> GNeRFTrainerConfig:
+    config = trainer_config(tiny_scene, tmp_path_factory.mktemp("trained"), "transport")
+    build_trainer(config).train()
+    return config
+
+
+def loaded(config: GNeRFTrainerConfig) -> GNeRFPipeline:
+    _, pipeline, _, _ = eval_setup(config.get_base_dir() / "config.yml")
+    assert isinstance(pipeline, GNeRFPipeline)
+    return pipeline
+
+
+def test_what_is_in_the_checkpoint_is_what_is_beside_the_poses(trained: GNeRFTrainerConfig):
+    trust = loaded(trained).trust
+    assert trust.verdict is not None and {split: len(each) for split, each in trust.statuses.items()} == {
+        "train": 7,
+        "eval": 2,
+    }
+    meta = json.loads((trained.get_base_dir() / "estimated_poses" / "transforms.json").read_text())
+    written = [*trust.statuses["train"], *trust.statuses["eval"]]
+    for frame, status in zip(meta["frames"], written, strict=True):
+        assert {name: frame[name] for name in status.entries} == status.entries
+        assert frame["rotation_sigma_deg"] > 0.0 and frame["translation_sigma_relative"] > 0.0
+        assert 0.0 <= frame["alternative_probability"] <= 1.0 and isinstance(frame["flagged"], bool)
+
+
+def test_a_run_is_judged_the_same_again(trained: GNeRFTrainerConfig):
+    pipeline = loaded(trained)
+    before, verdict = pipeline.trust.statuses, pipeline.trust.verdict
+    state = torch.get_rng_state()
+    pipeline.trust.clear()
+    pipeline.judge()
+    assert pipeline.trust.verdict == verdict
+    for split, statuses in pipeline.trust.statuses.items():
+        for now, then in zip(statuses, before[split], strict=True):
+            assert now.rotation_sigma_deg == pytest.approx(then.rotation_sigma_deg, rel=1e-3)
+            assert now.alternative_probability == pytest.approx(then.alternative_probability, abs=0.1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_checkpoint_of_before_is_loaded_and_judged_when_that_is_asked(tiny_scene: Path, trained: GNeRFTrainerConfig):
+    state: Dict[str, Any] = torch.load(trained.get_checkpoint_dir() / "step-000000011.ckpt")["pipeline"]
+    del state[TRUST_KEY]
+    pipeline = pipeline_config(tiny_scene, "transport").setup(device="cpu", test_mode="inference")
+    pipeline.load_pipeline(state, 11)
+    assert pipeline.trust.verdict is None and not pipeline.trust.statuses
+    pipeline.judge()
+    assert pipeline.trust.verdict is not None and len(pipeline.trust.statuses["train"]) == 7
+
+
+def test_nothing_is_said_of_held_out_images_at_other_poses(trained: GNeRFTrainerConfig):
+    pipeline = loaded(trained)
+    pipeline.trust.forget_other_held_out(int(pipeline.cameras.eval_step))
+    assert "eval" in pipeline.trust.statuses
+    pipeline.trust.forget_other_held_out(5)
+    assert "eval" not in pipeline.trust.statuses and len(pipeline.trust.statuses["train"]) == 7
+
+
+def test_ns_eval_says_the_verdict_and_who_is_flagged(trained: GNeRFTrainerConfig):
+    pipeline = loaded(trained)
+    metrics = pipeline.get_average_eval_image_metrics()
+    assert pipeline.trust.verdict is not None
+    assert metrics["verdict"] == pipeline.trust.verdict.level
+    assert metrics["verdict_sentence"] == pipeline.trust.verdict.sentence
+    everyone = [*pipeline.trust.statuses["train"], *pipeline.trust.statuses["eval"]]
+    assert len(metrics["flagged"]) == sum(status.is_flagged for status in everyone)
+    assert metrics["rotation_sigma_deg_median"] > 0.0
+    json.dumps(metrics)
+
+
+def test_while_it_is_trained_nothing_is_said(tiny_scene: Path, tmp_path: Path):
+    trainer = build_trainer(trainer_config(tiny_scene, tmp_path, "transport"))
+    trainer.save_checkpoint(3)
+    assert trainer.pipeline.trust.verdict is None and not trainer.pipeline.trust.statuses
+    meta = json.loads((trainer.base_dir / "estimated_poses" / "transforms.json").read_text())
+    assert "flagged" not in meta["frames"][0]
+
+
+def test_flagged_images_come_first_then_those_that_are_least_sure():
+    def status(is_flagged: bool, sigma: float, probability: float) -> PoseStatus:
+        return PoseStatus(PoseOrigin.MATCHES, 0.9, is_flagged, sigma, 0.01, probability)
+
+    statuses = [
+        status(False, 0.1, 0.0),
+        status(True, 0.1, 0.2),
+        status(False, 0.3, 0.0),
+        status(False, 0.1, 0.1),
+        status(True, 0.1, 0.9),
+    ]
+    assert worst_first(statuses) == [4, 1, 3, 2, 0]
