@@ -15,6 +15,7 @@ from gnerf_ns.data.dataparser import UnposedDataParserConfig
 from gnerf_ns.demo.command import Demo
 from gnerf_ns.localize.command import Localize
 from gnerf_ns.localize.localizer import LocalizerConfig
+from gnerf_ns.localize.report_command import Report
 from gnerf_ns.noposplat.command import Splat
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +32,7 @@ CODE = re.compile(r"^```sh\n(.*?)^```\n|`([^`]+)`", re.MULTILINE | re.DOTALL)
 COMMANDS = {
     "gnerf-demo": (Demo(),),
     "gnerf-localize": (Localize(Path(), Path()), LocalizerConfig()),  # whose options have no prefix
+    "gnerf-report": (Report(Path()),),
     "gnerf-splat": (Splat(),),
     "unposed-data": (UnposedDataParserConfig(),),
 }

@@ -36,7 +36,7 @@ LAYERS = (
     {"data"},
     {"fields", "matching", "runs", "scenes", "splats", "viewing"},
     {"models"},
-    {"export", "pose_search"},
+    {"export", "pose_search", "report"},
     {"training"},
     {"localize"},
     {"noposplat"},

@@ -32,18 +32,29 @@ QUANTITIES = (("azimuth (°)", 0.0), ("elevation (°)", 1.0), ("distance (relati
 """Names of the histograms, and the margin beside the values in each."""
 
 
-def _frusta(camera_to_worlds: Float[Tensor, "n 3 4"], depth: float) -> Float[np.ndarray, "n 6 3"]:
+def frusta(camera_to_worlds: Float[Tensor, "n 3 4"], depth: float) -> Float[np.ndarray, "n 6 3"]:
     """World positions of each camera's `FRUSTUM_CORNERS`, then of its center."""
     corners = depth * camera_to_worlds.new_tensor([*FRUSTUM_CORNERS, (0.0, 0.0, 0.0)])
     points = torch.einsum("nij,kj->nki", camera_to_worlds[..., :3], corners) + camera_to_worlds[:, None, :, 3]
     return points.numpy()
 
 
+def frustum_depth(camera_to_worlds: Float[Tensor, "n 3 4"], crowd: int) -> float:
+    """How deep frusta are to be drawn, in scene units: the more cameras, the smaller, so that they are told apart.
+
+    Args:
+        camera_to_worlds: all cameras.
+        crowd: how many of them stand among each other.
+    """
+    distance = float(torch.linalg.vector_norm(camera_to_worlds[..., 3], dim=-1).median())
+    return max(distance, 1e-6) * min(0.15, 0.65 / crowd**0.5)
+
+
 def _draw_cameras(axes: "Axes3D", camera_to_worlds: Float[Tensor, "n 3 4"], depth: float, color: str) -> None:
     """Draw pyramids with a shaded image plane and a tick on its upper side."""
     from mpl_toolkits.mplot3d.art3d import Line3DCollection, Poly3DCollection
 
-    points = _frusta(camera_to_worlds, depth)
+    points = frusta(camera_to_worlds, depth)
     sides = [(0, 5), (1, 5), (2, 5), (3, 5), (2, 4), (3, 4)]
     axes.add_collection3d(Line3DCollection(points[:, np.array(sides)].reshape(-1, 2, 3), colors=color, linewidths=0.6))
     faces = Poly3DCollection(list(points[:, :4]), edgecolors=color, linewidths=0.8)
@@ -135,11 +146,8 @@ def plot_groups(
     from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
     everything = torch.cat([group.camera_to_worlds for group in groups])
-    # The more cameras, the smaller their frusta, so that they do not cover each other.
-    distance = float(torch.linalg.vector_norm(everything[..., 3], dim=-1).median())
-    crowd = max(len(group.camera_to_worlds) for group in groups)
-    depth = max(distance, 1e-6) * min(0.15, 0.65 / crowd**0.5)
-    drawn = np.concatenate([_frusta(everything, depth).reshape(-1, 3), np.zeros((1, 3))])
+    depth = frustum_depth(everything, max(len(group.camera_to_worlds) for group in groups))
+    drawn = np.concatenate([frusta(everything, depth).reshape(-1, 3), np.zeros((1, 3))])
     low, high = drawn.min(axis=0), drawn.max(axis=0)
 
     figure = Figure(figsize=(12.0, 6.6), dpi=110, facecolor="white")

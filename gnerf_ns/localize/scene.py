@@ -161,7 +161,7 @@ class TrainedScene:
             dataset = UnposedDataset(outputs, max_image_side=TRAINING_SIDE)
             world = world_frame_of(getattr(datamanager, "dataparser", None), outputs)
         cameras = dataset.cameras.to(device)
-        poses = _refined(model, cameras.camera_to_worlds)
+        poses = refined_poses(model, cameras.camera_to_worlds)
         learned = _learned_cameras(pipeline)
         background = None if outputs.alpha_color is None else torch.as_tensor(outputs.alpha_color).float()
         return cls(
@@ -186,7 +186,7 @@ def _learned_cameras(pipeline: Pipeline) -> Optional[LearnedCameras]:
     return cameras if isinstance(cameras, LearnedCameras) else None
 
 
-def _refined(model: Model, camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n 3 4"]:
+def refined_poses(model: Model, camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n 3 4"]:
     """Training poses as the model's own camera optimizer has corrected them, if it has one."""
     optimizer = getattr(model, "camera_optimizer", None)
     if optimizer is None or optimizer.config.mode == "off":

@@ -16,6 +16,7 @@ from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from gnerf_ns.runs.claimed_folders import give_up
+from gnerf_ns.runs.curves import Curves
 from gnerf_ns.runs.interrupts import Interrupts, StoppedAfterStep
 from gnerf_ns.runs.lines import Line, resume_command, say, shown_path
 from gnerf_ns.runs.progress_display import ProgressWriter, Watched, installed_writer
@@ -50,6 +51,7 @@ class WholeRunTrainer(Trainer):
         # The viewer takes turns with the steps.
         self.train_lock = FairLock()  # pyright: ignore[reportAttributeAccessIssue]
         self._interrupts = Interrupts()
+        self._curves = Curves()
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build everything; a run that cannot begin, or is interrupted before it does, leaves no folder.
@@ -91,6 +93,8 @@ class WholeRunTrainer(Trainer):
         self.config.check_resumed()
         if self.config.is_resumed:
             super()._load_checkpoint()
+            if self.config.load_dir is not None:
+                self._curves = Curves.read(self.config.load_dir.parent).before(self._start_step)
 
     def train(self) -> None:
         """Train up to `max_num_iterations` in all; nerfstudio would add that many to a resumed run.
@@ -138,6 +142,12 @@ class WholeRunTrainer(Trainer):
             self._say_nothing_more()
             self.save_checkpoint(self.step)
             raise KeyboardInterrupt from None
+
+    def train_iteration(self, step: int) -> Any:
+        """As nerfstudio's; what it returns is kept for curves, too."""
+        loss, losses, metrics = super().train_iteration(step)
+        self._curves.add(step, loss, metrics)
+        return loss, losses, metrics
 
     @contextmanager
     def _explaining_the_disk(self) -> Iterator[None]:
@@ -237,6 +247,7 @@ class WholeRunTrainer(Trainer):
                 super().save_checkpoint(step)
             final_folder.mkdir(parents=True, exist_ok=True)
             os.replace(written / name, final_folder / name)
+            self._curves.write(self.base_dir)
         finally:
             self.checkpoint_dir = final_folder
             shutil.rmtree(written, ignore_errors=True)

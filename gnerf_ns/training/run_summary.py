@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 from jaxtyping import Float
 from torch import Tensor
 
+from gnerf_ns.cameras.alignment import PoseErrors
 from gnerf_ns.data.image_set import ImageSet
+from gnerf_ns.report.page import REPORT
 from gnerf_ns.runs.lines import Line, shown_path
 from gnerf_ns.runs.progress_display import Phase
 from gnerf_ns.training.pose_status import PoseStatus
@@ -140,6 +142,22 @@ class Outcome(NamedTuple):
     """Further sentences about the poses."""
 
 
+def truth_sentence(errors: PoseErrors, is_truth: bool) -> str:
+    """How far poses are from those that came with the images.
+
+    Args:
+        errors: of the training images.
+        is_truth: whether training never saw these.
+    """
+    summary = errors.summary()
+    against = "Against the true poses, which training never saw" if is_truth else "From the poses that were given"
+    return (
+        f"{against}: rotation error {summary['rotation_error_deg_median']:.2f}° in the median, "
+        f"{summary['rotation_error_deg_max']:.2f}° at most, {summary['rotation_under_5deg']:.0%} under 5°"
+        + (", and the solution is mirrored." if errors.mirrored else ".")
+    )
+
+
 STYLES = {"good": "bold green", "doubtful": "bold yellow", "failed": "bold red"}
 HEADINGS = {"good": "Done", "doubtful": "Done, but with doubts,", "failed": "FAILED"}
 
@@ -170,6 +188,22 @@ def _explained(statuses: Sequence[PoseStatus]) -> str:
     return f"{max(0.0, shares[len(shares) // 2]):.0%}"
 
 
+def commands_after(run: Path) -> Dict[str, str]:
+    """Commands that go on from a run, by what they are good for.
+
+    Args:
+        run: its folder, as it is to be named in them.
+    """
+    load = f"--load-config {shlex.quote(str(run / 'config.yml'))}"
+    film, points, copies = (shlex.quote(str(run / name)) for name in ("film.mp4", "pointcloud", "colmap"))
+    return {
+        "Look at it from anywhere:": f"ns-viewer {load}",
+        "A film:": f"ns-render interpolate {load} --output-path {film}",
+        "The surface as points:": f"ns-export pointcloud {load} --output-dir {points} --normal-method open3d",
+        "The cameras for COLMAP’s readers:": f"gnerf-export-poses {load} --format colmap --output {copies}",
+    }
+
+
 def places_lines(run: Path, poses_folder: str) -> List[Line]:
     """Where the results are, and commands that go on from there.
 
@@ -177,19 +211,12 @@ def places_lines(run: Path, poses_folder: str) -> List[Line]:
         run: the run's folder.
         poses_folder: name of the one with the poses, in it.
     """
-    short = shown_path(run)
-    load = f"--load-config {shlex.quote(str(short / 'config.yml'))}"
-    poses = short / poses_folder
+    poses = shown_path(run) / poses_folder
     advice = export_advice()
-    film, points, copies = (shlex.quote(str(short / name)) for name in ("film.mp4", "pointcloud", "colmap"))
-    commands = [
-        f"ns-viewer {load}",
-        f"ns-render interpolate {load} --output-path {film}",
-        f"ns-export pointcloud {load} --output-dir {points} --normal-method open3d",
-        f"gnerf-export-poses {load} --format colmap --output {copies}",
-    ]
+    commands = commands_after(shown_path(run)).values()
     lines = [
         Line(f"Poses: {poses / 'transforms.json'}, a plot of them: {poses / 'cameras.png'}", is_copied=True),
+        Line(f"All images, and how far each pose can be trusted: {poses / REPORT}", is_copied=True),
         Line("Go on with", "bold"),
         *(Line(f"  {command}", is_copied=True) for command in commands),
     ]

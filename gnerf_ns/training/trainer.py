@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Literal, Optional, Type, cast
@@ -16,11 +15,11 @@ from nerfstudio.engine.optimizers import Optimizers
 from gnerf_ns.cameras.learned_cameras import Split
 from gnerf_ns.cameras.plots import save_image
 from gnerf_ns.data.datamanager import UnposedDataManagerConfig
-from gnerf_ns.data.dataparser import LENS_ORIGIN_KEY
 from gnerf_ns.data.dataset import UnposedDataset
 from gnerf_ns.export.folders import POSES_FOLDER, write_results
 from gnerf_ns.export.surface_points import surface_points
 from gnerf_ns.models.gnerf import GNeRFModelConfig
+from gnerf_ns.report.page import REPORT, write_report
 from gnerf_ns.runs.lines import Line, say, shown_path
 from gnerf_ns.runs.progress_display import ProgressWriter, Watched
 from gnerf_ns.runs.run_folder import CONFIG, RunFolderConfig
@@ -29,15 +28,15 @@ from gnerf_ns.training.learning_rates import following
 from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig, refuse_several_devices
 from gnerf_ns.training.pose_status import sentences
 from gnerf_ns.training.run_costs import RunTime
+from gnerf_ns.training.run_report import CPU_RAYS, input_of, report_contents, title_of
 from gnerf_ns.training.run_summary import (
-    Input,
     Outcome,
-    background_words,
     color_contrast,
     outcome_lines,
     phase_of,
     places_lines,
     start_lines,
+    truth_sentence,
 )
 from gnerf_ns.utils.disk import replace_files, write_whole
 from gnerf_ns.utils.errors import InputError
@@ -124,30 +123,10 @@ class GNeRFTrainer(WholeRunTrainer):
         return Optimizers(following(self.config.optimizers, lambda: self.pipeline.schedule), groups)
 
     def _say_what_begins(self, display: ProgressWriter) -> None:
-        train, images = self.pipeline.datamanager.train_dataset, self.pipeline.datamanager.train_images
-        datamanager = cast(UnposedDataManagerConfig, self.config.pipeline.datamanager)
-        sizes = Counter(train.file_sizes)
-        begun = Input(
-            data=str(datamanager.data or datamanager.dataparser.data),
-            num_images=len(train),
-            num_held_out=len(self.pipeline.datamanager.eval_dataset),
-            file_size=sizes.most_common(1)[0][0],
-            image_side=max(train.image_format.size),
-            has_gpu=self.pipeline.device.type == "cuda",
-            lens=self._lens_words(),
-            background=background_words(bool(train.mask_filenames), images.has_alpha, images.show_surroundings),
-        )
         places = display.places
         if self.config.is_tensorboard_enabled():
             places.append(f"tensorboard --logdir {shown_path(self.base_dir)}")
-        say(start_lines(begun, self.pipeline.schedule.attempts_left + 1, places))
-
-    def _lens_words(self) -> str:
-        origin = str(self.pipeline.datamanager.train_dataset.metadata[LENS_ORIGIN_KEY])
-        begun = self.pipeline.config.begins_with
-        if begun is not None and begun.lenses:
-            origin = f"local matches, which began with {origin}"
-        return f"{origin}, refined in training" if self.pipeline.cameras.focal_scales.is_learned else origin
+        say(start_lines(input_of(self.pipeline), self.pipeline.schedule.attempts_left + 1, places))
 
     def _watched(self) -> Watched:
         pipeline, total = self.pipeline, int(self._last_step) + 1
@@ -177,6 +156,16 @@ class GNeRFTrainer(WholeRunTrainer):
             replace_files(unfinished, self.base_dir / POSES_FOLDER)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+        if is_last:
+            self._write_report()
+
+    def _write_report(self) -> None:
+        max_rays = None if self.pipeline.device.type == "cuda" else CPU_RAYS
+        contents = report_contents(self.pipeline, self.base_dir, title_of(self.config), max_rays)
+        try:
+            write_report(self.base_dir / POSES_FOLDER / REPORT, contents)
+        except InputError as error:
+            say([Line(str(error), "yellow")])
 
     def write_poses(self, folder: Path) -> None:
         """Write the estimated cameras and the surface for other programs, and plots of where the cameras are.
@@ -225,18 +214,7 @@ class GNeRFTrainer(WholeRunTrainer):
         remarks += [Line(text, "yellow") for text in trust.remarks]
         errors = pipeline.evaluation.pose_errors()
         if errors is not None:
-            summary = errors.summary()
-            is_truth = pipeline.config.poses == "unknown"
-            against = (
-                "Against the true poses, which training never saw" if is_truth else "From the poses that were given"
-            )
-            remarks.append(
-                Line(
-                    f"{against}: rotation error {summary['rotation_error_deg_median']:.2f}° in the median, "
-                    f"{summary['rotation_error_deg_max']:.2f}° at most, {summary['rotation_under_5deg']:.0%} under 5°"
-                    + (", and the solution is mirrored." if errors.mirrored else ".")
-                )
-            )
+            remarks.append(Line(truth_sentence(errors, is_truth=pipeline.config.poses == "unknown")))
         pipeline.publish_cameras()
         held_out_psnr = pipeline.evaluation.held_out_psnr()
         return Outcome(

@@ -15,7 +15,7 @@ from typing import List, Optional, Sequence, Type
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.system_libraries import provide_ffmpeg, provide_libusb
 
-OUR_COMMANDS = ("gnerf-demo", "gnerf-export-poses", "gnerf-localize", "gnerf-splat")
+OUR_COMMANDS = ("gnerf-demo", "gnerf-export-poses", "gnerf-localize", "gnerf-report", "gnerf-splat")
 
 
 def prepare_command() -> None:

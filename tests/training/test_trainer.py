@@ -19,7 +19,9 @@ from nerfstudio.utils.eval_utils import eval_setup
 from nerfstudio.utils.rich_utils import CONSOLE
 from tiny_run import build_trainer, trainer_config
 
+from gnerf_ns.report.page import is_report
 from gnerf_ns.runs import run_folder
+from gnerf_ns.runs.curves import Curves
 from gnerf_ns.runs.progress_display import ProgressWriter, ProgressWriterConfig, Watched
 from gnerf_ns.runs.run_folder import NO_TIMESTAMP
 from gnerf_ns.training import pipeline as pipeline_module
@@ -111,6 +113,10 @@ def test_a_run_leaves_its_last_checkpoint_its_poses_and_plots_of_them(undisturbe
     assert (len(meta["train_filenames"]), len(meta["test_filenames"])) == (7, 2)
     for image in ("cameras.png", "distribution.png"):
         assert (base / "estimated_poses" / image).read_bytes().startswith(b"\x89PNG")
+    report = (base / "estimated_poses" / "report.html").read_text("utf8")
+    assert is_report(base / "estimated_poses" / "report.html")
+    assert report.count("<article") == 9 and report.count('class="curve"') >= 2
+    assert Curves.read(base).steps == [0, 10]
     assert not (base / "unfinished_checkpoint").exists()
     assert int(last_state(undisturbed)["pipeline"]["cameras.eval_step"]) == 11
 

@@ -1,0 +1,1 @@
+"""`report.html`: one page with all images of a run, how far their poses can be trusted, and why."""

@@ -1,0 +1,223 @@
+"""A report as one page of HTML that needs nothing else: no network, no other file."""
+
+from __future__ import annotations
+
+import math
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Dict, List, Sequence, Tuple
+
+import torch
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from gnerf_ns.cameras.plots import frusta, frustum_depth
+from gnerf_ns.report.contents import CloudPoints, PoseFigures, ReportContents, ReportedImage, ShownCurve
+from gnerf_ns.report.pictures import DIFFERENCE_GAIN, difference, jpeg_uri
+from gnerf_ns.utils.disk import write_whole
+from gnerf_ns.utils.errors import InputError
+
+REPORT = "report.html"
+"""Its usual name."""
+
+PHOTO_SIDE, RENDERING_SIDE = 320, 160
+"""Longer sides of the photo, which opens larger on a click, and of the pictures beside it, in pixels."""
+PHOTO_BYTES, RENDERING_BYTES = 33_000, 12_000
+"""Largest JPEG files of a photo, and of each picture beside it: with four of them and plotly's 4.8 MB, a hundred images
+stay under 15 MB, whatever they show. Photographs need a third of that."""
+MAX_POINTS = 4000
+"""Of the surface, for old telephones."""
+MAX_CURVE_POINTS = 300
+"""Of a curve: about as many as it has pixels."""
+
+MARK = '<meta name="generator" content="gnerf_ns report">'
+"""By which a report is known."""
+MARK_BYTES = 1000
+"""It stands in the first so many."""
+
+COLORS = {"sure": "#2f81f7", "middling": "#2fae9b", "unsure": "#e3a008", "flagged": "#e5342b", "unknown": "#8b949e"}
+"""Of cameras and cards, by how far a pose is in doubt; told apart by the color-blind, on black and on white."""
+
+
+def write_report(path: Path, contents: ReportContents) -> None:
+    """Write a report, whole or not at all, in place of an older one.
+
+    Raises:
+        InputError: as `check_place`; or nothing can be written there.
+    """
+    check_place(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, report_html(contents))
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}); make room, or write elsewhere."
+        ) from error
+
+
+def check_place(path: Path) -> None:
+    """Whether a report can be there.
+
+    Raises:
+        InputError: what is there is no report.
+    """
+    if path.exists() and not is_report(path):
+        raise InputError(f"{path} is there already and is not a report of gnerf_ns: it stays as it is; move it away.")
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file was written by `write_report`."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return MARK.encode() in file.read(MARK_BYTES)
+
+
+def report_html(contents: ReportContents) -> str:
+    """The page.
+
+    Names and sentences may hold anything: they are escaped.
+    """
+    from plotly.offline import get_plotlyjs  # which takes a second to import
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    page = environment.from_string(_part("page.html"))
+    return page.render(
+        contents=contents,
+        mark=Markup(MARK),
+        style=Markup(_part("page.css")),
+        script=Markup(_part("page.js")),
+        plotly=Markup(get_plotlyjs()),
+        summary=_summary(contents.images),
+        flagged=[(index, image.name) for index, image in enumerate(contents.images) if image.figures.is_flagged],
+        cards=[_card(image) for image in contents.images],
+        plots=_plots(contents),
+        colors=COLORS,
+        is_judged=any(image.figures.doubt is not None for image in contents.images),
+    )
+
+
+def _part(name: str) -> str:
+    return (files("gnerf_ns.report") / name).read_text(encoding="utf-8")
+
+
+# Words
+
+
+def _summary(images: Sequence[ReportedImage]) -> str:
+    held_out = sum(image.is_held_out for image in images)
+    flagged = sum(bool(image.figures.is_flagged) for image in images)
+    words = f"{len(images)} images: {len(images) - held_out} trained on, {held_out} held out."
+    if flagged:
+        words += f" {flagged} flagged: do not trust {'its pose' if flagged == 1 else 'their poses'} without a look."
+    return words
+
+
+def figure_words(figures: PoseFigures) -> List[Tuple[str, str]]:
+    """What is known of a pose: what each figure is, and its value in words."""
+    known = [
+        ("Rotation", figures.rotation_sigma_deg, lambda value: f"± {_rounded(value)}°"),
+        (
+            "Position",
+            figures.translation_sigma_relative,
+            lambda value: f"± {_rounded(100.0 * value)} % of the cameras’ distance",
+        ),
+        ("Belongs elsewhere", figures.alternative_probability, lambda value: f"probability {_percent(value)}"),
+        ("Explained", figures.explained, lambda value: f"{max(0.0, value):.0%} of what it shows".replace("%", " %")),
+    ]
+    words = [(name, said(value)) for name, value, said in known if math.isfinite(value)]
+    return words if figures.pose_from is None else [*words, ("Pose from", figures.pose_from)]
+
+
+def _rounded(value: float) -> str:
+    """Two significant digits, and no more than two behind the point."""
+    if value < 0.01:
+        return "less than 0.01"
+    return f"{value:.2f}" if value < 1.0 else f"{value:.1f}" if value < 10.0 else f"{value:.0f}"
+
+
+def _percent(probability: float) -> str:
+    if probability < 0.001:
+        return "less than 0.1 %"
+    if probability > 0.999:
+        return "more than 99.9 %"
+    digits = 1 if probability < 0.1 or probability > 0.9 else 0
+    return f"{100.0 * probability:.{digits}f} %"
+
+
+# Colors
+
+
+def confidence_color(figures: PoseFigures) -> str:
+    """From sure over middling to unsure, mixed by how far the pose is in doubt; flagged or unknown where it is that."""
+    doubt = figures.doubt
+    if figures.is_flagged or doubt is None:
+        return COLORS["flagged" if figures.is_flagged else "unknown"]
+    names = ("sure", "middling", "unsure")
+    lower = min(int(2.0 * doubt), 1)
+    ends = [[int(COLORS[name][first : first + 2], 16) for first in (1, 3, 5)] for name in names[lower : lower + 2]]
+    share = 2.0 * doubt - lower
+    return "#" + "".join(f"{round(low + share * (high - low)):02x}" for low, high in zip(*ends, strict=True))
+
+
+# Pictures and plots
+
+
+def _card(image: ReportedImage) -> Dict[str, Any]:
+    pictures = [("photo", image.photo, PHOTO_BYTES)]
+    if image.rendering is not None:
+        pictures.append(("rendering", image.rendering, RENDERING_BYTES))
+        pictures.append((f"difference, × {DIFFERENCE_GAIN}", difference(image.photo, image.rendering), RENDERING_BYTES))
+    if image.alternative is not None:
+        pictures.append(("rendering from the best other place", image.alternative, RENDERING_BYTES))
+    return {
+        "image": image,
+        "figures": figure_words(image.figures),
+        "color": confidence_color(image.figures),
+        "pictures": [(caption, jpeg_uri(picture, limit)) for caption, picture, limit in pictures],
+    }
+
+
+def _plots(contents: ReportContents) -> Dict[str, Any]:
+    """What the page's script draws."""
+    images = contents.images
+    poses = torch.stack([image.camera_to_world for image in images]).double() if images else torch.zeros(0, 3, 4)
+    corners = frusta(poses, frustum_depth(poses, len(images))) if images else []
+    return {
+        "names": [image.name for image in images],
+        "colors": [confidence_color(image.figures) for image in images],
+        "heldOut": [image.is_held_out for image in images],
+        "words": [[f"{name}: {value}" for name, value in figure_words(image.figures)] for image in images],
+        "frusta": [_listed(torch.as_tensor(each)) for each in corners],
+        "cloud": None if contents.points is None else _cloud(contents.points),
+        "curves": [_thinned(curve) for curve in contents.curves],
+    }
+
+
+def _listed(points: torch.Tensor) -> List[List[float]]:
+    return [[float(f"{value:.5g}") for value in point] for point in points.tolist()]
+
+
+def _cloud(points: CloudPoints) -> Dict[str, Any]:
+    stride = max(1, math.ceil(len(points.positions) / MAX_POINTS))
+    positions, colors = points.positions[::stride], points.colors[::stride]
+    return {
+        "positions": _listed(positions),
+        "colors": ["#" + "".join(f"{value:02x}" for value in color) for color in colors.tolist()],
+    }
+
+
+def _thinned(curve: ShownCurve) -> Dict[str, Any]:
+    """At most so many points, each the median of its neighborhood: single batches are noisy. A gap stays one."""
+    values = torch.tensor(curve.values, dtype=torch.float64)
+    size = max(1, math.ceil(len(values) / MAX_CURVE_POINTS))
+    middles = [
+        float(group[group.isfinite()].median()) if group.isfinite().any() else None for group in values.split(size)
+    ]
+    return {
+        "name": curve.name,
+        "steps": [curve.steps[min(first + size // 2, len(values) - 1)] for first in range(0, len(values), size)],
+        "values": [None if value is None else float(f"{value:.5g}") for value in middles],
+        "isLogarithmic": curve.is_logarithmic,
+    }
