@@ -33,6 +33,7 @@ from torch import Tensor
 from training import table_head, table_row
 
 from gnerf_ns.cameras.alignment import PoseErrors, pose_errors
+from gnerf_ns.cameras.learned_cameras import Split
 from gnerf_ns.localize.scene import load_run
 from gnerf_ns.pose_search.doubt import WRONG_DEG
 from gnerf_ns.training.pipeline import GNeRFPipeline
@@ -87,7 +88,7 @@ def judge(run: Path) -> Dict[str, Any]:
     if train_truth is None:
         raise SystemExit(f"{run} has no true poses to compare with.")
     errors = pose_errors(cameras.poses("train").cpu(), train_truth.cpu())
-    of_splits = {"train": (errors.rotation_deg, errors.translation_relative)}
+    of_splits: Dict[Split, Any] = {"train": (errors.rotation_deg, errors.translation_relative)}
     if cameras.has_eval_poses and manager.eval_ground_truth is not None:
         of_splits["eval"] = held_out_errors(errors, cameras.poses("eval").cpu(), manager.eval_ground_truth.cpu())
     for split, (rotation, translation) in of_splits.items():

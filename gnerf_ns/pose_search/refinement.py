@@ -186,10 +186,10 @@ class Localization:
         """This or another attempt at the same image, whichever fits better, at the cost of both."""
         better, worse = (other, self) if other.error < self.error else (self, other)
         num_rays, seconds = self.num_rays + other.num_rays, self.seconds + other.seconds
-        errors = torch.tensor([[better.error**2], [worse.error**2]])
+        least, greater = (torch.tensor([each.error**2]) for each in (better, worse))
         probability = better.alternative_probability
         if bool(are_elsewhere(worse.camera_to_world, better.camera_to_world)):
-            probability = max(probability, float(alternative_probabilities(*errors, torch.zeros(1))))
+            probability = max(probability, float(alternative_probabilities(least, greater, torch.zeros(1))))
         return replace(better, alternative_probability=probability, num_rays=num_rays, seconds=seconds)
 
 

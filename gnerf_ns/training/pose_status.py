@@ -17,7 +17,7 @@ from gnerf_ns.matching.consistency import CLEAR_SHARE
 from gnerf_ns.pose_search.costs import ImageCosts
 from gnerf_ns.pose_search.doubt import FLAGGED_PROBABILITY, alternative_probabilities, wrong_probability
 from gnerf_ns.training.confidence import Confidence
-from gnerf_ns.training.placement import PoseOrigin
+from gnerf_ns.training.placement import PoseOrigin, are_sure
 from gnerf_ns.utils.console import named
 
 COMPARED_SIDE = 32
@@ -29,6 +29,8 @@ DOUBTFUL_SHARE = 0.1
 DOUBTFUL_SHARE_ALONE = 0.05
 """or than this, where nothing but the field speaks for its pose. Hardly one in a hundred right poses is above it; of
 those that are stuck some degrees off, most are."""
+DOUBTFUL_SHARE_MATCHED = 0.3
+"""Or than this, where matches are sure of it: what shines, or was exposed otherwise, is shown badly from where it is."""
 UNEXPLAINED_SHARE = 0.5
 """So much left unexplained is doubtful in any case: the field does not show the image from there."""
 
@@ -135,6 +137,7 @@ def pose_statuses(
     origins = origins.to(unexplained.device)
     is_found = torch.isin(origins, torch.tensor(FOUND_BY_FIELD).to(origins))
     least = torch.where(is_found, DOUBTFUL_SHARE_ALONE, DOUBTFUL_SHARE)
+    least = torch.where(are_sure(origins), DOUBTFUL_SHARE_MATCHED, least)
     badly = (unexplained > DOUBTFUL_RATIO * usual) & (unexplained > least)
     badly |= (unexplained > UNEXPLAINED_SHARE) | (origins == PoseOrigin.DOUBTFUL_GROUP)
     if are_sides_alike:

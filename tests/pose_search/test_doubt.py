@@ -28,9 +28,9 @@ def test_where_another_pose_fits_a_little_worse_it_is_as_likely():
 
 @given(st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.floats(-5.0, 5.0), st.floats(0.0, 5.0))
 def test_probabilities_are_probabilities_whatever_is_unexplained(here: float, there: float, odds: float, more: float):
-    arguments = [torch.tensor([value]) for value in (here, there)]
+    shares = torch.tensor([[here], [there]])
     less, greater = (
-        float(alternative_probabilities(*arguments, torch.tensor([value]))) for value in (odds, odds + more)
+        float(alternative_probabilities(shares[0], shares[1], torch.tensor([value]))) for value in (odds, odds + more)
     )
     assert 0.0 <= less <= greater <= 1.0
 

@@ -19,7 +19,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
 from torch import nn
 from watched_pipeline import SCHEDULE, GivenDataManager, WatchedPipeline
 
-from gnerf_ns.cameras.learned_cameras import LearnedCameras
+from gnerf_ns.cameras.learned_cameras import LearnedCameras, Split
 from gnerf_ns.cameras.look_at import look_at
 from gnerf_ns.data.image_set import ImageStack
 from gnerf_ns.training.live_view import (
@@ -93,7 +93,7 @@ def viewer_of(tmp_path):
         viewer.viser_server.stop()
 
 
-def shown_poses(pipeline: FakePipeline, split="train") -> torch.Tensor:
+def shown_poses(pipeline: FakePipeline, split: Split = "train") -> torch.Tensor:
     """Where frusta are, as camera_to_worlds with OpenGL axes in scene units."""
     nodes = [drawn.node for drawn in pipeline.live_view._frusta[split]._drawn.values()]
     rotations = [(vtf.SO3(node.wxyz) @ vtf.SO3.from_x_radians(math.pi)).as_matrix() for node in nodes]
@@ -114,7 +114,7 @@ def lines(server: viser.ViserServer) -> Dict[str, Any]:
         drawn[name] = (np.array(positions), options)
         return real(name, positions, **options)
 
-    server.scene.add_spline_catmull_rom = add
+    setattr(server.scene, "add_spline_catmull_rom", add)  # noqa: B010 - pyright knows its signature
     return drawn
 
 

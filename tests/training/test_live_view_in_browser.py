@@ -96,8 +96,8 @@ class Visitor:
 
     def field(self, label: str) -> Any:
         """The input, or of a slider the number, that stands beside a label."""
-        label = self.page.locator(f"label:text-is('{label}')")
-        return label.locator("xpath=ancestor::*[3]").locator("input").last
+        found = self.page.locator(f"label:text-is('{label}')")
+        return found.locator("xpath=ancestor::*[3]").locator("input").last
 
     def lay_photo_over(self, opacity: float, until: Callable[[np.ndarray], bool] = lambda shown: True) -> np.ndarray:
         field = self.field("Photo")
@@ -205,5 +205,6 @@ def test_the_photo_lies_over_the_rendering_in_windows_of_any_shape(visitor: Visi
             rows = slice(round(top + down * pixels * HEIGHT), round(top + (down + 0.5) * pixels * HEIGHT))
             parts = [255.0 - each[rows, columns].mean(axis=-1) for each in (rendering, photo)]
             if min(part.std() for part in parts) > 5.0:  # something is to be seen there
-                shift = phase_cross_correlation(*parts, upsample_factor=10, normalization=None)[0]
+                unweighted: Any = None  # its stubs know no None
+                shift = phase_cross_correlation(*parts, upsample_factor=10, normalization=unweighted)[0]
                 assert np.abs(shift).max() < 2.0, (across, down, shift)

@@ -53,7 +53,8 @@ def test_expected_error(sigma, probability, expected):
 def test_more_doubt_is_no_smaller_error(sigma, one, other):
     low, high = sorted((one, other))
     if sigma <= OTHER_PLACE_DEG:
-        assert expected_error_deg(sigma, low) <= expected_error_deg(sigma, high) + 1e-9
+        less, more = expected_error_deg(sigma, low), expected_error_deg(sigma, high)
+        assert less is not None and more is not None and less <= more + 1e-9
 
 
 @pytest.mark.parametrize("blindness", [None, *BLINDNESS.values()])

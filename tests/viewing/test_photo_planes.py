@@ -83,7 +83,8 @@ def project_into_photo(pose, cameras, points):
 )
 def test_points_lie_on_the_photo_where_it_shows_them(seed, aspect, size, focal, center):
     pose = random_pose(seed)
-    cameras = camera(pose, *size, (size[0] * focal[0], size[0] * focal[1]), (size[0] * center[0], size[1] * center[1]))
+    width, height = size
+    cameras = camera(pose, width, height, (width * focal[0], width * focal[1]), (width * center[0], height * center[1]))
     (bounds,) = plane_bounds(cameras)
     browser = Browser(aspect)
     browser.look(browser_view(pose, Z, bounds, aspect, WORLD))
