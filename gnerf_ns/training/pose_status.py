@@ -30,7 +30,8 @@ DOUBTFUL_SHARE_ALONE = 0.05
 """or than this, where nothing but the field speaks for its pose. Hardly one in a hundred right poses is above it; of
 those that are stuck some degrees off, most are."""
 DOUBTFUL_SHARE_MATCHED = 0.3
-"""Or than this, where matches are sure of it: what shines, or was exposed otherwise, is shown badly from where it is."""
+"""Or than this, where matches are sure of it: what shines, or was exposed otherwise, is shown badly from the right
+place."""
 UNEXPLAINED_SHARE = 0.5
 """So much left unexplained is doubtful in any case: the field does not show the image from there."""
 
