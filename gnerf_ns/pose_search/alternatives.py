@@ -13,17 +13,16 @@ from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.pose_search.doubt import are_elsewhere
 from gnerf_ns.pose_search.pose_search import PoseSearch
 
-BANK_SIZE, NUM_CANDIDATES = 500, 40
+BANK_SIZE, NUM_CANDIDATES = 400, 40
 """Poses that images are compared with, and the best of them of each image, among which alternatives are looked for: a
 quarter of these are near its own."""
-CLEAR_RATIO = 8.0
+CLEAR_RATIO = 5.0
 """Where a bank's best other pose leaves so many times as much of an image unexplained, a better one nearby is no
 alternative either: improving them gains a factor of 2."""
 NUM_CHANGES = 4
 """Random changes of an alternative that are tried in each round,"""
-ROUNDS: Tuple[Tuple[float, int], ...] = ((0.06, 16), (0.04, 16), (0.02, 24))
-"""which are these: the standard deviation of changes, in radians and camera distances, and the longer side of the
-renderings, in pixels."""
+ROUNDS: Tuple[float, ...] = (0.06, 0.03)
+"""which have these standard deviations, in radians and camera distances."""
 
 
 @torch.no_grad()
@@ -61,13 +60,12 @@ def _improved(
     """By random local search, not into the neighborhood of the poses that images have."""
     if len(indices) == 0:
         return alternatives
-    rows = torch.arange(len(indices), device=indices.device)
-    for std, side in ROUNDS:
+    rows, side = torch.arange(len(indices), device=indices.device), search.config.image_side
+    for std in ROUNDS:
         around = alternatives[:, None].expand(-1, NUM_CHANGES, -1, -1)
         tried = torch.cat([alternatives[:, None], search.codec.perturb(around, std)], dim=1)
         costs = search.costs.at(image_set, indices.repeat_interleave(tried.shape[1]), tried.flatten(0, 1), side)
-        costs = torch.where(
-            are_elsewhere(tried, camera_to_worlds[:, None].expand_as(tried)), costs.view(len(indices), -1), torch.inf
-        )
+        are_others = are_elsewhere(tried, camera_to_worlds[:, None].expand_as(tried))
+        costs = torch.where(are_others, costs.view(len(indices), -1), torch.inf)
         alternatives = tried[rows, costs.argmin(dim=1)]
     return alternatives
