@@ -23,8 +23,8 @@ from gnerf_ns.training.pose_status import (
     PoseStatus,
     knows_by_heart,
     pose_statuses,
-    shows_most_badly,
     shows_many_elsewhere,
+    shows_most_badly,
     sides_are_alike,
     without_the_field,
 )
