@@ -246,7 +246,7 @@ def sentences(
     is_bad, by_heart = shows_most_badly(statuses), knows_by_heart(statuses, held_out)
     if is_bad:
         said.append(SHOWN_BADLY)
-    elif shows_many_elsewhere(statuses):
+    elif shows_many_elsewhere(statuses) and not by_heart:
         said.append(SHOWN_ELSEWHERE)
     if by_heart:
         are_found = any(status.origin in FOUND_BY_FIELD for status in statuses)
