@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -15,6 +14,7 @@ from markupsafe import Markup
 from gnerf_ns.cameras.plots import frusta, frustum_depth
 from gnerf_ns.report.contents import CloudPoints, PoseFigures, ReportContents, ReportedImage, ShownCurve
 from gnerf_ns.report.pictures import DIFFERENCE_GAIN, difference, jpeg_uri
+from gnerf_ns.utils.console import readable
 from gnerf_ns.utils.disk import write_whole
 from gnerf_ns.utils.errors import InputError
 
@@ -105,7 +105,7 @@ def report_html(contents: ReportContents) -> str:
         colors=COLORS,
         is_judged=any(image.figures.doubt is not None for image in contents.images),
     )
-    return re.sub("[\ud800-\udfff]", "\ufffd", page)
+    return readable(page)
 
 
 def _part(name: str) -> str:
