@@ -23,8 +23,8 @@ from gnerf_ns.training.pose_status import (
     PoseStatus,
     knows_by_heart,
     pose_statuses,
+    shows_many_elsewhere,
     shows_most_badly,
-    shows_most_elsewhere,
     sides_are_alike,
     without_the_field,
 )
@@ -78,11 +78,11 @@ def verdict_of(statuses: Sequence[PoseStatus], held_out: Sequence[PoseStatus], e
         return Verdict("failed", PHASE_A_FAILED)
     if shows_most_badly(statuses):
         return Verdict("failed", SHOWN_BADLY)
-    if shows_most_elsewhere(statuses):
-        return Verdict("failed", SHOWN_ELSEWHERE)
     flagged = sum(status.is_flagged for status in statuses)
     if knows_by_heart(statuses, held_out):
         return Verdict("doubtful", "The field shows held-out images much worse than others: look at the poses.")
+    if shows_many_elsewhere(statuses):
+        return Verdict("failed", SHOWN_ELSEWHERE)
     if flagged > MOST_FLAGGED * len(statuses):
         return Verdict("failed", f"{flagged} of {len(statuses)} poses may be wrong: do not trust them without a look.")
     if evidence.ambiguity:
@@ -175,7 +175,7 @@ class Trust(nn.Module):
                 search.costs, held_out, poses, leave_out.eval_origins, confidence, are_alike
             )
         train, eval_statuses = statuses["train"], statuses.get("eval", [])
-        if shows_most_badly(train) or shows_most_elsewhere(train) or knows_by_heart(train, eval_statuses):
+        if shows_most_badly(train) or shows_many_elsewhere(train) or knows_by_heart(train, eval_statuses):
             return {split: without_the_field(each) for split, each in statuses.items()}
         return statuses
 
