@@ -26,7 +26,7 @@ from gnerf_ns.report.page import PHOTO_SIDE, RENDERING_SIDE, REPORT, check_place
 from gnerf_ns.report.pictures import fitted_size, resized
 from gnerf_ns.runs.curves import Curves
 from gnerf_ns.training.pipeline import GNeRFPipeline
-from gnerf_ns.training.run_report import report_contents, shown_curves, title_of
+from gnerf_ns.training.run_report import last_parts, report_contents, shown_curves, title_of
 from gnerf_ns.training.run_summary import commands_after
 from gnerf_ns.utils.checkpoints import find_checkpoint, step_of
 from gnerf_ns.utils.console import progress_display
@@ -108,7 +108,8 @@ def contents_of_any(pipeline: Any, run: Path, title: str) -> ReportContents:
             own = cameras.get(id(dataset), dataset.cameras)[index : index + 1]
             images.append(_reported(model, dataset, index, own, name, is_held_out=dataset is not train))
             progress.advance(task)
-    commands = {purpose: line for purpose, line in commands_after(run).items() if line.startswith(COMMANDS_OF_ALL)}
+    named = Path(*last_parts(run, 4))
+    commands = {purpose: line for purpose, line in commands_after(named).items() if line.startswith(COMMANDS_OF_ALL)}
     return ReportContents(
         title=title,
         images=sorted(images, key=_how_much_is_explained),
@@ -124,6 +125,7 @@ def contents_of_any(pipeline: Any, run: Path, title: str) -> ReportContents:
         ],
         curves=shown_curves(Curves.of_run(run), None),
         commands=[ShownCommand(purpose, line) for purpose, line in commands.items()],
+        commands_place=f"the folder that it was trained in, which holds {named}",
     )
 
 

@@ -43,7 +43,7 @@ class PoseFigures(NamedTuple):
         """
         if self.is_flagged:
             return 1.0
-        doubts = [] if math.isnan(self.alternative_probability) else [self.alternative_probability]
+        doubts = [] if math.isnan(self.alternative_probability) else [min(1.0, max(0.0, self.alternative_probability))]
         if not math.isnan(self.rotation_sigma_deg):
             ratio = max(self.rotation_sigma_deg, SURE_SIGMA_DEG) / SURE_SIGMA_DEG
             doubts.append(min(1.0, math.log(ratio) / math.log(UNSURE_SIGMA_DEG / SURE_SIGMA_DEG)))
@@ -136,3 +136,5 @@ class ReportContents:
     """Of training; empty where none were kept."""
     commands: List[ShownCommand] = field(default_factory=list)
     """To go on."""
+    commands_place: str = ""
+    """The folder in which they are to be typed, in words: reports are sent to others, so paths in them are relative."""

@@ -27,7 +27,7 @@
   }
 
   function cameraTraces() {
-    const everyone = plots.names.map((_, index) => index);
+    const everyone = plots.names.map((_, index) => index).filter((index) => plots.frusta[index]); // whose pose is known
     const traces = [];
     if (plots.cloud) {
       const [x, y, z] = [0, 1, 2].map((axis) => plots.cloud.positions.map((point) => point[axis]));
@@ -35,10 +35,10 @@
     }
     const drawn = lines(everyone);
     traces.push({ type: "scatter3d", mode: "lines", x: drawn.x, y: drawn.y, z: drawn.z, hoverinfo: "skip", line: { width: 3, color: drawn.colors } });
-    const [x, y, z] = [0, 1, 2].map((axis) => plots.frusta.map((points) => points[5][axis]));
+    const [x, y, z] = [0, 1, 2].map((axis) => everyone.map((index) => plots.frusta[index][5][axis]));
     traces.push({
       type: "scatter3d", mode: "markers", x, y, z, customdata: everyone, hoverinfo: "none", name: "cameras",
-      marker: { size: plots.names.length > 40 ? 4 : 6, color: plots.colors, symbol: plots.heldOut.map((is) => (is ? "diamond" : "circle")), line: { width: 0 } },
+      marker: { size: plots.names.length > 40 ? 4 : 6, color: everyone.map((index) => plots.colors[index]), symbol: everyone.map((index) => (plots.heldOut[index] ? "diamond" : "circle")), line: { width: 0 } },
     });
     traces.push({ type: "scatter3d", mode: "lines", x: [], y: [], z: [], hoverinfo: "skip", line: { width: 8, color: color("--text") }, name: "chosen" });
     return traces;
@@ -55,7 +55,7 @@
 
   function choose(index) {
     for (const card of cards) card.classList.toggle("chosen", card === cards[index]);
-    const drawn = lines([index]);
+    const drawn = lines(plots.frusta[index] ? [index] : []);
     const chosen = scene.data.length - 1;
     return Plotly.restyle(scene, { x: [drawn.x], y: [drawn.y], z: [drawn.z] }, [chosen]);
   }

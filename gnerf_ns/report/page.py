@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from jinja2 import Environment, StrictUndefined
@@ -14,6 +14,7 @@ from markupsafe import Markup
 from gnerf_ns.cameras.plots import frusta, frustum_depth
 from gnerf_ns.report.contents import CloudPoints, PoseFigures, ReportContents, ReportedImage, ShownCurve
 from gnerf_ns.report.pictures import DIFFERENCE_GAIN, difference, jpeg_uri
+from gnerf_ns.utils.console import readable
 from gnerf_ns.utils.disk import write_whole
 from gnerf_ns.utils.errors import InputError
 
@@ -76,26 +77,35 @@ def is_report(path: Path) -> bool:
 def report_html(contents: ReportContents) -> str:
     """The page.
 
-    Names and sentences may hold anything: they are escaped.
+    Names and sentences may hold anything: they are escaped; what of them is not Unicode, as in names of files of old
+    systems, becomes U+FFFD.
     """
     from plotly.offline import get_plotlyjs  # which takes a second to import
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    page = environment.from_string(_part("page.html"))
-    return page.render(
+    environment.policies["json.dumps_kwargs"] = {
+        "allow_nan": False,
+        "ensure_ascii": False,
+        "separators": (",", ":"),
+    }
+    plots = _plots(contents)
+    page = environment.from_string(_part("page.html")).render(
         contents=contents,
         mark=Markup(MARK),
         style=Markup(_part("page.css")),
         script=Markup(_part("page.js")),
         plotly=Markup(get_plotlyjs()),
-        summary=_summary(contents.images),
-        flagged=[(index, image.name) for index, image in enumerate(contents.images) if image.figures.is_flagged],
-        cards=[_card(image) for image in contents.images],
-        plots=_plots(contents),
+        summary=_summary(contents),
+        flagged=[(index, image) for index, image in enumerate(contents.images) if image.figures.is_flagged],
+        cards=[
+            {**_card(image), "is_drawn": drawn is not None}
+            for image, drawn in zip(contents.images, plots["frusta"], strict=True)
+        ],
+        plots=plots,
         colors=COLORS,
         is_judged=any(image.figures.doubt is not None for image in contents.images),
     )
+    return readable(page)
 
 
 def _part(name: str) -> str:
@@ -105,13 +115,19 @@ def _part(name: str) -> str:
 # Words
 
 
-def _summary(images: Sequence[ReportedImage]) -> str:
+def _summary(contents: ReportContents) -> str:
+    """How many images there are, and how many are flagged, in words that go with the verdict, which counts those that
+    were trained on; a failed run's says already that no pose is to be trusted."""
+    images = contents.images
     held_out = sum(image.is_held_out for image in images)
-    flagged = sum(bool(image.figures.is_flagged) for image in images)
+    flagged = [image.is_held_out for image in images if image.figures.is_flagged]
     words = f"{len(images)} images: {len(images) - held_out} trained on, {held_out} held out."
-    if flagged:
-        words += f" {flagged} flagged: do not trust {'its pose' if flagged == 1 else 'their poses'} without a look."
-    return words
+    if not flagged:
+        return words
+    of_held_out = ", held out" if all(flagged) else f", {sum(flagged)} of them held out" if any(flagged) else ""
+    has_failed = contents.headline is not None and contents.headline.level == "failed"
+    advice = f": do not trust {'its pose' if len(flagged) == 1 else 'their poses'} without a look"
+    return f"{words} {len(flagged)} flagged{of_held_out}{'' if has_failed else advice}."
 
 
 def figure_words(figures: PoseFigures) -> List[Tuple[str, str]]:
@@ -180,23 +196,33 @@ def _card(image: ReportedImage) -> Dict[str, Any]:
 
 
 def _plots(contents: ReportContents) -> Dict[str, Any]:
-    """What the page's script draws."""
+    """What the page's script draws. Cameras that are nowhere are not."""
     images = contents.images
-    poses = torch.stack([image.camera_to_world for image in images]).double() if images else torch.zeros(0, 3, 4)
-    corners = frusta(poses, frustum_depth(poses, len(images))) if images else []
     return {
         "names": [image.name for image in images],
         "colors": [confidence_color(image.figures) for image in images],
         "heldOut": [image.is_held_out for image in images],
         "words": [[f"{name}: {value}" for name, value in figure_words(image.figures)] for image in images],
-        "frusta": [_listed(torch.as_tensor(each)) for each in corners],
+        "frusta": _frusta(images),
         "cloud": None if contents.points is None else _cloud(contents.points),
         "curves": [_thinned(curve) for curve in contents.curves],
     }
 
 
-def _listed(points: torch.Tensor) -> List[List[float]]:
-    return [[float(f"{value:.5g}") for value in point] for point in points.tolist()]
+def _frusta(images: Sequence[ReportedImage]) -> List[Optional[List[List[Optional[float]]]]]:
+    """The corners of each camera; None where its pose is not finite."""
+    places = [index for index, image in enumerate(images) if bool(image.camera_to_world.isfinite().all())]
+    drawn: List[Optional[List[List[Optional[float]]]]] = [None] * len(images)
+    if places:
+        poses = torch.stack([images[index].camera_to_world for index in places]).double()
+        for index, corners in zip(places, frusta(poses, frustum_depth(poses, len(places))), strict=True):
+            drawn[index] = _listed(torch.as_tensor(corners))
+    return drawn
+
+
+def _listed(points: torch.Tensor) -> List[List[Optional[float]]]:
+    """Five digits of each; None for what JSON has no number for."""
+    return [[float(f"{value:.5g}") if math.isfinite(value) else None for value in point] for point in points.tolist()]
 
 
 def _cloud(points: CloudPoints) -> Dict[str, Any]:

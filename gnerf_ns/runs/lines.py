@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Sequence
 
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from gnerf_ns.utils.console import readable
+
 RESUMING_FLAGS = ("--load-dir", "--load-step", "--load-checkpoint")
 """Flags that say what a training goes on from; each has one value."""
 
@@ -29,7 +31,7 @@ def say(lines: Sequence[Line]) -> None:
     """Print lines; sentences are wrapped between words on a terminal, and nowhere else."""
     for line in lines:
         soft_wrap = line.is_copied or not CONSOLE.is_terminal
-        CONSOLE.print(line.text, style=line.style, markup=False, highlight=False, soft_wrap=soft_wrap)
+        CONSOLE.print(readable(line.text), style=line.style, markup=False, highlight=False, soft_wrap=soft_wrap)
 
 
 def shown_path(path: Path) -> Path:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
-from typing import Any, List, NamedTuple, Optional, Sequence, cast
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, cast
 
 import numpy as np
 import torch
@@ -106,8 +107,15 @@ def report_contents(pipeline: GNeRFPipeline, run: Path, title: str, max_rays: Op
         curves=shown_curves(
             Curves.of_run(run), color_contrast(pipeline.scene.image_set, pipeline.model.evaluation_background)
         ),
-        commands=[ShownCommand(purpose, line) for purpose, line in commands_after(run.resolve()).items()],
+        commands=[ShownCommand(purpose, line) for purpose, line in commands_after(Path()).items()],
+        commands_place=f"the run’s folder, {Path(*last_parts(run, 3))}",
     )
+
+
+def last_parts(folder: Path, count: int) -> Tuple[str, ...]:
+    """The last parts of a folder's path, without the root: no report says what is above."""
+    folder = folder.resolve()
+    return folder.relative_to(folder.anchor).parts[-count:]
 
 
 def remarks_on(pipeline: GNeRFPipeline) -> List[str]:
@@ -157,7 +165,7 @@ def input_of(pipeline: GNeRFPipeline) -> Input:
         num_held_out=len(pipeline.datamanager.eval_dataset),
         file_size=sizes.most_common(1)[0][0],
         image_side=max(train.image_format.size),
-        has_gpu=pipeline.device.type == "cuda",
+        has_gpu=pipeline.device.type == "cuda" if pipeline.test_mode == "val" else None,
         lens=_lens_words(pipeline),
         background=background_words(bool(train.mask_filenames), images.has_alpha, images.show_surroundings),
     )
@@ -172,7 +180,12 @@ def _lens_words(pipeline: GNeRFPipeline) -> str:
 
 
 def _facts(pipeline: GNeRFPipeline) -> List[str]:
-    facts = [line.text for line in start_lines(input_of(pipeline), 1, [])]
+    begun_with = input_of(pipeline)
+    data, lens = Path(begun_with.data), begun_with.lens
+    for folder in (data, data.parent):  # of a transforms.json
+        lens = lens.replace(f"{folder}{os.sep}", "")
+    begun_with = begun_with._replace(data=Path(os.path.abspath(data)).name, lens=lens)
+    facts = [line.text for line in start_lines(begun_with, 1, [])]
     scales = pipeline.cameras.focal_scales
     if scales.is_learned:
         facts.append(f"The focal length came out {float(scales.typical):.3f} times as long as it was at first.")

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from gnerf_ns.cameras.alignment import PoseErrors
 from gnerf_ns.data.image_set import ImageSet
-from gnerf_ns.report.page import REPORT
+from gnerf_ns.report.page import REPORT, is_report
 from gnerf_ns.runs.lines import Line, shown_path
 from gnerf_ns.runs.progress_display import Phase
 from gnerf_ns.training.pose_status import PoseStatus
+from gnerf_ns.training.restarts import PHASE_A_FAILED
 from gnerf_ns.training.schedule import Schedule
 from gnerf_ns.training.trust import Verdict
 from gnerf_ns.utils.console import duration
@@ -44,8 +45,8 @@ class Input(NamedTuple):
     """Typical width and height of the files, in pixels."""
     image_side: int
     """Longer side that they are trained at, in pixels."""
-    has_gpu: bool
-    """Whether training runs on one."""
+    has_gpu: Optional[bool]
+    """Whether training runs on one; None where that is not known."""
     lens: str
     """Where the intrinsics are from."""
     background: str
@@ -76,7 +77,7 @@ def start_lines(begun: Input, num_attempts: int, places: Sequence[str]) -> List[
     width, height = begun.file_size
     size = f"{width}×{height} pixels"
     if begun.image_side < max(begun.file_size):
-        reason = "" if begun.has_gpu else " because there is no GPU"
+        reason = " because there is no GPU" if begun.has_gpu is False else ""
         more = min(2 * begun.image_side, max(begun.file_size))
         size += f", trained at {begun.image_side} px{reason}"
         size += f"; --pipeline.datamanager.max-image-side {more} keeps more detail"
@@ -165,8 +166,7 @@ HEADINGS = {"good": "Done", "doubtful": "Done, but with doubts,", "failed": "FAI
 def outcome_lines(outcome: Outcome) -> List[Line]:
     """The verdict and what it rests on."""
     verdict = outcome.verdict
-    after = "" if outcome.seconds is None else f" after {duration(outcome.seconds)}"
-    lines = [Line(f"{HEADINGS[verdict.level]}{after}: {verdict.sentence}", STYLES[verdict.level])]
+    lines = [Line(f"{HEADINGS[verdict.level]}{_after(outcome.seconds)}: {verdict.sentence}", STYLES[verdict.level])]
     lines.append(Line(f"  training images: {_explained(outcome.statuses)} of what a typical one shows is explained"))
     if outcome.held_out:
         found = sum(not status.is_flagged for status in outcome.held_out)
@@ -186,6 +186,31 @@ def outcome_lines(outcome: Outcome) -> List[Line]:
 def _explained(statuses: Sequence[PoseStatus]) -> str:
     shares = sorted(status.explained for status in statuses)
     return f"{max(0.0, shares[len(shares) // 2]):.0%}"
+
+
+def unjudged_lines(seconds: Optional[float], has_phase_a_failed: bool) -> List[Line]:
+    """The end of a run of which only phase A is known to have come to something, or to nothing.
+
+    Args:
+        seconds: how long training took; None where that was not measured.
+        has_phase_a_failed: whether phase A ended without telling the images apart.
+    """
+    if has_phase_a_failed:
+        return [Line(f"{HEADINGS['failed']}{_after(seconds)}: {PHASE_A_FAILED}", STYLES["failed"])]
+    return [Line(f"Done{_after(seconds)}, but nobody has judged the poses: look at them.", STYLES["doubtful"])]
+
+
+def _after(seconds: Optional[float]) -> str:
+    return "" if seconds is None else f" after {duration(seconds)}"
+
+
+def report_command(run: Path) -> str:
+    """What makes the report of a run.
+
+    Args:
+        run: its folder, as it is to be named.
+    """
+    return f"gnerf-report --load-config {shlex.quote(str(run / 'config.yml'))}"
 
 
 def commands_after(run: Path) -> Dict[str, str]:
@@ -216,8 +241,9 @@ def places_lines(run: Path, poses_folder: str) -> List[Line]:
     commands = commands_after(shown_path(run)).values()
     lines = [
         Line(f"Poses: {poses / 'transforms.json'}, a plot of them: {poses / 'cameras.png'}", is_copied=True),
-        Line(f"All images, and how far each pose can be trusted: {poses / REPORT}", is_copied=True),
         Line("Go on with", "bold"),
         *(Line(f"  {command}", is_copied=True) for command in commands),
     ]
+    if is_report(run / poses_folder / REPORT):
+        lines.insert(1, Line(f"All images, and how far each pose can be trusted: {poses / REPORT}", is_copied=True))
     return lines if advice is None else [*lines, Line(f"  ({advice})")]

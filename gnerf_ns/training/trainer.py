@@ -35,11 +35,13 @@ from gnerf_ns.training.run_summary import (
     outcome_lines,
     phase_of,
     places_lines,
+    report_command,
     start_lines,
     truth_sentence,
+    unjudged_lines,
 )
 from gnerf_ns.utils.disk import replace_files, write_whole
-from gnerf_ns.utils.errors import InputError
+from gnerf_ns.utils.errors import InputError, in_short
 from gnerf_ns.utils.options import NoHeadline
 
 UNFINISHED_POSES = "unfinished_poses"
@@ -87,6 +89,8 @@ class GNeRFTrainer(WholeRunTrainer):
 
     config: GNeRFTrainerConfig
     pipeline: GNeRFPipeline
+    _is_unjudged: bool = False
+    """Whether it has ended, but how far its poses can be trusted could not be found out."""
 
     def _set_up(self, test_mode: Literal["test", "val", "inference"]) -> None:
         if self.config.is_resumed:
@@ -144,28 +148,42 @@ class GNeRFTrainer(WholeRunTrainer):
 
     def _save_checkpoint(self, step: int) -> None:
         is_last = step >= self._last_step
-        if is_last:
-            self.pipeline.estimate_eval_poses(step)
-            self.pipeline.judge(step)
-        else:
+        if not is_last:
             self.pipeline.trust.clear()
         super()._save_checkpoint(step)
+        if is_last:  # only now: whatever fails here, what was trained is saved
+            self.pipeline.estimate_eval_poses(step)
+            self._judge(step)
+            super()._save_checkpoint(step)
         unfinished = self.base_dir / UNFINISHED_POSES
         try:
             self.write_poses(unfinished)
             replace_files(unfinished, self.base_dir / POSES_FOLDER)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-        if is_last:
+        if is_last and not self._is_unjudged:
             self._write_report()
+
+    def _judge(self, step: int) -> None:
+        try:
+            self.pipeline.judge(step)
+            self._is_unjudged = False
+        except Exception as error:  # of whatever kind: the run is done all the same
+            self.pipeline.trust.clear()
+            self._is_unjudged = True
+            self._say_what_failed("How far the poses can be trusted could not be found out", error)
 
     def _write_report(self) -> None:
         max_rays = None if self.pipeline.device.type == "cuda" else CPU_RAYS
-        contents = report_contents(self.pipeline, self.base_dir, title_of(self.config), max_rays)
         try:
+            contents = report_contents(self.pipeline, self.base_dir, title_of(self.config), max_rays)
             write_report(self.base_dir / POSES_FOLDER / REPORT, contents)
-        except InputError as error:
-            say([Line(str(error), "yellow")])
+        except Exception as error:  # of whatever kind: the verdict is to be said
+            self._say_what_failed("The report could not be made", error)
+
+    def _say_what_failed(self, what: str, error: Exception) -> None:
+        command = report_command(shown_path(self.base_dir))
+        say([Line(f"{what} ({in_short(error)}); try again with: {command}", "yellow", is_copied=True)])
 
     def write_poses(self, folder: Path) -> None:
         """Write the estimated cameras and the surface for other programs, and plots of where the cameras are.
@@ -194,16 +212,24 @@ class GNeRFTrainer(WholeRunTrainer):
 
         A program that trains as a part of what it does says itself where the results are.
         """
-        if self.pipeline.trust.statuses:
+        if not (self.pipeline.trust.statuses or self._is_unjudged):
+            self._say_where_it_stopped()
+            return
+        if self._is_unjudged:
+            self.has_failed = self.pipeline.restarts.has_failed
+            lines = unjudged_lines(self._seconds(), self.has_failed)
+        else:
             with self.train_lock:  # the viewer's thread switches the model's mode
                 outcome = self._outcome()
             self.has_failed = outcome.verdict.level == "failed"
-            self._say_nothing_more()
-            say(outcome_lines(outcome))
-            if self._display is not None:
-                say(places_lines(self.base_dir, POSES_FOLDER))
-        else:
-            self._say_where_it_stopped()
+            lines = outcome_lines(outcome)
+        self._say_nothing_more()
+        say(lines)
+        if self._display is not None:
+            say(places_lines(self.base_dir, POSES_FOLDER))
+
+    def _seconds(self) -> Optional[float]:
+        return None if self._display is None else self._display.elapsed
 
     def _outcome(self) -> Outcome:
         pipeline, trust = self.pipeline, self.pipeline.trust
@@ -220,7 +246,7 @@ class GNeRFTrainer(WholeRunTrainer):
         held_out_psnr = pipeline.evaluation.held_out_psnr()
         return Outcome(
             verdict=verdict,
-            seconds=None if self._display is None else self._display.elapsed,
+            seconds=self._seconds(),
             statuses=statuses,
             held_out=held_out,
             held_out_psnr=held_out_psnr,

@@ -147,6 +147,11 @@ def named(files: Sequence[Union[Path, str]], limit: int = 3) -> str:
     return names if len(files) <= limit else f"{names} and {len(files) - limit} more"
 
 
+def readable(text: str) -> str:
+    """A text that can be written as UTF-8: names of files need not be Unicode, and what is not becomes U+FFFD."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
 def show_brackets_of(names: Sequence[str]) -> None:
     """Print square brackets in names of files as they are: nerfstudio's messages take them for styles, and drop them.
 

@@ -54,7 +54,8 @@ def test_a_run_of_another_method_is_shown_and_what_is_not_known_is_said(tiny_sce
     for dataset, first in ((train, 0.0), (held_out, 100.0)):
         dataset.cameras.camera_to_worlds[:, 0, 3] = first + torch.arange(len(dataset))
     pipeline = SimpleNamespace(datamanager=datamanager, model=Shows(train))
-    contents = contents_of_any(pipeline, tmp_path, "nerfacto")
+    run = tmp_path / "outputs" / "scene" / "nerfacto" / "now"
+    contents = contents_of_any(pipeline, run, "nerfacto")
     assert len(contents.images) == 9
     explained = [image.figures.explained for image in contents.images]
     assert explained == sorted(explained), "the least explained first"
@@ -65,6 +66,9 @@ def test_a_run_of_another_method_is_shown_and_what_is_not_known_is_said(tiny_sce
     page = report_html(contents)
     assert "Not known: how far the poses can be trusted" in page and "No curves of the training were kept." in page
     assert [command.line.split()[0] for command in contents.commands] == ["ns-viewer", "ns-render"]
+    assert contents.commands[0].line == "ns-viewer --load-config outputs/scene/nerfacto/now/config.yml"
+    assert contents.commands_place == "the folder that it was trained in, which holds outputs/scene/nerfacto/now"
+    assert str(tmp_path) not in page
 
 
 def test_no_images_no_report(tmp_path: Path):

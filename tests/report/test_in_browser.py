@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterator, List, Tuple
 
 import pytest
+import torch
 from made_report import HOSTILE_NAME, made_contents
 
 from gnerf_ns.report.page import write_report
@@ -196,3 +199,19 @@ def test_it_follows_a_change_from_light_to_dark(wide: Watched):
     wait_for(page, "document.activeElement.id === 'image-3'")
     page.emulate_media(color_scheme="light")
     assert wide.errors == []
+
+
+def test_a_camera_that_is_nowhere_is_left_out_and_its_card_is_not(browser: Any, tmp_path: Path):
+    contents = made_contents(6, photo_side=24, rendering_side=16)
+    nowhere = torch.full((3, 4), math.nan)
+    contents.images[1] = replace(contents.images[1], camera_to_world=nowhere)
+    write_report(tmp_path / "report.html", contents)
+    watched = Watched(browser, tmp_path / "report.html")
+    drawn = "document.getElementById('cameras').data.find((trace) => trace.name === 'cameras')"
+    assert watched.page.evaluate(f"{drawn}.customdata") == [0, 2, 3, 4, 5]
+    assert watched.page.evaluate(f"{drawn}.marker.symbol") == ["circle"] * 3 + ["diamond", "circle"]
+    watched.page.evaluate("location.hash = '#image-1'")
+    wait_for(watched.page, "document.querySelector('.chosen')?.id === 'image-1'")
+    assert watched.page.locator("article").count() == 6 and watched.page.locator(".show-camera").count() == 5
+    assert watched.errors == []
+    watched.page.close()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import pytest
 import torch
 from made_report import HOSTILE_NAME, made_contents, made_images
 
-from gnerf_ns.report.contents import PoseFigures, ReportContents, ShownCurve
+from gnerf_ns.report.contents import CloudPoints, Headline, PoseFigures, ReportContents, ShownCurve
 from gnerf_ns.report.page import (
     COLORS,
     MAX_CURVE_POINTS,
@@ -183,11 +185,77 @@ def test_colors_go_from_sure_to_unsure():
     assert confidence_color(PoseFigures(alternative_probability=0.25)) == "#2f98c9"
 
 
-def test_a_pose_that_is_not_finite_is_an_error_and_no_broken_page():
+def parsed(html: str) -> Any:
+    """What the script draws, by the rules of browsers, which know no NaN."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    return json.loads(Reader(html).scripts[0], parse_constant=refuse)
+
+
+def test_cameras_that_are_nowhere_are_not_drawn_and_leave_others_as_they_are():
+    images = made_images(4, photo_side=8, rendering_side=8)
+    nowhere = images[1].camera_to_world.clone()
+    nowhere[0, 3] = math.nan
+    broken = replace(images[1], camera_to_world=nowhere, figures=PoseFigures(math.inf, math.nan, math.inf, -math.inf))
+    page = report_html(ReportContents("a run", [images[0], broken, *images[2:]]))
+    plots = parsed(page)
+    assert plots["frusta"][1] is None and len(plots["names"]) == 4
+    assert [plots["frusta"][index] for index in (0, 2, 3)] == parsed(
+        report_html(ReportContents("a run", [images[0], *images[2:]]))
+    )["frusta"]
+    buttons = [button for button in Reader(page).named("button") if button.get("class") == "show-camera"]
+    assert [button["data-index"] for button in buttons] == ["0", "2", "3"]
+    assert page.count("Its pose is not finite") == 1
+    assert parsed(report_html(ReportContents("a run", [broken])))["frusta"] == [None]
+
+
+def test_points_that_are_nowhere_are_gaps():
+    positions = torch.tensor([[0.0, 1.0, math.nan], [math.inf, 2.0, 3.0]])
+    contents = ReportContents("a run", [], points=CloudPoints(positions, torch.zeros(2, 3, dtype=torch.uint8)))
+    assert parsed(report_html(contents))["cloud"]["positions"] == [[0.0, 1.0, None], [None, 2.0, 3.0]]
+
+
+def test_names_that_are_not_unicode_are_shown_without_what_is_not(tmp_path: Path):
     (image,) = made_images(1, photo_side=8, rendering_side=8)
-    broken = type(image)("a.png", torch.full((3, 4), math.nan), image.photo)
-    with pytest.raises(ValueError, match="JSON"):
-        report_html(ReportContents("a run", [broken]))
+    name = os.fsdecode(b"caf\xe9.jpg")
+    contents = ReportContents(name, [replace(image, name=name)], headline=Headline("good", name), facts=[name, "Größe"])
+    write_report(tmp_path / "report.html", contents)
+    page = (tmp_path / "report.html").read_text("utf8")
+    assert page.count("caf\ufffd.jpg") > 5 and parsed(page)["names"] == ["caf\ufffd.jpg"]
+    assert "Größe" in page
+
+
+@pytest.mark.parametrize(
+    ("level", "flagged", "words"),
+    [
+        ("good", (), "2 trained on, 2 held out. The verdict"),
+        ("good", (2,), "1 flagged, held out: do not trust its pose without a look."),
+        ("good", (2, 3), "2 flagged, held out: do not trust their poses without a look."),
+        ("doubtful", (0, 2), "2 flagged, 1 of them held out: do not trust their poses without a look."),
+        ("doubtful", (0,), "1 flagged: do not trust its pose without a look."),
+        ("failed", (0,), "1 flagged. Flagged: a0.png . The verdict"),
+    ],
+)
+def test_the_head_counts_as_the_verdict_does(level: Any, flagged: Tuple[int, ...], words: str):
+    """Which is about the images that were trained on."""
+    (image,) = made_images(1, photo_side=8, rendering_side=8)
+    images = [
+        replace(image, name=f"a{index}.png", is_held_out=index > 1, figures=PoseFigures(is_flagged=index in flagged))
+        for index in range(4)
+    ]
+    text = Reader(
+        report_html(ReportContents("a run", images, headline=Headline(level, "So."), remarks=["The verdict"]))
+    )
+    head = text.text[: text.text.index("Cameras")]
+    assert words in head
+    assert [f"a{index}.png (held out)" in head for index in (2, 3)] == [index in flagged for index in (2, 3)]
+
+
+def test_where_commands_are_to_be_typed():
+    contents = replace(made_contents(1, photo_side=8, rendering_side=8), commands_place="the run’s folder, a/b & c")
+    assert "To be typed in the run’s folder, a/b & c: Look at it:" in Reader(report_html(contents)).text
 
 
 def test_reports_are_replaced_and_other_files_are_not(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,19 @@ from tiny_run import build_pipeline, pipeline_config
 from gnerf_ns.cameras.rays import CameraDirections
 from gnerf_ns.data.image_set import ImageSet, ImageStack
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
-from gnerf_ns.report.page import RENDERING_SIDE
+from gnerf_ns.report.page import RENDERING_SIDE, report_html
 from gnerf_ns.runs.curves import Curves
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import PoseStatus
-from gnerf_ns.training.run_report import MIN_SIDE, near, rendering_side, report_contents, shown_curves
+from gnerf_ns.training.run_report import (
+    MIN_SIDE,
+    input_of,
+    last_parts,
+    near,
+    rendering_side,
+    report_contents,
+    shown_curves,
+)
 from gnerf_ns.training.trust import Verdict
 
 
@@ -87,11 +96,29 @@ def test_what_was_read_and_how_to_go_on(contents: Any):
     facts = " ".join(contents.facts)
     assert "7 images to train on, 2 held out" in facts and "Lens: intrinsics from" in facts
     assert [command.line.split()[0] for command in contents.commands][:2] == ["ns-viewer", "ns-render"]
+    assert all(shlex.split(command.line).count("config.yml") == 1 for command in contents.commands)
     assert [curve.name for curve in contents.curves] == [
         "Loss",
         "PSNR of training images, in dB",
         "Share of the images that is explained, in %",
     ]
+
+
+def test_nothing_is_said_of_where_on_this_machine_the_files_are(contents: Any, pipeline: Any, tmp_path: Path):
+    run = tmp_path / "experiment" / "method" / "time"
+    shown = report_contents(pipeline, run, "a run", max_rays=None)
+    assert shown.commands_place == "the run’s folder, experiment/method/time"
+    page = report_html(shown)
+    data = Path(pipeline.config.datamanager.data)
+    assert f"held out, from {data.name}" in page
+    assert str(data.parent) not in page and str(tmp_path) not in page
+    assert last_parts(Path(tmp_path.anchor), 3) == ()
+
+
+def test_only_a_training_tells_what_it_runs_on(pipeline: Any, monkeypatch: pytest.MonkeyPatch):
+    assert input_of(pipeline).has_gpu is (pipeline.device.type == "cuda")
+    monkeypatch.setattr(pipeline, "test_mode", "inference")
+    assert input_of(pipeline).has_gpu is None
 
 
 def test_curves_are_as_they_were_kept():

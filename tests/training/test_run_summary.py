@@ -8,11 +8,13 @@ from typing import List
 
 import pytest
 
+from gnerf_ns.report.contents import ReportContents
+from gnerf_ns.report.page import write_report
 from gnerf_ns.runs.lines import Line, resume_command
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import PoseStatus
 from gnerf_ns.training.restarts import PHASE_A_FAILED
-from gnerf_ns.training.run_summary import Input, Outcome, outcome_lines, places_lines, start_lines
+from gnerf_ns.training.run_summary import Input, Outcome, outcome_lines, places_lines, start_lines, unjudged_lines
 from gnerf_ns.training.trust import Evidence, verdict_of
 
 BEGUN = Input("photos", 43, 7, (4032, 3024), 240, False, "EXIF data (50 of 50 images)", "the object alone")
@@ -93,6 +95,22 @@ def test_the_end_has_the_verdict_first_and_its_figures():
     failed = outcome_lines(Outcome(verdict_of(train, [], Evidence(True)), 5.0, train, [], None, -0.2, []))
     assert failed[0].text == f"FAILED after 0:05: {PHASE_A_FAILED}" and failed[0].style == "bold red"
     assert "held-out" not in "".join(line.text for line in failed[1:])
+
+
+def test_the_end_of_a_run_that_nobody_has_judged():
+    (done,) = unjudged_lines(252.0, has_phase_a_failed=False)
+    assert done.text == "Done after 4:12, but nobody has judged the poses: look at them."
+    (failed,) = unjudged_lines(None, has_phase_a_failed=True)
+    assert failed.text == f"FAILED: {PHASE_A_FAILED}" and failed.style == "bold red"
+
+
+def test_only_a_report_that_is_there_is_named(tmp_path: Path):
+    def named() -> int:
+        return sum("report.html" in line.text for line in places_lines(tmp_path, "poses"))
+
+    assert named() == 0
+    write_report(tmp_path / "poses" / "report.html", ReportContents("a run", []))
+    assert named() == 1
 
 
 def test_commands_to_go_on_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

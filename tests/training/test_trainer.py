@@ -32,6 +32,7 @@ from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import PoseStatus
 from gnerf_ns.training.trainer import GNeRFTrainerConfig
 from gnerf_ns.utils import disk
+from gnerf_ns.utils.checkpoints import TRUST_KEY
 from gnerf_ns.utils.errors import InputError
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -318,6 +319,64 @@ def test_a_full_disk_is_named_and_the_last_whole_checkpoint_stays(
     assert not list(trainer.base_dir.glob("unfinished*"))
 
 
+def failing(*_: Any, **__: Any) -> None:
+    raise ZeroDivisionError("by a width")
+
+
+def test_where_judging_fails_poses_are_left_without_it(
+    tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    config = trainer_config(tiny_scene, tmp_path, "transport", steps_per_eval_image=10**9)
+    trainer = build_trainer(config)
+    monkeypatch.setattr(trust, "verdict_of", failing)  # when statuses are there already
+    trainer.train()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "could not be found out (ZeroDivisionError: by a width); try again with: gnerf-report --load-config" in said
+    assert "Done, but nobody has judged the poses: look at them." in said and "at step 11" not in said
+    assert not trainer.has_failed
+    assert checkpoints(config).keys() == {"step-000000011.ckpt"}
+    meta = json.loads((config.get_base_dir() / "estimated_poses" / "transforms.json").read_text())
+    assert len(meta["frames"]) == 9 and not any("flagged" in frame for frame in meta["frames"])
+    assert not (config.get_base_dir() / "estimated_poses" / "report.html").exists()
+
+
+def test_a_report_that_fails_does_not_keep_the_verdict_back(
+    tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    config = trainer_config(tiny_scene, tmp_path, "transport", steps_per_eval_image=10**9)
+    trainer = build_trainer(config)
+    monkeypatch.setattr(gnerf_trainer, "report_contents", failing)
+    trainer.train()
+    said = " ".join(capsys.readouterr().out.split())
+    verdict = trainer.pipeline.trust.verdict
+    assert verdict is not None and said.index("The report could not be made") < said.index(verdict.sentence)
+    assert "(ZeroDivisionError: by a width); try again with: gnerf-report --load-config" in said
+    assert last_state(config)["pipeline"][TRUST_KEY]["verdict"] == list(verdict)
+
+
+def test_a_run_killed_while_its_judgement_is_saved_is_whole_without_it(
+    tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = trainer_config(tiny_scene, tmp_path, "transport", steps_per_eval_image=10**9)
+    trainer = build_trainer(config)
+    save, saved = torch.save, []
+
+    def half_of_the_last_one(state: Any, path: Path) -> None:
+        save(state, path)
+        saved.append(state["step"])
+        if saved[-2:] == [11, 11]:
+            os.truncate(path, path.stat().st_size // 2)
+            raise InterruptedError
+
+    monkeypatch.setattr(torch, "save", half_of_the_last_one)
+    with pytest.raises(InterruptedError):
+        trainer.train()
+    assert checkpoints(config).keys() == {"step-000000011.ckpt"}
+    assert last_state(config)["pipeline"][TRUST_KEY]["verdict"] is None
+    _, pipeline, _, step = eval_setup(config.get_base_dir() / "config.yml")
+    assert step == 11 and isinstance(pipeline, GNeRFPipeline) and pipeline.cameras.has_eval_poses
+
+
 def test_no_room_for_poses_leaves_those_of_before(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     trainer = build_trainer(trainer_config(tiny_scene, tmp_path, "transport"))
     trainer.save_checkpoint(0)
@@ -417,7 +476,7 @@ def test_the_viewer_waits_while_a_checkpoint_is_saved(tiny_scene: Path, tmp_path
         original = getattr(owner, name)
 
         def watched(*arguments: Any) -> Any:
-            locked[name] = trainer.train_lock.locked()
+            locked[name] = bool(trainer.train_lock._queue)
             return original(*arguments)
 
         monkeypatch.setattr(owner, name, watched)
@@ -428,7 +487,7 @@ def test_the_viewer_waits_while_a_checkpoint_is_saved(tiny_scene: Path, tmp_path
     trainer.save_checkpoint(5)
     trainer._say_how_it_ended()
     assert locked == {"estimate_eval_poses": True, "write_poses": True, "find_ambiguity": True}
-    assert not trainer.train_lock.locked()
+    assert not bool(trainer.train_lock._queue)
 
 
 def test_ctrl_c_ends_a_training_after_a_whole_step(

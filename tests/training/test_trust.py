@@ -12,6 +12,7 @@ from tiny_run import build_trainer, pipeline_config, trainer_config
 from gnerf_ns.training.pipeline import GNeRFPipeline
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import PoseStatus
+from gnerf_ns.training.run_report import report_contents
 from gnerf_ns.training.trainer import GNeRFTrainerConfig
 from gnerf_ns.training.trust import worst_first
 from gnerf_ns.utils.checkpoints import TRUST_KEY
@@ -77,6 +78,8 @@ def test_held_out_images_at_other_poses_are_judged_anew(trained: GNeRFTrainerCon
     assert pipeline.trust.verdict is None
     pipeline.judge()
     assert len(pipeline.trust.statuses["eval"]) == 2
+    shown = report_contents(pipeline, trained.get_base_dir(), "a run", max_rays=10_000).images
+    assert sum(image.is_held_out for image in shown) == 2 and len(shown) == 9
 
 
 def test_a_run_that_goes_on_is_judged_anew(trained: GNeRFTrainerConfig):

@@ -1,6 +1,7 @@
 """What is shown of something that has stages, and what nerfstudio's console makes of names of files."""
 
 import io
+import os
 
 import pytest
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -10,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from gnerf_ns.utils import commands, console
-from gnerf_ns.utils.console import show_brackets_of
+from gnerf_ns.utils.console import readable, show_brackets_of
 
 NAMES = ["scan [v2]", "[red]", "x[bold]y", "a[[b]c]", "[#7]", "[/]", "[link=x]"]
 
@@ -73,3 +74,9 @@ def test_stages_are_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch: pytest.
         assert "Matching 9 images: matches" in printed.getvalue() and "44%" in printed.getvalue()
     else:
         assert printed.getvalue().splitlines() == ["Matching 9 images: matches, 8 of 36; 0:12 elapsed"]
+
+
+def test_what_is_readable_can_be_written():
+    name = os.fsdecode(b"caf\xe9 \xff.jpg")
+    assert readable(name) == "caf\ufffd \ufffd.jpg"
+    assert readable("Größe 日本 🙂.jpg") == "Größe 日本 🙂.jpg"
