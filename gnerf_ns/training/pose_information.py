@@ -209,9 +209,9 @@ def _information(
     of_places = (of_places - place_in_sum.mT @ place_in_sum).double()
     crossed = _spread((weights[:, None, None] * by_place).mT @ by_pose, place, num_points, count)
     crossed = crossed - place_in_sum.mT @ in_sum
-    least = APERTURE * of_places.diagonal(dim1=-2, dim2=-1).amax(dim=-1).clamp_min(1e-6)
-    roots_of_places = torch.linalg.cholesky(of_places + least[:, None, None] * torch.eye(3).to(of_places))
-    taken = torch.linalg.solve_triangular(roots_of_places.to(crossed), crossed, upper=False)
+    known, axes = torch.linalg.eigh(of_places)  # rounding may leave less than nothing along an axis
+    known = torch.maximum(known, APERTURE * known[:, 2:].clamp_min(1e-6))
+    taken = (axes.to(crossed).mT @ crossed) / known.sqrt().to(crossed)[:, :, None]
     for rows in (in_sum.flatten(0, 1), taken.flatten(0, 1)):
         information -= (rows.mT @ rows).double()
     return information
