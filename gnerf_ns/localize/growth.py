@@ -48,10 +48,16 @@ class GrowthConfig:
     min_agreeing: int = 2
     """Fewest of its last few hypotheses that came to the same rotation."""
 
-    def accepts(self, figures: Mapping[str, Any]) -> bool:
-        """Whether an image may be trained on, by what its frame says under "localization"."""
+    def accepts(self, frame: Mapping[str, Any]) -> bool:
+        """Whether an image may be trained on, by what its frame says of it."""
+        figures = frame["localization"]
         agrees = figures["num_agreeing"] >= min(self.min_agreeing, figures["num_hypotheses"])
-        return figures["converged"] and figures["photometric_error"] <= self.max_error and agrees
+        return (
+            figures["converged"]
+            and not frame.get("flagged")
+            and figures["photometric_error"] <= self.max_error
+            and agrees
+        )
 
 
 @dataclass(frozen=True)
@@ -187,7 +193,7 @@ def grow_run(run_config: Any, poses_json: Path, config: GrowthConfig) -> Optiona
     frames = [
         {**frame, **named_from_the_root(frame), "localized": True}
         for frame in meta["frames"]
-        if config.accepts(frame["localization"]) and method.can_hold(poses[poses_json.parent / frame["file_path"]])
+        if config.accepts(frame) and method.can_hold(poses[poses_json.parent / frame["file_path"]])
     ]
     if not frames:
         return None

@@ -143,21 +143,25 @@ def localize_in_scene(
         again = _attempt(scene, image_set[some], from_all_around, None, reference, lambda count: None)
         for index, localization in zip(doubtful, again, strict=True):
             found[index] = found[index].or_better(localization)
-    return _with_sigmas(scene, image_set, found)
+    return _with_sigmas(scene, image_set, config, found)
 
 
-def _with_sigmas(scene: TrainedScene, image_set: ImageSet, found: List[Localization]) -> List[Localization]:
+def _with_sigmas(
+    scene: TrainedScene, image_set: ImageSet, config: LocalizerConfig, found: List[Localization]
+) -> List[Localization]:
     """By the images' colors, and by how sure the cameras are that the field was made with, where that is known."""
-    poses = torch.stack([localization.camera_to_world for localization in found])
-    shell = scene.viewing_shell
-    rotations, shifts = color_sigmas(
-        scene.renderer, image_set, poses, free_motions(poses, PoseCodec("free", shell.radius))
-    )
-    shares = shifts / torch.linalg.vector_norm(poses[..., 3] - shell.center, dim=-1)
-    return [
-        replace(each, rotation_sigma_deg=float(rotation), translation_sigma_relative=float(share))
-        for each, rotation, share in zip(found, rotations, shares, strict=True)
-    ]
+    shell, judged = scene.viewing_shell, []
+    for some in torch.arange(len(found), device=scene.renderer.device).split(config.images_per_batch):
+        poses = torch.stack([found[index].camera_to_world for index in some.tolist()])
+        arms = poses[..., 3:] - shell.center[:, None]
+        # Turns around the middle of the scene.
+        motions = free_motions(torch.cat([poses[..., :3], arms], dim=-1), PoseCodec("free", shell.radius))
+        rotations, shifts = color_sigmas(scene.renderer, image_set[some], poses, motions)
+        shares = shifts / torch.linalg.vector_norm(arms[..., 0], dim=-1)
+        for index, rotation, share in zip(some.tolist(), rotations.tolist(), shares.tolist(), strict=True):
+            both = math.hypot(rotation, scene.pose_sigmas[0]), math.hypot(share, scene.pose_sigmas[1])
+            judged.append(replace(found[index], rotation_sigma_deg=both[0], translation_sigma_relative=both[1]))
+    return judged
 
 
 def _attempt(

@@ -138,6 +138,8 @@ class TrainedScene:
     """Converts poses between the field's frame and that of the data."""
     regress_poses: Optional[PoseRegressor]
     """The run's inversion network, if it has one."""
+    pose_sigmas: Tuple[float, float] = (0.0, 0.0)
+    """How far its cameras are usually off, in degrees and as a share of their distance; 0 where that is not known."""
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> TrainedScene:
@@ -177,7 +179,18 @@ class TrainedScene:
             image_side=int(torch.maximum(given.width, given.height).median()),
             world=world,
             regress_poses=getattr(pipeline, "pose_regressor", None),
+            pose_sigmas=_usual_sigmas(pipeline),
         )
+
+
+def _usual_sigmas(pipeline: Pipeline) -> Tuple[float, float]:
+    """By what has been said of a run of ours (`Trust`)."""
+    statuses = getattr(getattr(pipeline, "trust", None), "statuses", {}).get("train", [])
+    if not statuses:
+        return 0.0, 0.0
+    sigmas = torch.tensor([(each.rotation_sigma_deg, each.translation_sigma_relative) for each in statuses])
+    rotation, shift = sigmas.nanmedian(dim=0).values.nan_to_num(0.0).tolist()
+    return rotation, shift
 
 
 def _learned_cameras(pipeline: Pipeline) -> Optional[LearnedCameras]:

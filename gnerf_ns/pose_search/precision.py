@@ -55,6 +55,9 @@ def color_sigmas(
         for index, pose in enumerate(camera_to_worlds):
             give_way()
             shown = (counts[index] > 0).nonzero()[:, 0]
+            if len(shown) == 0:  # nothing is known but what was before
+                covariances.append(PRIOR_RAD**2 * torch.eye(freedoms).to(motions))
+                continue
             chosen = shown[torch.randperm(len(shown), generator=generator)[:PIXELS_EACH].to(shown.device)]
             steps = STEP * torch.cat([motions.new_zeros(1, 6), motions[index].mT]).to(pose)
             poses = moved(pose.expand(freedoms + 1, 3, 4), steps)

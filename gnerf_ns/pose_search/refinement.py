@@ -167,8 +167,9 @@ class Localization:
     """Poses of the hypothesis that won, from its first to the last, every `PATH_INTERVAL` steps."""
     num_rays: int
     """Rays that were rendered with gradients."""
-    alternative_probability: float = 0.0
-    """That the image was taken from somewhere quite different, by the hypotheses that ended elsewhere."""
+    alternative_probability: float = math.nan
+    """That the image was taken from somewhere quite different, by the hypotheses that ended elsewhere; NaN where there
+    were none."""
     rotation_sigma_deg: float = math.nan
     """Root mean square of the angle by which the pose may be turned where it is, in degrees; NaN where unknown."""
     translation_sigma_relative: float = math.nan
@@ -189,7 +190,8 @@ class Localization:
         least, greater = (torch.tensor([each.error**2]) for each in (better, worse))
         probability = better.alternative_probability
         if bool(are_elsewhere(worse.camera_to_world, better.camera_to_world)):
-            probability = max(probability, float(alternative_probabilities(least, greater, torch.zeros(1))))
+            between = float(alternative_probabilities(least, greater, torch.zeros(1)))
+            probability = between if math.isnan(probability) else max(probability, between)
         return replace(better, alternative_probability=probability, num_rays=num_rays, seconds=seconds)
 
 
@@ -218,7 +220,7 @@ def localize_images(
     hypotheses = Hypotheses(image_set, image_indices, starts.flatten(0, 1), make_poses)
     paths = starts.flatten(0, 1)[:, None]
     num_rays, survived, errors = 0, hypotheses, starts.new_zeros(len(hypotheses))
-    elsewhere = starts.new_zeros(count)
+    elsewhere = starts.new_full((count,), torch.nan)
     rounds = ((config.first, config.survivors), (config.second, 1), (config.last, 1))
     for number, (refinement, survivors) in enumerate(rounds):
         survived = hypotheses if number == 1 else survived
@@ -231,6 +233,7 @@ def localize_images(
         hypotheses, paths, errors = hypotheses.select(kept), paths[kept], errors[kept]
 
     poses = hypotheses.poses().detach()
+    probabilities = alternative_probabilities(errors, elsewhere, torch.zeros_like(errors))
     gains, factors = hypotheses.log_gains.detach().exp(), hypotheses.log_focal_scales.detach().exp()
     # An image of one color tells nothing of where it is from.
     variances = _variances(pixels, config.comparison_side)
@@ -250,7 +253,7 @@ def localize_images(
             focal_scale=float(factors[index]),
             path=paths[index],
             num_rays=num_rays,
-            alternative_probability=float(elsewhere[index]),
+            alternative_probability=float(probabilities[index]),
         )
         for index in range(count)
     ]
@@ -304,21 +307,20 @@ def _elsewhere(
     errors: Float[Tensor, "hypotheses"],
     before: Float[Tensor, "n"],
 ) -> Float[Tensor, "n"]:
-    """That images were taken from the best hypothesis that is quite another one than the best of all; as before where
-    there is none any more.
+    """Squared color errors at the best hypothesis that is quite another one than the best of all; as before where there
+    is none any more.
 
     Args:
         camera_to_worlds: all hypotheses, as many for each image.
         errors: squared color errors there.
-        before: the same before the last refinement.
+        before: the same before the last refinement; NaN where there was none.
     """
     poses, by_image = camera_to_worlds.unflatten(0, (len(before), -1)), errors.view(len(before), -1)
-    least, best = by_image.min(dim=1)
+    best = by_image.argmin(dim=1)
     chosen = poses[torch.arange(len(before), device=best.device), best]
     are_others = are_elsewhere(poses, chosen[:, None].expand_as(poses))
     others = torch.where(are_others, by_image, torch.inf).amin(dim=1)
-    now = alternative_probabilities(least, others, torch.zeros_like(least))
-    return torch.where(are_others.any(dim=1), now, before)
+    return torch.where(are_others.any(dim=1), others, before)
 
 
 def _variances(pixels: PixelChoice, image_side: int) -> Float[Tensor, "n"]:

@@ -64,8 +64,8 @@ def training_confidence(
         progress: how much of phase B was trained, of what its schedule has.
     """
     poses, count = scene.cameras.poses("train"), len(scene.cameras)
-    num_parts = math.ceil(count / MAX_TOGETHER)
-    parts = [torch.arange(first, count, num_parts, device=poses.device) for first in range(num_parts)]
+    # Neighbors together: they see the same, and are matched with each other.
+    parts = torch.arange(count, device=poses.device).chunk(math.ceil(count / MAX_TOGETHER))
     rotation, shift = torch.zeros_like(poses[:, 0, 0]), torch.zeros_like(poses[:, 0, 0])
     own_factor = OWN_FACTOR if progress >= 1.0 else OWN_FACTOR_EARLY
     for part in parts:
@@ -73,7 +73,8 @@ def training_confidence(
         joint, matched = _joint_sigmas(scene, search, epipolar, part)
         for whole, values in zip((rotation, shift), zip(own, joint, matched, strict=True), strict=True):
             both = (JOINT_FACTOR * values[1]).hypot(own_factor * values[0])
-            whole[part] = torch.minimum(both, MATCHED_FACTOR * values[2])
+            # A single camera is not known relative to anything.
+            whole[part] = torch.minimum(both, MATCHED_FACTOR * values[2]) if len(part) > 1 else torch.nan
     alternatives, exists = find_alternatives(search, scene.image_set, poses)
     return Confidence(rotation, shift / _distance(poses), alternatives, exists)
 

@@ -239,6 +239,7 @@ class GNeRFPipeline(VanillaPipeline):
         schedule = Schedule.of(config.resolved_schedule, len(self.cameras), image_side)
         self.restarts = Restarts(config.restarts, schedule, attempt, self._seed_at)
 
+        self._loaded_step = -1
         self.trust = Trust(
             JudgedRun(self.scene, self.pose_search, self.epipolar, self.leave_out, self.restarts, self._held_out_images)
         )
@@ -420,10 +421,10 @@ class GNeRFPipeline(VanillaPipeline):
         """Say how far poses, and the run, can be trusted (`trust`), unless that is known.
 
         Args:
-            step: the training step that is done; None for that of the held-out poses.
+            step: the training step that is done; None for the one that was loaded.
         """
         if self.trust.verdict is None:
-            step = int(self.cameras.eval_step) if step is None else step
+            step = self._loaded_step if step is None else step
             with torch.random.fork_rng():
                 torch.manual_seed(self._seed_at(step) + 2)
                 self.trust.judge(step)
@@ -455,7 +456,10 @@ class GNeRFPipeline(VanillaPipeline):
             InputError: the checkpoint is of another configuration or of other images.
         """
         super().load_pipeline(fitting_state(loaded_state, self.state_dict()), step)
-        self.trust.forget_other_held_out(int(self.cameras.eval_step))
+        self._loaded_step = step
+        # What goes on being trained, and held-out images at other poses, are judged anew.
+        if self.test_mode == "val" or self.trust.eval_step != int(self.cameras.eval_step):
+            self.trust.clear()
         self._set_schedule(self.schedule.at(step))
         self._report(step)
         if self.test_mode != "val":

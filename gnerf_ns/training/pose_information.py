@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from typing import List, NamedTuple, Tuple
 
-import roma
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from gnerf_ns.cameras.pose_covariance import moved
 from gnerf_ns.cameras.projection import Projection
 from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses, sampson_errors
 from gnerf_ns.data.image_set import ImageSet
@@ -44,8 +44,10 @@ COLOR_NOISE = 0.01
 """Added to the standard deviation of colors in [0, 1]: rounding, and what no image shows twice."""
 APERTURE = 1e-3
 """Of what is known of a point's place where it is best known: along an edge, or with one camera, nothing is."""
+ROUNDING = 1e-5
+"""Of what it would be if the point's color were known: less is rounding, as where two cameras stand at one place."""
 MAX_TOGETHER = 250
-"""Images that are looked at together; of more, every second, third and so on, which bounds memory and time."""
+"""Images that are looked at together, which bounds memory and time."""
 LEAST_MATCH_RAD = 1e-4
 """No match is better than this, in radians: a tenth of a pixel of a thousand."""
 MATCH_OUTLIER = 5.0
@@ -112,7 +114,7 @@ def match_information(
     directions = [lenses.at(images[:, side], coords[:, side : side + 1])[:, 0].double() for side in (0, 1)]
     with torch.enable_grad():
         motions = poses.new_zeros(len(images), 2, 6).requires_grad_()
-        first, second = (_moved(poses[images[:, side]], motions[:, side]) for side in (0, 1))
+        first, second = (moved(poses[images[:, side]], motions[:, side]) for side in (0, 1))
         # The root has no derivative at 0, where the error has two signs.
         errors = (sampson_errors(first, second, *directions) + 1e-20).sqrt()
         (slopes,) = torch.autograd.grad(errors.sum(), motions)
@@ -126,14 +128,6 @@ def match_information(
             products = (weights[:, None] * slopes[:, one])[:, :, None] * slopes[:, other][:, None, :]
             information.index_add_(0, images[:, one] * count + images[:, other], products)
     return information.view(count, count, 6, 6).permute(0, 2, 1, 3).reshape(6 * count, 6 * count)
-
-
-def _moved(camera_to_worlds: Float[Tensor, "k 3 4"], motions: Float[Tensor, "k 6"]) -> Float[Tensor, "k 3 4"]:
-    """Differentiable at rest, where a rotation vector's length is not."""
-    turns = roma.rotvec_to_rotmat(motions[:, :3])
-    return torch.cat(
-        [turns @ camera_to_worlds[..., :3], (camera_to_worlds[..., 3] + motions[:, 3:])[..., None]], dim=-1
-    )
 
 
 def _surface(
@@ -210,12 +204,13 @@ def _information(
     in_sum = _spread(roots * by_pose, place, num_points, count) / per_point.sqrt()[:, None, None]
     place_in_sum = _sum_of_rows(roots * by_place, seen.points, num_points) / per_point.sqrt()[:, None, None]
     # And what its place takes.
-    of_places = _sum_of_rows((weights[:, None, None] * by_place).mT @ by_place, seen.points, num_points)
-    of_places = (of_places - place_in_sum.mT @ place_in_sum).double()
+    whole = _sum_of_rows((weights[:, None, None] * by_place).mT @ by_place, seen.points, num_points).double()
+    of_places = whole - place_in_sum.double().mT @ place_in_sum.double()
     crossed = _spread((weights[:, None, None] * by_place).mT @ by_pose, place, num_points, count)
     crossed = crossed - place_in_sum.mT @ in_sum
     known, axes = torch.linalg.eigh(of_places)  # rounding may leave less than nothing along an axis
-    known = torch.maximum(known, APERTURE * known[:, 2:].clamp_min(1e-6))
+    least = APERTURE * known[:, 2:] + ROUNDING * whole.diagonal(dim1=-2, dim2=-1).amax(dim=-1, keepdim=True)
+    known = torch.maximum(known, least.clamp_min(1e-9))
     taken = (axes.to(crossed).mT @ crossed) / known.sqrt().to(crossed)[:, :, None]
     for rows in (in_sum.flatten(0, 1), taken.flatten(0, 1)):
         information -= (rows.mT @ rows).double()
@@ -304,15 +299,14 @@ def _agreeing(
 def _coordinate_slopes(
     image_set: ImageSet, camera_to_worlds: Float[Tensor, "n 3 4"], seen: _Sightings
 ) -> Tuple[Float[Tensor, "sightings 2 6"], Float[Tensor, "sightings 2 3"]]:
-    """How coordinates of points change with the motion of the camera, and with that of the point; distortion, which
-    changes little from here to there, as in the middle of the image."""
+    """How coordinates of points change with the motion of the camera, and with that of the point."""
     rotations = camera_to_worlds[seen.cameras][..., :3]
     arms = (rotations @ seen.in_camera[..., None])[..., 0]
     x, y, z = seen.in_camera.unbind(dim=-1)
     none, depth = torch.zeros_like(x), -z
     in_plane = torch.stack([1 / depth, none, x / depth**2, none, -1 / depth, -y / depth**2], dim=-1).view(-1, 2, 3)
-    slopes = Projection(image_set.directions, x.device).slopes[seen.cameras]
-    of_place = (in_plane @ rotations.mT) / slopes[..., None]
+    slopes = Projection(image_set.directions, x.device).slopes(seen.cameras, seen.coords)
+    of_place = slopes @ in_plane @ rotations.mT
     # The point, seen from a camera that turns by w and moves by v, moves by -w x arm - v.
     crossed = torch.linalg.cross(of_place, arms[:, None].expand_as(of_place), dim=-1)
     return torch.cat([crossed, -of_place], dim=-1), of_place

@@ -113,8 +113,9 @@ def report_contents(pipeline: GNeRFPipeline, run: Path, title: str, max_rays: Op
 def remarks_on(pipeline: GNeRFPipeline) -> List[str]:
     """What is said of a judged run besides its verdict."""
     trust = pipeline.trust
-    files = pipeline.datamanager.train_dataset.image_filenames
-    said = [*sentences(trust.statuses["train"], files, trust.statuses.get("eval", ())), *trust.remarks]
+    datamanager = pipeline.datamanager
+    files, others = datamanager.train_dataset.image_filenames, datamanager.eval_dataset.image_filenames
+    said = [*sentences(trust.statuses["train"], files, trust.statuses.get("eval", ()), others), *trust.remarks]
     errors = pipeline.evaluation.pose_errors()
     if errors is not None:
         said.append(truth_sentence(errors, is_truth=pipeline.config.poses == "unknown"))

@@ -209,8 +209,9 @@ class GNeRFTrainer(WholeRunTrainer):
         pipeline, trust = self.pipeline, self.pipeline.trust
         statuses, held_out, verdict = trust.statuses["train"], trust.statuses.get("eval", ()), trust.verdict
         assert verdict is not None
-        files = pipeline.datamanager.train_dataset.image_filenames
-        remarks = [Line(text) for text in sentences(statuses, files, held_out) if text != verdict.sentence]
+        datamanager = pipeline.datamanager
+        files, others = datamanager.train_dataset.image_filenames, datamanager.eval_dataset.image_filenames
+        remarks = [Line(text) for text in sentences(statuses, files, held_out, others) if text != verdict.sentence]
         remarks += [Line(text, "yellow") for text in trust.remarks]
         errors = pipeline.evaluation.pose_errors()
         if errors is not None:

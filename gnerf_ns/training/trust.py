@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Callable, Dict, List, Literal, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
@@ -22,8 +23,8 @@ from gnerf_ns.training.pose_status import (
     PoseStatus,
     knows_by_heart,
     pose_statuses,
+    shows_many_elsewhere,
     shows_most_badly,
-    shows_most_elsewhere,
     sides_are_alike,
     without_the_field,
 )
@@ -77,7 +78,7 @@ def verdict_of(statuses: Sequence[PoseStatus], held_out: Sequence[PoseStatus], e
         return Verdict("failed", PHASE_A_FAILED)
     if shows_most_badly(statuses):
         return Verdict("failed", SHOWN_BADLY)
-    if shows_most_elsewhere(statuses):
+    if shows_many_elsewhere(statuses):
         return Verdict("failed", SHOWN_ELSEWHERE)
     flagged = sum(status.is_flagged for status in statuses)
     if knows_by_heart(statuses, held_out):
@@ -86,10 +87,15 @@ def verdict_of(statuses: Sequence[PoseStatus], held_out: Sequence[PoseStatus], e
         return Verdict("failed", f"{flagged} of {len(statuses)} poses may be wrong: do not trust them without a look.")
     if evidence.ambiguity:
         return Verdict("doubtful", "The field shows the images from their poses, but others may be as good.")
-    if flagged > FEW_FLAGGED * len(statuses):
-        return Verdict("doubtful", f"{flagged} of {len(statuses)} poses may be wrong; the others look right.")
+    if flagged > max(1.0, FEW_FLAGGED * len(statuses)):
+        return Verdict(
+            "doubtful", f"{flagged} of {len(statuses)} poses may be wrong: look at them, and at some others."
+        )
     if evidence.progress < 1.0:
-        return Verdict("doubtful", f"Training was stopped after {evidence.progress:.0%} of phase B: poses are rough.")
+        return Verdict(
+            "doubtful",
+            f"Training was stopped after {math.floor(100 * evidence.progress)}% of phase B: poses are rough.",
+        )
     if flagged:
         images = "one image" if flagged == 1 else f"{flagged} images"
         return Verdict("good", f"The field shows the images from their poses; look at {images}, named below.")
@@ -169,14 +175,9 @@ class Trust(nn.Module):
                 search.costs, held_out, poses, leave_out.eval_origins, confidence, are_alike
             )
         train, eval_statuses = statuses["train"], statuses.get("eval", [])
-        if shows_most_badly(train) or shows_most_elsewhere(train) or knows_by_heart(train, eval_statuses):
+        if shows_most_badly(train) or shows_many_elsewhere(train) or knows_by_heart(train, eval_statuses):
             return {split: without_the_field(each) for split, each in statuses.items()}
         return statuses
-
-    def forget_other_held_out(self, eval_step: int) -> None:
-        """Nothing is known of held-out images whose poses are not those that were judged."""
-        if eval_step != self.eval_step:
-            self.statuses = {split: each for split, each in self.statuses.items() if split != "eval"}
 
     def entries(self, train_names: Sequence[str], eval_names: Sequence[str]) -> Dict[str, Any]:
         """What `ns-eval` says of it: the verdict, which images are flagged, and what is usual.

@@ -94,3 +94,12 @@ def test_an_image_of_one_color_tells_nothing(shown: int):
     torch.testing.assert_close(
         sigmas, torch.full((COUNT,), math.degrees(PRIOR_RAD) * math.sqrt(3.0)), rtol=1e-3, atol=0.0
     )
+
+
+def test_of_an_image_without_a_pixel_that_counts_the_prior_is_left():
+    """Its mask is empty, and what is behind is the field's own affair."""
+    model, poses = model_of(Blobs(), background_color="last_sample"), random_poses(2)
+    images = image_set_of(model_of(Blobs()), poses)
+    images.images.pixels[1, ..., 3] = 0
+    sigmas = sigmas_of(model, images, poses)
+    assert float(sigmas[0]) < 5.0 and float(sigmas[1]) == pytest.approx(math.degrees(PRIOR_RAD) * math.sqrt(3.0))

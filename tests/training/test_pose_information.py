@@ -136,3 +136,19 @@ def test_noise_makes_poses_less_sure(poses: Tensor, image_set: ImageSet, noise: 
         for images in (image_set, noisy)
     )
     assert least < float(blurred / clear) < 15.0
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("shift", [0.0, 1e-3])
+def test_two_copies_of_a_photo_are_no_trouble(seed: int, shift: float):
+    """Points that only they see have no place that they could know."""
+    torch.manual_seed(seed)
+    poses = random_poses(6, seed=seed)
+    twin = poses[2:3].clone()
+    twin[..., 3] += shift * RADIUS
+    both = torch.cat([poses, twin])
+    model = model_of(Blobs())
+    information = color_information(model, image_set_of(model, both, 48, 48), both)
+    assert bool(information.isfinite().all())
+    sigmas = joint_sigmas(information, free_motions(both, PoseCodec("free", RADIUS)), both)
+    assert bool(sigmas.rotation_deg.isfinite().all()) and float(sigmas.rotation_deg.min()) > 0.0

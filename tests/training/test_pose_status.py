@@ -20,7 +20,7 @@ from gnerf_ns.training.pose_status import (
     PoseStatus,
     pose_statuses,
     sentences,
-    shows_most_elsewhere,
+    shows_many_elsewhere,
     sides_are_alike,
     without_the_field,
 )
@@ -126,8 +126,8 @@ def test_a_field_that_does_not_tell_places_apart_is_not_trusted():
     def alike(probability: float) -> list[PoseStatus]:
         return [PoseStatus(PoseOrigin.APPEARANCE, 0.9, False, 0.1, 0.001, probability)] * 8
 
-    assert shows_most_elsewhere(alike(0.3)) and not shows_most_elsewhere(alike(0.05))
-    assert not shows_most_elsewhere([PoseStatus(PoseOrigin.APPEARANCE, 0.9, False)])
+    assert shows_many_elsewhere(alike(0.3)) and not shows_many_elsewhere(alike(0.05))
+    assert not shows_many_elsewhere([PoseStatus(PoseOrigin.APPEARANCE, 0.9, False)])
     assert SHOWN_ELSEWHERE in sentences(alike(0.3), FILES) and len(sentences(alike(0.05), FILES)) == 1
 
 

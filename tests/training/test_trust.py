@@ -68,12 +68,22 @@ def test_a_checkpoint_of_before_is_loaded_and_judged_when_that_is_asked(tiny_sce
     assert pipeline.trust.verdict is not None and len(pipeline.trust.statuses["train"]) == 7
 
 
-def test_nothing_is_said_of_held_out_images_at_other_poses(trained: GNeRFTrainerConfig):
+def test_held_out_images_at_other_poses_are_judged_anew(trained: GNeRFTrainerConfig):
+    state: Dict[str, Any] = torch.load(trained.get_checkpoint_dir() / "step-000000011.ckpt")["pipeline"]
     pipeline = loaded(trained)
-    pipeline.trust.forget_other_held_out(int(pipeline.cameras.eval_step))
-    assert "eval" in pipeline.trust.statuses
-    pipeline.trust.forget_other_held_out(5)
-    assert "eval" not in pipeline.trust.statuses and len(pipeline.trust.statuses["train"]) == 7
+    pipeline.load_pipeline(state, 11)
+    assert pipeline.trust.verdict is not None
+    pipeline.load_pipeline({**state, "cameras.eval_step": torch.tensor(-1)}, 11)
+    assert pipeline.trust.verdict is None
+    pipeline.judge()
+    assert len(pipeline.trust.statuses["eval"]) == 2
+
+
+def test_a_run_that_goes_on_is_judged_anew(trained: GNeRFTrainerConfig):
+    state: Dict[str, Any] = torch.load(trained.get_checkpoint_dir() / "step-000000011.ckpt")["pipeline"]
+    pipeline = trained.pipeline.setup(device="cpu", test_mode="val")
+    pipeline.load_pipeline(state, 11)
+    assert pipeline.trust.verdict is None and not pipeline.trust.statuses
 
 
 def test_ns_eval_says_the_verdict_and_who_is_flagged(trained: GNeRFTrainerConfig):
