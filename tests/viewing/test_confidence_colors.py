@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gnerf_ns.cameras.pose_covariance import MIN_TURN_DEG
 from gnerf_ns.viewing.confidence_colors import (
     FLAG_COLOR,
-    OTHER_PLACE_DEG,
     SCALE_DEG,
     UNKNOWN_COLOR,
     confidence_color,
     expected_error_deg,
+    hexadecimal,
+    scale_colors,
 )
 
 NAN = float("nan")
@@ -38,9 +40,9 @@ def lightness(color, blindness=None) -> float:
     "sigma, probability, expected",
     [
         (0.5, 0.0, 0.5),
-        (0.0, 1.0, OTHER_PLACE_DEG),
-        (3.0, 0.5, math.sqrt(0.5 * 9 + 0.5 * OTHER_PLACE_DEG**2)),
-        (NAN, 0.25, OTHER_PLACE_DEG / 2),
+        (0.0, 1.0, MIN_TURN_DEG),
+        (3.0, 0.5, math.sqrt(0.5 * 9 + 0.5 * MIN_TURN_DEG**2)),
+        (NAN, 0.25, MIN_TURN_DEG / 2),
         (2.0, NAN, 2.0),
         (NAN, NAN, None),
     ],
@@ -52,7 +54,7 @@ def test_expected_error(sigma, probability, expected):
 @given(st.floats(0.0, 20.0), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
 def test_more_doubt_is_no_smaller_error(sigma, one, other):
     low, high = sorted((one, other))
-    if sigma <= OTHER_PLACE_DEG:
+    if sigma <= MIN_TURN_DEG:
         less, more = expected_error_deg(sigma, low), expected_error_deg(sigma, high)
         assert less is not None and more is not None and less <= more + 1e-9
 
@@ -76,3 +78,8 @@ def test_unknown_and_flagged_are_no_colors_of_the_scale():
     assert confidence_color(None) == UNKNOWN_COLOR
     for color in (UNKNOWN_COLOR, FLAG_COLOR):
         assert np.abs(scale - color).max(axis=1).min() > 30
+
+
+def test_colors_of_pages():
+    assert hexadecimal((0, 10, 255)) == "#000aff"
+    assert scale_colors(3) == [confidence_color(error) for error in (0.1, 1.0, 10.0)]
