@@ -18,7 +18,7 @@ FLAG_COLOR: Rgb = (230, 30, 30)
 
 SCALE_DEG = (0.1, 10.0)
 """Expected errors at the ends of the scale; between them it is logarithmic, as errors are spread."""
-_SCALE_ENDS = (0.2, 0.97)
+_SCALE_ENDS = (0.25, 0.97)
 """The part of matplotlib's viridis in use: its darkest colors are hard to see over a dark rendering."""
 
 

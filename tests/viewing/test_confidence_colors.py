@@ -28,12 +28,15 @@ BLINDNESS = {
 
 def lightness(color, blindness=None) -> float:
     """CIE L*, in [0, 100]."""
+    seen = luminance(color, blindness)
+    return 116 * seen ** (1 / 3) - 16 if seen > 0.008856 else 903.3 * seen
+
+
+def luminance(color, blindness=None) -> float:
+    """Relative one, in [0, 1], of sRGB."""
     share = np.array(color) / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    if blindness is not None:
-        linear = blindness @ linear
-    luminance = float(linear @ [0.2126, 0.7152, 0.0722])
-    return 116 * luminance ** (1 / 3) - 16 if luminance > 0.008856 else 903.3 * luminance
+    return float((linear if blindness is None else blindness @ linear) @ [0.2126, 0.7152, 0.0722])
 
 
 @pytest.mark.parametrize(
@@ -71,6 +74,13 @@ def test_ends_of_the_scale():
     assert confidence_color(1e9) == confidence_color(SCALE_DEG[1])
     blue, yellow = confidence_color(SCALE_DEG[0]), confidence_color(SCALE_DEG[1])
     assert blue[2] > blue[0] and yellow[0] > 200 and yellow[1] > 200 and yellow[2] < 100
+
+
+def test_all_are_seen_on_the_dark_ground_of_the_report():
+    """By WCAG's contrast, of which graphics need 3 and thick lines get by with less."""
+    ground = luminance((0x0D, 0x11, 0x17))
+    for color in (*scale_colors(9), UNKNOWN_COLOR, FLAG_COLOR):
+        assert (luminance(color) + 0.05) / (ground + 0.05) > 2.0
 
 
 def test_unknown_and_flagged_are_no_colors_of_the_scale():
