@@ -150,7 +150,7 @@ def plot(groups: Dict[str, List[Dict[str, Any]]], path: Path) -> None:
     """Reliability of intervals, and of the probability of being wrong."""
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5.5))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 5.5))
     for group, judged in groups.items():
         images = [image for each in judged for image in each["images"] if image["rotation"] <= WRONG_DEG]
         if len(images) >= 10:
@@ -160,7 +160,7 @@ def plot(groups: Dict[str, List[Dict[str, Any]]], path: Path) -> None:
     left.set(
         xlabel="share that is said to lie within", ylabel="share that does", title="Rotation, images that are not wrong"
     )
-    left.legend(fontsize=8)
+    left.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     everything = [image for judged in groups.values() for each in judged for image in each["images"]]
     said = np.array([image["wrong_probability"] for image in everything])
     is_wrong = np.array([image["rotation"] > WRONG_DEG for image in everything])

@@ -51,6 +51,8 @@ MOST_ELSEWHERE = 0.1
 """A field in which more of the images are expected to belong elsewhere (the mean of their probabilities) does not tell
 places apart, and those of single images are too low: each was learned where it was believed to be. Of right runs it is
 at most 0.05, of a carton with sides that are alike; of runs whose poses are all wrong, 0.15 and more."""
+UNTRUSTED_PROBABILITY = 0.8
+"""Of the poses that were found in fields that cannot be trusted, so many were wrong."""
 SHOWN_ELSEWHERE = "The field shows many images nearly as well from elsewhere: do not trust their poses."
 SHOWN_BADLY = "The field does not show most images from their poses: do not trust them, nor the field."
 
@@ -200,8 +202,17 @@ def _usually_explained(statuses: Sequence[PoseStatus]) -> float:
 
 
 def without_the_field(statuses: Sequence[PoseStatus]) -> List[PoseStatus]:
-    """The same where the field cannot be trusted: what it alone speaks for is doubtful."""
-    return [status._replace(is_flagged=status.is_flagged or status.origin in FOUND_BY_FIELD) for status in statuses]
+    """The same where the field cannot be trusted: what it alone speaks for is doubtful, and likely to be wrong."""
+    return [
+        status._replace(
+            is_flagged=True,
+            # In this order, NaN gives way.
+            alternative_probability=max(UNTRUSTED_PROBABILITY, status.alternative_probability),
+        )
+        if status.origin in FOUND_BY_FIELD
+        else status
+        for status in statuses
+    ]
 
 
 def sentences(
@@ -235,7 +246,7 @@ def sentences(
     is_bad, by_heart = shows_most_badly(statuses), knows_by_heart(statuses, held_out)
     if is_bad:
         said.append(SHOWN_BADLY)
-    elif shows_many_elsewhere(statuses):
+    elif shows_many_elsewhere(statuses) and not by_heart:
         said.append(SHOWN_ELSEWHERE)
     if by_heart:
         are_found = any(status.origin in FOUND_BY_FIELD for status in statuses)

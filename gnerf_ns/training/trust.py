@@ -78,11 +78,11 @@ def verdict_of(statuses: Sequence[PoseStatus], held_out: Sequence[PoseStatus], e
         return Verdict("failed", PHASE_A_FAILED)
     if shows_most_badly(statuses):
         return Verdict("failed", SHOWN_BADLY)
-    if shows_many_elsewhere(statuses):
-        return Verdict("failed", SHOWN_ELSEWHERE)
     flagged = sum(status.is_flagged for status in statuses)
     if knows_by_heart(statuses, held_out):
         return Verdict("doubtful", "The field shows held-out images much worse than others: look at the poses.")
+    if shows_many_elsewhere(statuses):
+        return Verdict("failed", SHOWN_ELSEWHERE)
     if flagged > MOST_FLAGGED * len(statuses):
         return Verdict("failed", f"{flagged} of {len(statuses)} poses may be wrong: do not trust them without a look.")
     if evidence.ambiguity:
