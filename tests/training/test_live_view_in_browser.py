@@ -168,22 +168,22 @@ def yellow(screen: np.ndarray) -> int:
     return int(((red > 150) & (red - blue > 60) & (green - blue > 60)).sum())
 
 
-def flagged(screen: np.ndarray) -> int:
+def redness(screen: np.ndarray) -> float:
+    """Summed up, so that it does not depend on how coarsely the browser draws, as it does where it is slow."""
     red, green, blue = np.moveaxis(screen, -1, 0)
-    return int(((red > 170) & (green < 70) & (blue < 70)).sum())
+    return float(np.clip(red - np.maximum(green, blue), 0, None).sum())
 
 
 def test_frusta_tell_confidence_and_each_split_is_hidden_by_its_switch(visitor: Visitor):
     visitor.camera.position, visitor.camera.look_at = (50.0, 20.0, 40.0), (0.0, 0.0, 0.0)  # from outside
-    everything = visitor.screen(lambda shown: yellow(shown) > 30 and flagged(shown) > 30)
+    everything = visitor.screen(lambda shown: yellow(shown) > 30)
 
     visitor.field("Held-out cameras").uncheck()
     train = visitor.screen(lambda shown: yellow(shown) < 0.1 * yellow(everything))
-    assert flagged(train) > 0.3 * flagged(everything)  # the browser draws more coarsely where it is slow
-
     visitor.page.get_by_role("button", name="Hide Train Cams").click()
-    nothing = visitor.screen(lambda shown: flagged(shown) < 0.1 * flagged(everything))
-    assert (np.abs(nothing - train).max(axis=-1) > 30).sum() > 300
+    nothing = visitor.screen(lambda shown: bool((np.abs(shown - train).max(axis=-1) > 30).sum() > 300))
+    outline = redness(everything) - redness(nothing)  # the scene has red in it, too
+    assert outline > 3000 and redness(train) - redness(nothing) > 0.5 * outline
 
 
 def test_next_image_puts_the_visitor_exactly_at_its_camera(visitor: Visitor):
