@@ -18,6 +18,8 @@ from gnerf_ns.cameras.pose_codec import PoseCodec
 PRIOR_RAD = 0.3
 """Standard deviation that each pose has before anything is known, in radians and camera distances: far more than a
 linear model holds for, so that what is not known at all has a figure, too."""
+MIN_TURN_DEG = 15.0
+"""Quite another pose is turned by at least so much, in degrees: errors within are those of one that is about right."""
 STEP = 1e-4
 """Of the numeric derivative of a pose in its code, in double precision."""
 

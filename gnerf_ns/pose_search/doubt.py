@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from gnerf_ns.cameras.pose_covariance import MIN_TURN_DEG
+
 WRONG_DEG = 5.0
 """A pose that is turned by more, in degrees, is wrong."""
-MIN_TURN_DEG = 15.0
-"""Quite another pose is turned by at least so much, in degrees: errors within are those of one that is about right."""
 FLAGGED_PROBABILITY = 0.3
 """An image whose pose is wrong with more than this probability is flagged."""
 EVEN_ADVANTAGE = 0.3

@@ -16,6 +16,7 @@ from gnerf_ns.cameras.rays import rays_from_poses
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.pose_search.image_renderer import RAYS_PER_CHUNK, ImageRenderer
 from gnerf_ns.pose_search.pixel_sampling import PixelChoice
+from gnerf_ns.utils.fair_lock import give_way
 
 COMPARED_SIDE = 128
 """Longer side of the images that are looked at, in pixels; no more than they have."""
@@ -52,6 +53,7 @@ def color_sigmas(
     freedoms, covariances = motions.shape[2], []
     with renderer.frozen():
         for index, pose in enumerate(camera_to_worlds):
+            give_way()
             shown = (counts[index] > 0).nonzero()[:, 0]
             if len(shown) == 0:  # nothing is known but what was before
                 covariances.append(PRIOR_RAD**2 * torch.eye(freedoms).to(motions))

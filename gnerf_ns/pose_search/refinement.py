@@ -270,6 +270,7 @@ def squared_errors(
     errors = []
     with field.frozen():
         for chunk in torch.arange(len(hypotheses), device=coords.device).split(per_chunk):
+            give_way()
             some = hypotheses.select(chunk)
             rays = some.rays(coords.expand(len(chunk), -1, -1), height, width)
             shown = some.apply_exposure(field.colors(rays)).view(len(chunk), -1, 3)

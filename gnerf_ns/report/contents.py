@@ -13,10 +13,6 @@ from torch import Tensor
 UNKNOWN = math.nan
 """A figure that nobody has found out."""
 
-SURE_SIGMA_DEG, UNSURE_SIGMA_DEG = 0.1, 5.0
-"""Standard deviations of a rotation, in degrees, up to which a pose counts as certain, and from which as not at all: a
-tenth of a degree is what good runs have; from five degrees on a pose is of no use."""
-
 
 class PoseFigures(NamedTuple):
     """How far one pose can be trusted. What is not known is NaN or None."""
@@ -33,23 +29,6 @@ class PoseFigures(NamedTuple):
     """Where the pose is from, in a word or two."""
     is_flagged: Optional[bool] = None
     """Whether the pose is to be distrusted."""
-
-    @property
-    def doubt(self) -> Optional[float]:
-        """From 0 for a certain pose to 1 for one to be distrusted; None where nothing is known.
-
-        The larger of the probability of another pose, and of where the rotation's standard deviation lies between
-        `SURE_SIGMA_DEG` and `UNSURE_SIGMA_DEG`, by its logarithm.
-        """
-        if self.is_flagged:
-            return 1.0
-        doubts = [] if math.isnan(self.alternative_probability) else [min(1.0, max(0.0, self.alternative_probability))]
-        if not math.isnan(self.rotation_sigma_deg):
-            ratio = max(self.rotation_sigma_deg, SURE_SIGMA_DEG) / SURE_SIGMA_DEG
-            doubts.append(min(1.0, math.log(ratio) / math.log(UNSURE_SIGMA_DEG / SURE_SIGMA_DEG)))
-        if doubts:
-            return max(doubts)
-        return None if self.is_flagged is None else 0.0
 
 
 @dataclass(frozen=True)

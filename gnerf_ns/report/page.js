@@ -40,7 +40,7 @@
       type: "scatter3d", mode: "markers", x, y, z, customdata: everyone, hoverinfo: "none", name: "cameras",
       marker: { size: plots.names.length > 40 ? 4 : 6, color: everyone.map((index) => plots.colors[index]), symbol: everyone.map((index) => (plots.heldOut[index] ? "diamond" : "circle")), line: { width: 0 } },
     });
-    traces.push({ type: "scatter3d", mode: "lines", x: [], y: [], z: [], hoverinfo: "skip", line: { width: 8, color: color("--text") }, name: "chosen" });
+    traces.push({ type: "scatter3d", mode: "lines", x: [], y: [], z: [], hoverinfo: "skip", line: { width: 8, color: color("--chosen") }, name: "chosen" });
     return traces;
   }
 
@@ -49,7 +49,7 @@
     const away = 0.95 * Math.max(1, scene.clientHeight / scene.clientWidth); // all of it, in narrow views too
     return {
       scene: { xaxis: axis, yaxis: axis, zaxis: axis, aspectmode: "data", dragmode: "orbit", camera: { eye: { x: 1.15 * away, y: -1.15 * away, z: 0.75 * away } } },
-      paper_bgcolor: color("--back"), margin: { l: 0, r: 0, t: 0, b: 0 }, showlegend: false, uirevision: "same",
+      paper_bgcolor: color("--scene"), margin: { l: 0, r: 0, t: 0, b: 0 }, showlegend: false, uirevision: "same",
     };
   }
 

@@ -17,6 +17,14 @@ from gnerf_ns.report.pictures import DIFFERENCE_GAIN, difference, jpeg_uri
 from gnerf_ns.utils.console import readable
 from gnerf_ns.utils.disk import write_whole
 from gnerf_ns.utils.errors import InputError
+from gnerf_ns.viewing.confidence_colors import (
+    FLAG_COLOR,
+    SCALE_DEG,
+    confidence_color,
+    expected_error_deg,
+    hexadecimal,
+    scale_colors,
+)
 
 REPORT = "report.html"
 """Its usual name."""
@@ -36,8 +44,8 @@ MARK = '<meta name="generator" content="gnerf_ns report">'
 MARK_BYTES = 1000
 """It stands in the first so many."""
 
-COLORS = {"sure": "#2f81f7", "middling": "#2fae9b", "unsure": "#e3a008", "flagged": "#e5342b", "unknown": "#8b949e"}
-"""Of cameras and cards, by how far a pose is in doubt; told apart by the color-blind, on black and on white."""
+GRADIENT_COLORS = 9
+"""Colors of the legend's scale, between which a browser mixes."""
 
 
 def write_report(path: Path, contents: ReportContents) -> None:
@@ -102,8 +110,10 @@ def report_html(contents: ReportContents) -> str:
             for image, drawn in zip(contents.images, plots["frusta"], strict=True)
         ],
         plots=plots,
-        colors=COLORS,
-        is_judged=any(image.figures.doubt is not None for image in contents.images),
+        flag_color=hexadecimal(FLAG_COLOR),
+        gradient=", ".join(hexadecimal(color) for color in scale_colors(GRADIENT_COLORS)),
+        scale=[f"{end:g}°" for end in SCALE_DEG],
+        is_judged=any(image.figures.is_flagged is not None for image in contents.images),
     )
     return readable(page)
 
@@ -165,16 +175,12 @@ def _percent(probability: float) -> str:
 # Colors
 
 
-def confidence_color(figures: PoseFigures) -> str:
-    """From sure over middling to unsure, mixed by how far the pose is in doubt; flagged or unknown where it is that."""
-    doubt = figures.doubt
-    if figures.is_flagged or doubt is None:
-        return COLORS["flagged" if figures.is_flagged else "unknown"]
-    names = ("sure", "middling", "unsure")
-    lower = min(int(2.0 * doubt), 1)
-    ends = [[int(COLORS[name][first : first + 2], 16) for first in (1, 3, 5)] for name in names[lower : lower + 2]]
-    share = 2.0 * doubt - lower
-    return "#" + "".join(f"{round(low + share * (high - low)):02x}" for low, high in zip(*ends, strict=True))
+def camera_color(figures: PoseFigures) -> str:
+    """Of a camera and its card: by how large an error of its pose is to be expected, or flagged."""
+    if figures.is_flagged:
+        return hexadecimal(FLAG_COLOR)
+    error = expected_error_deg(figures.rotation_sigma_deg, figures.alternative_probability)
+    return hexadecimal(confidence_color(error))
 
 
 # Pictures and plots
@@ -190,7 +196,7 @@ def _card(image: ReportedImage) -> Dict[str, Any]:
     return {
         "image": image,
         "figures": figure_words(image.figures),
-        "color": confidence_color(image.figures),
+        "color": camera_color(image.figures),
         "pictures": [(caption, jpeg_uri(picture, limit)) for caption, picture, limit in pictures],
     }
 
@@ -200,7 +206,7 @@ def _plots(contents: ReportContents) -> Dict[str, Any]:
     images = contents.images
     return {
         "names": [image.name for image in images],
-        "colors": [confidence_color(image.figures) for image in images],
+        "colors": [camera_color(image.figures) for image in images],
         "heldOut": [image.is_held_out for image in images],
         "words": [[f"{name}: {value}" for name, value in figure_words(image.figures)] for image in images],
         "frusta": _frusta(images),

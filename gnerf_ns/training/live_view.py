@@ -153,9 +153,10 @@ class LiveView(ViewerControl):
                 indices = drawn_indices(len(cameras), self._most_drawn)
                 redrawn |= bool(self._frusta[split].show(cameras, looks, indices, scale))
                 self._held_out_switch.visible = split == "eval"
-        if redrawn:
-            for panel in list(self._panels.values()):
+        for panel in list(self._panels.values()):
+            if redrawn or panel.is_at_an_image:
                 panel.refresh()
+            if redrawn:
                 panel.show_photo()
 
     def _estimated(self) -> Dict[Split, Cameras]:

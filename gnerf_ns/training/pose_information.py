@@ -22,6 +22,7 @@ from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses, sampson_err
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.data.patch_sampling import image_coords
 from gnerf_ns.models.gnerf import GNeRFModel
+from gnerf_ns.utils.fair_lock import give_way
 
 NUM_POINTS = 4096
 """Points on the surface; half as many give figures that are a tenth larger."""
@@ -140,7 +141,10 @@ def _surface(
     areas = image_set.directions.pixel_areas(everyone, height, width)
     rays = rays_from_poses(camera_to_worlds, directions, everyone, areas)
     step = model.config.eval_num_rays_per_chunk
-    chunks = [model.render(rays[first : first + step]) for first in range(0, len(rays), step)]
+    chunks = []
+    for first in range(0, len(rays), step):
+        give_way()
+        chunks.append(model.render(rays[first : first + step]))
     depths, accumulation = (torch.cat([chunk[name] for chunk in chunks]) for name in ("depth", "accumulation"))
     positions = rays.origins + depths * rays.directions
     is_near = torch.linalg.vector_norm(positions, dim=-1) < FARTHEST  # not if it is NaN
@@ -160,6 +164,7 @@ def _sightings(
     projection, extents = Projection(image_set.directions, points.device), image_set.images.extents
     found = []
     for index, pose in enumerate(camera_to_worlds):
+        give_way()
         in_camera = (points - pose[:, 3]) @ pose[:, :3]
         own = torch.full((len(points),), index, device=points.device)
         coords, is_seen = projection(own, in_camera)

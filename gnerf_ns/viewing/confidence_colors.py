@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Optional, Tuple
+from typing import List, Optional, Tuple
 
 from matplotlib import colormaps
+
+from gnerf_ns.cameras.pose_covariance import MIN_TURN_DEG
 
 Rgb = Tuple[int, int, int]
 
@@ -14,11 +16,9 @@ UNKNOWN_COLOR: Rgb = (150, 150, 150)
 FLAG_COLOR: Rgb = (230, 30, 30)
 """Of what marks a pose that is not to be trusted; it is thick as well, for who sees no red."""
 
-OTHER_PLACE_DEG = 15.0
-"""Another place that an image may have been taken from is at least so far away."""
 SCALE_DEG = (0.1, 10.0)
 """Expected errors at the ends of the scale; between them it is logarithmic, as errors are spread."""
-_SCALE_ENDS = (0.2, 0.97)
+_SCALE_ENDS = (0.25, 0.97)
 """The part of matplotlib's viridis in use: its darkest colors are hard to see over a dark rendering."""
 
 
@@ -27,7 +27,7 @@ def expected_error_deg(rotation_sigma_deg: float, alternative_probability: float
 
     Args:
         rotation_sigma_deg: standard deviation about the pose, in degrees; NaN where that is unknown.
-        alternative_probability: that it is another pose, at least `OTHER_PLACE_DEG` away; NaN where that is unknown.
+        alternative_probability: that it is another pose, at least `MIN_TURN_DEG` away; NaN where that is unknown.
 
     Returns:
         None where both are unknown; else, what is unknown counts as nothing.
@@ -35,7 +35,22 @@ def expected_error_deg(rotation_sigma_deg: float, alternative_probability: float
     if math.isnan(rotation_sigma_deg) and math.isnan(alternative_probability):
         return None
     sigma, probability = (0.0 if math.isnan(each) else each for each in (rotation_sigma_deg, alternative_probability))
-    return math.sqrt((1.0 - probability) * sigma**2 + probability * OTHER_PLACE_DEG**2)
+    return math.sqrt((1.0 - probability) * sigma**2 + probability * MIN_TURN_DEG**2)
+
+
+def hexadecimal(color: Rgb) -> str:
+    """A color as pages of HTML have it."""
+    return "#" + "".join(f"{channel:02x}" for channel in color)
+
+
+def scale_colors(count: int) -> List[Rgb]:
+    """The scale's colors from its first to its last, as evenly spread as errors by their logarithm.
+
+    Args:
+        count: how many; at least two.
+    """
+    first, last = SCALE_DEG
+    return [confidence_color(first * (last / first) ** (number / (count - 1))) for number in range(count)]
 
 
 def confidence_color(error_deg: Optional[float]) -> Rgb:

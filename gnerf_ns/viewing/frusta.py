@@ -82,6 +82,10 @@ class Frusta:
         """Name of the scene node of a camera's thumbnail."""
         return f"{self._folder}/camera_{index:05d}/photo"
 
+    def has_drawn(self, index: int) -> bool:
+        """Whether a camera has a frustum: of very many, only some do."""
+        return index in self._drawn
+
     def show(self, cameras: Cameras, looks: List[Look], indices: List[int], scale: float) -> List[int]:
         """Draw cameras, or move those that are drawn.
 
@@ -171,9 +175,15 @@ def rectangle(bounds: PlaneBounds, depth: float, size: float = 1.0) -> Float[np.
 
 
 def add_photo(
-    scene: viser.SceneApi, name: str, photo: Photo, bounds: PlaneBounds, depth: float, visible: bool = True
+    scene: viser.SceneApi,
+    name: str,
+    photo: Photo,
+    bounds: PlaneBounds,
+    depth: float,
+    camera_to_world: Optional[Float[Tensor, "3 4"]] = None,
+    visible: bool = True,
 ) -> viser.ImageHandle:
-    """Put a photo where its camera sees it, as a child of the camera's node.
+    """Put a photo where its camera sees it.
 
     Args:
         scene: of all visitors, or of one.
@@ -181,18 +191,32 @@ def add_photo(
         photo: fills the bounds.
         bounds: the camera's.
         depth: distance along its axis.
+        camera_to_world: the camera's pose; None if the node is a child of the camera's.
         visible: whether it is shown at once.
     """
-    (x, y), (width, height) = bounds.middle, bounds.size
+    width, height = bounds.size
+    orientation, position = photo_pose(bounds, depth, camera_to_world)
     return scene.add_image(
         name,
         photo.numpy(),
         render_width=depth * width,
         render_height=depth * height,
         format="png",
-        position=(depth * x, depth * y, depth),
+        wxyz=orientation,
+        position=position,
         visible=visible,
     )
+
+
+def photo_pose(
+    bounds: PlaneBounds, depth: float, camera_to_world: Optional[Float[Tensor, "3 4"]] = None
+) -> Tuple[Float[np.ndarray, "4"], Float[np.ndarray, "3"]]:
+    """Orientation (wxyz quaternion) and position of a photo's node; arguments as in `add_photo`."""
+    orientation, position = vtf.SO3.identity().wxyz, depth * np.array([*bounds.middle, 1.0])
+    if camera_to_world is None:
+        return orientation, position
+    (orientation,), (center,) = viser_pose(camera_to_world[None])
+    return orientation, vtf.SO3(orientation).apply(position) + center
 
 
 def thumbnail(photo: Photo) -> UInt8[Tensor, "small_height small_width 4"]:

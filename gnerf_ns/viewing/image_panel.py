@@ -10,11 +10,13 @@ from jaxtyping import Float
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 from torch import Tensor
 
-from gnerf_ns.viewing.frusta import Frusta, Photo, add_photo, frustum_depth, thumbnail
+from gnerf_ns.viewing.frusta import Frusta, Photo, add_photo, frustum_depth, photo_pose, thumbnail
 from gnerf_ns.viewing.photo_planes import PlaneBounds, browser_view
 
 NOWHERE = "*Next image* brings you to where it was taken; so does a click on a thumbnail."
 """What is said before a visitor has chosen an image."""
+PHOTO_NODE = "/photo_over_rendering"
+"""Of the scene: not among the frusta, so that it stays when they are hidden, and where an image has none."""
 
 
 class ShownImage(NamedTuple):
@@ -57,6 +59,7 @@ class ImagePanel:
         """
         self._client, self._images, self._worst_first, self._up, self._scale = client, images, worst_first, up, scale
         self._here: Optional[ShownImage] = None
+        self._photo: Optional[viser.ImageHandle] = None
         self._lock = threading.RLock()  # viser calls back from several threads
         gui = client.gui
         with gui.add_folder("Images", order=order):
@@ -80,8 +83,13 @@ class ImagePanel:
         is_sorted = hasattr(self, "_is_sorted") and self._is_sorted.value
         return (self._worst_first() if is_sorted else ()) or range(count)
 
+    @property
+    def is_at_an_image(self) -> bool:
+        """Whether the visitor has chosen one."""
+        return self._here is not None
+
     def refresh(self) -> None:
-        """Say what has become known, and of images that have joined the others."""
+        """Say what has become known, and of images that have joined the others; move the photo with its camera."""
         with self._lock:
             labels = tuple(self._labels())
             if labels and self._name.options != labels:
@@ -91,6 +99,9 @@ class ImagePanel:
                 label = self._here.label
                 self._here = here = next(image for image in self._images() if image.label == label)
                 self._name.value, self._text.content = label, here.sentence
+                if self._photo is not None:
+                    depth = frustum_depth(here.bounds, self._scale)
+                    self._photo.wxyz, self._photo.position = photo_pose(here.bounds, depth, here.camera_to_world)
 
     def step(self, by: int) -> None:
         """Go to the next image, or the one before; from the last to the first."""
@@ -111,7 +122,7 @@ class ImagePanel:
         with self._lock, self._client.atomic():
             left, self._here = self._here, image
             if left is not None and left.label != image.label:
-                self._put_back(left)
+                self._show_thumbnail(left, True)
             bounds, camera = image.bounds, self._client.camera
             pose = image.camera_to_world
             view = browser_view(pose, self._up(), bounds, camera.aspect, VISER_NERFSTUDIO_SCALE_RATIO)
@@ -124,15 +135,22 @@ class ImagePanel:
         """Put the photo of the visitor's image in the place of its thumbnail, as opaque as they want it."""
         with self._lock:
             if self._here is not None:
-                photo = self._here.frusta.photo(self._here.index).clone()
-                photo[..., 3] = (photo[..., 3] * self._opacity.value).round().byte()
-                self._replace(self._here, photo, self._opacity.value > 0.0)
+                here, opacity = self._here, self._opacity.value
+                self._show_thumbnail(here, False)
+                photo = here.frusta.photo(here.index).clone()
+                photo[..., 3] = (photo[..., 3] * opacity).round().byte()
+                self._photo = self._add(PHOTO_NODE, here, photo, here.camera_to_world, opacity > 0.0)
 
-    def _put_back(self, image: ShownImage) -> None:
-        handle = self._replace(image, thumbnail(image.frusta.photo(image.index)), True)
-        # A node that is replaced no longer tells of clicks; what they do is the business of the one for all visitors.
-        handle.on_click(lambda event: None)
+    def _show_thumbnail(self, image: ShownImage, visible: bool) -> None:
+        """Show an image's thumbnail to this visitor, or not."""
+        if image.frusta.has_drawn(image.index):
+            small = thumbnail(image.frusta.photo(image.index))
+            handle = self._add(image.frusta.photo_node(image.index), image, small, None, visible)
+            # A node that is replaced no longer tells of clicks, which are the business of the one for all visitors.
+            handle.on_click(lambda event: None)
 
-    def _replace(self, image: ShownImage, photo: Photo, visible: bool) -> viser.ImageHandle:
-        depth, node = frustum_depth(image.bounds, self._scale), image.frusta.photo_node(image.index)
-        return add_photo(self._client.scene, node, photo, image.bounds, depth, visible)
+    def _add(
+        self, node: str, image: ShownImage, photo: Photo, pose: Optional[Float[Tensor, "3 4"]], visible: bool
+    ) -> viser.ImageHandle:
+        depth = frustum_depth(image.bounds, self._scale)
+        return add_photo(self._client.scene, node, photo, image.bounds, depth, pose, visible)

@@ -10,11 +10,12 @@ from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 
 from gnerf_ns.cameras.pose_codec import PoseCodec, rotate_poses
+from gnerf_ns.cameras.pose_covariance import MIN_TURN_DEG
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.fields.radiance import RadianceAlongRays
 from gnerf_ns.pose_search import alternatives
 from gnerf_ns.pose_search.alternatives import find_alternatives
-from gnerf_ns.pose_search.doubt import MIN_TURN_DEG, are_elsewhere
+from gnerf_ns.pose_search.doubt import are_elsewhere
 from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
 
 TRUTH = random_poses(6, seed=3)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnerf_ns.cameras.pose_codec import rotate_poses
+from gnerf_ns.cameras.pose_covariance import MIN_TURN_DEG
 from gnerf_ns.pose_search.doubt import (
     EVEN_ADVANTAGE,
-    MIN_TURN_DEG,
     WRONG_DEG,
     alternative_probabilities,
     are_elsewhere,

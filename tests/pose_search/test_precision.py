@@ -1,6 +1,7 @@
 """How sharply colors tell a pose: against what noise really does to poses, and where there is nothing to see."""
 
 import math
+from typing import List
 
 import pytest
 import torch
@@ -62,6 +63,14 @@ def test_twice_the_noise_makes_twice_the_sigma():
     clear = image_set_of(model, poses, 48, 48)
     less, more = (sigmas_of(model, noisy(clear, noise), poses).median() for noise in (15.0, 30.0))
     assert float(more / less) == pytest.approx(2.0, rel=0.25)
+
+
+def test_the_viewer_may_render_between_images(monkeypatch: pytest.MonkeyPatch):
+    given: List[None] = []
+    monkeypatch.setattr(precision, "give_way", lambda: given.append(None))
+    model, poses = model_of(Blobs()), random_poses(COUNT)
+    sigmas_of(model, image_set_of(model, poses, 24, 24), poses)
+    assert len(given) == COUNT
 
 
 def test_positions_of_cameras_that_look_at_the_origin_are_surer():

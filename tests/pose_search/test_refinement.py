@@ -14,10 +14,11 @@ from gnerf_ns.cameras.rays import CameraDirections
 from gnerf_ns.data.dataset import scale_focal
 from gnerf_ns.data.image_set import ImageSet, ImageStack
 from gnerf_ns.models.gnerf import GNeRFModel
+from gnerf_ns.pose_search import refinement
 from gnerf_ns.pose_search.hypotheses import Hypotheses, increments_about, learned_as
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
 from gnerf_ns.pose_search.pixel_sampling import PixelChoice
-from gnerf_ns.pose_search.refinement import RefinementConfig, refine_poses
+from gnerf_ns.pose_search.refinement import RefinementConfig, refine_poses, squared_errors
 
 COUNT = 6
 
@@ -110,6 +111,18 @@ def test_the_model_is_left_as_it_was_even_when_interrupted(model: GNeRFModel, im
     with pytest.raises(KeyboardInterrupt):
         refine(RefinementConfig(steps=2), model, perturb_poses(image_set, "look_at"), image_set, after_step=interrupt)
     assert model.training and all(parameter.requires_grad for parameter in model.radiance.parameters())
+
+
+def test_the_viewer_may_render_while_hypotheses_are_compared(
+    model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch
+):
+    given: List[None] = []
+    monkeypatch.setattr(refinement, "give_way", lambda: given.append(None))
+    monkeypatch.setattr(refinement, "RAYS_PER_CHUNK", 2 * 16 * 16)  # two images
+    field = ImageRenderer(model)
+    pixels = PixelChoice(image_set, "random", field.background)
+    squared_errors(field, pixels, perturb_poses(image_set, "free"), 16)
+    assert len(given) == COUNT // 2
 
 
 def test_no_steps_change_nothing(model: GNeRFModel, image_set: ImageSet):

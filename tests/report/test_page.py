@@ -17,16 +17,19 @@ from made_report import HOSTILE_NAME, made_contents, made_images
 
 from gnerf_ns.report.contents import CloudPoints, Headline, PoseFigures, ReportContents, ShownCurve
 from gnerf_ns.report.page import (
-    COLORS,
     MAX_CURVE_POINTS,
     MAX_POINTS,
-    confidence_color,
+    camera_color,
     figure_words,
     is_report,
     report_html,
     write_report,
 )
+from gnerf_ns.training.live_view import look_of
+from gnerf_ns.training.placement import PoseOrigin
+from gnerf_ns.training.pose_status import PoseStatus
 from gnerf_ns.utils.errors import InputError
+from gnerf_ns.viewing.confidence_colors import FLAG_COLOR, SCALE_DEG, UNKNOWN_COLOR, confidence_color, hexadecimal
 
 
 class Reader(HTMLParser):
@@ -177,12 +180,19 @@ def test_figures_in_words():
         assert figure_words(PoseFigures(alternative_probability=probability))[0][1] == f"probability {words}"
 
 
-def test_colors_go_from_sure_to_unsure():
-    assert confidence_color(PoseFigures()) == COLORS["unknown"]
-    assert confidence_color(PoseFigures(is_flagged=True)) == COLORS["flagged"]
-    for probability, name in ((0.0, "sure"), (0.5, "middling"), (1.0, "unsure")):
-        assert confidence_color(PoseFigures(alternative_probability=probability)) == COLORS[name]
-    assert confidence_color(PoseFigures(alternative_probability=0.25)) == "#2f98c9"
+def test_colors_are_the_viewers():
+    assert camera_color(PoseFigures()) == hexadecimal(UNKNOWN_COLOR)
+    assert camera_color(PoseFigures(is_flagged=False)) == hexadecimal(UNKNOWN_COLOR)
+    assert camera_color(PoseFigures(rotation_sigma_deg=0.1, is_flagged=True)) == hexadecimal(FLAG_COLOR)
+    status = PoseStatus(PoseOrigin.MATCHES, 0.9, False, 0.7, 0.01, 0.2)
+    figures = PoseFigures(rotation_sigma_deg=0.7, alternative_probability=0.2, is_flagged=False)
+    assert camera_color(figures) == hexadecimal(look_of(status).color)
+
+
+def test_the_legend_shows_the_scale(reader: Reader, page: str):
+    assert "error of 0.1° expected 10° and more" in reader.text
+    first, last = (hexadecimal(confidence_color(end)) for end in SCALE_DEG)
+    assert f"--flagged: {hexadecimal(FLAG_COLOR)}; --scale: {first}, " in page and f", {last}; }}" in page
 
 
 def parsed(html: str) -> Any:

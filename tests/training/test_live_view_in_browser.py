@@ -1,6 +1,7 @@
 """The live view as a browser shows it: Debian's chromium, by playwright, which must not download one."""
 
 import shutil
+import time
 from io import BytesIO
 from typing import Any, Callable, Iterator, Tuple
 
@@ -20,6 +21,7 @@ from gnerf_ns.cameras.learned_cameras import LearnedCameras
 from gnerf_ns.cameras.rays import CameraDirections, rays_from_poses
 from gnerf_ns.data.image_set import ImageStack
 from gnerf_ns.data.patch_sampling import image_coords
+from gnerf_ns.training.live_view import FOLDERS
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import PoseStatus
 from gnerf_ns.viewing.frusta import viser_pose
@@ -109,7 +111,7 @@ class Visitor:
 
 
 @pytest.fixture(scope="module")
-def visitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visitor]:
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuple[Viewer, WatchedPipeline]]:
     model = model_of(Blobs(num_samples=24))
     poses = random_poses(COUNT + NUM_HELD_OUT, seed=3, elevation_deg=(10.0, 50.0))
     (given, images), (held_out, others) = (photographed(model, part) for part in poses.split([COUNT, NUM_HELD_OUT]))
@@ -126,15 +128,38 @@ def visitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visitor]:
     folder = tmp_path_factory.mktemp("run")
     config = ViewerConfig(websocket_host="127.0.0.1", camera_frustum_scale=2.0)
     viewer = Viewer(config, folder / "log.txt", folder, pipeline)  # type: ignore[arg-type]
-    arguments = [*SOFTWARE_3D, "--no-sandbox"]  # which root has none of
     try:
         viewer.init_scene([], "completed")  # type: ignore[arg-type]
-        with sync_api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-            yield Visitor(browser.new_page(viewport={"width": 1000, "height": 620}), viewer, pipeline)
-            browser.close()
+        yield viewer, pipeline
     finally:
         viewer.viser_server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    arguments = [*SOFTWARE_3D, "--no-sandbox"]  # which root has none of
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visitor(watched: Tuple[Viewer, WatchedPipeline], browser: Any) -> Iterator[Visitor]:
+    """Who has just come, and finds everything shown."""
+    viewer, pipeline = watched
+    pipeline.live_view._held_out_switch.value = True
+    viewer.show_images.visible, viewer.hide_images.visible = False, True
+    for split in FOLDERS:
+        pipeline.live_view._set_visible(split, True)
+    page = browser.new_page(viewport={"width": 1000, "height": 620})
+    yield Visitor(page, viewer, pipeline)
+    page.close()
+    for _ in range(MAX_WAIT_MS // 100):
+        if not viewer.viser_server.get_clients() and not pipeline.live_view._panels:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the visitor never leaves")
 
 
 def yellow(screen: np.ndarray) -> int:
@@ -143,22 +168,22 @@ def yellow(screen: np.ndarray) -> int:
     return int(((red > 150) & (red - blue > 60) & (green - blue > 60)).sum())
 
 
-def flagged(screen: np.ndarray) -> int:
+def redness(screen: np.ndarray) -> float:
+    """Summed up, so that it does not depend on how coarsely the browser draws, as it does where it is slow."""
     red, green, blue = np.moveaxis(screen, -1, 0)
-    return int(((red > 170) & (green < 70) & (blue < 70)).sum())
+    return float(np.clip(red - np.maximum(green, blue), 0, None).sum())
 
 
 def test_frusta_tell_confidence_and_each_split_is_hidden_by_its_switch(visitor: Visitor):
     visitor.camera.position, visitor.camera.look_at = (50.0, 20.0, 40.0), (0.0, 0.0, 0.0)  # from outside
-    everything = visitor.screen(lambda shown: yellow(shown) > 30 and flagged(shown) > 30)
+    everything = visitor.screen(lambda shown: yellow(shown) > 30)
 
     visitor.field("Held-out cameras").uncheck()
     train = visitor.screen(lambda shown: yellow(shown) < 0.1 * yellow(everything))
-    assert flagged(train) > 0.3 * flagged(everything)  # the browser draws more coarsely where it is slow
-
     visitor.page.get_by_role("button", name="Hide Train Cams").click()
-    nothing = visitor.screen(lambda shown: flagged(shown) < 0.1 * flagged(everything))
-    assert (np.abs(nothing - train).max(axis=-1) > 30).sum() > 300
+    nothing = visitor.screen(lambda shown: bool((np.abs(shown - train).max(axis=-1) > 30).sum() > 300))
+    outline = redness(everything) - redness(nothing)  # the scene has red in it, too
+    assert outline > 3000 and redness(train) - redness(nothing) > 0.5 * outline
 
 
 def test_next_image_puts_the_visitor_exactly_at_its_camera(visitor: Visitor):
@@ -185,8 +210,13 @@ def test_previous_and_worst_first(visitor: Visitor):
     visitor.wait_for(lambda: visitor.page.get_by_text("Do not trust").count() == 0)
 
 
-@pytest.mark.parametrize("size", [(1250, 480), (800, 900)])
-def test_the_photo_lies_over_the_rendering_in_windows_of_any_shape(visitor: Visitor, size: Tuple[int, int]):
+@pytest.mark.parametrize(("size", "are_frusta_hidden"), [((1250, 480), False), ((800, 900), True)])
+def test_the_photo_lies_over_the_rendering_in_windows_of_any_shape(
+    visitor: Visitor, size: Tuple[int, int], are_frusta_hidden: bool
+):
+    if are_frusta_hidden:
+        visitor.page.get_by_role("button", name="Hide Train Cams").click()
+        visitor.wait_for(lambda: not visitor.pipeline.live_view._frusta["train"].is_visible)
     visitor.page.set_viewport_size({"width": size[0], "height": size[1]})
     visitor.wait_for(lambda: visitor.camera.aspect == pytest.approx(visitor.window_aspect, rel=0.01))
     visitor.page.get_by_role("button", name="Next image").click()

@@ -1,5 +1,7 @@
 """What colors and matches tell of poses: against brute force, and nothing of what nobody can see."""
 
+from typing import List
+
 import pytest
 import torch
 from analytic_scene import RADIUS, Blobs, image_set_of, model_of, random_poses
@@ -10,6 +12,7 @@ from gnerf_ns.cameras.pose_covariance import free_motions, joint_sigmas, moved
 from gnerf_ns.cameras.projection import Projection
 from gnerf_ns.cameras.rays import CameraDirections, sampson_errors
 from gnerf_ns.data.image_set import ImageSet, ImageStack
+from gnerf_ns.training import pose_information
 from gnerf_ns.training.pose_information import color_information, match_information
 
 COUNT = 10
@@ -94,6 +97,17 @@ def test_colors_say_little_of_the_whole_scenes_place_and_much_of_each_pose(poses
     told = torch.einsum("ki,ij,kj->k", scene, information, scene) / scene.square().sum(dim=1)
     single = information.diagonal().view(COUNT, 6).amin(dim=1)
     assert float(told.max()) < 0.1 * float(single.median())
+
+
+def test_the_viewer_may_render_between_depth_maps_and_between_images(
+    poses: Tensor, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch
+):
+    given: List[None] = []
+    monkeypatch.setattr(pose_information, "give_way", lambda: given.append(None))
+    model = model_of(Blobs())
+    model.config.eval_num_rays_per_chunk = 4000  # 10 depth maps of 40 x 40 rays
+    color_information(model, image_set, poses)
+    assert len(given) == 4 + COUNT
 
 
 def test_what_no_other_camera_sees_is_not_known(poses: Tensor, image_set: ImageSet):

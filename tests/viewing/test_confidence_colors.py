@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gnerf_ns.cameras.pose_covariance import MIN_TURN_DEG
 from gnerf_ns.viewing.confidence_colors import (
     FLAG_COLOR,
-    OTHER_PLACE_DEG,
     SCALE_DEG,
     UNKNOWN_COLOR,
     confidence_color,
     expected_error_deg,
+    hexadecimal,
+    scale_colors,
 )
 
 NAN = float("nan")
@@ -26,21 +28,24 @@ BLINDNESS = {
 
 def lightness(color, blindness=None) -> float:
     """CIE L*, in [0, 100]."""
+    seen = luminance(color, blindness)
+    return 116 * seen ** (1 / 3) - 16 if seen > 0.008856 else 903.3 * seen
+
+
+def luminance(color, blindness=None) -> float:
+    """Relative one, in [0, 1], of sRGB."""
     share = np.array(color) / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    if blindness is not None:
-        linear = blindness @ linear
-    luminance = float(linear @ [0.2126, 0.7152, 0.0722])
-    return 116 * luminance ** (1 / 3) - 16 if luminance > 0.008856 else 903.3 * luminance
+    return float((linear if blindness is None else blindness @ linear) @ [0.2126, 0.7152, 0.0722])
 
 
 @pytest.mark.parametrize(
     "sigma, probability, expected",
     [
         (0.5, 0.0, 0.5),
-        (0.0, 1.0, OTHER_PLACE_DEG),
-        (3.0, 0.5, math.sqrt(0.5 * 9 + 0.5 * OTHER_PLACE_DEG**2)),
-        (NAN, 0.25, OTHER_PLACE_DEG / 2),
+        (0.0, 1.0, MIN_TURN_DEG),
+        (3.0, 0.5, math.sqrt(0.5 * 9 + 0.5 * MIN_TURN_DEG**2)),
+        (NAN, 0.25, MIN_TURN_DEG / 2),
         (2.0, NAN, 2.0),
         (NAN, NAN, None),
     ],
@@ -52,7 +57,7 @@ def test_expected_error(sigma, probability, expected):
 @given(st.floats(0.0, 20.0), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
 def test_more_doubt_is_no_smaller_error(sigma, one, other):
     low, high = sorted((one, other))
-    if sigma <= OTHER_PLACE_DEG:
+    if sigma <= MIN_TURN_DEG:
         less, more = expected_error_deg(sigma, low), expected_error_deg(sigma, high)
         assert less is not None and more is not None and less <= more + 1e-9
 
@@ -71,8 +76,20 @@ def test_ends_of_the_scale():
     assert blue[2] > blue[0] and yellow[0] > 200 and yellow[1] > 200 and yellow[2] < 100
 
 
+def test_all_are_seen_on_the_dark_ground_of_the_report():
+    """By WCAG's contrast, of which graphics need 3 and thick lines get by with less."""
+    ground = luminance((0x0D, 0x11, 0x17))
+    for color in (*scale_colors(9), UNKNOWN_COLOR, FLAG_COLOR):
+        assert (luminance(color) + 0.05) / (ground + 0.05) > 2.0
+
+
 def test_unknown_and_flagged_are_no_colors_of_the_scale():
     scale = np.array([confidence_color(error) for error in np.geomspace(*SCALE_DEG, 50)])
     assert confidence_color(None) == UNKNOWN_COLOR
     for color in (UNKNOWN_COLOR, FLAG_COLOR):
         assert np.abs(scale - color).max(axis=1).min() > 30
+
+
+def test_colors_of_pages():
+    assert hexadecimal((0, 10, 255)) == "#000aff"
+    assert scale_colors(3) == [confidence_color(error) for error in (0.1, 1.0, 10.0)]
