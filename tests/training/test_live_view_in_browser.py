@@ -1,6 +1,5 @@
 """The live view as a browser shows it: Debian's chromium, by playwright, which must not download one."""
 
-import shutil
 import time
 from io import BytesIO
 from typing import Any, Callable, Iterator, Tuple
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from analytic_scene import Blobs, model_of, random_poses
+from browser import opened_browser
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.configs.base_config import ViewerConfig
@@ -26,13 +26,6 @@ from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import PoseStatus
 from gnerf_ns.viewing.frusta import viser_pose
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-if CHROMIUM is None:
-    pytest.skip("there is no chromium: apt-get install chromium", allow_module_level=True)
-
-SOFTWARE_3D = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
-"""WebGL without a GPU."""
 MAX_WAIT_MS = 60_000
 """On busy machines."""
 WIDTH, HEIGHT, FOCAL, CENTER = 120, 90, 130.0, (48.0, 50.0)
@@ -137,11 +130,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuple[Viewer, 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    arguments = [*SOFTWARE_3D, "--no-sandbox"]  # which root has none of
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        browser.close()
+    with opened_browser() as opened:
+        yield opened
 
 
 @pytest.fixture
