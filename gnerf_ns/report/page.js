@@ -119,16 +119,16 @@
 
   function drawCurves() {
     const axis = { gridcolor: color("--line"), zeroline: false, color: color("--dim"), automargin: true };
-    document.querySelectorAll(".curve").forEach((element, index) => {
+    return Promise.all([...document.querySelectorAll(".curve")].map((element, index) => {
       const curve = plots.curves[index];
       const trace = { x: curve.steps, y: curve.values, mode: "lines", line: { color: color("--link"), width: 2 }, hovertemplate: "step %{x}: %{y}<extra></extra>" };
-      Plotly.newPlot(element, [trace], {
+      return Plotly.react(element, [trace], {
         title: { text: curve.name, font: { size: 14, color: color("--text") }, x: 0.02, y: 0.96, yanchor: "top" },
         paper_bgcolor: color("--back"), plot_bgcolor: color("--back"), margin: { l: 48, r: 12, t: 36, b: 44 },
         xaxis: { ...axis, title: { text: "step", font: { size: 12 }, standoff: 4 } },
         yaxis: curve.isLogarithmic ? { ...axis, type: "log", dtick: "D2" } : axis,
       }, { ...config, displayModeBar: false });
-    });
+    }));
   }
 
   // Which cards are shown
@@ -173,7 +173,8 @@
     if (event.key === "ArrowRight") enlarge(opened + 1);
   });
 
-  drawCameras();
-  drawCurves();
-  dark.addEventListener("change", () => { drawCameras(); drawCurves(); });
+  drawCameras();  // on a dark ground in any case
+  // One after the other: plotly bears no second drawing of what it is still drawing.
+  let drawn = drawCurves();
+  dark.addEventListener("change", () => { drawn = drawn.then(drawCurves); });
 }
