@@ -53,11 +53,16 @@
     };
   }
 
+  let shown;
+
   function choose(index) {
+    // To draw it, plotly tells of the same click again as long as the button is pressed.
+    if (index === shown) return;
+    shown = index;
     for (const card of cards) card.classList.toggle("chosen", card === cards[index]);
     const drawn = lines(plots.frusta[index] ? [index] : []);
     const chosen = scene.data.length - 1;
-    return Plotly.restyle(scene, { x: [drawn.x], y: [drawn.y], z: [drawn.z] }, [chosen]);
+    Plotly.restyle(scene, { x: [drawn.x], y: [drawn.y], z: [drawn.z] }, [chosen]);
   }
 
   function goTo(index) {
