@@ -26,7 +26,7 @@ from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import PoseStatus
 from gnerf_ns.viewing.frusta import viser_pose
 
-MAX_WAIT_MS = 60_000
+MAX_WAIT_MS = 120_000
 """On busy machines."""
 WIDTH, HEIGHT, FOCAL, CENTER = 120, 90, 130.0, (48.0, 50.0)
 """Of photos, whose principal point is not in the middle."""
