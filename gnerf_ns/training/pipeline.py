@@ -241,7 +241,7 @@ class GNeRFPipeline(VanillaPipeline):
 
         self._loaded_step = -1
         self.trust = Trust(
-            JudgedRun(self.scene, self.pose_search, self.epipolar, self.leave_out, self.restarts, self._held_out_images)
+            JudgedRun(self.scene, self.pose_search, self.epipolar, self.leave_out, self.restarts, self.held_out_images)
         )
         # The viewer looks for these among a pipeline's public attributes.
         self.live_view = LiveView(
@@ -392,7 +392,7 @@ class GNeRFPipeline(VanillaPipeline):
         """Estimate the poses of the held-out images with the field frozen, unless that was done at this step."""
         if int(self.cameras.eval_step) == step or len(self.datamanager.eval_dataset) == 0:
             return
-        image_set = self._held_out_images()
+        image_set = self.held_out_images()
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(self._seed_at(step) + 1)
             poses, origins = find_held_out_poses(
@@ -401,7 +401,8 @@ class GNeRFPipeline(VanillaPipeline):
         self.leave_out.eval_origins.copy_(origins)
         self.cameras.assign_eval(poses, step)
 
-    def _held_out_images(self) -> ImageSet:
+    def held_out_images(self) -> ImageSet:
+        """Images that the field is not trained on, with their lenses as estimated."""
         return ImageSet(self.datamanager.eval_images, self.cameras.eval_lenses)
 
     def _eval_guess(self) -> Optional[HeldOutGuess]:

@@ -54,8 +54,6 @@ MATCH_OUTLIER = 5.0
 """Matches that miss each other by more than so many standard deviations are wrong."""
 MAX_MATCHES = 60_000
 """Of more, a random part is looked at and counts for all."""
-
-
 NOISE_IN_SLOPES = 0.375 * 0.15625
 """Variance of the slope of smoothed white noise, along a pixel, of that of the noise: sums of squares of the kernels
 1 2 1 across, and 1 2 0 -2 -1 along."""

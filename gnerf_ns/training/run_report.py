@@ -75,17 +75,9 @@ def report_contents(pipeline: GNeRFPipeline, run: Path, title: str, max_rays: Op
         max_rays: renderings are shrunk until all of them have about so many pixels; None for no limit.
     """
     datamanager, cameras, trust = pipeline.datamanager, pipeline.cameras, pipeline.trust
-    splits = [
-        _Shown(
-            "train",
-            ImageSet(datamanager.train_images, cameras.train_lenses),
-            cameras.poses("train"),
-            trust.statuses["train"],
-        )
-    ]
+    splits = [_Shown("train", pipeline.scene.image_set, cameras.poses("train"), trust.statuses["train"])]
     if cameras.has_eval_poses and "eval" in trust.statuses:
-        eval_set = ImageSet(datamanager.eval_images, cameras.eval_lenses)
-        splits.append(_Shown("eval", eval_set, cameras.poses("eval"), trust.statuses["eval"]))
+        splits.append(_Shown("eval", pipeline.held_out_images(), cameras.poses("eval"), trust.statuses["eval"]))
     files = [*datamanager.train_dataset.image_filenames, *datamanager.eval_dataset.image_filenames]
     names = image_names(files)
     side = rendering_side(splits[0].image_set, sum(len(each.statuses) for each in splits), max_rays)

@@ -26,9 +26,8 @@ from gnerf_ns.runs.run_folder import CONFIG, RunFolderConfig
 from gnerf_ns.runs.whole_runs import WholeRunTrainer
 from gnerf_ns.training.learning_rates import following
 from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig, refuse_several_devices
-from gnerf_ns.training.pose_status import sentences
 from gnerf_ns.training.run_costs import RunTime
-from gnerf_ns.training.run_report import CPU_RAYS, input_of, report_contents, title_of
+from gnerf_ns.training.run_report import CPU_RAYS, input_of, remarks_on, report_contents, title_of
 from gnerf_ns.training.run_summary import (
     Outcome,
     color_contrast,
@@ -37,7 +36,6 @@ from gnerf_ns.training.run_summary import (
     places_lines,
     report_command,
     start_lines,
-    truth_sentence,
     unjudged_lines,
 )
 from gnerf_ns.utils.disk import replace_files, write_whole
@@ -235,13 +233,7 @@ class GNeRFTrainer(WholeRunTrainer):
         pipeline, trust = self.pipeline, self.pipeline.trust
         statuses, held_out, verdict = trust.statuses["train"], trust.statuses.get("eval", ()), trust.verdict
         assert verdict is not None
-        datamanager = pipeline.datamanager
-        files, others = datamanager.train_dataset.image_filenames, datamanager.eval_dataset.image_filenames
-        remarks = [Line(text) for text in sentences(statuses, files, held_out, others) if text != verdict.sentence]
-        remarks += [Line(text, "yellow") for text in trust.remarks]
-        errors = pipeline.evaluation.pose_errors()
-        if errors is not None:
-            remarks.append(Line(truth_sentence(errors, is_truth=pipeline.config.poses == "unknown")))
+        remarks = [Line(text, "yellow" if text in trust.remarks else "") for text in remarks_on(pipeline)]
         pipeline.publish_cameras()
         held_out_psnr = pipeline.evaluation.held_out_psnr()
         return Outcome(

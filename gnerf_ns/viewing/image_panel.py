@@ -63,7 +63,7 @@ class ImagePanel:
         self._lock = threading.RLock()  # viser calls back from several threads
         gui = client.gui
         with gui.add_folder("Images", order=order):
-            self._name = gui.add_dropdown("Image", [*self._labels()] or [""])
+            self._name = gui.add_dropdown("Image", [image.label for image in images()] or [""])
             # Not viser's group of buttons, which does not tell when one is pressed twice.
             following, previous = gui.add_button("Next image"), gui.add_button("Previous image", color="gray")
             self._opacity = gui.add_slider("Photo", 0.0, 1.0, 0.05, 0.0, hint="Lays the photo over the rendering")
@@ -80,8 +80,7 @@ class ImagePanel:
         return [images[number].label for number in self._order(len(images))]
 
     def _order(self, count: int) -> Sequence[int]:
-        is_sorted = hasattr(self, "_is_sorted") and self._is_sorted.value
-        return (self._worst_first() if is_sorted else ()) or range(count)
+        return (self._worst_first() if self._is_sorted.value else ()) or range(count)
 
     @property
     def is_at_an_image(self) -> bool:
