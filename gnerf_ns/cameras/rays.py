@@ -99,9 +99,13 @@ class CameraDirections:
         return math.pi if self._camera_type == CameraType.EQUIRECTANGULAR else 1.0
 
     def pixel_areas(self, camera_indices: Int[Tensor, "batch"], height: int, width: int) -> Float[Tensor, "batch"]:
-        """What a pixel in the middle of each image covers at distance 1, the image being resampled to a size."""
+        """What a pixel in the middle of each image covers at distance 1, the image being resampled to a size.
+
+        Differentiable in the learned focal scales.
+        """
         shares = self._sizes[camera_indices] / self._sizes.new_tensor([width, height])
-        return (self._radians_per_unit * shares / self._focal[camera_indices]).prod(dim=-1)
+        areas = (self._radians_per_unit * shares / self._focal[camera_indices]).prod(dim=-1)
+        return areas if self._focal_scales is None else areas / self._focal_scales(camera_indices).square()
 
     def at(
         self,

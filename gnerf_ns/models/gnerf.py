@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from gnerf_ns.cameras.rays import intersect_sphere
 from gnerf_ns.data.image_set import composite
 from gnerf_ns.fields.hash_radiance import HashRadianceConfig
+from gnerf_ns.fields.mip360_radiance import Mip360RadianceConfig
 from gnerf_ns.fields.mlp_radiance import MLPRadianceConfig
 from gnerf_ns.fields.radiance import RadianceAlongRays
 from gnerf_ns.models.image_metrics import ImageMetrics
@@ -30,10 +31,11 @@ from gnerf_ns.utils.options import ModelOptions
 
 SCENE_RADIUS = 1.0
 """The object fills the ball of this radius around the origin, in scene units."""
-UNBOUNDED_PLANES = (0.05, 1000.0)
-"""Near and far plane of unbounded scenes, in scene units; all cameras are about in the unit ball."""
 BEYOND_THE_SCENE = 2.0 * SCENE_RADIUS
 """Rays that hit nothing end at least this far from the origin, beyond the corners of the scene box."""
+
+CHARBONNIER_PADDING = 0.001
+"""Errors of colors below it count by their square (Mip-NeRF 360, section 5)."""
 
 NORMAL_RADIUS = 0.03 * SCENE_RADIUS
 """Distance over which normals are measured, in scene units; about a pixel where the ball fills 100 pixels."""
@@ -45,7 +47,7 @@ class GNeRFModelConfig(ModelOptions):
 
     _target: Type = field(default_factory=lambda: GNeRFModel)
     """Target class to instantiate."""
-    radiance: tyro.conf.AvoidSubcommands[Union[HashRadianceConfig, MLPRadianceConfig]] = field(
+    radiance: tyro.conf.AvoidSubcommands[Union[HashRadianceConfig, MLPRadianceConfig, Mip360RadianceConfig]] = field(
         default_factory=HashRadianceConfig
     )
     """Scene representation and its sampling along rays."""
@@ -56,8 +58,13 @@ class GNeRFModelConfig(ModelOptions):
     extent: Literal["ball", "unbounded"] = "ball"
     """ball: what lies in the unit ball, for objects that are alone or have masks; unbounded: everything, space beyond
     the unit ball being contracted (Mip-NeRF 360 eq. 10), for images with their background."""
+    unbounded_planes: tyro.conf.Suppress[Tuple[float, float]] = (0.05, 1000.0)
+    """Near and far plane of unbounded scenes, in scene units; all cameras are about in the unit ball."""
+    photometric_loss: tyro.conf.Suppress[Literal["squared", "charbonnier"]] = "squared"
+    """Of color errors: squared; or about absolute beyond `CHARBONNIER_PADDING`, so that what a field cannot explain
+    counts for less (Mip-NeRF 360, section 5)."""
     photometric_loss_mult: tyro.conf.Suppress[float] = 1.0
-    """Weight of the photometric loss, the mean squared color error."""
+    """Weight of the photometric loss."""
     opacity_loss_mult: float = 0.1
     """Weight of the mean squared difference between rendered opacity and alpha or masks, where images have them: over a
     white background, nothing else tells a white object from none."""
@@ -83,8 +90,8 @@ class GNeRFModel(Model):
         super().populate_modules()
         extent: Dict[str, bool] = {}
         if self.config.extent == "unbounded":
-            if not isinstance(self.config.radiance, HashRadianceConfig):
-                raise InputError("Only hash grids can be unbounded; use --pipeline.model.extent ball.")
+            if isinstance(self.config.radiance, MLPRadianceConfig):
+                raise InputError("GNeRF's own MLP cannot be unbounded; use --pipeline.model.extent ball.")
             extent["is_unbounded"] = True
         self.radiance = self.config.radiance.setup(
             scene_box=self.scene_box, num_train_data=self.num_train_data, **extent
@@ -171,7 +178,7 @@ class GNeRFModel(Model):
             when training, also the `radiance` (`RadianceAlongRays`).
         """
         if self.config.extent == "unbounded":
-            nears, fars = (torch.full_like(ray_bundle.origins[:, :1], plane) for plane in UNBOUNDED_PLANES)
+            nears, fars = (torch.full_like(ray_bundle.origins[:, :1], plane) for plane in self.config.unbounded_planes)
             hits = torch.ones_like(nears[:, 0], dtype=torch.bool)
         else:
             nears, fars, hits = intersect_sphere(ray_bundle, SCENE_RADIUS)
@@ -248,7 +255,7 @@ class GNeRFModel(Model):
     def get_photometric_loss(
         self, outputs: Dict[str, Any], pixels: Float[Tensor, "rays channels"]
     ) -> Float[Tensor, ""]:
-        """Weighted mean squared color error, summed over the coarse and the fine pass if there are two (NeRF eq. 6).
+        """Weighted mean color error, summed over the coarse and the fine pass if there are two (NeRF eq. 6).
 
         Args:
             outputs: outputs of `render`.
@@ -256,10 +263,11 @@ class GNeRFModel(Model):
         """
         background = self.draw_background()
         target = composite(pixels, background, channel_dim=-1)
-        loss = F.mse_loss(self.colors_over(outputs, background), target)
+        difference = F.mse_loss if self.config.photometric_loss == "squared" else charbonnier_loss
+        loss = difference(self.colors_over(outputs, background), target)
         for rgb, accumulation in zip(outputs["earlier_rgb"], outputs["earlier_accumulation"], strict=True):
             earlier = self.colors_over({"rgb": rgb, "accumulation": accumulation}, background)
-            loss = loss + F.mse_loss(earlier, target)
+            loss = loss + difference(earlier, target)
         return self.config.photometric_loss_mult * loss
 
     def get_opacity_losses(
@@ -323,6 +331,13 @@ class GNeRFModel(Model):
             "normals": outputs["normals"],
         }
         return metrics, images
+
+
+def charbonnier_loss(
+    colors: Float[Tensor, "rays channels"], target: Float[Tensor, "rays channels"]
+) -> Float[Tensor, ""]:
+    """Mean of sqrt(difference^2 + padding^2)."""
+    return ((colors - target).square() + CHARBONNIER_PADDING**2).sqrt().mean()
 
 
 def _rectangle(mask: Bool[Tensor, "height width 1"]) -> Tuple[slice, slice]:

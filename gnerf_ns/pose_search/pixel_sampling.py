@@ -200,7 +200,8 @@ def sample_pixel_rays(
     coords = image_coords(height, width, device).view(-1, 2)[pixel]
     directions = image_set.directions.at(indices, coords[:, None])
     colors = images.flatten(2)[row_of_image, :, pixel]
-    return rays_from_poses(camera_to_worlds[indices], directions, indices), colors
+    areas = image_set.directions.pixel_areas(indices, height, width)
+    return rays_from_poses(camera_to_worlds[indices], directions, indices, areas), colors
 
 
 def _inside_padding(inside: Bool[Tensor, "n height width"], rows: Int[Tensor, "rays"]) -> Int[Tensor, "rays"]:

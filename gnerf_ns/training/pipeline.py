@@ -348,8 +348,10 @@ class GNeRFPipeline(VanillaPipeline):
         return outputs, loss_dict, training_metrics(plan, self.photometric, self.cameras)
 
     def _set_schedule(self, plan: StepPlan) -> None:
+        # Detail misleads where poses are still being found, and only there.
+        active_levels = 1.0 if self.config.poses == "fixed" else plan.active_levels
         self.model.set_schedule(
-            plan.phase == "A", plan.phase_b_progress, plan.active_levels, plan.density_noise, plan.distortion_boost
+            plan.phase == "A", plan.phase_b_progress, active_levels, plan.density_noise, plan.distortion_boost
         )
 
     def _check_finite(self, loss_dict: Dict[str, Tensor], plan: StepPlan) -> None:

@@ -190,7 +190,8 @@ class TransportObjective(nn.Module):
             )
             return {"transport_loss": config.loss_mult * loss}
 
-        return RenderRequest(rays_from_poses(camera_to_worlds, directions, camera_indices), losses)
+        areas = scene.image_set.directions.pixel_areas(camera_indices, height, width)
+        return RenderRequest(rays_from_poses(camera_to_worlds, directions, camera_indices, areas), losses)
 
     def _sample_poses(self, plan: StepPlan, device: torch.device) -> Float[Tensor, "poses 3 4"]:
         """Poses of the step, with +z up: of the prior, and more and more of them near what images matched."""
