@@ -44,7 +44,7 @@ def test_dilated_densities_are_the_largest_ones_nearby(widths, weights, by):
 def test_new_edges_lie_between_points_at_equal_shares(widths, weights, count, jitter):
     edges, weights = histogram(widths, weights)
     new = sample_edges(edges, weights, count, torch.tensor([[jitter]]).double())[0]
-    assert len(new) == count + 1 and (new.diff() >= -1e-12).all() and 0 <= new[0] and new[-1] <= 1
+    assert len(new) == count + 1 and (new.diff() >= -1e-12).all() and new[0] >= 0 and new[-1] <= 1
     cumulative = torch.cat([torch.zeros(1).double(), weights[0].cumsum(0) / weights.sum()])
     points = []
     for index in range(count):

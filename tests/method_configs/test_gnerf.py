@@ -15,6 +15,7 @@ from nerfstudio.plugins.types import MethodSpecification
 from tiny_run import PhaseA, build_pipeline, build_trainer, pipeline_config, train_steps, trainer_config
 
 from gnerf_ns.data.dataparser import UnposedDataParserConfig
+from gnerf_ns.fields.mip360_radiance import Mip360RadianceConfig
 from gnerf_ns.fields.mlp_radiance import MLPRadianceConfig
 from gnerf_ns.training.pose_trials import PoseTrialsConfig
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
@@ -23,7 +24,7 @@ from gnerf_ns.utils.errors import InputError
 METHODS: Dict[str, MethodSpecification] = {
     point.name: point.load()
     for point in entry_points(group="nerfstudio.method_configs")
-    if point.value.startswith("gnerf_ns.method_configs.gnerf")
+    if point.value.startswith(("gnerf_ns.method_configs.gnerf", "gnerf_ns.method_configs.mip360"))
 }
 
 
@@ -42,16 +43,19 @@ def on_tiny_images(config: Any, folder: Path) -> Any:
     return config.pipeline
 
 
-def test_there_are_five_methods():
-    names = {"gnerf-ns", "gnerf-ns-handheld", "gnerf-ns-adversarial", "gnerf-ns-paper", "gnerf-ns-tiny"}
-    assert METHODS.keys() == names
+def test_there_are_seven_methods():
+    variants = ("handheld", "adversarial", "paper", "tiny", "mip360", "mip360-small")
+    assert METHODS.keys() == {"gnerf-ns", *(f"gnerf-ns-{variant}" for variant in variants)}
 
 
 def groups_of(method: str, phase_a: PhaseA, folder: Path) -> Set[str]:
     """What has to be optimized; with small networks of the method's kind, since groups do not depend on sizes."""
     config = pipeline_config(folder, phase_a, focal_length="shared")
-    if isinstance(config_of(method).pipeline.model.radiance, MLPRadianceConfig):
+    radiance = config_of(method).pipeline.model.radiance
+    if isinstance(radiance, MLPRadianceConfig):
         config.model.radiance = MLPRadianceConfig(num_layers=2, layer_width=8, layer_width_color=8)  # type: ignore
+    elif isinstance(radiance, Mip360RadianceConfig):
+        config.model.radiance = Mip360RadianceConfig(num_layers=2, layer_width=8)  # type: ignore
     return set(build_pipeline(config).get_param_groups())
 
 

@@ -23,6 +23,8 @@ METHODS = (
     "gnerf-ns-tiny",
     "gnerf-ns-adversarial",
     "gnerf-ns-paper",
+    "gnerf-ns-mip360",
+    "gnerf-ns-mip360-small",
     "gnerf-splat",
     "noposplat",
     "noposplat-tiny",

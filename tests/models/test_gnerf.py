@@ -115,8 +115,8 @@ def test_an_unbounded_model_shows_what_lies_beyond_the_ball():
     assert rays.origins.grad is not None and rays.origins.grad.isfinite().all() and rays.origins.grad.any()
 
 
-def test_only_hash_grids_are_unbounded():
-    with pytest.raises(InputError, match="Only hash grids"):
+def test_gnerf_s_own_network_is_not_unbounded():
+    with pytest.raises(InputError, match="cannot be unbounded"):
         GNeRFModelConfig(radiance=MLPRadianceConfig(), extent="unbounded").setup(
             scene_box=unit_scene_box(), num_train_data=1
         )
