@@ -1,7 +1,5 @@
 """nerfstudio's datamanager for images whose poses are being estimated; true poses, if known, are set aside."""
 
-import struct
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +7,6 @@ from typing import (
     Any,
     ContextManager,
     Dict,
-    Iterator,
     List,
     Literal,
     NamedTuple,
@@ -35,20 +32,11 @@ from nerfstudio.model_components.ray_generators import RayGenerator
 from torch import Tensor
 
 from gnerf_ns.data.content import check_content
-from gnerf_ns.data.dataparser import (
-    GROUND_TRUTH_KEY,
-    HAS_CALIBRATION_KEY,
-    LENS_ORIGIN_KEY,
-    LENS_SOURCE_KEY,
-    UnposedDataParser,
-    UnposedDataParserConfig,
-    placeholder_camera_to_worlds,
-    unit_scene_box,
-)
+from gnerf_ns.data.dataparser import HAS_CALIBRATION_KEY, UnposedDataParser, UnposedDataParserConfig
 from gnerf_ns.data.dataset import UnposedDataset
 from gnerf_ns.data.image_set import ImageStack, composite, premultiply
 from gnerf_ns.data.intrinsics import Intrinsics
-from gnerf_ns.data.orientation import ORIENTATIONS_KEY, upright_outputs
+from gnerf_ns.data.stock_parsers import PARSER_ERRORS, one_sentence_for, set_poses_aside
 from gnerf_ns.utils.console import remark
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.run_images import ImageSource, RunImages
@@ -186,7 +174,7 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
 
     def create_train_dataset(self) -> UnposedDataset:
         """The training images, with placeholder poses."""
-        outputs, self.train_ground_truth = _set_poses_aside(self.train_dataparser_outputs)
+        outputs, self.train_ground_truth = set_poses_aside(self.train_dataparser_outputs)
         self.has_calibration = self.train_dataparser_outputs.metadata.get(HAS_CALIBRATION_KEY, True)
         dataset = self._at_suitable_size(outputs)
         _say_changes(dataset, "To train on")
@@ -215,7 +203,7 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
 
     def create_eval_dataset(self) -> UnposedDataset:
         """The held-out images in the same format, with placeholder poses."""
-        outputs, self.eval_ground_truth = _set_poses_aside(self._held_out_outputs())
+        outputs, self.eval_ground_truth = set_poses_aside(self._held_out_outputs())
         dataset = UnposedDataset(outputs, image_format=self.train_dataset.image_format)
         _say_changes(dataset, "Held out")
         self.train_dataset.metadata["num_eval_images"] = len(dataset)
@@ -379,37 +367,6 @@ def _sources(dataset: UnposedDataset) -> List[ImageSource]:
     return [ImageSource(*each) for each in zip(dataset.image_filenames, masks, focal_lengths, strict=True)]
 
 
-def _set_poses_aside(outputs: DataparserOutputs) -> Tuple[DataparserOutputs, Optional[Float[Tensor, "n 3 4"]]]:
-    """Outputs that know nothing of the true poses, and those poses.
-
-    A stock parser's poses are its cameras'; it also has a scene box, a transform and perhaps points or depths in the
-    frame of those poses. Ours says in its metadata whether it knows any.
-    """
-    outputs = upright_outputs(outputs)
-    cameras = outputs.cameras
-    if GROUND_TRUTH_KEY in outputs.metadata:
-        ground_truth = outputs.metadata[GROUND_TRUTH_KEY]
-    else:
-        ground_truth = cameras.camera_to_worlds.clone() if len(outputs.image_filenames) else None
-    blank = cameras[...]
-    blank.camera_to_worlds = placeholder_camera_to_worlds(len(outputs.image_filenames))
-    return (
-        DataparserOutputs(
-            image_filenames=outputs.image_filenames,
-            cameras=blank,
-            alpha_color=outputs.alpha_color,
-            scene_box=unit_scene_box(),
-            mask_filenames=outputs.mask_filenames,
-            metadata={
-                ORIENTATIONS_KEY: outputs.metadata[ORIENTATIONS_KEY],
-                LENS_SOURCE_KEY: outputs.metadata.get(LENS_SOURCE_KEY),
-                LENS_ORIGIN_KEY: outputs.metadata.get(LENS_ORIGIN_KEY, "the data"),
-            },
-        ),
-        ground_truth,
-    )
-
-
 def _write_cameras(dataset: UnposedDataset, estimated: Cameras, kind: str) -> None:
     if len(estimated) != len(dataset):
         raise InputError(
@@ -422,39 +379,3 @@ def _write_cameras(dataset: UnposedDataset, estimated: Cameras, kind: str) -> No
         value = getattr(estimated, name)
         if value is not None:
             setattr(cameras, name, value.detach().to(cameras.device, torch.float32).clone())
-
-
-PARSER_ERRORS = (
-    OSError,
-    AssertionError,
-    LookupError,  # an entry is missing
-    ValueError,  # broken JSON or text, or no number
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    struct.error,  # a cut off COLMAP file
-)
-"""What the stock parsers raise on files that are missing, broken or incomplete."""
-
-
-@contextmanager
-def one_sentence_for(parser: str, data: Path) -> Iterator[None]:
-    """Turn the errors of a stock parser within the block into an `InputError`.
-
-    Args:
-        parser: its name.
-        data: what it reads.
-
-    Raises:
-        InputError: for any of `PARSER_ERRORS`; one raised within goes on unchanged.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except PARSER_ERRORS as error:
-        reason = " ".join(str(error).split()).rstrip(".") or "without a reason"
-        raise InputError(
-            f"{data} cannot be read by the dataparser {parser} ({type(error).__name__}: {reason}); correct its files, "
-            "or choose another dataparser."
-        ) from error

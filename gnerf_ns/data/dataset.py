@@ -19,7 +19,7 @@ from gnerf_ns.data.images import ImageSize, centered_window, fit_max_side, read_
 from gnerf_ns.data.intrinsics import Intrinsics
 from gnerf_ns.data.mask_pixels import read_mask
 from gnerf_ns.data.orientation import ORIENTATIONS_KEY, mask_orientation, upright_outputs
-from gnerf_ns.data.transforms_json import FileFrames
+from gnerf_ns.data.transforms_writer import FileFrames
 from gnerf_ns.utils.console import named
 from gnerf_ns.utils.errors import InputError
 

@@ -26,7 +26,8 @@ from PIL import Image
 
 from gnerf_ns.data.images import ImageSize, decoding, read_image
 from gnerf_ns.data.mask_pixels import read_mask
-from gnerf_ns.data.transforms_json import SPLIT_KEYS, FileFrames, load_transforms_json, write_transforms_json
+from gnerf_ns.data.transforms_json import SPLIT_KEYS, load_transforms_json
+from gnerf_ns.data.transforms_writer import FileFrames, write_transforms_json
 from gnerf_ns.export.colmap_model import camera_model, image_names, write_colmap_model
 from gnerf_ns.export.surface_points import SurfacePoints
 from gnerf_ns.utils.console import remark

@@ -24,7 +24,8 @@ from gnerf_ns.data.images import ImageSize, advice_on, is_image, read_header, re
 from gnerf_ns.data.lens_sources import LensSource, lenses_of_frames
 from gnerf_ns.data.mask_pixels import read_mask
 from gnerf_ns.data.orientation import ORIENTATIONS_KEY
-from gnerf_ns.data.transforms_json import FileFrames, Frame
+from gnerf_ns.data.transforms_json import Frame
+from gnerf_ns.data.transforms_writer import FileFrames
 from gnerf_ns.data.video import is_video
 from gnerf_ns.localize.scene import RunLens
 from gnerf_ns.utils.console import named, remark

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gnerf_ns.cameras.plots import plot_localized, save_image
 from gnerf_ns.data.image_set import ImageSet
-from gnerf_ns.data.transforms_json import write_transforms_json
+from gnerf_ns.data.transforms_writer import write_transforms_json
 from gnerf_ns.localize.new_images import NewImages
 from gnerf_ns.localize.scene import TrainedScene
 from gnerf_ns.pose_search.image_renderer import ImageRenderer

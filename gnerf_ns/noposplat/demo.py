@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gnerf_ns.cameras.plots import save_image
 from gnerf_ns.data.images import ImageSize
-from gnerf_ns.data.transforms_json import FileFrames, write_transforms_json
+from gnerf_ns.data.transforms_writer import FileFrames, write_transforms_json
 from gnerf_ns.noposplat.pose_metrics import relative_pose_errors
 from gnerf_ns.noposplat.reconstruction import Reconstruction
 from gnerf_ns.scenes.made_scenes import MadeScene

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gnerf_ns.cameras.plots import save_image
 from gnerf_ns.data.dataparser import placeholder_cameras, unit_scene_box
-from gnerf_ns.data.transforms_json import FileFrames, write_transforms_json
+from gnerf_ns.data.transforms_writer import FileFrames, write_transforms_json
 from gnerf_ns.export.folders import linked
 from gnerf_ns.models.splat import SplatModel, SplatModelConfig
 from gnerf_ns.noposplat.photos import PhotoFiles, Photos

@@ -16,7 +16,7 @@ from gnerf_ns.data.dataparser import GROUND_TRUTH_KEY, UnposedDataParserConfig
 from gnerf_ns.data.dataset import UnposedDataset
 from gnerf_ns.data.grown_dataparser import GrownDataParserConfig
 from gnerf_ns.data.orientation import ORIENTATIONS_KEY
-from gnerf_ns.data.transforms_json import FileFrames, write_transforms_json
+from gnerf_ns.data.transforms_writer import FileFrames, write_transforms_json
 from gnerf_ns.utils.errors import InputError
 
 POSES = random_poses(2)

@@ -27,7 +27,8 @@ from gnerf_ns.data.orientation import (
     turned_pose,
     upright_outputs,
 )
-from gnerf_ns.data.transforms_json import FileFrames, read_transforms_json, write_transforms_json
+from gnerf_ns.data.transforms_json import read_transforms_json
+from gnerf_ns.data.transforms_writer import FileFrames, write_transforms_json
 from gnerf_ns.localize.growth import upright_poses
 
 COUNT = 3

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.data.frames import read_frames
-from gnerf_ns.data.transforms_json import FileFrames, Frame, read_transforms_json, write_transforms_json
+from gnerf_ns.data.transforms_json import Frame, read_transforms_json
+from gnerf_ns.data.transforms_writer import FileFrames, write_transforms_json
 from gnerf_ns.utils.errors import InputError
 
 COUNT = 4

@@ -16,7 +16,8 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from PIL import ExifTags, Image
 
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
-from gnerf_ns.data.transforms_json import FileFrames, load_transforms_json, write_transforms_json
+from gnerf_ns.data.transforms_json import load_transforms_json
+from gnerf_ns.data.transforms_writer import FileFrames, write_transforms_json
 from gnerf_ns.export import colmap_model
 from gnerf_ns.export.colmap_model import camera_model, image_names, write_colmap_model
 from gnerf_ns.export.surface_points import SurfacePoints

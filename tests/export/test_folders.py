@@ -12,7 +12,7 @@ from nerfstudio.cameras.cameras import Cameras
 from PIL import Image
 
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
-from gnerf_ns.data.transforms_json import FileFrames
+from gnerf_ns.data.transforms_writer import FileFrames
 from gnerf_ns.export import folders
 from gnerf_ns.export.folders import Format, export_results, write_results
 from gnerf_ns.export.surface_points import SurfacePoints
