@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Dict, List, Literal, Optional, Tuple, Type, Union, cast
 
@@ -123,8 +123,11 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
 
     @property
     def resolved_schedule(self) -> PhaseScheduleConfig:
-        """Without phase A where poses are known from the start."""
-        return self.schedule if self.begins_with is None else self.schedule.with_known_poses(self.begins_with.certainty)
+        """Without phase A where poses are known from the start; with all detail where they stay as they are."""
+        if self.begins_with is None:
+            return self.schedule
+        schedule = self.schedule.with_known_poses(self.begins_with.certainty)
+        return replace(schedule, grows_levels=False) if self.poses == "fixed" else schedule
 
     def check_options(self) -> None:
         """Whether options go together.
@@ -348,10 +351,8 @@ class GNeRFPipeline(VanillaPipeline):
         return outputs, loss_dict, training_metrics(plan, self.photometric, self.cameras)
 
     def _set_schedule(self, plan: StepPlan) -> None:
-        # Detail misleads where poses are still being found, and only there.
-        active_levels = 1.0 if self.config.poses == "fixed" else plan.active_levels
         self.model.set_schedule(
-            plan.phase == "A", plan.phase_b_progress, active_levels, plan.density_noise, plan.distortion_boost
+            plan.phase == "A", plan.phase_b_progress, plan.active_levels, plan.density_noise, plan.distortion_boost
         )
 
     def _check_finite(self, loss_dict: Dict[str, Tensor], plan: StepPlan) -> None:

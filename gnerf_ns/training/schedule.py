@@ -112,6 +112,9 @@ class PhaseScheduleConfig:
     """How images grow between those ends: by equal factors or by equal numbers of pixels."""
     growth_fraction: float = 0.6
     """Share of phase B over which image side and levels of detail grow."""
+    grows_levels: tyro.conf.Suppress[bool] = True
+    """Whether levels of detail grow at all, or all are in use from the beginning: detail misleads poses that are still
+    being found, and nothing else."""
     min_patch_scale: tyro.conf.Suppress[float] = 0.8
     """Smallest scale of a dynamic patch at step 0."""
     patch_scale_decay: tyro.conf.Suppress[float] = 2e-4
@@ -296,7 +299,7 @@ class Schedule:
             patch_scale=(self._smallest_patch_scale(step, image_side), 1.0),
             epsilon=geometric(self.config.epsilon, a_progress),
             density_noise=self.config.density_noise * max(0.0, 1.0 - age / max(1, self.config.density_noise_steps)),
-            active_levels=growth,
+            active_levels=growth if self.config.grows_levels else 1.0,
             distortion_boost=1.0 if b_step < 0 else geometric(self.config.distortion_boost or (1.0, 1.0), b_progress),
             searches_all_poses=self.config.looks_up_poses and step == self.interleaved_start,
             searches_misfit_poses=b_step in self.config.misfit_search_steps,

@@ -219,6 +219,16 @@ def test_gradient_of_rays_in_focal_length_and_pose() -> None:
     assert torch.autograd.gradcheck(rays, (start, codes), eps=1e-6, atol=1e-6)
 
 
+def test_pixels_cover_less_through_a_longer_lens_and_tell_of_it() -> None:
+    learned_cameras, everyone = learned(2, focal_mode="per_image"), torch.arange(2)
+    before = learned_cameras.train_lenses.pixel_areas(everyone, 15, 20).detach()
+    set_focal_scales(learned_cameras, 1.0, 1.5)
+    areas = learned_cameras.train_lenses.pixel_areas(everyone, 15, 20)
+    torch.testing.assert_close(areas.detach(), before / torch.tensor([1.0, 2.25]))
+    (gradient,) = torch.autograd.grad(areas.sum(), learned_cameras.focal_scales.logarithms)
+    torch.testing.assert_close(gradient, -2.0 * areas.detach())
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_longer_lens_takes_the_camera_back_and_leaves_the_image_its_size(mode: PoseMode) -> None:
     learned_cameras = learned(2, mode, "shared")

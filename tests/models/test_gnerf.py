@@ -169,6 +169,17 @@ def test_photometric_loss_is_over_the_fixed_background(background: Any, value: f
     torch.testing.assert_close(model.get_photometric_loss(outputs, premultiplied), expected)
 
 
+def test_charbonnier_loss_is_absolute_for_large_errors_and_squared_for_small_ones():
+    model = model_of(ConstantFog(), photometric_loss="charbonnier")
+    target, error = torch.full((4, 3), 0.5), torch.tensor([0.0, 1e-5, 0.1, 0.4])[:, None]
+    outputs = {"rgb": target + error, "accumulation": torch.ones(4, 1), "earlier_rgb": [], "earlier_accumulation": []}
+    losses = [math.sqrt(float(each) ** 2 + 0.001**2) for each in error]
+    torch.testing.assert_close(model.get_photometric_loss(outputs, target), torch.tensor(losses).mean())
+    outputs["rgb"] = target.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.get_photometric_loss(outputs, target), outputs["rgb"])
+    assert torch.equal(gradient, torch.zeros(4, 3))
+
+
 def test_color_gradients_with_respect_to_rays_equal_finite_differences():
     torch.manual_seed(0)
     model = model_of(Blobs(num_samples=256)).double().eval()

@@ -79,6 +79,14 @@ def test_rays_are_differentiable_in_the_poses():
     assert (gradient.abs().amax(dim=(1, 2)) > 0).all()
 
 
+@pytest.mark.parametrize("side", [4, 8])
+def test_rays_have_the_areas_of_pixels_as_large_as_images_are_shown(side: int):
+    image_set = labeled_images(3, 8, 8)
+    rays, _ = sample_pixel_rays(image_set, random_poses(3), 20, side)
+    expected = image_set.directions.pixel_areas(torch.tensor([0]), side, side)
+    torch.testing.assert_close(rays.pixel_area, expected.expand(20, 1))
+
+
 @pytest.mark.parametrize("side", [32, 16])
 def test_at_the_true_poses_the_model_shows_the_images(side: int):
     torch.manual_seed(0)

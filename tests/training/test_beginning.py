@@ -566,6 +566,8 @@ def test_a_run_begins_where_it_is_told_and_finds_the_others(tiny_scene: Path, tm
     moved = (now - begun).abs().amax(dim=(1, 2)) > 0.0
     assert moved[:2].all() and origins[:2] == [PoseOrigin.LOOKED_UP] * 2
     assert bool(moved[2:].any()) == (poses == "given")
+    # Detail misleads poses that are still being found, and only these.
+    assert pipeline.schedule.at(0).active_levels == (0.0 if poses == "given" else 1.0)
     pipeline.estimate_eval_poses(5)
     held_out = pose_errors(
         torch.cat([begun[2:], pipeline.cameras.poses("eval")]), torch.cat([truth[2:], true_poses(folder, "test")])
