@@ -98,14 +98,42 @@ class CameraDirections:
         """Of pixel coordinates divided by the focal length, in the middle of the image."""
         return math.pi if self._camera_type == CameraType.EQUIRECTANGULAR else 1.0
 
-    def pixel_areas(self, camera_indices: Int[Tensor, "batch"], height: int, width: int) -> Float[Tensor, "batch"]:
-        """What a pixel in the middle of each image covers at distance 1, the image being resampled to a size.
+    def pixel_areas(
+        self,
+        camera_indices: Int[Tensor, "batch"],
+        directions: Float[Tensor, "batch rays 3"],
+        height: int,
+        width: int,
+        focal_scales: Optional[Float[Tensor, "batch"]] = None,
+    ) -> Float[Tensor, "batch rays"]:
+        """What the pixel around each ray covers at distance 1, the image being resampled to a size.
 
-        Differentiable in the learned focal scales.
+        As nerfstudio's `Cameras.generate_rays` has it, but exact for small pixels and without lens distortion: the
+        product of what a pixel's sides turn a ray by. Differentiable in directions and all focal scales.
+
+        Args:
+            camera_indices: which camera each row of rays belongs to.
+            directions: unit directions in each camera's own frame, as from `at`.
+            height: of the image, in pixels.
+            width: likewise.
+            focal_scales: as in `at`.
         """
         shares = self._sizes[camera_indices] / self._sizes.new_tensor([width, height])
-        areas = (self._radians_per_unit * shares / self._focal[camera_indices]).prod(dim=-1)
-        return areas if self._focal_scales is None else areas / self._focal_scales(camera_indices).square()
+        in_the_middle = (self._radians_per_unit * shares / self._focal[camera_indices]).prod(dim=-1)
+        if self._focal_scales is not None:
+            in_the_middle = in_the_middle / self._focal_scales(camera_indices).square()
+        if focal_scales is not None:
+            in_the_middle = in_the_middle / focal_scales.square()
+        return in_the_middle[:, None] * self._shrinkage(directions)
+
+    def _shrinkage(self, directions: Float[Tensor, "batch rays 3"]) -> Float[Tensor, "batch rays"]:
+        """How much smaller a pixel is than one in the middle."""
+        x, y, z = directions.unbind(dim=-1)
+        if self._camera_type == CameraType.PERSPECTIVE:
+            return z.square() * ((1.0 - x.square()) * (1.0 - y.square())).clamp_min(0.0).sqrt()
+        if self._camera_type == CameraType.FISHEYE:
+            return torch.sinc(torch.atan2((x.square() + y.square()).clamp_min(1e-12).sqrt(), -z) / math.pi)
+        return (1.0 - y.square()).clamp_min(1e-12).sqrt()
 
     def at(
         self,
@@ -150,7 +178,7 @@ def rays_from_poses(
     camera_to_worlds: Float[Tensor, "batch 3 4"],
     directions: Float[Tensor, "batch rays 3"],
     camera_indices: Int[Tensor, "batch"],
-    pixel_areas: Optional[Float[Tensor, "batch"]] = None,
+    pixel_areas: Optional[Float[Tensor, "batch rays"]] = None,
 ) -> RayBundle:
     """World-space rays, differentiable in the poses and the directions.
 
@@ -158,8 +186,8 @@ def rays_from_poses(
         camera_to_worlds: poses, in scene units.
         directions: unit directions in each camera's own frame.
         camera_indices: what to write into the rays' ``camera_indices``.
-        pixel_areas: what a pixel of each camera covers at distance 1, for methods that look at cones; None for
-            nothing, where samples are taken as points.
+        pixel_areas: what each ray's pixel covers at distance 1, for methods that look at cones; None for nothing,
+            where samples are taken as points.
 
     Returns:
         batch * rays rays, those of one camera standing together.
@@ -169,11 +197,11 @@ def rays_from_poses(
     origins = camera_to_worlds[:, None, :, 3].expand_as(world_directions)
     origins = without_gradient_along(origins, world_directions)
     num_rays = directions.shape[1]
-    areas = directions.new_zeros(len(directions)) if pixel_areas is None else pixel_areas
+    areas = torch.zeros_like(directions[..., 0]) if pixel_areas is None else pixel_areas
     return RayBundle(
         origins=origins.reshape(-1, 3),
         directions=world_directions.reshape(-1, 3),
-        pixel_area=areas.repeat_interleave(num_rays)[:, None],
+        pixel_area=areas.reshape(-1, 1),
         camera_indices=camera_indices.repeat_interleave(num_rays)[:, None],
     )
 

@@ -74,7 +74,7 @@ def surface_points(
     index = pixels[:, 0]
     on_device = index.to(model.device)
     directions = image_set.directions.at(on_device, _coords(images, pixels).to(model.device)[:, None])
-    areas = image_set.directions.pixel_areas(on_device, images.height, images.width)
+    areas = image_set.directions.pixel_areas(on_device, directions, images.height, images.width)
     rays = rays_from_poses(camera_to_worlds[on_device], directions, on_device, areas)
     was_training = model.training
     model.eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Dict, List, Literal, Optional, Tuple, Type
 
 import torch
@@ -37,6 +37,9 @@ DILATION, DILATION_BIAS = 0.5, 0.0025
 
 ANNEAL_SLOPE = 10.0
 """Of Mip-NeRF 360's eq. 18."""
+
+CROPPED_BEFORE = 100.0
+"""Rays that end nearer, in scene units, have been cut off: space has no end."""
 
 BYTES_IN_MEMORY = 2**30
 """Activations that are kept for the backward pass; if there are more, they are computed again there, in chunks."""
@@ -181,8 +184,11 @@ class Mip360Radiance(nn.Module):
         self._anneal = 1.0
 
     def get_param_groups(self) -> Dict[str, List[Parameter]]:
-        """One group: the published norm, to which gradients are shortened, is that of all."""
-        return {"fields": list(self.parameters())}
+        """Both networks, each in a group of its own: gradients are shortened by the norm of each."""
+        return {
+            "fields": list(self.network.parameters()),
+            "proposal_networks": list(self.proposal_network.parameters()),
+        }
 
     def density(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
         """Density (per scene unit) at positions, differentiable."""
@@ -290,7 +296,7 @@ class Mip360Radiance(nn.Module):
                 None if directions is None else directions[rays],
                 use_reentrant=False,
             )
-            for rays in torch.arange(len(means)).split(rays_at_once)
+            for rays in torch.arange(len(means), device=means.device).split(rays_at_once)
         ]
         densities, colors = zip(*chunks, strict=True)
         return torch.cat(densities), torch.cat(colors)
@@ -317,15 +323,21 @@ class Mip360Radiance(nn.Module):
     def _weights(
         self, samples: RaySamples, density: Float[Tensor, "rays samples 1"]
     ) -> Float[Tensor, "rays samples 1"]:
+        """Weights of samples; in unbounded space what is last is opaque, as every ray ends somewhere."""
         weights = samples.get_weights(density)
         if not self.is_unbounded:
             return weights
-        # What is last is opaque: every ray ends somewhere.
-        rest = 1.0 - weights.sum(dim=1, keepdim=True)
+        # Not where the viewer's crop ends a ray.
+        is_end = samples.frustums.ends[:, -1:] > CROPPED_BEFORE
+        rest = (1.0 - weights.sum(dim=1, keepdim=True)) * is_end
         return torch.cat([weights[:, :-1], weights[:, -1:] + rest], dim=1)
 
 
 def _gaussians(frustums: Frustums) -> Tuple[Float[Tensor, "*batch 3"], Float[Tensor, "*batch 3 3"]]:
-    """Means and covariances of the parts of cones (Mip-NeRF eq. 7), in scene units."""
-    blobs = frustums.get_gaussian_blob()
+    """Means and covariances of the parts of cones (Mip-NeRF eq. 7), in scene units.
+
+    A cone's radius is as published: a disk and a square pixel then have the same variance. nerfstudio's have the same
+    area, which is 3/pi of that variance.
+    """
+    blobs = replace(frustums, pixel_area=frustums.pixel_area * (math.pi / 3.0)).get_gaussian_blob()
     return blobs.mean, blobs.cov

@@ -30,7 +30,8 @@ class RadianceAlongRays:
 
 
 class Radiance(Protocol):
-    """A scene representation that can be sampled along rays. Implemented by `HashRadiance` and `MLPRadiance`."""
+    """A scene representation that can be sampled along rays. Implemented by `HashRadiance`, `MLPRadiance` and
+    `Mip360Radiance`."""
 
     def __call__(self, ray_bundle: RayBundle) -> RadianceAlongRays:
         """Sample rays whose nears and fars are set."""

@@ -1,4 +1,4 @@
-"""Where along a ray to look next: histograms of weights, widened and sampled (Mip-NeRF 360, section 3 and appendix)."""
+"""Histograms of weights along rays: bounded by one another, widened, and sampled (Mip-NeRF 360, section 3)."""
 
 from __future__ import annotations
 
@@ -67,3 +67,24 @@ def sample_edges(
     first = 2.0 * points[:, :1] - between[:, :1]
     last = 2.0 * points[:, -1:] - between[:, -1:]
     return torch.cat([first, between, last], dim=-1).clamp(0.0, 1.0)
+
+
+def upper_bounds(
+    edges: Float[Tensor, "rays edges"],
+    coarse_edges: Float[Tensor, "rays coarse_edges"],
+    coarse_weights: Float[Tensor, "rays coarse_bins"],
+) -> Float[Tensor, "rays bins"]:
+    """The most that bins can hold if another histogram of the same is right: what its bins that overlap hold (eq. 12).
+
+    nerfstudio's `outer` gives a bin beyond the first or the last of the others the weight of that one, and not 0.
+
+    Args:
+        edges: of the bins, ascending.
+        coarse_edges: of the other histogram, ascending.
+        coarse_weights: of its bins; the result is differentiable in them.
+    """
+    sums = torch.cat([torch.zeros_like(coarse_weights[:, :1]), coarse_weights.cumsum(dim=-1)], dim=-1)
+    count = coarse_weights.shape[1]
+    first = torch.searchsorted(coarse_edges, edges[:, :-1].contiguous(), right=True).sub(1).clamp(0, count)
+    last = torch.searchsorted(coarse_edges, edges[:, 1:].contiguous()).clamp_max(count)
+    return (sums.gather(-1, last) - sums.gather(-1, first)).clamp_min(0.0)

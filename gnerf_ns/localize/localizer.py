@@ -343,10 +343,9 @@ def check_gradients(scene: TrainedScene) -> None:
     """
     one = torch.zeros(1, dtype=torch.long, device=scene.renderer.device)
     middle = 0.5 * (2.0 * torch.rand(1, 64, 2, device=scene.renderer.device) - 1.0)
-    directions = scene.training.directions
-    rays = rays_from_poses(
-        scene.camera_to_worlds[:1], directions.at(one, middle), one, directions.pixel_areas(one, 64, 64)
-    )
+    directions = scene.training.directions.at(one, middle)
+    areas = scene.training.directions.pixel_areas(one, directions, 64, 64)
+    rays = rays_from_poses(scene.camera_to_worlds[:1], directions, one, areas)
     scene.renderer.check_gradients(rays)
 
 

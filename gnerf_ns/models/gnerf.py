@@ -10,7 +10,7 @@ import tyro
 from jaxtyping import Bool, Float, Int
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.model_components import renderers
-from nerfstudio.model_components.losses import distortion_loss, interlevel_loss
+from nerfstudio.model_components.losses import distortion_loss, ray_samples_to_sdist
 from nerfstudio.model_components.renderers import AccumulationRenderer, DepthRenderer, RGBRenderer
 from nerfstudio.model_components.shaders import NormalsShader
 from nerfstudio.models.base_model import Model
@@ -25,6 +25,7 @@ from gnerf_ns.fields.hash_radiance import HashRadianceConfig
 from gnerf_ns.fields.mip360_radiance import Mip360RadianceConfig
 from gnerf_ns.fields.mlp_radiance import MLPRadianceConfig
 from gnerf_ns.fields.radiance import RadianceAlongRays
+from gnerf_ns.fields.ray_histograms import upper_bounds
 from gnerf_ns.models.image_metrics import ImageMetrics
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.options import ModelOptions
@@ -36,6 +37,9 @@ BEYOND_THE_SCENE = 2.0 * SCENE_RADIUS
 
 CHARBONNIER_PADDING = 0.001
 """Errors of colors below it count by their square (Mip-NeRF 360, section 5)."""
+
+SMALLEST_WEIGHT = 1e-7
+"""Added to weights that are divided by."""
 
 NORMAL_RADIUS = 0.03 * SCENE_RADIUS
 """Distance over which normals are measured, in scene units; about a pixel where the ball fills 100 pixels."""
@@ -290,12 +294,10 @@ class GNeRFModel(Model):
         radiance: RadianceAlongRays = outputs["radiance"]
         if not radiance.proposal_weights:
             return {}
-        weights = [*radiance.proposal_weights, radiance.weights]
-        samples = [*radiance.proposal_samples, radiance.ray_samples]
         distortion_mult = self._distortion_boost * self.config.distortion_loss_mult
         return {
-            "interlevel_loss": self.config.interlevel_loss_mult * interlevel_loss(weights, samples),
-            "distortion_loss": distortion_mult * distortion_loss(weights, samples),
+            "interlevel_loss": self.config.interlevel_loss_mult * interlevel_loss(radiance),
+            "distortion_loss": distortion_mult * distortion_loss([radiance.weights], [radiance.ray_samples]),
         }
 
     def get_metrics_dict(self, outputs, batch) -> Dict[str, Tensor]:
@@ -338,6 +340,17 @@ def charbonnier_loss(
 ) -> Float[Tensor, ""]:
     """Mean of sqrt(difference^2 + padding^2)."""
     return ((colors - target).square() + CHARBONNIER_PADDING**2).sqrt().mean()
+
+
+def interlevel_loss(radiance: RadianceAlongRays) -> Float[Tensor, ""]:
+    """What the proposal networks' weights fail to bound of the final ones, which are constants here (Mip-NeRF 360 eq.
+    13): a mean over all samples, summed over rounds of proposals."""
+    edges, weights = ray_samples_to_sdist(radiance.ray_samples).detach(), radiance.weights.detach().squeeze(-1)
+    losses = []
+    for samples, proposed in zip(radiance.proposal_samples, radiance.proposal_weights, strict=True):
+        bounds = upper_bounds(edges, ray_samples_to_sdist(samples).detach().contiguous(), proposed.squeeze(-1))
+        losses.append(((weights - bounds).clamp_min(0.0).square() / (weights + SMALLEST_WEIGHT)).mean())
+    return torch.stack(losses).sum()
 
 
 def _rectangle(mask: Bool[Tensor, "height width 1"]) -> Tuple[slice, slice]:

@@ -82,8 +82,9 @@ class Hypotheses(nn.Module):
             width: likewise.
         """
         cameras = self._image_set.directions
-        directions = cameras.at(self.image_indices, coords, self.log_focal_scales.exp())
-        areas = cameras.pixel_areas(self.image_indices, height, width)
+        scales = self.log_focal_scales.exp()
+        directions = cameras.at(self.image_indices, coords, scales)
+        areas = cameras.pixel_areas(self.image_indices, directions, height, width, scales)
         return rays_from_poses(self.poses(), directions, self.image_indices, areas)
 
     def apply_exposure(self, colors: Float[Tensor, "rays 3"]) -> Float[Tensor, "rays 3"]:

@@ -98,7 +98,7 @@ class ImageRenderer:
                 indices = camera_indices[chunk]
                 scales = None if focal_scales is None else focal_scales[chunk]
                 directions = cameras.at(indices, coords.expand(len(chunk), -1, -1), scales)
-                areas = cameras.pixel_areas(indices, height, width)
+                areas = cameras.pixel_areas(indices, directions, height, width, scales)
                 rays = rays_from_poses(camera_to_worlds[chunk], directions, indices, areas)
                 # A single large image is more than a chunk.
                 for first in range(0, len(rays), RAYS_PER_CHUNK):

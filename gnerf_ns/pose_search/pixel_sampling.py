@@ -200,7 +200,7 @@ def sample_pixel_rays(
     coords = image_coords(height, width, device).view(-1, 2)[pixel]
     directions = image_set.directions.at(indices, coords[:, None])
     colors = images.flatten(2)[row_of_image, :, pixel]
-    areas = image_set.directions.pixel_areas(indices, height, width)
+    areas = image_set.directions.pixel_areas(indices, directions, height, width)
     return rays_from_poses(camera_to_worlds[indices], directions, indices, areas), colors
 
 

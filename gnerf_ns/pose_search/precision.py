@@ -63,7 +63,8 @@ def color_sigmas(
             poses = moved(pose.expand(freedoms + 1, 3, 4), steps)
             own = torch.full((freedoms + 1,), index, device=pose.device)
             directions = image_set.directions.at(own, coords[chosen].expand(freedoms + 1, -1, -1))
-            rays = rays_from_poses(poses, directions, own, image_set.directions.pixel_areas(own, height, width))
+            areas = image_set.directions.pixel_areas(own, directions, height, width)
+            rays = rays_from_poses(poses, directions, own, areas)
             chunks = [
                 renderer.colors(rays[first : first + RAYS_PER_CHUNK]) for first in range(0, len(rays), RAYS_PER_CHUNK)
             ]

@@ -104,9 +104,10 @@ class AdversarialObjective(nn.Module):
         patch_poses = self._sample_poses(config.num_patches)
         patch_cameras = torch.randint(len(scene.image_set), (config.num_patches,), device=device)
         coords, scales = dynamic_patch_coords(config.num_patches, patch_side, plan.patch_scale, device=device)
-        directions = scene.image_set.directions
-        areas = directions.pixel_areas(patch_cameras, patch_side, patch_side) * scales.square()
-        rays = rays_from_poses(patch_poses, directions.at(patch_cameras, coords.flatten(1, 2)), patch_cameras, areas)
+        lenses = scene.image_set.directions
+        directions = lenses.at(patch_cameras, coords.flatten(1, 2))
+        areas = lenses.pixel_areas(patch_cameras, directions, patch_side, patch_side) * scales.square()[:, None]
+        rays = rays_from_poses(patch_poses, directions, patch_cameras, areas)
         image_poses = self._sample_poses(config.num_inversion_images)
         images = self._render_for_inversion(image_poses)
 

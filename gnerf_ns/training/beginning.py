@@ -71,6 +71,8 @@ class BeginningConfig:
     (`colors_tell_little`), are held at first, and then learned slowly."""
     extent: Literal["ball", "unbounded"] = "ball"
     """What the field shows: an object alone, or everything around it."""
+    are_all_known: bool = False
+    """Whether no training image is without a pose."""
     lenses: List[Intrinsics] = field(default_factory=list)
     """Lenses that were found, by the size of the files; empty where they were known."""
 
@@ -137,6 +139,7 @@ def find_beginning(
         prior_around(known.train, radius, canvas_radius, known.looks_at_origin),
         "matched" if is_known_well else "rough",
         "ball" if images.has_alpha else "unbounded",
+        len(known.train_indices) == len(images),
         lenses,
     )
     return beginning, known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -15,6 +16,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from gnerf_ns.training.schedule import Schedule
 from gnerf_ns.utils.annealing import geometric
+
+WARM_UP_FROM = 0.01
+"""Where a learning rate begins that has to warm up, as a share of where it would be (as in JaxNeRF and after it)."""
 
 
 @dataclass
@@ -53,6 +57,8 @@ class PhaseSchedulerConfig(SchedulerConfig):
     """Share of the learning rate at the beginning of phase B."""
     last_factor: float = 0.1
     """Share of the learning rate at the end of phase B."""
+    warm_up_steps: tyro.conf.Suppress[int] = 0
+    """Steps of phase B in which the rate grows from `WARM_UP_FROM` of what it then is."""
     known_hold: tyro.conf.Suppress[Tuple[float, float]] = (0.0, 0.0)
     """Share of phase B in which the rate is 0 where poses are known from the start, roughly or by matches: no young
     field can judge them."""
@@ -70,6 +76,9 @@ class PhaseSchedulerConfig(SchedulerConfig):
         if known != "none" and progress < self.known_hold[known == "matched"]:
             return 0.0
         factor = self.matched_factor if known == "matched" else 1.0
+        if self.warm_up_steps > 0:
+            share = min(1.0, max(0, step - schedule.phase_b_start) / self.warm_up_steps)
+            factor *= WARM_UP_FROM + (1.0 - WARM_UP_FROM) * math.sin(0.5 * math.pi * share)
         return factor * geometric((self.first_factor, self.last_factor), min(1.0, progress))
 
 

@@ -23,7 +23,7 @@ class PhotometricObjectiveConfig:
 
 
 class PhotometricObjective:
-    """Squared color error at random pixels; trains field and poses.
+    """Color error at random pixels; trains field and poses.
 
     Attributes:
         psnr: of the last step's pixels, in dB.

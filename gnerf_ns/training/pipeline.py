@@ -123,11 +123,12 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
 
     @property
     def resolved_schedule(self) -> PhaseScheduleConfig:
-        """Without phase A where poses are known from the start; with all detail where they stay as they are."""
+        """Without phase A where poses are known from the start; with all detail where all stay as they are."""
         if self.begins_with is None:
             return self.schedule
         schedule = self.schedule.with_known_poses(self.begins_with.certainty)
-        return replace(schedule, grows_levels=False) if self.poses == "fixed" else schedule
+        all_stay = self.poses == "fixed" and self.begins_with.are_all_known
+        return replace(schedule, grows_levels=False) if all_stay else schedule
 
     def check_options(self) -> None:
         """Whether options go together.

@@ -136,7 +136,7 @@ def _surface(
     everyone = torch.arange(len(camera_to_worlds), device=camera_to_worlds.device)
     coords = image_coords(height, width, everyone.device).view(1, -1, 2)
     directions = image_set.directions.at(everyone, coords.expand(len(everyone), -1, -1))
-    areas = image_set.directions.pixel_areas(everyone, height, width)
+    areas = image_set.directions.pixel_areas(everyone, directions, height, width)
     rays = rays_from_poses(camera_to_worlds, directions, everyone, areas)
     step = model.config.eval_num_rays_per_chunk
     chunks = []

@@ -190,7 +190,7 @@ class TransportObjective(nn.Module):
             )
             return {"transport_loss": config.loss_mult * loss}
 
-        areas = scene.image_set.directions.pixel_areas(camera_indices, height, width)
+        areas = scene.image_set.directions.pixel_areas(camera_indices, directions, height, width)
         return RenderRequest(rays_from_poses(camera_to_worlds, directions, camera_indices, areas), losses)
 
     def _sample_poses(self, plan: StepPlan, device: torch.device) -> Float[Tensor, "poses 3 4"]:

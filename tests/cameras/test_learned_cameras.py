@@ -221,10 +221,11 @@ def test_gradient_of_rays_in_focal_length_and_pose() -> None:
 
 def test_pixels_cover_less_through_a_longer_lens_and_tell_of_it() -> None:
     learned_cameras, everyone = learned(2, focal_mode="per_image"), torch.arange(2)
-    before = learned_cameras.train_lenses.pixel_areas(everyone, 15, 20).detach()
+    ahead = torch.tensor([[[0.0, 0.0, -1.0]]]).expand(2, -1, -1)
+    before = learned_cameras.train_lenses.pixel_areas(everyone, ahead, 15, 20).detach()
     set_focal_scales(learned_cameras, 1.0, 1.5)
-    areas = learned_cameras.train_lenses.pixel_areas(everyone, 15, 20)
-    torch.testing.assert_close(areas.detach(), before / torch.tensor([1.0, 2.25]))
+    areas = learned_cameras.train_lenses.pixel_areas(everyone, ahead, 15, 20)[:, 0]
+    torch.testing.assert_close(areas.detach(), before[:, 0] / torch.tensor([1.0, 2.25]))
     (gradient,) = torch.autograd.grad(areas.sum(), learned_cameras.focal_scales.logarithms)
     torch.testing.assert_close(gradient, -2.0 * areas.detach())
 

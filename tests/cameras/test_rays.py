@@ -16,6 +16,7 @@ from torch.nn import functional
 from gnerf_ns.cameras.pose_codec import decode_pose_9d, encode_pose_9d
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.cameras.rays import (
+    CENTRAL_CAMERA_TYPES,
     CameraDirections,
     concatenate_rays,
     intersect_sphere,
@@ -183,8 +184,37 @@ def test_fields_of_view() -> None:
     # An equidistant lens shows equal angles along equal lengths.
     fisheye = CameraDirections(make_cameras(CameraType.FISHEYE))
     assert fisheye.smallest_field_of_view == pytest.approx(18.0 / 25.0)
-    area = float(fisheye.pixel_areas(torch.tensor([1]), 18, 24))
+    ahead = torch.tensor([[[0.0, 0.0, -1.0]]])
+    area = float(fisheye.pixel_areas(torch.tensor([1]), ahead, 18, 24))
     assert area == pytest.approx(1.0 / (24.0 * 25.0))
+
+
+@pytest.mark.parametrize("camera_type", list(CENTRAL_CAMERA_TYPES), ids=lambda kind: kind.name)
+def test_pixels_cover_what_nerfstudio_says(camera_type: CameraType) -> None:
+    """To first order in their size; off its middle, a picture's pixels cover less."""
+    small = 1e-3
+    cameras = Cameras(POSES[:1], 60.0 / small, 60.0 / small, 20.0 / small, 15.0 / small, camera_type=camera_type)
+    cameras.width, cameras.height = (torch.full((1, 1), round(side / small)) for side in (40, 30))
+    if camera_type == CameraType.EQUIRECTANGULAR:
+        for name, side in (("fx", 30), ("fy", 30)):
+            setattr(cameras, name, torch.full((1, 1), side / small))
+    points = torch.tensor([[0.3, 0.2], [0.95, -0.9], [-0.5, 0.8], [0.01, -0.99]])
+    pixels = (points + 1.0) / 2.0 * torch.tensor([40.0, 30.0]) / small
+    theirs = cameras.generate_rays(torch.zeros(4, 1, dtype=torch.long), coords=pixels.flip(-1)).pixel_area[:, 0]
+    directions, one = CameraDirections(cameras), torch.tensor([0])
+    ours = directions.pixel_areas(one, directions.at(one, points[None]), round(30 / small), round(40 / small))[0]
+    torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.0)
+
+
+@pytest.mark.parametrize("camera_type", list(CENTRAL_CAMERA_TYPES), ids=lambda kind: kind.name)
+def test_areas_of_pixels_have_gradients_everywhere(camera_type: CameraType) -> None:
+    directions = CameraDirections(make_cameras(camera_type))
+    ahead = torch.nn.functional.normalize(torch.tensor([[[0.0, 0.0, -1.0], [0.3, -0.2, -1.0]]]), dim=-1)
+    scale = torch.ones(1, requires_grad=True)
+    ahead.requires_grad_()
+    directions.pixel_areas(torch.tensor([1]), ahead, 18, 24, scale).sum().backward()
+    assert ahead.grad is not None and ahead.grad.isfinite().all()
+    assert scale.grad is not None and float(scale.grad) < 0
 
 
 @pytest.mark.parametrize("camera_type", [CameraType.FISHEYE, CameraType.EQUIRECTANGULAR], ids=lambda kind: kind.name)

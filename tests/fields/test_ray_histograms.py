@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnerf_ns.fields.ray_histograms import dilate, sample_edges
+from gnerf_ns.fields.ray_histograms import dilate, sample_edges, upper_bounds
 
 shares = st.lists(st.floats(0.01, 1.0), min_size=3, max_size=9)
 
@@ -81,3 +81,27 @@ def test_weights_in_bins_of_no_width_are_no_reason_to_look_there():
     dilated_edges, dilated = dilate(edges, torch.tensor([[0.1, 0.0, 0.9]]), 0.1)
     assert dilated_edges.isfinite().all() and dilated.isfinite().all()
     assert (dilated[dilated_edges.diff() == 0] == 0).all()
+
+
+@given(shares, shares, shares, shares, st.floats(-0.3, 0.9), st.floats(0.2, 2.0))
+def test_bounds_are_what_overlaps(widths, weights, other_widths, other_weights, shift, scale):
+    """Of bins that reach beyond the others, too."""
+    edges, _ = histogram(other_widths, other_weights)
+    coarse_edges, coarse_weights = histogram(widths, weights)
+    coarse_edges = shift + scale * coarse_edges
+    expected = [
+        sum(
+            float(weight)
+            for weight, first, last in zip(coarse_weights[0], coarse_edges[0, :-1], coarse_edges[0, 1:], strict=True)
+            if first < end and last > start
+        )
+        for start, end in pairwise(edges[0].tolist())
+    ]
+    bounds = upper_bounds(edges, coarse_edges.contiguous(), coarse_weights)
+    torch.testing.assert_close(bounds[0], torch.tensor(expected).double())
+
+
+def test_gradients_of_bounds():
+    edges, coarse = torch.tensor([[0.0, 0.3, 0.5, 1.0]]).double(), torch.tensor([[0.1, 0.4, 0.9]]).double()
+    weights = torch.tensor([[0.2, 0.7]]).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda coarse_weights: upper_bounds(edges, coarse, coarse_weights), (weights,))

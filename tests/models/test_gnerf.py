@@ -1,5 +1,5 @@
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gnerf_ns.cameras.rays import intersect_sphere, rays_from_poses
 from gnerf_ns.data.dataparser import unit_scene_box
+from gnerf_ns.fields.mip360_radiance import Mip360RadianceConfig
 from gnerf_ns.fields.mlp_radiance import MLPRadianceConfig
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
 from gnerf_ns.utils.errors import InputError
@@ -120,6 +121,21 @@ def test_gnerf_s_own_network_is_not_unbounded():
         GNeRFModelConfig(radiance=MLPRadianceConfig(), extent="unbounded").setup(
             scene_box=unit_scene_box(), num_train_data=1
         )
+
+
+@pytest.mark.parametrize("extent", ["ball", "unbounded"])
+def test_a_crop_of_cones_leaves_nothing_where_it_cuts(extent: Any):
+    """In unbounded space what is last is opaque, but not where the viewer's crop ends a ray."""
+    model = mip360_model(extent).eval()
+    rays = central_rays(3)
+    rays.nears = torch.tensor([[2.5], [1e10], [2.5]])
+    rays.fars = torch.tensor([[2.6], [1e10], [2.7]])
+    with renderers.background_color_override_context(torch.tensor([0.2, 0.3, 0.9])), torch.no_grad():
+        model.radiance.network.density_head.bias.fill_(-10.0)
+        model.radiance.network.density_head.weight.zero_()
+        outputs = model.render(rays)
+    assert float(outputs["accumulation"].max()) < 0.01
+    torch.testing.assert_close(outputs["rgb"], torch.tensor([0.2, 0.3, 0.9]).expand(3, 3), rtol=0, atol=0.01)
 
 
 def test_a_crop_cuts_rays_and_puts_its_own_color_behind_them():
@@ -250,11 +266,27 @@ def test_training_outputs_have_no_normals_and_evaluation_no_radiance(hash_model:
     assert "radiance" not in hash_model.eval().get_outputs(central_rays(4))
 
 
-def test_regularizers_equal_double_loops(hash_model: GNeRFModel):
-    hash_model.config.distortion_loss_mult, hash_model.config.interlevel_loss_mult = 0.5, 2.0
-    outputs = hash_model.render(central_rays(7))
-    losses = hash_model.get_regularization_losses(outputs)
+def mip360_model(extent: Literal["ball", "unbounded"]) -> GNeRFModel:
+    """With a thin wall in it, by which proposals are too low; its samples do not cover rays."""
+    torch.manual_seed(0)
+    radiance = Mip360RadianceConfig(
+        num_layers=2, layer_width=64, num_layers_proposal=2, layer_width_proposal=8, num_proposal_samples=(7, 5)
+    )
+    config = GNeRFModelConfig(radiance=radiance, extent=extent, unbounded_planes=(0.2, 1e6))
+    model = config.setup(scene_box=unit_scene_box(), num_train_data=3)
+    with torch.no_grad():
+        model.radiance.network.density_head.weight.mul_(20)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["hash", "ball", "unbounded"])
+def test_regularizers_equal_double_loops(hash_model: GNeRFModel, kind: Any):
+    model = hash_model if kind == "hash" else mip360_model(kind)
+    model.config.distortion_loss_mult, model.config.interlevel_loss_mult = 0.5, 2.0
+    outputs = model.render(central_rays(7))
+    losses = model.get_regularization_losses(outputs)
     radiance = outputs["radiance"]
+    assert float(losses["interlevel_loss"]) > 0 or kind == "hash"
 
     def edges_of(samples) -> Tensor:
         return torch.cat([samples.spacing_starts[..., 0], samples.spacing_ends[:, -1:, 0]], dim=-1)
@@ -271,17 +303,20 @@ def test_regularizers_equal_double_loops(hash_model: GNeRFModel):
     torch.testing.assert_close(losses["distortion_loss"], 0.5 * distortion.mean())
 
     # Eq. 13: a proposal weight that overlaps a final one must bound it.
-    proposal_edges, proposals = edges_of(radiance.proposal_samples[0]), radiance.proposal_weights[0][..., 0]
-    excess = torch.zeros_like(weights)
-    for ray in range(7):
-        for i in range(weights.shape[1]):
-            bound = sum(
-                proposals[ray, j]
-                for j in range(proposals.shape[1])
-                if proposal_edges[ray, j] <= edges[ray, i + 1] and proposal_edges[ray, j + 1] >= edges[ray, i]
-            )
-            excess[ray, i] = (weights[ray, i] - bound).clamp_min(0).square() / (weights[ray, i] + 1e-7)
-    torch.testing.assert_close(losses["interlevel_loss"], 2.0 * excess.mean(), rtol=1e-2, atol=1e-6)
+    expected = torch.zeros(())
+    for samples, proposed in zip(radiance.proposal_samples, radiance.proposal_weights, strict=True):
+        proposal_edges, proposals = edges_of(samples), proposed[..., 0]
+        excess = torch.zeros_like(weights)
+        for ray in range(7):
+            for i in range(weights.shape[1]):
+                bound = sum(
+                    proposals[ray, j]
+                    for j in range(proposals.shape[1])
+                    if proposal_edges[ray, j] < edges[ray, i + 1] and proposal_edges[ray, j + 1] > edges[ray, i]
+                )
+                excess[ray, i] = (weights[ray, i] - bound).clamp_min(0).square() / (weights[ray, i] + 1e-7)
+        expected = expected + excess.mean()
+    torch.testing.assert_close(losses["interlevel_loss"], 2.0 * expected, rtol=1e-4, atol=1e-7)
 
 
 def test_interlevel_loss_teaches_the_proposal_network_only(hash_model: GNeRFModel):

@@ -83,8 +83,9 @@ def test_rays_are_differentiable_in_the_poses():
 def test_rays_have_the_areas_of_pixels_as_large_as_images_are_shown(side: int):
     image_set = labeled_images(3, 8, 8)
     rays, _ = sample_pixel_rays(image_set, random_poses(3), 20, side)
-    expected = image_set.directions.pixel_areas(torch.tensor([0]), side, side)
-    torch.testing.assert_close(rays.pixel_area, expected.expand(20, 1))
+    ahead = torch.tensor([[[0.0, 0.0, -1.0]]])
+    in_the_middle = float(image_set.directions.pixel_areas(torch.tensor([0]), ahead, side, side))
+    assert 0.7 * in_the_middle < float(rays.pixel_area.min()) < float(rays.pixel_area.max()) <= in_the_middle
 
 
 @pytest.mark.parametrize("side", [32, 16])
