@@ -2,19 +2,21 @@
 
     python benchmarks/mip360.py --data FOLDER_OF_SETS --output FOLDER --parts antialiasing photos floaters cost
 
-One after the other in one process and one run each, at poses that are given and kept, except for the rows without
-poses, which are `ns-train` and `ns-eval` as a user runs them. Photographs are small copies of which every eighth is
-held out (`photos_against_nerfacto.py`). Times are CPU-seconds of training steps alone.
+One run each, one after the other, at poses that are given and kept, except for the rows without poses, which are
+`ns-train` and `ns-eval` as a user runs them. Photographs are small copies of which every eighth is held out
+(`photos_against_nerfacto.py`). CPU-seconds are those of training steps alone, without poses those of all.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import resource
 import sys
 import time
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Literal, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Literal, Optional, Tuple
 
 import torch
 import tyro
@@ -78,7 +80,7 @@ def antialiasing(arguments: Arguments) -> None:
     """PSNR of renderings smaller than what was trained on, against area-averaged images."""
     print(f"\n{table_head(['method', *(f'{side} px' for side in SIDES), 'falls by', 'CPU s'])}", flush=True)
     for method in (HASH, SMALL):
-        trainer, cpu_s = trained(method, arguments.data / "lego200", arguments.seed)
+        trainer, cpu_s = trained(method, arguments.data / "lego200", arguments.seed, at_full_size)
         qualities = [psnr(trainer.pipeline, side / SIDES[0]) for side in SIDES]
         cells = [f"{quality:.2f}" for quality in (*qualities, qualities[0] - qualities[-1])]
         print(table_row([method, *cells, f"{cpu_s:.0f}"]), flush=True)
@@ -113,14 +115,18 @@ def photos(arguments: Arguments) -> None:
 
 
 def floaters(arguments: Arguments) -> None:
-    """Matter near cameras with distortion loss and without, and pictures of both."""
-    columns = ["set", "distortion loss", "psnr", "weight before half of the depth", "rays with a tenth of it there"]
+    """What stands before the scene with distortion loss and without, and pictures of both.
+
+    It stands before the scene if it is nearer than half of the depth that the hash field shows.
+    """
+    columns = ["set", "distortion loss", "psnr", "weight before the scene", "rays with a tenth of it there"]
     print(f"\n{table_head(columns)}", flush=True)
     for name in arguments.floaters:
         pictures = []
+        reference, _ = trained(HASH, copies(arguments, name), arguments.seed)
         for weight in (trainer_config(SMALL).pipeline.model.distortion_loss_mult, 0.0):  # type: ignore
             trainer, _ = trained(SMALL, copies(arguments, name), arguments.seed, distortion_of(weight))
-            near = weight_in_front(trainer.pipeline)
+            near = weight_in_front(trainer.pipeline, reference.pipeline)
             cells = [f"{psnr(trainer.pipeline):.2f}", f"{near.mean():.4f}", f"{(near > 0.1).float().mean():.4f}"]
             print(table_row([name, f"{weight:g}", *cells]), flush=True)
             pictures.append(colors_and_depth(trainer.pipeline))
@@ -128,16 +134,23 @@ def floaters(arguments: Arguments) -> None:
 
 
 def cost(arguments: Arguments) -> None:
-    """A step of the published size, and that it learns."""
+    """A step of the published size, and that it learns; in a process of its own, for the memory it takes."""
+    process = multiprocessing.get_context("spawn").Process(target=published_steps, args=(arguments,))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"The published size ended with exit status {process.exitcode}.")
+
+
+def published_steps(arguments: Arguments) -> None:
+    """Print the losses of 20 steps with fewer rays, and what a whole step takes."""
     data = copies(arguments, arguments.photos[0])
     trainer = built(PUBLISHED, data, arguments.seed, rays_of(arguments.published_rays))
     losses = []
     for step in range(20):
         _, loss_dict, _ = trainer.train_iteration(step)
         losses.append(float(loss_dict["photometric_loss"]))
-    print(
-        f"\n20 steps of {arguments.published_rays} rays: photometric loss", ", ".join(f"{loss:.3f}" for loss in losses)
-    )
+    print(f"\n20 steps of {arguments.published_rays} rays: loss", ", ".join(f"{loss:.3f}" for loss in losses))
     trainer = built(PUBLISHED, data, arguments.seed)
     wall, cpu = time.monotonic(), time.process_time()
     trainer.train_iteration(0)
@@ -160,6 +173,12 @@ def steps_of(count: int) -> Change:
         config.pipeline.schedule.phase_b_steps = count
 
     return change
+
+
+def at_full_size(config: Any) -> None:
+    """Have a configuration train on images as large as they are from the beginning."""
+    config.pipeline.schedule.phase_b_image_side = (SIDES[0], SIDES[0])
+    config.pipeline.datamanager.max_image_side = SIDES[0]
 
 
 def rays_of(count: int) -> Change:
@@ -216,12 +235,20 @@ def trained(method: str, data: Path, seed: int, change: Optional[Change] = None)
 # What comes out
 
 
+def held_out(pipeline: Any) -> Iterator[Tuple[Any, Dict[str, Any]]]:
+    """Cameras of the held-out images at their given poses, in the field's frame, and the images."""
+    errors = pipeline.evaluation.pose_errors()
+    poses = errors.similarity.inverse().apply(pipeline.datamanager.eval_ground_truth)
+    for index, (camera, batch) in enumerate(pipeline.datamanager.fixed_indices_eval_dataloader):
+        camera.camera_to_worlds = poses[index][None].to(camera.camera_to_worlds)
+        yield camera, batch
+
+
 @torch.no_grad()
 def psnr(pipeline: Any, scale: float = 1.0) -> float:
-    """Mean over held-out images at their given poses, rendered that many times as large, in dB."""
+    """Mean over held-out images rendered that many times as large, against area-averaged ones, in dB."""
     values = []
-    for index, (camera, batch) in enumerate(pipeline.datamanager.fixed_indices_eval_dataloader):
-        camera.camera_to_worlds = pipeline.datamanager.eval_ground_truth[index][None].to(camera.camera_to_worlds)
+    for camera, batch in held_out(pipeline):
         camera.rescale_output_resolution(scale)
         rendered = pipeline.model.get_outputs_for_camera(camera)["rgb"].clamp(0.0, 1.0)
         pixels = batch["image"]
@@ -234,17 +261,16 @@ def psnr(pipeline: Any, scale: float = 1.0) -> float:
 
 
 @torch.no_grad()
-def weight_in_front(pipeline: Any, num_rays: int = 4096) -> Float[Tensor, "rays"]:
-    """Of rays of held-out images: how much of what they show is nearer than half of their median depth."""
-    shares = []
-    for index, (camera, _) in enumerate(pipeline.datamanager.fixed_indices_eval_dataloader):
-        camera.camera_to_worlds = pipeline.datamanager.eval_ground_truth[index][None].to(camera.camera_to_worlds)
+def weight_in_front(pipeline: Any, reference: Any, num_rays: int = 4096) -> Float[Tensor, "rays"]:
+    """Of random rays of held-out images: how much of what they show is nearer than half of a reference's depth."""
+    shares, generator = [], torch.Generator().manual_seed(0)
+    for camera, _ in held_out(pipeline):
         bundle = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
-        bundle = bundle[torch.randperm(len(bundle))[:num_rays]]
+        bundle = bundle[torch.randperm(len(bundle), generator=generator)[:num_rays]]
+        depth = reference.model.render(bundle)["depth"]
         near, far = pipeline.model.config.unbounded_planes
         bundle.nears, bundle.fars = (torch.full_like(bundle.origins[:, :1], plane) for plane in (near, far))
         radiance = pipeline.model.radiance(bundle)
-        depth = pipeline.model.renderer_depth(weights=radiance.weights, ray_samples=radiance.ray_samples)
         is_near = radiance.ray_samples.frustums.ends[..., 0] < 0.5 * depth
         shares.append((radiance.weights[..., 0] * is_near).sum(dim=1))
     return torch.cat(shares)
@@ -254,10 +280,7 @@ def weight_in_front(pipeline: Any, num_rays: int = 4096) -> Float[Tensor, "rays"
 def colors_and_depth(pipeline: Any, count: int = 2) -> List[Float[Tensor, "height width 3"]]:
     """Renderings of the first held-out images, and their disparities."""
     shown = []
-    for index, (camera, _) in enumerate(pipeline.datamanager.fixed_indices_eval_dataloader):
-        if index == count:
-            break
-        camera.camera_to_worlds = pipeline.datamanager.eval_ground_truth[index][None].to(camera.camera_to_worlds)
+    for camera, _ in islice(held_out(pipeline), count):
         outputs = pipeline.model.get_outputs_for_camera(camera)
         disparity = (0.3 / outputs["depth"]).clamp(0.0, 1.0).expand(-1, -1, 3)
         shown += [outputs["rgb"].clamp(0.0, 1.0), disparity]

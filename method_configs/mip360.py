@@ -83,8 +83,8 @@ def small() -> GNeRFTrainerConfig:
         layer_width_color=32,
         num_frequencies=9,
         subdivisions=1,
-        num_proposal_samples=(32,),
-        num_nerf_samples=16,
+        num_proposal_samples=(24,),
+        num_nerf_samples=12,
         proposal_anneal_fraction=0.2,
     )
     pipeline = GNeRFPipelineConfig(
