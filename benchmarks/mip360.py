@@ -12,6 +12,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from itertools import islice
@@ -211,6 +212,7 @@ def built(method: str, data: Path, seed: int, change: Optional[Change] = None) -
     """A trainer that keeps given poses."""
     config: Any = trainer_config(method)
     config.data = config.pipeline.datamanager.data = data
+    config.output_dir = Path(tempfile.mkdtemp(prefix="gnerf-ns-"))
     config.pipeline.poses, config.machine.seed = "fixed", seed
     if change is not None:
         change(config)

@@ -16,7 +16,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from gnerf_ns.cameras.plots import save_image
 from gnerf_ns.data.dataparser import UnposedDataParserConfig
 from gnerf_ns.noposplat.checkpoints import WHERE_WEIGHTS_ARE, load_network, remark_on_resolution
-from gnerf_ns.noposplat.demo import WEIGHTS, errors_in_words, write_demo_photos
+from gnerf_ns.noposplat.demo import WEIGHTS, errors_in_words, holds_demo_photos, write_demo_photos
 from gnerf_ns.noposplat.photos import PhotoFiles, Photos, find_photos, read_photos
 from gnerf_ns.noposplat.reconstruction import Reconstruction, doubts, num_steps, reconstruct
 from gnerf_ns.noposplat.splat_pictures import FILM_FRAMES, comparison, film
@@ -125,6 +125,8 @@ class Splat:
             if not self.demo:
                 return self.photos
             folder = folder.with_name(f"{folder.name}-photos")
+            if folder.exists() and not holds_demo_photos(folder):
+                raise InputError(f"{folder} is where the demo's photos go, and holds others; give another --output.")
             return write_demo_photos(folder)
         except OSError as error:  # of names that are too long, too
             raise _cannot_be_made(folder, error) from error

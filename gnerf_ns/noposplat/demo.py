@@ -28,6 +28,14 @@ _SIZE = ImageSize(256, 256)
 """Of the photos, in pixels."""
 
 
+_PHOTOS, _CAMERAS = ("0.png", "1.png"), "transforms.json"
+
+
+def holds_demo_photos(folder: Path) -> bool:
+    """Whether a folder has what `write_demo_photos` writes, which is always the same, and nothing else."""
+    return {path.name for path in folder.iterdir()} == {*_PHOTOS, _CAMERAS}
+
+
 def write_demo_photos(folder: Path) -> Tuple[Path, ...]:
     """Draw the photos, and a transforms.json with their lens and true poses beside them.
 
@@ -39,7 +47,7 @@ def write_demo_photos(folder: Path) -> Tuple[Path, ...]:
     """
     scene = MadeScene(_SEED, "balls-and-boxes", _SIZE)
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{number}.png" for number in range(len(_FRAMES))]
+    files = [folder / name for name in _PHOTOS]
     for file, frame in zip(files, _FRAMES, strict=True):
         save_image(file, scene.image(frame))
     chosen = list(_FRAMES)
@@ -53,7 +61,7 @@ def write_demo_photos(folder: Path) -> Tuple[Path, ...]:
         width=_SIZE.width,
         height=_SIZE.height,
     )
-    write_transforms_json(folder / "transforms.json", {"photos": FileFrames(cameras, files)})
+    write_transforms_json(folder / _CAMERAS, {"photos": FileFrames(cameras, files)})
     return tuple(files)
 
 

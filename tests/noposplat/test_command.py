@@ -319,6 +319,19 @@ def test_an_output_that_exists_is_left_alone(tmp_path: Path):
     assert not list(splat.output.iterdir())
 
 
+def test_the_demo_s_photos_are_laid_over_no_others(tmp_path: Path):
+    splat = replace(two_photos(tmp_path), output=tmp_path / "out", photos=(), demo=True)
+    mine = tmp_path / "out-photos" / "0.png"
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"out-photos is where the demo's photos go, and holds others"):
+        splat._checked_photos()
+    assert mine.read_bytes() == b"mine"
+    mine.unlink()
+    mine.parent.rmdir()
+    assert splat._checked_photos() == splat._checked_photos() == (mine, mine.with_name("1.png"))
+
+
 @pytest.mark.parametrize("is_demo", [False, True])
 @pytest.mark.parametrize("name", ["file/run", "run" * 100])
 def test_an_output_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, is_demo):
