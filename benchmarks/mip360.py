@@ -124,7 +124,7 @@ def floaters(arguments: Arguments) -> None:
     print(f"\n{table_head(columns)}", flush=True)
     for name in arguments.floaters:
         pictures = []
-        reference, _ = trained(HASH, copies(arguments, name), arguments.seed)
+        reference, _ = trained(HASH, copies(arguments, name), arguments.seed, steps_of(500))
         for weight in (trainer_config(SMALL).pipeline.model.distortion_loss_mult, 0.0):  # type: ignore
             trainer, _ = trained(SMALL, copies(arguments, name), arguments.seed, distortion_of(weight))
             near = weight_in_front(trainer.pipeline, reference.pipeline)
