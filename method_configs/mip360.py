@@ -72,8 +72,8 @@ def published() -> GNeRFTrainerConfig:
 def small() -> GNeRFTrainerConfig:
     """Sizes and rates that two CPU cores train with in minutes: many steps of few rays, in a narrow network.
 
-    With 512 rays a step in place of 2048, the same time brought 1.9 dB more on photographs. Without the warm-up, of Lego
-    in large images from the beginning a field learned nothing but its white background.
+    With 512 rays a step in place of 2048, the same time brought 1.9 dB more on photographs. Without the warm-up, large
+    images of Lego from the beginning taught a field nothing but their white background.
     """
     radiance = Mip360RadianceConfig(
         num_layers=4,
