@@ -36,7 +36,7 @@ class IntegratedEncoding(nn.Module):
         self.num_frequencies = num_frequencies
         directions = torch.as_tensor(generate_polyhedron_basis(polyhedron, subdivisions), dtype=torch.float32)
         self.register_buffer("directions", directions, persistent=False)
-        self._weights = torch.ones(num_frequencies)
+        self._octave_weights = torch.ones(num_frequencies)
 
     def get_out_dim(self) -> int:
         """Features of one Gaussian."""
@@ -49,7 +49,7 @@ class IntegratedEncoding(nn.Module):
             active: how many, in [0, num_frequencies]; a fractional part fades the next one in.
         """
         progress = (active - torch.arange(self.num_frequencies)).clamp(0.0, 1.0)
-        self._weights = 0.5 * (1.0 - torch.cos(math.pi * progress))
+        self._octave_weights = 0.5 * (1.0 - torch.cos(math.pi * progress))
 
     def forward(
         self, means: Float[Tensor, "*batch 3"], covariances: Float[Tensor, "*batch 3 3"]
@@ -60,7 +60,7 @@ class IntegratedEncoding(nn.Module):
             Frequency by frequency, the sines of all directions and then their cosines; 0 for what is not active.
         """
         # What is silent is not computed: coarse to fine, that is most of it.
-        weights = self._weights[self._weights > 0].to(means)
+        weights = self._octave_weights[self._octave_weights > 0].to(means)
         scales = 2.0 ** torch.arange(len(weights)).to(means)
         directions = self.directions.to(means)
         angles = scales[:, None] * (means @ directions.T)[..., None, :]

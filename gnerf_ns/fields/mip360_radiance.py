@@ -136,7 +136,7 @@ class GaussianNetwork(nn.Module):
         widths = sum(module.out_features for module in self.modules() if isinstance(module, nn.Linear))
         return 4 * (2 * widths + 4 * self.encoding.get_out_dim())
 
-    def features(
+    def density_and_features(
         self, encoded: Float[Tensor, "*batch encoded"]
     ) -> Tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch features"]]:
         """Densities (per scene unit) of encoded Gaussians, and what colors are made of."""
@@ -193,7 +193,7 @@ class Mip360Radiance(nn.Module):
     def density(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
         """Density (per scene unit) at positions, differentiable."""
         covariances = self.config.point_radius**2 * torch.eye(3).to(positions)
-        density, _ = self._features_of(self.network, positions, covariances.expand(*positions.shape, 3))
+        density, _ = self._density_and_features(self.network, positions, covariances.expand(*positions.shape, 3))
         return density
 
     def set_schedule(self, phase_a: bool, phase_b_progress: float, active_levels: float, density_noise: float) -> None:
@@ -285,7 +285,7 @@ class Mip360Radiance(nn.Module):
     ) -> Tuple[Float[Tensor, "rays samples 1"], Float[Tensor, "rays samples _"]]:
         """Densities and, given directions, colors; of wide networks computed again in the backward pass."""
         rays_at_once = max(1, BYTES_IN_MEMORY // (network.bytes_per_sample * means.shape[1]))
-        if len(means) <= rays_at_once or not torch.is_grad_enabled():
+        if len(means) <= rays_at_once:
             return self._evaluate(network, means, covariances, directions)
         chunks = [
             checkpoint(
@@ -308,17 +308,17 @@ class Mip360Radiance(nn.Module):
         covariances: Float[Tensor, "rays samples 3 3"],
         directions: Optional[Tensor],
     ) -> Tuple[Float[Tensor, "rays samples 1"], Float[Tensor, "rays samples _"]]:
-        density, features = self._features_of(network, means, covariances)
+        density, features = self._density_and_features(network, means, covariances)
         return density, features[..., :0] if directions is None else network.colors(features, directions)
 
-    def _features_of(
+    def _density_and_features(
         self, network: GaussianNetwork, means: Float[Tensor, "*batch 3"], covariances: Float[Tensor, "*batch 3 3"]
     ) -> Tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch features"]]:
         with torch.autocast(means.device.type, enabled=False):  # half precision knows no pixel, nor what is far away
             if self.is_unbounded:
                 means, covariances = contract_gaussians(means, covariances)
             encoded = network.encoding(means, covariances)
-        return network.features(encoded)
+        return network.density_and_features(encoded)
 
     def _weights(
         self, samples: RaySamples, density: Float[Tensor, "rays samples 1"]

@@ -272,7 +272,7 @@ def test_half_precision_around_it_leaves_positions_alone():
     means, covariances = 3.0 * torch.randn(20, 3), 1e-6 * torch.eye(3).expand(20, 3, 3)
     for enabled in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            radiance._features_of(radiance.network, means, covariances)
+            radiance._density_and_features(radiance.network, means, covariances)
     torch.testing.assert_close(seen[0], seen[1])
 
 
