@@ -113,8 +113,8 @@ class PhaseScheduleConfig:
     growth_fraction: float = 0.6
     """Share of phase B over which image side and levels of detail grow."""
     grows_levels: tyro.conf.Suppress[bool] = True
-    """Whether levels of detail grow at all, or all are in use from the beginning: detail misleads poses that are still
-    being found, and nothing else."""
+    """Whether levels of detail grow, or all are in use from the beginning: detail misleads poses that are still being
+    found."""
     min_patch_scale: tyro.conf.Suppress[float] = 0.8
     """Smallest scale of a dynamic patch at step 0."""
     patch_scale_decay: tyro.conf.Suppress[float] = 2e-4

@@ -33,7 +33,9 @@ from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.cameras.rays import CameraDirections
 from gnerf_ns.data.image_set import ImageSet, ImageStack
 from gnerf_ns.data.images import ImageSize
+from gnerf_ns.fields.mip360_radiance import Mip360RadianceConfig
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
+from gnerf_ns.models.gnerf import GNeRFModelConfig
 from gnerf_ns.pose_search.rigid_groups import PlacedGroup
 from gnerf_ns.training import pipeline as pipeline_module
 from gnerf_ns.training import placement as placement_module
@@ -550,11 +552,14 @@ def with_poses(folder: Path, target: Path, without: int = 0, count: Optional[int
 
 
 @pytest.mark.parametrize(("poses", "without"), [("given", 0), ("fixed", 2), ("fixed", 0)])
-def test_detail_is_held_back_while_poses_are_being_found(
+def test_frequencies_are_held_back_while_poses_are_being_found(
     tiny_scene: Path, tmp_path: Path, poses: GivenPoses, without: int
 ):
     folder = with_poses(tiny_scene, tmp_path / "some", without=without)
-    pipeline = build_pipeline(pipeline_config(folder, "transport", poses=poses), test_mode="val")
+    config = pipeline_config(folder, "transport", poses=poses)
+    assert build_pipeline(config, test_mode="val").schedule.at(0).active_levels == 0.0, "levels of a hash grid grow"
+    config.model = GNeRFModelConfig(radiance=Mip360RadianceConfig(num_layers=1, layer_width=8))
+    pipeline = build_pipeline(config, test_mode="val")
     assert pipeline.schedule.at(0).active_levels == (1.0 if poses == "fixed" and without == 0 else 0.0)
 
 
