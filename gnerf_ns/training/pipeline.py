@@ -125,7 +125,7 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
     def resolved_schedule(self) -> PhaseScheduleConfig:
         """Without phase A where poses are known from the start.
 
-        Where all stay as they are, frequencies need not fade in. Levels of a hash grid are better off growing even then:
+        Where all stay as they are, frequencies need not fade in. Levels of a hash grid had better grow even then: with
         all from the beginning, a plush toy's held-out photos came out at 17 dB.
         """
         if self.begins_with is None:
