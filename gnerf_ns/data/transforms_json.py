@@ -15,10 +15,7 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, CameraType
 
 from gnerf_ns.data.images import IMAGE_SUFFIXES, ImageSize, read_header
-from gnerf_ns.data.orientation import (
-    listed_orientation,
-    turned_pose,
-)
+from gnerf_ns.data.orientation import listed_orientation, turned_pose
 from gnerf_ns.utils.console import named, remark
 from gnerf_ns.utils.errors import InputError
 

@@ -107,7 +107,6 @@ class GaussianNetwork(nn.Module):
             out_activation=nn.ReLU(),
         )
         self.density_head = nn.Linear(layer_width, 1)
-        self.has_colors = has_colors
         if has_colors:
             octaves = config.direction_frequencies - 1
             turn = math.log2(2.0 * math.pi)  # nerfstudio multiplies by 2 pi
@@ -281,7 +280,7 @@ class Mip360Radiance(nn.Module):
         network: GaussianNetwork,
         means: Float[Tensor, "rays samples 3"],
         covariances: Float[Tensor, "rays samples 3 3"],
-        directions: Optional[Tensor],
+        directions: Optional[Float[Tensor, "rays samples 3"]],
     ) -> Tuple[Float[Tensor, "rays samples 1"], Float[Tensor, "rays samples _"]]:
         """Densities and, given directions, colors; of wide networks computed again in the backward pass."""
         rays_at_once = max(1, BYTES_IN_MEMORY // (network.bytes_per_sample * means.shape[1]))
@@ -306,7 +305,7 @@ class Mip360Radiance(nn.Module):
         network: GaussianNetwork,
         means: Float[Tensor, "rays samples 3"],
         covariances: Float[Tensor, "rays samples 3 3"],
-        directions: Optional[Tensor],
+        directions: Optional[Float[Tensor, "rays samples 3"]],
     ) -> Tuple[Float[Tensor, "rays samples 1"], Float[Tensor, "rays samples _"]]:
         density, features = self._density_and_features(network, means, covariances)
         return density, features[..., :0] if directions is None else network.colors(features, directions)
