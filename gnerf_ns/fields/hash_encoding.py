@@ -46,10 +46,13 @@ class HashGridLookUp(torch.autograd.Function):
     ) -> Float[Tensor, "samples features"]:
         """Trilinearly interpolated features, the levels concatenated."""
         positions = positions.to(table.dtype).contiguous()
-        ctx.save_for_backward(positions, table, scalings)
-        ctx.table_size = table_size
-        features = table.new_empty(len(positions), len(scalings) * table.shape[1])
-        run_kernel(KERNELS, "look_up", positions, table, scalings, table_size, features)
+        per_level, num_features = (0,) * table.shape[1], len(scalings) * table.shape[1]
+        features = table.new_empty(len(positions), num_features)
+        moves = ctx.needs_input_grad[0]
+        jacobian = table.new_empty(num_features, 3, len(positions)) if moves else table.new_empty(0, 3, 0)
+        run_kernel(KERNELS, "look_up", positions, table, scalings, table_size, per_level, features, jacobian)
+        ctx.save_for_backward(positions, scalings, jacobian)
+        ctx.table_size, ctx.per_level, ctx.num_entries = table_size, per_level, len(table)
         return features
 
     @staticmethod
@@ -58,16 +61,16 @@ class HashGridLookUp(torch.autograd.Function):
         ctx: Any, *feature_gradients: Float[Tensor, "samples features"]
     ) -> Tuple[Optional[Tensor], Optional[Tensor], None, None]:
         """Gradients with respect to positions and table."""
-        positions, table, scalings = ctx.saved_tensors
+        positions, scalings, jacobian = ctx.saved_tensors
         (gradients,) = feature_gradients
-        gradients = gradients.to(table.dtype).contiguous()
-        shared = scalings, ctx.table_size, gradients
+        gradients = gradients.to(positions.dtype).contiguous()
         position_gradients = table_gradients = None
         if ctx.needs_input_grad[0]:
             position_gradients = torch.zeros_like(positions)
-            run_kernel(KERNELS, "add_position_gradients", positions, table, *shared, position_gradients)
+            run_kernel(KERNELS, "add_position_gradients", jacobian, gradients, position_gradients)
         if ctx.needs_input_grad[1]:
-            table_gradients = torch.zeros_like(table)
+            table_gradients = positions.new_zeros(ctx.num_entries, len(ctx.per_level))
+            shared = scalings, ctx.table_size, ctx.per_level, gradients
             run_kernel(KERNELS, "add_table_gradients", positions, *shared, table_gradients)
         return position_gradients, table_gradients, None, None
 
