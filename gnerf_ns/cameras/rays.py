@@ -251,13 +251,23 @@ def intersect_sphere(
     return nears, fars, hits.squeeze(-1)
 
 
+SHOWS_NOTHING = "shows_nothing"
+"""Metadata of training rays, a bool for each: whether its pixel is known to show nothing but what is behind objects."""
+
+
 def concatenate_rays(bundles: List[RayBundle]) -> RayBundle:
-    """One flat bundle of several (those of `rays_from_poses`)."""
+    """One flat bundle of several (those of `rays_from_poses`); of rays without metadata, nothing is known."""
+    metadata = {}
+    if any(SHOWS_NOTHING in bundle.metadata for bundle in bundles):
+        unknown = [torch.zeros_like(bundle.pixel_area, dtype=torch.bool) for bundle in bundles]
+        known = [bundle.metadata.get(SHOWS_NOTHING, none) for bundle, none in zip(bundles, unknown, strict=True)]
+        metadata = {SHOWS_NOTHING: torch.cat(known)}
     return RayBundle(
         origins=torch.cat([bundle.origins for bundle in bundles]),
         directions=torch.cat([bundle.directions for bundle in bundles]),
         pixel_area=torch.cat([bundle.pixel_area for bundle in bundles]),
         camera_indices=torch.cat([b.camera_indices for b in bundles if b.camera_indices is not None]),
+        metadata=metadata,
     )
 
 

@@ -112,6 +112,6 @@ def _coords(images: ImageStack, pixels: Int[Tensor, "pixels 3"]) -> Float[Tensor
 def _rendered(model: GNeRFModel, rays: RayBundle) -> List[Float[Tensor, "rays 1"]]:
     """Median depth, in scene units, and accumulated opacity."""
     count = model.config.eval_num_rays_per_chunk
-    chunks = [model.render(rays[start : start + count]) for start in range(0, len(rays), count)]
+    chunks = [model.render(rays[start : start + count], with_depth=True) for start in range(0, len(rays), count)]
     none = rays.origins.new_zeros(0, 1)
     return [torch.cat([none, *(chunk[name] for chunk in chunks)]) for name in ("depth", "accumulation")]

@@ -26,11 +26,22 @@ class CompiledHashEncoding(HashEncoding):
 
     def pytorch_fwd(self, in_tensor: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch features"]:
         """Features of all levels, concatenated, at positions in [0, 1]."""
-        if self.hash_table.device.type != "cpu":
+        if not self.is_compiled:
             return super().pytorch_fwd(in_tensor)
+        features = self.look_up(in_tensor.reshape(-1, 3)).mT
+        return features.reshape(*in_tensor.shape[:-1], features.shape[-1])
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether `look_up` may be asked: for a table on the CPU."""
+        return hasattr(self, "hash_table") and self.hash_table.device.type == "cpu"
+
+    def look_up(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, "features samples"]:
+        """The same, as `TwoLayers` takes them; of levels in use alone."""
         scalings = self.scalings.to(self.hash_table)  # a single level's are integers
-        features = HashGridLookUp.apply(in_tensor.reshape(-1, 3), self.hash_table, scalings, self.hash_table_size)
-        return features.view(*in_tensor.shape[:-1], features.shape[-1])
+        features = HashGridLookUp.apply(positions, self.hash_table, scalings, self.hash_table_size)
+        assert isinstance(features, Tensor)
+        return features
 
 
 class HashGridLookUp(torch.autograd.Function):
@@ -43,11 +54,11 @@ class HashGridLookUp(torch.autograd.Function):
         table: Float[Tensor, "entries features_per_level"],
         scalings: Float[Tensor, "levels"],
         table_size: int,
-    ) -> Float[Tensor, "samples features"]:
+    ) -> Float[Tensor, "features samples"]:
         """Trilinearly interpolated features, the levels concatenated."""
         positions = positions.to(table.dtype).contiguous()
         per_level, num_features = (0,) * table.shape[1], len(scalings) * table.shape[1]
-        features = table.new_empty(len(positions), num_features)
+        features = table.new_empty(num_features, len(positions))
         moves = ctx.needs_input_grad[0]
         jacobian = table.new_empty(num_features, 3, len(positions)) if moves else table.new_empty(0, 3, 0)
         run_kernel(KERNELS, "look_up", positions, table, scalings, table_size, per_level, features, jacobian)
@@ -58,7 +69,7 @@ class HashGridLookUp(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, *feature_gradients: Float[Tensor, "samples features"]
+        ctx: Any, *feature_gradients: Float[Tensor, "features samples"]
     ) -> Tuple[Optional[Tensor], Optional[Tensor], None, None]:
         """Gradients with respect to positions and table."""
         positions, scalings, jacobian = ctx.saved_tensors
@@ -107,6 +118,12 @@ class CoarseToFineHashEncoding(CompiledHashEncoding):
         num_evaluated = max(1, int((self._level_weights > 0).sum()))
         self.scalings = self._all_scalings[:num_evaluated]
         self.hash_offset = self._all_hash_offsets[:num_evaluated]
+
+    @property
+    def feature_weights(self) -> Float[Tensor, "features"]:
+        """By which features of the levels in use are multiplied."""
+        weights = self._level_weights[: len(self.scalings)].repeat_interleave(self.features_per_level)
+        return weights.to(self.hash_table)
 
     def forward(self, in_tensor: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch features"]:
         """Encode positions.

@@ -5,7 +5,7 @@ stays in the cache. In torch, each of a cell's eight corners costs half a dozen 
 through memory took four fifths of a training step.
 
 All arrays are C-contiguous: positions [samples, 3] in [0, 1], table [levels * size, features], scalings [levels] (cells
-per side), features and their gradients [samples, levels * features], jacobian [levels * features, 3, samples]; size is
+per side), features and their gradients [levels * features, samples], jacobian [levels * features, 3, samples]; size is
 a power of two. Of per_level, any tuple, the length alone counts, which numba knows when it compiles: it is the number
 of features of a level, over which loops are then unrolled (twice as fast).
 """
@@ -86,7 +86,7 @@ def look_up(positions, table, scalings, size, per_level, features, jacobian):
                     y_at_z0, y_at_z1 = at_y1z0 - at_y0z0, at_y1z1 - at_y0z1
                     at_z0, at_z1 = at_y0z0 + y_at_z0 * y, at_y0z1 + y_at_z1 * y
                     column = level * num_features + feature
-                    features[first + sample, column] = at_z0 + (at_z1 - at_z0) * z
+                    features[column, first + sample] = at_z0 + (at_z1 - at_z0) * z
                     if has_jacobian:
                         x_at_z0, x_at_z1 = x00 + (x10 - x00) * y, x01 + (x11 - x01) * y
                         jacobian[column, 0, first + sample] = scale * (x_at_z0 + (x_at_z1 - x_at_z0) * z)
@@ -118,7 +118,7 @@ def add_table_gradients(positions, scalings, size, per_level, feature_gradients,
                 for corner in range(8):
                     row, weight = rows[corner, sample], weights[corner, sample]
                     for feature in range(num_features):
-                        gradient = feature_gradients[first + sample, level * num_features + feature]
+                        gradient = feature_gradients[level * num_features + feature, first + sample]
                         entries[row, feature] += weight * gradient
 
 
@@ -126,13 +126,13 @@ def add_table_gradients(positions, scalings, size, per_level, feature_gradients,
 @no_type_check
 def add_position_gradients(jacobian, feature_gradients, position_gradients):
     """Add the gradients of all positions."""
-    num_samples = feature_gradients.shape[0]
+    num_samples = feature_gradients.shape[1]
     for part in prange((num_samples + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK):
         end = min(num_samples, (part + 1) * SAMPLES_PER_TASK)
         for first in range(part * SAMPLES_PER_TASK, end, SAMPLES_PER_BLOCK):
             for column in range(jacobian.shape[0]):
                 for sample in range(first, min(end, first + SAMPLES_PER_BLOCK)):
-                    gradient = feature_gradients[sample, column]
+                    gradient = feature_gradients[column, sample]
                     position_gradients[sample, 0] += gradient * jacobian[column, 0, sample]
                     position_gradients[sample, 1] += gradient * jacobian[column, 1, sample]
                     position_gradients[sample, 2] += gradient * jacobian[column, 2, sample]

@@ -54,7 +54,7 @@ class HashRadianceConfig(InstantiateConfig):
     """Mean density of the untrained field, per scene unit."""
     num_uniform_samples: int = 24
     """Uniform samples per ray in phase A."""
-    num_proposal_samples: int = 40
+    num_proposal_samples: int = 24
     """Samples per ray of the proposal network in phase B."""
     num_nerf_samples: int = 20
     """Samples per ray of the field in phase B."""

@@ -1,18 +1,50 @@
-"""nerfacto's field and its density field for proposal sampling, on our hash grids."""
+"""nerfacto's field and its density field for proposal sampling, on our hash grids and compiled MLPs."""
 
 from __future__ import annotations
 
-from typing import Literal, Tuple
+from typing import Dict, Literal, Optional, Tuple, Union
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.rays import RaySamples
+from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.field_components.activations import trunc_exp
+from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.field_components.mlp import MLP
+from nerfstudio.fields.base_field import get_normalized_directions
 from nerfstudio.fields.density_fields import HashMLPDensityField
 from nerfstudio.fields.nerfacto_field import NerfactoField
 from torch import Tensor, nn
 
+from gnerf_ns.fields.compiled_mlp import TwoLayers
 from gnerf_ns.fields.hash_encoding import CoarseToFineHashEncoding, CompiledHashEncoding
+
+
+def positions_in_cube(
+    field: Union[NerfactoField, HashMLPDensityField], ray_samples: RaySamples
+) -> Tuple[Float[Tensor, "samples 3"], Optional[Bool[Tensor, "samples"]]]:
+    """Where samples are in the unit cube that a hash grid covers, and which of them are in it, the others being at 0.
+
+    None where all are, as along rays that end at the unit ball.
+    """
+    positions = ray_samples.frustums.get_positions().reshape(-1, 3)
+    if field.spatial_distortion is None:
+        positions = SceneBox.get_normalized_positions(positions, field.aabb)
+    else:
+        positions = (field.spatial_distortion(positions) + 2.0) / 4.0
+    lowest, highest = torch.aminmax(positions.detach())
+    if bool(lowest > 0.0) and bool(highest < 1.0):  # a third of the time that it takes to look at each sample
+        return positions, None
+    inside = ((positions > 0.0) & (positions < 1.0)).all(dim=-1)
+    return positions * inside[:, None], inside
+
+
+def densities(
+    log_densities: Float[Tensor, "1 samples"], scale: float, inside: Optional[Bool[Tensor, "samples"]]
+) -> Float[Tensor, "samples"]:
+    """Densities from what a network says of them; none outside of the cube."""
+    density = scale * trunc_exp(log_densities[0])
+    return density if inside is None else density * inside
 
 
 class CoarseToFineNerfactoField(NerfactoField):
@@ -87,10 +119,36 @@ class CoarseToFineNerfactoField(NerfactoField):
         self, ray_samples: RaySamples
     ) -> Tuple[Float[Tensor, "*samples 1"], Float[Tensor, "*samples features"]]:
         """Densities (per scene unit) and geometry features at samples."""
-        density, features = super().get_density(ray_samples)
+        base = TwoLayers.of(self.mlp_base[1]) if self.hash_encoding.is_compiled else None
+        if base is None:
+            density, features = super().get_density(ray_samples)
+        else:
+            positions, inside = positions_in_cube(self, ray_samples)
+            encoded = self.hash_encoding.look_up(positions)
+            # What levels count for is the same for all samples, so that the weights may have it.
+            base = base._replace(weights=base.weights[:, : len(encoded)] * self.hash_encoding.feature_weights)
+            log_density, features = base(encoded).split([1, self.geo_feat_dim])
+            shape = ray_samples.frustums.shape
+            density = densities(log_density, self.average_init_density, inside).view(*shape, 1)
+            features = features.mT.view(*shape, self.geo_feat_dim)
         if self.training and self.density_noise > 0:
             density = density * torch.exp(self.density_noise * torch.randn_like(density))
         return density, features
+
+    def get_outputs(
+        self, ray_samples: RaySamples, density_embedding: Optional[Float[Tensor, "*samples features"]] = None
+    ) -> Dict[FieldHeadNames, Tensor]:
+        """Colors at samples."""
+        head = TwoLayers.of(self.mlp_head) if self.hash_encoding.is_compiled else None
+        directions = ray_samples.frustums.directions
+        if head is None or density_embedding is None or directions.ndim != 3 or self.embedding_appearance is not None:
+            return super().get_outputs(ray_samples, density_embedding)
+        # All samples of a ray have its direction: what that adds to the hidden layer is computed once.
+        encoded = self.direction_encoding(get_normalized_directions(directions[:, 0]))
+        of_directions, of_features = head.weights.split([encoded.shape[-1], self.geo_feat_dim], dim=1)
+        head = head._replace(weights=of_features, biases=encoded @ of_directions.T + head.biases)
+        colors = torch.sigmoid(head(density_embedding.reshape(-1, self.geo_feat_dim).mT))
+        return {FieldHeadNames.RGB: colors.mT.view(directions.shape).to(directions)}
 
 
 class CompiledDensityField(HashMLPDensityField):
@@ -123,3 +181,12 @@ class CompiledDensityField(HashMLPDensityField):
             implementation=implementation,
         )
         self.mlp_base = nn.Sequential(self.encoding, self.mlp_base[1])
+
+    def get_density(self, ray_samples: RaySamples) -> Tuple[Float[Tensor, "*samples 1"], None]:
+        """Densities (per scene unit) at samples."""
+        network = TwoLayers.of(self.mlp_base[1]) if self.encoding.is_compiled else None
+        if network is None:
+            return super().get_density(ray_samples)
+        positions, inside = positions_in_cube(self, ray_samples)
+        density = densities(network(self.encoding.look_up(positions)), self.average_init_density, inside)
+        return density.view(*ray_samples.frustums.shape, 1), None

@@ -9,6 +9,7 @@ import torch
 import tyro
 from jaxtyping import Bool, Float, Int
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.model_components import renderers
 from nerfstudio.model_components.losses import distortion_loss, ray_samples_to_sdist
 from nerfstudio.model_components.renderers import AccumulationRenderer, DepthRenderer, RGBRenderer
@@ -19,11 +20,12 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn import functional as F
 
-from gnerf_ns.cameras.rays import intersect_sphere
+from gnerf_ns.cameras.rays import SHOWS_NOTHING, intersect_sphere
 from gnerf_ns.data.image_set import composite
 from gnerf_ns.fields.hash_radiance import HashRadianceConfig
 from gnerf_ns.fields.mip360_radiance import Mip360RadianceConfig
 from gnerf_ns.fields.mlp_radiance import MLPRadianceConfig
+from gnerf_ns.fields.occupancy import OccupancyGrid
 from gnerf_ns.fields.radiance import RadianceAlongRays
 from gnerf_ns.fields.ray_histograms import upper_bounds
 from gnerf_ns.models.image_metrics import ImageMetrics
@@ -40,6 +42,12 @@ CHARBONNIER_PADDING = 0.001
 
 SMALLEST_WEIGHT = 1e-7
 """Added to weights that are divided by."""
+
+STEPS_PER_OCCUPANCY = 20
+"""Training steps between two looks at which space is empty."""
+
+LEAST_SEEN = 0.005
+"""Pixels with less opacity, or whose color differs less from the background's, show nothing."""
 
 NORMAL_RADIUS = 0.03 * SCENE_RADIUS
 """Distance over which normals are measured, in scene units; about a pixel where the ball fills 100 pixels."""
@@ -107,6 +115,11 @@ class GNeRFModel(Model):
         self.normals_shader = NormalsShader()
         self.image_metrics = ImageMetrics()
         self._distortion_boost = 1.0
+        self._is_phase_a = False
+        # Not where rays without matter show what is sampled last.
+        has_empty_space = self.config.extent == "ball" and self.config.background_color != "last_sample"
+        has_empty_space &= isinstance(self.config.radiance, HashRadianceConfig)
+        self.occupancy = OccupancyGrid() if has_empty_space else None
 
     def get_param_groups(self) -> Dict[str, List[Parameter]]:
         """Parameters of the radiance, by optimizer group."""
@@ -123,6 +136,33 @@ class GNeRFModel(Model):
         """See `Radiance.set_schedule`; `distortion_boost` is a factor on the weight of the distortion loss."""
         self.radiance.set_schedule(phase_a, phase_b_progress, active_levels, density_noise)
         self._distortion_boost = distortion_boost
+        self._is_phase_a = phase_a
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> List[TrainingCallback]:
+        """From time to time in phase B, see which space is empty by now."""
+        before = [TrainingCallbackLocation.BEFORE_TRAIN_ITERATION]
+        callbacks = super().get_training_callbacks(training_callback_attributes)
+        return [*callbacks, TrainingCallback(before, self._follow_field, update_every_num_iters=STEPS_PER_OCCUPANCY)]
+
+    def _follow_field(self, step: int) -> None:
+        if self.knows_empty_space:
+            assert self.occupancy is not None
+            self.occupancy.update(self.radiance.density, seed=step)
+
+    @property
+    def knows_empty_space(self) -> bool:
+        """Whether empty space is left out: by code compiled for CPUs, and not before phase B, when there is a shape."""
+        return self.occupancy is not None and not self._is_phase_a and self.device.type == "cpu"
+
+    def shows_nothing(self, pixels: Float[Tensor, "rays channels"]) -> Bool[Tensor, "rays 1"]:
+        """Whether pixels (RGB or premultiplied RGBA in [0, 1]) are known to show nothing but the background."""
+        if pixels.shape[-1] == 4:
+            return pixels[:, 3:] < LEAST_SEEN
+        if self.config.background_color not in ("white", "black"):
+            return torch.zeros_like(pixels[:, :1], dtype=torch.bool)
+        return ((pixels - self.evaluation_background).abs() < LEAST_SEEN).all(dim=-1, keepdim=True)
 
     def new_like(self) -> GNeRFModel:
         """A model with the same configuration and device, and with newly drawn weights."""
@@ -163,23 +203,27 @@ class GNeRFModel(Model):
         Outside training, rays that hit no surface get a depth beyond the scene, so that surfaces reconstructed from
         depth images (``ns-export tsdf``) leave the space along them empty.
         """
-        outputs = self.render(ray_bundle)
+        outputs = self.render(ray_bundle, with_depth=True)
         if not self.training:
             outputs["normals"] = self._surface_normals(ray_bundle, outputs)
             beyond = torch.linalg.vector_norm(ray_bundle.origins, dim=-1, keepdim=True) + BEYOND_THE_SCENE
             outputs["depth"] = torch.where(outputs["accumulation"] > 0.5, outputs["depth"], beyond)
         return outputs
 
-    def render(self, ray_bundle: RayBundle) -> Dict[str, Any]:
+    def render(self, ray_bundle: RayBundle, with_depth: bool = False) -> Dict[str, Any]:
         """Render a flat bundle of rays, differentiably also with respect to the rays.
 
         Rays are clipped to the unit ball and, if they have them, to their nears and fars (the viewer's crop box, or a
         surface that ns-export colors).
 
+        Args:
+            ray_bundle: unit directions.
+            with_depth: whether depths are computed, which no loss looks at.
+
         Returns:
-            rgb [rays, 3]; accumulation, depth and expected_depth [rays, 1] (in scene units along the ray); lists of
-            the rgb and accumulation of coarser passes, if there are any, as `earlier_rgb` and `earlier_accumulation`;
-            when training, also the `radiance` (`RadianceAlongRays`).
+            rgb [rays, 3]; accumulation [rays, 1]; depth and expected_depth [rays, 1] (in scene units along the ray) if
+            they are asked for; lists of the rgb and accumulation of coarser passes, if there are any, as `earlier_rgb`
+            and `earlier_accumulation`; when training, also the `radiance` (`RadianceAlongRays`).
         """
         if self.config.extent == "unbounded":
             nears, fars = (torch.full_like(ray_bundle.origins[:, :1], plane) for plane in self.config.unbounded_planes)
@@ -194,14 +238,19 @@ class GNeRFModel(Model):
             remains = first < last
             nears, fars = torch.where(remains, first, nears), torch.where(remains, last, nears)
             hits = hits & remains.squeeze(-1)
-        ray_bundle = replace(ray_bundle, nears=nears, fars=fars)
+        if self.knows_empty_space:
+            nears, fars, hits = self._without_empty_space(ray_bundle, nears, fars, hits)
+        ray_bundle = replace(ray_bundle, nears=nears, fars=fars, metadata={})
         indices = self._rays_with_samples(hits)
         radiance: RadianceAlongRays = self.radiance(ray_bundle[indices])
 
         count, background = len(ray_bundle), self._background_of_misses()
+        composited = self._composite(radiance)
+        if with_depth:
+            composited.update(self._depths(radiance))
         outputs: Dict[str, Any] = {
             name: _scatter(value, indices, count, background if name == "rgb" else value.new_zeros(1))
-            for name, value in self._composite(radiance).items()
+            for name, value in composited.items()
         }
         earlier = [self._composite(level) for level in radiance.earlier_levels]
         outputs["earlier_rgb"] = [_scatter(level["rgb"], indices, count, background) for level in earlier]
@@ -212,6 +261,28 @@ class GNeRFModel(Model):
             outputs["radiance"] = radiance
         return outputs
 
+    def _without_empty_space(
+        self,
+        ray_bundle: RayBundle,
+        nears: Float[Tensor, "rays 1"],
+        fars: Float[Tensor, "rays 1"],
+        hits: Bool[Tensor, "rays"],
+    ) -> Tuple[Float[Tensor, "rays 1"], Float[Tensor, "rays 1"], Bool[Tensor, "rays"]]:
+        """Where rays begin and end to meet what is not empty, and which do.
+
+        In training, rays that meet nothing are left out only where nothing is to be seen either. Matter that is missing
+        could not grow where it is never looked for.
+        """
+        assert self.occupancy is not None
+        first, last = self.occupancy.narrow(ray_bundle.origins, ray_bundle.directions, nears, fars)
+        meets = first < last
+        if self.training:
+            may_be_left_out = ray_bundle.metadata.get(SHOWS_NOTHING, torch.zeros_like(meets))
+            hits = hits & (meets | ~may_be_left_out).squeeze(-1)
+        else:
+            hits = hits & meets.squeeze(-1)
+        return torch.where(meets, first, nears), torch.where(meets, last, fars), hits
+
     def _rays_with_samples(self, hits: Bool[Tensor, "rays"]) -> Int[Tensor, "hits"]:
         """Indices of rays to sample: those that hit the ball, or all if the background is part of the field."""
         if self.config.background_color == "last_sample":
@@ -220,15 +291,17 @@ class GNeRFModel(Model):
         return indices if len(indices) else torch.zeros(1, dtype=torch.long, device=hits.device)
 
     def _composite(self, radiance: RadianceAlongRays) -> Dict[str, Any]:
-        weights, samples = radiance.weights, radiance.ray_samples
-        with torch.no_grad():
-            depth = self.renderer_depth(weights=weights, ray_samples=samples)
-            expected_depth = self.renderer_expected_depth(weights=weights, ray_samples=samples)
         return {
-            "rgb": self.renderer_rgb(rgb=radiance.rgb, weights=weights),
-            "accumulation": self.renderer_accumulation(weights=weights),
-            "depth": depth,
-            "expected_depth": expected_depth,
+            "rgb": self.renderer_rgb(rgb=radiance.rgb, weights=radiance.weights),
+            "accumulation": self.renderer_accumulation(weights=radiance.weights),
+        }
+
+    @torch.no_grad()
+    def _depths(self, radiance: RadianceAlongRays) -> Dict[str, Tensor]:
+        weights, samples = radiance.weights, radiance.ray_samples
+        return {
+            "depth": self.renderer_depth(weights=weights, ray_samples=samples),
+            "expected_depth": self.renderer_expected_depth(weights=weights, ray_samples=samples),
         }
 
     def _background_of_misses(self) -> Float[Tensor, "3"]:

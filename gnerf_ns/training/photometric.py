@@ -8,6 +8,7 @@ from typing import Any, Dict, Optional
 import torch
 from torch import Tensor
 
+from gnerf_ns.cameras.rays import SHOWS_NOTHING
 from gnerf_ns.pose_search.pixel_sampling import sample_pixel_rays
 from gnerf_ns.training.objective import ComparedImages, RenderRequest, TrainingScene
 from gnerf_ns.training.pose_updates import LeaveOut
@@ -48,6 +49,7 @@ class PhotometricObjective:
         rays, colors = sample_pixel_rays(
             scene.image_set, scene.cameras(), self.config.rays_per_step, plan.image_side, chosen
         )
+        rays.metadata[SHOWS_NOTHING] = scene.model.shows_nothing(colors)
 
         def losses(outputs: Dict[str, Any]) -> Dict[str, Tensor]:
             loss = scene.model.get_photometric_loss(outputs, colors)

@@ -142,7 +142,7 @@ def _surface(
     chunks = []
     for first in range(0, len(rays), step):
         give_way()
-        chunks.append(model.render(rays[first : first + step]))
+        chunks.append(model.render(rays[first : first + step], with_depth=True))
     depths, accumulation = (torch.cat([chunk[name] for chunk in chunks]) for name in ("depth", "accumulation"))
     positions = rays.origins + depths * rays.directions
     is_near = torch.linalg.vector_norm(positions, dim=-1) < FARTHEST  # not if it is NaN

@@ -45,6 +45,8 @@ class LeaveOut(nn.Module):
         relative_poses: which images are looked up together.
         unplaced: images that wait until they are looked up for the first time, one bool per image.
         are_all_placed: whether there are no such images.
+        cost_in_vain: what each image cost, in units of the median, when it was last looked up without being found
+            elsewhere; 0 where it never was.
         poses_then: camera_to_worlds [n, 3, 4] of when the present round began; an optimizer's momentum moves poses of
             those left out, too.
     """
@@ -53,6 +55,7 @@ class LeaveOut(nn.Module):
     origins: Tensor
     eval_origins: Tensor
     unplaced: Tensor
+    cost_in_vain: Tensor
     poses_then: Tensor
 
     def __init__(self, scene: TrainingScene, search: PoseSearch, num_held_out: int) -> None:
@@ -70,6 +73,7 @@ class LeaveOut(nn.Module):
         self.register_buffer("origins", torch.full((len(scene.image_set),), PoseOrigin.APPEARANCE, dtype=torch.long))
         self.register_buffer("eval_origins", torch.full((num_held_out,), PoseOrigin.LOOKED_UP))
         self.register_buffer("unplaced", torch.zeros(len(scene.image_set), dtype=torch.bool))
+        self.register_buffer("cost_in_vain", torch.zeros(len(scene.image_set)))
         self.are_all_placed = True
         self.register_load_state_dict_post_hook(lambda module, keys: self._count_placed())
         self.register_buffer("poses_then", scene.cameras().detach().clone())
@@ -223,6 +227,7 @@ class Misfits:
         image_side: int,
         among: Optional[Int[Tensor, "m"]] = None,
         placed: Optional[Bool[Tensor, "n"]] = None,
+        cost_in_vain: Optional[Float[Tensor, "n"]] = None,
     ) -> Tuple[Int[Tensor, "moved"], Float[Tensor, "moved 3 4"]]:
         """Images that fit clearly better somewhere else, and their poses there.
 
@@ -231,6 +236,8 @@ class Misfits:
             image_side: longer side, in pixels, up to which the field has detail.
             among: images that may be moved; None for all. Others count for what is usual,
             placed: if they have a pose; None for all.
+            cost_in_vain: as `LeaveOut` has it, and brought up to date; None looks all up. Others becoming sharper is
+                what tells that an image is wrong: one that costs no more than when it was looked up has no new reason.
         """
         config, search, image_set, current = self.config, self._search, scene.image_set, scene.cameras()
         side = max(search.config.image_side, min(image_side, config.max_confirmation_side))
@@ -241,7 +248,10 @@ class Misfits:
             relative = torch.full_like(relative, -torch.inf).index_copy(0, among, relative[among])
         limit = max(config.min_count, math.ceil(config.max_share * len(image_set)))
         worst = relative.topk(min(limit, len(image_set))).indices
-        misfits = worst[relative[worst] > config.cost_ratio]
+        required = torch.full_like(relative, config.cost_ratio)
+        if cost_in_vain is not None:
+            required = torch.maximum(required, cost_in_vain)
+        misfits = worst[relative[worst] > required[worst]]
         if len(misfits) == 0:
             return misfits, current[misfits]
         count = min(config.num_outlier_hypotheses, search.config.bank_size)
@@ -254,6 +264,8 @@ class Misfits:
             poses[0] = self._best_refined(scene, misfits[:1], hypotheses[:1], side)
         cost_there = search.costs.at(image_set, misfits, poses, side) / contrast[misfits]
         moved = cost_there < config.required_cost_ratio * cost[misfits]
+        if cost_in_vain is not None:
+            cost_in_vain[misfits] = torch.where(moved, 0.0, relative[misfits])
         return misfits[moved], poses[moved]
 
     def _best_refined(
@@ -337,11 +349,14 @@ class PoseUpdates:
             scene.cameras.assign(alone, self._misfits.refined(scene.image_set, alone, poses))
         has_placed_groups = plan.places_groups and leave_out.place_groups()
         if len(alone) == 0 and not has_placed_groups:
-            moved, poses = self._misfits.better_poses(scene, plan.image_side, leave_out.movable, ~leave_out.unplaced)
+            moved, poses = self._misfits.better_poses(
+                scene, plan.image_side, leave_out.movable, ~leave_out.unplaced, leave_out.cost_in_vain
+            )
             scene.cameras.assign(moved, poses)
             leave_out.origins[moved] = PoseOrigin.LOOKED_UP
 
     def _look_all_up(self) -> None:
+        self._leave_out.cost_in_vain.zero_()
         image_set, cameras = self._scene.image_set, self._scene.cameras
         everyone = torch.arange(len(image_set), device=self._scene.model.device)
         if self._regress is None:

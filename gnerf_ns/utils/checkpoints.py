@@ -23,6 +23,13 @@ IMAGES_KEY = "datamanager._extra_state"
 
 TRUST_KEY = "trust._extra_state"
 """And what was said of its poses."""
+NOT_IN_OLDER_CHECKPOINTS = (
+    TRUST_KEY,
+    "leave_out.cost_in_vain",
+    "_model.occupancy.densities",
+    "_model.occupancy.occupied",
+)
+"""Where these are missing, a run goes on as it would begin."""
 
 _FILE_NAME = re.compile(r"step-(\d{9,})\.ckpt")
 
@@ -114,8 +121,9 @@ def fitting_state(loaded: Mapping[str, Any], own: Mapping[str, Any]) -> Dict[str
         InputError: the checkpoint is of other images or of another configuration, or a number is not finite.
     """
     state = dict(loaded)
-    if TRUST_KEY in own:  # not in older checkpoints
-        state.setdefault(TRUST_KEY, own[TRUST_KEY])
+    for name in NOT_IN_OLDER_CHECKPOINTS:
+        if name in own:
+            state.setdefault(name, own[name])
     if IMAGES_KEY in own and IMAGES_KEY in state:
         then, now = RunImages.from_state(state[IMAGES_KEY]), RunImages.from_state(own[IMAGES_KEY])
         then.check_training_images(now)

@@ -50,7 +50,7 @@ def test_constant_density_has_its_closed_form(background: Any):
     fog = ConstantFog()
     model = model_of(fog, background_color=background).eval()
     offsets = torch.tensor([0.0, 0.3, -0.8, 0.99])
-    outputs = model.render(rays_at_offsets(offsets))
+    outputs = model.render(rays_at_offsets(offsets), with_depth=True)
     chord = 2 * (1 - offsets.square()).sqrt()
     opacity = 1 - torch.exp(-fog.DENSITY * chord)
     torch.testing.assert_close(outputs["accumulation"][:, 0], opacity, atol=1e-4, rtol=0)
@@ -64,7 +64,7 @@ def test_constant_density_has_its_closed_form(background: Any):
 
 def test_expected_depth_is_the_weighted_mean():
     model = model_of(ConstantFog(num_samples=512)).eval()
-    outputs = model.render(rays_at_offsets(torch.tensor([0.0])))
+    outputs = model.render(rays_at_offsets(torch.tensor([0.0])), with_depth=True)
     density, chord = ConstantFog.DENSITY, 2.0
     mean = 1 / density - chord * math.exp(-density * chord) / (1 - math.exp(-density * chord))
     assert float(outputs["expected_depth"]) == pytest.approx(2.0 + mean, abs=2e-3)
@@ -391,10 +391,10 @@ def test_rendering_depends_on_no_neighboring_ray():
     """Chunks of an image are rendered apart; the image must not show where they end."""
     model = model_of(Blobs()).eval()
     rays = rays_from_poses(random_poses(1), central_rays(40).directions[None], torch.zeros(1).long())
-    whole = model.render(rays)
+    whole = model.render(rays, with_depth=True)
     seen = whole["accumulation"] > 1e-3  # nerfstudio bounds the depth of empty rays by their neighbors'
     for name in ("rgb", "accumulation", "expected_depth"):
-        parts = torch.cat([model.render(rays[start : start + 1])[name] for start in range(40)])
+        parts = torch.cat([model.render(rays[start : start + 1], with_depth=True)[name] for start in range(40)])
         torch.testing.assert_close(whole[name] * seen, parts * seen, atol=1e-5, rtol=0)
 
 

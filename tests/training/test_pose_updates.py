@@ -105,7 +105,7 @@ def test_images_without_a_pose_are_also_tried_between_those_before_and_after_the
 
 def test_checkpoints_hold_which_images_are_left_out(leave_out: LeaveOut):
     leave_out.take_turns(1)
-    kept = {"left_out", "origins", "eval_origins", "unplaced", "poses_then"}
+    kept = {"left_out", "origins", "eval_origins", "unplaced", "cost_in_vain", "poses_then"}
     kept |= {f"relative_poses.{name}" for name in ("parts", "poses", "eval_parts", "eval_poses")}
     assert set(leave_out.state_dict()) == kept
     assert leave_out.state_dict()["left_out"].sum() == 4
@@ -255,10 +255,10 @@ def test_optimizers_begin_anew_where_trials_replaced_the_field(
         asked.append(rounds)
         return are_replaced
 
-    def rendering(rays: Any) -> Any:
+    def rendering(rays: Any, **options: Any) -> Any:
         if len(momenta) < len(asked):
             momenta.append(sum(len(optimizer.state) for optimizer in trainer.optimizers.optimizers.values()))
-        return render(rays)
+        return render(rays, **options)
 
     monkeypatch.setattr(trials, "run", replaced)
     monkeypatch.setattr(pipeline.model, "render", rendering)
