@@ -11,6 +11,7 @@ from torch import Tensor
 from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.pose_search.image_matching import FULLY_INSIDE, pyramid_features, pyramid_weights
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
+from gnerf_ns.utils.ranks import Ranks
 
 LEAST_CONTRAST = 1e-9
 """Images of one color count as having this much, so that relative costs are finite."""
@@ -19,13 +20,15 @@ LEAST_CONTRAST = 1e-9
 class ImageCosts:
     """Costs of images against renderings of a field, as squared distances of `pyramid_features`."""
 
-    def __init__(self, renderer: ImageRenderer, background: Float[Tensor, "3"]) -> None:
+    def __init__(self, renderer: ImageRenderer, background: Float[Tensor, "3"], ranks: Optional[Ranks] = None) -> None:
         """
         Args:
             renderer: shows the field.
             background: color that transparent pixels of the images are laid over.
+            ranks: who shares the work; None for this process alone.
         """
         self.renderer = renderer
+        self._ranks = ranks or Ranks()
         self._background = background
 
     @torch.no_grad()
@@ -48,14 +51,19 @@ class ImageCosts:
         """
         size = _size(image_set, image_side)
         lenses = image_set.directions
-        renderings = self.renderer.render_images(
-            camera_to_worlds, lenses, image_indices.to(self.renderer.device), *size
-        )
-        if flipped:
-            renderings = renderings.flip(-1)
-        images = image_set.resized(*size, self._background, image_indices)
-        difference = pyramid_features(images) - pyramid_features(renderings)
-        return self._weighted_sum(difference.square(), image_set, size, image_indices)
+
+        def of_some(some: slice) -> Float[Tensor, "some"]:
+            indices = image_indices[some]
+            renderings = self.renderer.render_images(
+                camera_to_worlds[some], lenses, indices.to(self.renderer.device), *size
+            )
+            if flipped:
+                renderings = renderings.flip(-1)
+            images = image_set.resized(*size, self._background, indices)
+            difference = pyramid_features(images) - pyramid_features(renderings)
+            return self._weighted_sum(difference.square(), image_set, size, indices)
+
+        return self._ranks.rows(len(image_indices), of_some)
 
     @torch.no_grad()
     def relative(

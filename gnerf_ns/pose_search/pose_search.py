@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Callable, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +18,7 @@ from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.pose_search.costs import ImageCosts
 from gnerf_ns.pose_search.image_matching import ImageMatching, Matches, PlainMatching, ShiftTolerantMatching
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
+from gnerf_ns.utils.ranks import Ranks
 
 PoseRegressor = Callable[[ImageSet], Float[Tensor, "n 3 4"]]
 """An inversion network: images to poses in one pass."""
@@ -120,44 +121,71 @@ class PoseSearch:
         costs: how well the field explains images at poses.
         proposals: poses of the bank.
         codec: what a pose may be.
+        ranks: who shares the work.
     """
 
-    def __init__(self, config: PoseSearchConfig, model: GNeRFModel, proposals: PoseProposals, codec: PoseCodec) -> None:
+    def __init__(
+        self,
+        config: PoseSearchConfig,
+        model: GNeRFModel,
+        proposals: PoseProposals,
+        codec: PoseCodec,
+        ranks: Optional[Ranks] = None,
+    ) -> None:
         self.config = config
         self.model = model
+        self.ranks = ranks or Ranks()
         self.renderer = ImageRenderer(model)
-        self.costs = ImageCosts(self.renderer, model.evaluation_background)
+        self.costs = ImageCosts(self.renderer, model.evaluation_background, self.ranks)
         self.proposals = proposals
         self.codec = codec
 
     def of(self, model: GNeRFModel) -> PoseSearch:
         """The same search in another field."""
-        return PoseSearch(self.config, model, self.proposals, self.codec)
+        return PoseSearch(self.config, model, self.proposals, self.codec, self.ranks)
 
     @torch.no_grad()
     def top_poses(
         self, image_set: ImageSet, count: int, image_indices: Optional[Int[Tensor, "n"]] = None
     ) -> Tuple[Float[Tensor, "n {count} 3 4"], Float[Tensor, "n {count}"]]:
         """The bank's `count` best poses for each image, or for some of them, best first, and their costs."""
-        costs, poses = [], []
-        for start in range(0, self.config.bank_size, BANK_PER_CHUNK):
-            level = self.proposals.sample(min(BANK_PER_CHUNK, self.config.bank_size - start), self.renderer.device)
-            bank = self.codec.up.from_z_up(level)
-            matches = match_bank(
-                self.renderer,
-                image_set,
-                bank,
-                self.config.image_side,
-                self.proposals.matching,
-                self.model.evaluation_background,
-                self.config.aim_temperature,
-                image_indices,
-            )
-            lowest, best = matches.cost.topk(min(count, len(bank)), dim=1, largest=False)
-            costs.append(lowest)
-            poses.append(self.proposals.matched_poses(bank, matches, best))
-        lowest, best = torch.cat(costs, dim=1).topk(count, dim=1, largest=False)
-        return torch.cat(poses, dim=1)[torch.arange(len(best), device=best.device)[:, None], best], lowest
+        banks = [
+            self.codec.up.from_z_up(self.proposals.sample(end - start, self.renderer.device))
+            for start, end in _chunks(self.config.bank_size, BANK_PER_CHUNK)
+        ]
+
+        def best_of(some: slice) -> Float[Tensor, "some n count 13"]:
+            return torch.stack([self._best_of_bank(image_set, count, bank, image_indices) for bank in banks[some]])
+
+        # Rows of the last, smaller chunk are filled up with what costs infinitely much.
+        found = self.ranks.rows(len(banks), best_of).transpose(0, 1).flatten(1, 2)
+        lowest, best = found[..., 0].topk(count, dim=1, largest=False)
+        rows = torch.arange(len(best), device=best.device)[:, None]
+        return found[rows, best, 1:].unflatten(-1, (3, 4)), lowest
+
+    def _best_of_bank(
+        self,
+        image_set: ImageSet,
+        count: int,
+        bank: Float[Tensor, "m 3 4"],
+        image_indices: Optional[Int[Tensor, "n"]],
+    ) -> Float[Tensor, "n {count} 13"]:
+        """Costs and poses, in one tensor, of the best of some poses for each image."""
+        matches = match_bank(
+            self.renderer,
+            image_set,
+            bank,
+            self.config.image_side,
+            self.proposals.matching,
+            self.model.evaluation_background,
+            self.config.aim_temperature,
+            image_indices,
+        )
+        lowest, best = matches.cost.topk(min(count, len(bank)), dim=1, largest=False)
+        found = lowest.new_full((len(lowest), count, 13), torch.inf)
+        found[:, : lowest.shape[1], 0] = lowest
+        found[:, : lowest.shape[1], 1:] = self.proposals.matched_poses(bank, matches, best).flatten(2)
+        return found
 
     @torch.no_grad()
     def improve(
@@ -200,6 +228,11 @@ class PoseSearch:
         cost_there = self.costs.at(image_set, image_indices, poses, side)
         better = cost_there < self.costs.at(image_set, image_indices, current, side)
         return better, poses[better]
+
+
+def _chunks(count: int, size: int) -> List[Tuple[int, int]]:
+    """Where chunks of a size, the last of which may be smaller, begin and end."""
+    return [(start, min(count, start + size)) for start in range(0, count, size)]
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from typing import Any, Iterator, Literal, Optional, cast
 
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer
-from nerfstudio.utils import writer
+from nerfstudio.utils import comms, writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
@@ -81,6 +81,8 @@ class WholeRunTrainer(Trainer):
 
     def _set_up(self, test_mode: Literal["test", "val", "inference"]) -> None:
         """What nerfstudio's `setup` does, and more."""
+        if not comms.is_main_process():
+            CONSOLE.quiet = True  # the first process speaks for all
         super().setup(test_mode)
         self._display = installed_writer(self.config)
 
@@ -183,7 +185,7 @@ class WholeRunTrainer(Trainer):
         raise KeyboardInterrupt
 
     def _show_progress(self) -> None:
-        if self._display is not None:
+        if self._display is not None and comms.is_main_process():
             self._say_what_begins(self._display)
             self._display.begin(self._watched())
 

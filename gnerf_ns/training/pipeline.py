@@ -48,9 +48,11 @@ from gnerf_ns.utils.checkpoints import fitting_state
 from gnerf_ns.utils.cpu import keep_freed_memory, share_cores
 from gnerf_ns.utils.errors import InputError
 from gnerf_ns.utils.options import NoHeadline
+from gnerf_ns.utils.random_numbers import draw_from
+from gnerf_ns.utils.ranks import Ranks
 
-SEED_STRIDE = 1_000_003
-"""Distance between the random seeds of consecutive steps."""
+SEED_STRIDE, RANK_STRIDE = 1_000_003, 7_919
+"""Distance between the random seeds of consecutive steps, and of processes that train together."""
 
 STEPS_PER_VIEW = 10
 """Steps between two movements of the viewer's frusta."""
@@ -159,15 +161,16 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
         return "fixed" if has_calibration or self.poses == "fixed" else "shared"
 
 
-def refuse_several_devices(count: int) -> None:
-    """Poses, focal lengths and phases are not synchronized between devices.
+def refuse_adversaries_on_several(count: int, config: GNeRFPipelineConfig) -> None:
+    """What discriminators have seen is not shared between processes.
 
     Raises:
-        InputError: there are more than one.
+        InputError: there are several, and adversaries.
     """
-    if count > 1:
+    if count > 1 and config.phase_a != "transport":
         raise InputError(
-            f"--machine.num-devices {count} is not supported: each device would train a copy of its own; use 1."
+            f"--machine.num-devices and --machine.num-machines ask for {count} processes, which do not train adversaries "
+            "together; use 1, or gnerf-ns."
         )
 
 
@@ -189,21 +192,27 @@ class GNeRFPipeline(VanillaPipeline):
     def __init__(
         self, config: GNeRFPipelineConfig, device: Union[str, torch.device], world_size: int = 1, **kwargs: Any
     ) -> None:
-        refuse_several_devices(world_size)
+        refuse_adversaries_on_several(world_size, config)
         config.check_options()
+        self.ranks = Ranks()
         if config.keep_freed_memory:
             keep_freed_memory()
         if torch.device(device).type == "cpu":
             share_cores()
-        super().__init__(config, cast(str, device), world_size=world_size, **kwargs)
-        self._seed = torch.initial_seed()
+        # Gradients of everything are averaged by the optimizers, not those of nerfstudio's model alone.
+        with self.ranks.first_before_others():
+            super().__init__(config, cast(str, device), world_size=1, **kwargs)
+        self.world_size = world_size
+        self._seed = self.ranks.done_by_first(torch.initial_seed)
         self._optimizer_state: Optional[TrainingCallbackAttributes] = None
 
         known = None
         # Where training begins, and not where it goes on or where a run is looked at.
         if config.begins_with is None and self.test_mode == "val":
             keeps_lens = config.resolved_focal_mode(self.datamanager.has_calibration) == "fixed"
-            begun = find_beginning(self.datamanager, config.matching, config.poses, keeps_lens, self._seed)
+            begun = self.ranks.done_by_first(
+                lambda: find_beginning(self.datamanager, config.matching, config.poses, keeps_lens, self._seed)
+            )
             config.begins_with, known = (None, None) if begun is None else begun
             if begun is None:
                 self._expect_handheld_cameras()
@@ -216,14 +225,14 @@ class GNeRFPipeline(VanillaPipeline):
         proposals = PoseProposals(prior, lambda: self.cameras.radius, lambda: self.cameras.canvas_radius)
         image_set = ImageSet(self.datamanager.train_images, self.cameras.train_lenses)
         self.scene = TrainingScene(self.model, image_set, self.cameras, prior, proposals)
-        self.pose_search = PoseSearch(config.pose_search, self.model, proposals, self.cameras.codec)
+        self.pose_search = PoseSearch(config.pose_search, self.model, proposals, self.cameras.codec, self.ranks)
         self.evaluation = Evaluation(self.model, self.datamanager, self.cameras)
         self.leave_out = LeaveOut(self.scene, self.pose_search, len(self.datamanager.eval_dataset))
 
         self.photometric = PhotometricObjective(config.photometric, self.scene, self.leave_out)
         self.datamanager.report_rays_per_step(config.photometric.rays_per_step)
         uses_transport, uses_adversaries = config.phase_a != "adversarial", config.phase_a != "transport"
-        self.transport = TransportObjective(config.transport, self.scene) if uses_transport else None
+        self.transport = TransportObjective(config.transport, self.scene, self.ranks) if uses_transport else None
         self.adversarial = AdversarialObjective(config.adversarial, self.scene) if uses_adversaries else None
         of_phase_a = [part for part in (self.transport, self.adversarial) if part is not None]
         self.epipolar = EpipolarObjective(config.epipolar, self.scene, self.leave_out)
@@ -258,6 +267,7 @@ class GNeRFPipeline(VanillaPipeline):
         )
         self.training_status = TrainingStatus(lambda: self.schedule)
         self.to(device)
+        self.ranks.make_equal(self)
 
     def _expect_handheld_cameras(self) -> None:
         """Where silhouettes say so and the user has said nothing else."""
@@ -339,11 +349,13 @@ class GNeRFPipeline(VanillaPipeline):
             InputError: training has diverged.
         """
         # Seeded by the step, so that a resumed run draws what an undisturbed one would have drawn.
-        torch.manual_seed(self._seed_at(step))
+        draw_from(self._seed_at(step), self.device)
         plan = self.schedule.at(step)
         self._set_schedule(plan)
         if self.pose_updates.apply(plan):
             self._reset_optimizers()
+        if self.ranks.count > 1:  # the same poses were replaced everywhere; from here on each has its own rays
+            draw_from(self._seed_at(step) + RANK_STRIDE * (1 + self.ranks.rank), self.device)
         requests = [objective.request(plan) for objective in self.objectives if objective.is_active(plan)]
 
         outputs = self.model.render(concatenate_rays([request.ray_bundle for request in requests]))
@@ -363,8 +375,10 @@ class GNeRFPipeline(VanillaPipeline):
 
     def _check_finite(self, loss_dict: Dict[str, Tensor], plan: StepPlan) -> None:
         """Raise in phase B, where nothing mends a diverged field; in phase A another attempt may do better."""
+        if plan.name != "B":
+            return
         total = torch.stack([loss.detach() for loss in loss_dict.values()]).sum()
-        if plan.name == "B" and not bool(total.isfinite()):
+        if not self.ranks.are_all(bool(total.isfinite()), self.device):
             names = ", ".join(name for name, loss in loss_dict.items() if not bool(loss.isfinite()))
             raise InputError(
                 f"Training diverged: at step {plan.step} {names} is not a finite number. The last checkpoint is whole; "
@@ -392,6 +406,8 @@ class GNeRFPipeline(VanillaPipeline):
     def _begin_anew_or_go_back(self, step: int) -> None:
         """After a step that has shown what phase A has come to, start over or go back to the best attempt."""
         explained_variance, self.pose_updates.explained_variance = self.pose_updates.explained_variance, None
+        if explained_variance is not None:  # processes must not come to different decisions
+            explained_variance = self.ranks.done_by_first(lambda: explained_variance)
         if self.restarts.after(step, explained_variance):
             self._reset_optimizers()
 

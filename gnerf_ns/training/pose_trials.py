@@ -225,7 +225,9 @@ class PoseTrials:
     def _fit(self, probe: ProbeField, camera_to_worlds: Float[Tensor, "n 3 4"], seed: int) -> Fit:
         torch.manual_seed(seed)
         probe.begin_anew()
-        return probe.fit(camera_to_worlds, self.config.steps_of_fit)
+        fit, ranks = probe.fit(camera_to_worlds, self.config.steps_of_fit), self._search.ranks
+        explained = ranks.of_first(torch.tensor(fit.explained_variance, device=self._model.device))
+        return Fit(ranks.of_first(fit.camera_to_worlds), float(explained))
 
     def _somewhere_better(
         self, probe: ProbeField, image: int, camera_to_worlds: Float[Tensor, "n 3 4"]
@@ -237,16 +239,23 @@ class PoseTrials:
         probe.begin_anew()
         probe.learn(camera_to_worlds, self.config.steps_without, (~left_out).nonzero()[:, 0])
         without, seed = probe.weights(), draw_seed()
-        fits: List[Fit] = []
-        for moves in [{}, *self._moves(probe, image, neighbors, camera_to_worlds[image])]:
-            probe.put_back(without)
-            tried = camera_to_worlds.clone()
-            for moved, pose in moves.items():
-                tried[moved] = pose
-            torch.manual_seed(seed)  # the same random pixels for every candidate, for a fair comparison
-            fits.append(probe.fit(tried, self.config.steps_with))
-        best = max(fits, key=lambda fit: fit.explained_variance)
-        return None if best is fits[0] else best.camera_to_worlds
+        tries = [{}, *self._moves(probe, image, neighbors, camera_to_worlds[image])]
+
+        def explained_and_poses(some: slice) -> Float[Tensor, "some values"]:
+            rows = []
+            for moves in tries[some]:
+                probe.put_back(without)
+                tried = camera_to_worlds.clone()
+                for moved, pose in moves.items():
+                    tried[moved] = pose
+                torch.manual_seed(seed)  # the same random pixels for every candidate, for a fair comparison
+                fit = probe.fit(tried, self.config.steps_with)
+                rows.append(torch.cat([tried.new_tensor([fit.explained_variance]), fit.camera_to_worlds.flatten()]))
+            return torch.stack(rows)
+
+        fits = self._search.ranks.rows(len(tries), explained_and_poses)
+        best = int(fits[:, 0].nan_to_num(-torch.inf).argmax())
+        return None if best == 0 else fits[best, 1:].view(-1, 3, 4)
 
     def _neighbors(self, image: int, camera_to_worlds: Float[Tensor, "n 3 4"]) -> List[int]:
         angles = angles_deg(camera_to_worlds, camera_to_worlds[image])

@@ -283,10 +283,14 @@ class Misfits:
         self, image_set: ImageSet, indices: Int[Tensor, "n"], camera_to_worlds: Float[Tensor, "n 3 4"]
     ) -> Float[Tensor, "n 3 4"]:
         """Where gradient descent brings poses of some images, the field being frozen."""
-        refined = Hypotheses(image_set, indices, camera_to_worlds, learned_as(self._search.codec))
         pixels = PixelChoice(image_set, "random", self._search.renderer.background)
-        refine_poses(self.config.outlier_refinement, self._search.renderer, pixels, refined)
-        return refined.poses()
+
+        def of_some(some: slice) -> Float[Tensor, "some 3 4"]:
+            refined = Hypotheses(image_set, indices[some], camera_to_worlds[some], learned_as(self._search.codec))
+            refine_poses(self.config.outlier_refinement, self._search.renderer, pixels, refined)
+            return refined.poses().detach()
+
+        return self._search.ranks.rows(len(indices), of_some)
 
 
 class PoseUpdates:
@@ -320,11 +324,20 @@ class PoseUpdates:
         self.explained_variance: Optional[float] = None
 
     def apply(self, plan: StepPlan) -> bool:
-        """Replace whatever is due before a step.
+        """Replace whatever is due before a step; processes that train together share the work.
 
         Returns:
             Whether the field was replaced, too: optimizers have to be reset then.
         """
+        with self._search.ranks.working_together():
+            replaced = self._apply(plan)
+        if plan.replaces_poses:
+            self._search.ranks.make_equal(self._scene.cameras, self._leave_out)
+        if replaced:
+            self._search.ranks.make_equal(self._scene.model)
+        return replaced
+
+    def _apply(self, plan: StepPlan) -> bool:
         scene, leave_out = self._scene, self._leave_out
         if plan.searches_all_poses:
             self._look_all_up()

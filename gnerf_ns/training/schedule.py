@@ -73,6 +73,12 @@ class StepPlan:
     """Before this step, so many rounds in which each image is tried at other poses, in fields that begin anew."""
 
     @property
+    def replaces_poses(self) -> bool:
+        """Whether poses may be replaced before this step."""
+        searches = self.searches_all_poses or self.searches_misfit_poses or self.places_groups
+        return searches or self.ends_leave_out_round or self.pose_trial_rounds > 0
+
+    @property
     def name(self) -> str:
         """A, AB or B."""
         return "AB" if self.interleaved else self.phase

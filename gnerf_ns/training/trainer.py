@@ -7,10 +7,12 @@ import shutil
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Literal, Optional, Type, cast
+from typing import Any, Dict, List, Literal, Optional, Type, cast
 
+import torch
 import yaml
 from nerfstudio.engine.optimizers import Optimizers
+from torch.cuda.amp.grad_scaler import GradScaler
 
 from gnerf_ns.cameras.learned_cameras import Split
 from gnerf_ns.cameras.plots import save_image
@@ -25,7 +27,7 @@ from gnerf_ns.runs.progress_display import ProgressWriter, Watched
 from gnerf_ns.runs.run_folder import CONFIG, RunFolderConfig
 from gnerf_ns.runs.whole_runs import WholeRunTrainer
 from gnerf_ns.training.learning_rates import following
-from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig, refuse_several_devices
+from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig, refuse_adversaries_on_several
 from gnerf_ns.training.run_costs import RunTime
 from gnerf_ns.training.run_report import CPU_RAYS, input_of, remarks_on, report_contents, title_of
 from gnerf_ns.training.run_summary import (
@@ -41,6 +43,7 @@ from gnerf_ns.training.run_summary import (
 from gnerf_ns.utils.disk import replace_files, write_whole
 from gnerf_ns.utils.errors import InputError, in_short
 from gnerf_ns.utils.options import NoHeadline
+from gnerf_ns.utils.ranks import Ranks
 
 UNFINISHED_POSES = "unfinished_poses"
 """Folder in which poses are written at first; beside the final one, since paths in it are relative."""
@@ -67,9 +70,15 @@ class GNeRFTrainerConfig(RunFolderConfig):
         """Look at the number of devices, before anything is written; then name the run and claim its folder.
 
         Raises:
-            InputError: more than one device was asked for; see also `RunFolderConfig.set_timestamp`.
+            InputError: there are not so many devices; see also `RunFolderConfig.set_timestamp`.
         """
-        refuse_several_devices(self.machine.num_devices * self.machine.num_machines)
+        count, there = self.machine.num_devices * self.machine.num_machines, torch.cuda.device_count()
+        if count > 1 and self.machine.num_devices > there:
+            raise InputError(
+                f"--machine.num-devices {self.machine.num_devices}: each process needs a CUDA GPU of its own, and this "
+                f"machine has {there}."
+            )
+        refuse_adversaries_on_several(count, self.pipeline)
         super().set_timestamp()
 
     def set_experiment_name(self) -> None:
@@ -80,6 +89,21 @@ class GNeRFTrainerConfig(RunFolderConfig):
             is_listing = data.suffix == ".json" and data.is_file()
             folder = Path(os.path.abspath(data.parent if is_listing else data))
             self.experiment_name = folder.stem or "unnamed"
+
+
+class AveragingOptimizers(Optimizers):
+    """`Optimizers` whose steps are the same in all processes that train together: by the mean of their gradients."""
+
+    def __init__(self, config: Dict[str, Any], param_groups: Dict[str, Any], ranks: Ranks) -> None:
+        super().__init__(config, param_groups)
+        self._ranks = ranks
+
+    def optimizer_scaler_step_some(self, grad_scaler: GradScaler, param_groups: List[str]) -> None:
+        """Average gradients, and take a step."""
+        self._ranks.average_gradients(
+            parameter for name in param_groups for parameter in self.parameters.get(name, [])
+        )
+        super().optimizer_scaler_step_some(grad_scaler, param_groups)
 
 
 class GNeRFTrainer(WholeRunTrainer):
@@ -96,7 +120,8 @@ class GNeRFTrainer(WholeRunTrainer):
         elif test_mode == "val":  # begun anew from the config.yml of a run that left no checkpoint
             self.config.pipeline.begins_with = None
         super()._set_up(test_mode)
-        if test_mode == "val":  # with what was found out from the images, as evaluation has to build it
+        if test_mode == "val" and self.pipeline.ranks.is_first:
+            # With what was found out from the images, as evaluation has to build it.
             write_whole(self.base_dir / CONFIG, yaml.dump(self.config))
 
     def _begin_as_before(self) -> None:
@@ -122,7 +147,8 @@ class GNeRFTrainer(WholeRunTrainer):
             raise InputError(
                 f"{self.config.method_name} has no optimizer for {', '.join(missing)}; use gnerf-ns-adversarial."
             )
-        return Optimizers(following(self.config.optimizers, lambda: self.pipeline.schedule), groups)
+        followed = following(self.config.optimizers, lambda: self.pipeline.schedule)
+        return AveragingOptimizers(followed, groups, self.pipeline.ranks)
 
     def _say_what_begins(self, display: ProgressWriter) -> None:
         places = display.places
@@ -210,6 +236,8 @@ class GNeRFTrainer(WholeRunTrainer):
 
         A program that trains as a part of what it does says itself where the results are.
         """
+        if not self.pipeline.ranks.is_first:
+            return
         if not (self.pipeline.trust.statuses or self._is_unjudged):
             self._say_where_it_stopped()
             return

@@ -21,6 +21,7 @@ from gnerf_ns.cameras.rays import rays_from_poses
 from gnerf_ns.training.objective import COLUMNS, ComparedImages, RenderRequest, TrainingScene
 from gnerf_ns.training.schedule import StepPlan
 from gnerf_ns.utils.annealing import geometric
+from gnerf_ns.utils.ranks import Ranks
 
 
 @torch.no_grad()
@@ -133,10 +134,17 @@ class TransportObjective(nn.Module):
         population: what has been learned of where images were taken; saved with the networks.
     """
 
-    def __init__(self, config: TransportObjectiveConfig, scene: TrainingScene) -> None:
+    def __init__(self, config: TransportObjectiveConfig, scene: TrainingScene, ranks: Optional[Ranks] = None) -> None:
+        """
+        Args:
+            config: how much is rendered, and what is learned of poses.
+            scene: its field is trained.
+            ranks: processes that each render poses of their own; None for this one alone.
+        """
         super().__init__()
         self.config = config
         self.scene = scene
+        self._ranks = ranks or Ranks()
         self.population = PosePopulation(config.num_poses * config.remembered_steps)
         self.compared: Optional[ComparedImages] = None
 
@@ -179,10 +187,11 @@ class TransportObjective(nn.Module):
             )
             # Each image has one vote, whatever the plan makes of its neighbors.
             votes = torch.softmax(-matches.cost.detach() / plan.epsilon, dim=1).sum(dim=0)
-            self.population.remember(level, votes)
+            self.population.remember(self._ranks.gathered(level), self._ranks.gathered(votes))
             best = transport_plan.argmax(dim=1)
             if not plan.interleaved:  # in AB the photometric steps have better poses
                 scene.cameras.assign(chosen, scene.proposals.matched_poses(camera_to_worlds, matches, best))
+                self._ranks.make_equal(scene.cameras)
             self.compared = ComparedImages(
                 "images above the best matching renderings",
                 images[:COLUMNS],

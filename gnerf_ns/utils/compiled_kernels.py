@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import tempfile
 import threading
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import appdirs
 import torch
 from torch import Tensor
 
@@ -32,12 +36,35 @@ def run_kernel(module: str, kernel: str, *arguments: Any) -> None:
     try:
         import numba
 
-        function = getattr(importlib.import_module(module), kernel)
+        function = _find(module, kernel)
         with KERNEL_LOCK:
             numba.set_num_threads(min(torch.get_num_threads(), _max_threads()))
             function(*arrays)
     finally:
         sys.settrace(trace)
+
+
+@cache
+def _find(module: str, kernel: str) -> Any:
+    """The kernel, which is compiled once and kept where this user can write."""
+    import numba
+
+    if not numba.config.CACHE_DIR:  # else the environment says where
+        numba.config.CACHE_DIR = str(_cache_folder())
+    return getattr(importlib.import_module(module), kernel)
+
+
+def _cache_folder() -> Path:
+    """Not beside the code, which may be another user's, or in an image that cannot be written to."""
+    temporary = Path(tempfile.gettempdir()) / f"gnerf_ns-{os.getuid() if hasattr(os, 'getuid') else 'kernels'}"
+    for folder in (Path(appdirs.user_cache_dir("gnerf_ns")) / "kernels", temporary):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError:
+            continue
+    return Path(tempfile.mkdtemp(prefix="gnerf_ns-"))
 
 
 @cache

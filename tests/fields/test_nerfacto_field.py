@@ -54,7 +54,8 @@ def test_it_is_nerfactos_field_when_all_levels_are_on(field):
     stock.load_state_dict(renamed)
     samples = samples_at(points_inside(40))
     for head in (FieldHeadNames.RGB, FieldHeadNames.DENSITY):
-        torch.testing.assert_close(field(samples)[head], stock(samples)[head], rtol=0, atol=0)
+        # Sums are taken in another order.
+        torch.testing.assert_close(field(samples)[head], stock(samples)[head], rtol=0, atol=1e-6)
 
 
 def test_the_parents_own_grid_is_gone(field):

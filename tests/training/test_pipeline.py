@@ -283,11 +283,6 @@ def test_without_look_up_the_pose_table_goes_on_with_what_the_inversion_network_
 # What cannot go on
 
 
-def test_several_devices_are_refused_before_anything_is_read(tmp_path: Path):
-    with pytest.raises(InputError, match=r"--machine\.num-devices 2 is not supported"):
-        pipeline_config(tmp_path / "nowhere").setup(device="cpu", world_size=2)
-
-
 @pytest.mark.parametrize("step", [5, 9])
 def test_a_loss_that_is_not_finite_ends_phase_b_at_that_very_step(tiny_scene: Path, step: int):
     pipeline = build_pipeline(pipeline_config(tiny_scene))
