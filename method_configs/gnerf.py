@@ -19,6 +19,7 @@ from gnerf_ns.training.adversarial import AdversarialObjectiveConfig
 from gnerf_ns.training.learning_rates import PhaseSchedulerConfig, PlainAdamOptimizerConfig, QuickAdamOptimizerConfig
 from gnerf_ns.training.photometric import PhotometricObjectiveConfig
 from gnerf_ns.training.pipeline import GNeRFPipelineConfig
+from gnerf_ns.training.recipe import Device, for_any_device
 from gnerf_ns.training.schedule import PhaseScheduleConfig
 from gnerf_ns.training.trainer import GNeRFTrainerConfig
 from gnerf_ns.utils.options import OneDeviceConfig
@@ -73,18 +74,18 @@ def trainer_config(method_name: str, pipeline: GNeRFPipelineConfig, optimizers: 
     )
 
 
-def default_schedule() -> PhaseScheduleConfig:
+def default_schedule(device: Device) -> PhaseScheduleConfig:
     """Phase A matters little for quality and a lot for convergence; phase B is where a GPU can do more."""
-    if HAS_CUDA:
+    if device == "cuda":
         return PhaseScheduleConfig(phase_a_steps=300, phase_b_steps=5000)
     return PhaseScheduleConfig()
 
 
-def default_pipeline() -> GNeRFPipelineConfig:
-    """Transport in phase A, then photometric refinement; sizes by what the machine has."""
+def default_pipeline(device: Device) -> GNeRFPipelineConfig:
+    """Transport in phase A, then photometric refinement; sizes by the device."""
     radiance = HashRadianceConfig()
     photometric = PhotometricObjectiveConfig()
-    if HAS_CUDA:
+    if device == "cuda":
         radiance = HashRadianceConfig(
             num_levels=16,
             phase_a_levels=5,
@@ -100,25 +101,25 @@ def default_pipeline() -> GNeRFPipelineConfig:
     return GNeRFPipelineConfig(
         datamanager=UnposedDataManagerConfig(),
         model=GNeRFModelConfig(radiance=radiance),
-        schedule=default_schedule(),
+        schedule=default_schedule(device),
         photometric=photometric,
     )
 
 
-def handheld_pipeline() -> GNeRFPipelineConfig:
+def handheld_pipeline(device: Device) -> GNeRFPipelineConfig:
     """The default for cameras that were not on a sphere: poses are free, and phase A has more to find out."""
-    pipeline = default_pipeline()
+    pipeline = default_pipeline(device)
     pipeline.pose_prior = PosePriorConfig(radius=(0.85, 1.15), look_at_jitter=0.1, roll_deg=(-15.0, 15.0))
     pipeline.schedule = pipeline.schedule.for_handheld_cameras()
     return pipeline
 
 
-def adversarial_pipeline() -> GNeRFPipelineConfig:
+def adversarial_pipeline(device: Device) -> GNeRFPipelineConfig:
     """GNeRF's own phase A on the fast field."""
-    pipeline = default_pipeline()
+    pipeline = default_pipeline(device)
     pipeline.phase_a = "adversarial"
     pipeline.matching = "off"  # which would leave no phase A
-    schedule = default_schedule()
+    schedule = default_schedule(device)
     pipeline.schedule = replace(
         schedule,
         phase_a_steps=500,
@@ -157,9 +158,9 @@ def adversarial_optimizers() -> Dict[str, Any]:
     return optimizers
 
 
-def tiny_pipeline() -> GNeRFPipelineConfig:
+def tiny_pipeline(device: Device) -> GNeRFPipelineConfig:
     """The default, small and short: for tests and for the demo."""
-    pipeline = default_pipeline()
+    pipeline = default_pipeline(device)
     pipeline.datamanager = UnposedDataManagerConfig(max_image_side=64)
     pipeline.model = GNeRFModelConfig(radiance=HashRadianceConfig())
     pipeline.schedule = PhaseScheduleConfig(phase_b_steps=500, phase_b_image_side=(24, 64))
@@ -168,18 +169,18 @@ def tiny_pipeline() -> GNeRFPipelineConfig:
 
 
 gnerf_ns = MethodSpecification(
-    config=trainer_config("gnerf-ns", default_pipeline(), field_optimizers()),
+    config=trainer_config("gnerf-ns", for_any_device(default_pipeline), field_optimizers()),
     description="NeRF and camera poses from images without poses, in minutes.",
 )
 gnerf_ns_handheld = MethodSpecification(
-    config=trainer_config("gnerf-ns-handheld", handheld_pipeline(), field_optimizers()),
+    config=trainer_config("gnerf-ns-handheld", for_any_device(handheld_pipeline), field_optimizers()),
     description="gnerf-ns for images not aimed at the object's middle, rolled, or taken from changing distances.",
 )
 gnerf_ns_adversarial = MethodSpecification(
-    config=trainer_config("gnerf-ns-adversarial", adversarial_pipeline(), adversarial_optimizers()),
+    config=trainer_config("gnerf-ns-adversarial", for_any_device(adversarial_pipeline), adversarial_optimizers()),
     description="gnerf-ns with GNeRF's adversarial phase A and inversion network.",
 )
 gnerf_ns_tiny = MethodSpecification(
-    config=trainer_config("gnerf-ns-tiny", tiny_pipeline(), field_optimizers()),
+    config=trainer_config("gnerf-ns-tiny", for_any_device(tiny_pipeline), field_optimizers()),
     description="A small, short gnerf-ns for tests and the demo.",
 )

@@ -9,6 +9,7 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 from jaxtyping import _import_hook
 
@@ -33,8 +34,13 @@ settings.load_profile("busy machines")
 
 
 def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
-    """The file that takes longest goes first, so that no worker waits for it in the end."""
+    """The file that takes longest goes first, so that no worker waits for it in the end; what needs CUDA is skipped
+    where there is none."""
     items.sort(key=lambda item: item.path.name != LONGEST)
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda") is not None:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -186,7 +186,7 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
         """Where it depends on what the images show, the config keeps what was found."""
         config = self.config
         side = config.max_image_side
-        if side == "auto" and torch.cuda.is_available():
+        if side == "auto" and torch.device(self.device).type == "cuda":
             side = CUDA_IMAGE_SIDE
         if side != "auto":
             config.max_image_side = side

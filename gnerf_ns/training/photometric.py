@@ -19,7 +19,7 @@ from gnerf_ns.training.schedule import StepPlan
 class PhotometricObjectiveConfig:
     """Configuration of `PhotometricObjective`."""
 
-    rays_per_step: int = 3072
+    rays_per_step: int = 3584
     """Random pixels of all images in one step."""
 
 

@@ -39,6 +39,7 @@ from gnerf_ns.training.photometric import PhotometricObjective, PhotometricObjec
 from gnerf_ns.training.placement import GivenPoses, Matching, PoseOrigin
 from gnerf_ns.training.pose_trials import PoseTrialsConfig
 from gnerf_ns.training.pose_updates import LeaveOut, Misfits, MisfitsConfig, PoseUpdates
+from gnerf_ns.training.recipe import fit_to_device
 from gnerf_ns.training.restarts import AttemptState, Restarts, RestartsConfig
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule, StepPlan
 from gnerf_ns.training.training_log import training_log_callbacks, training_metrics
@@ -108,6 +109,8 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
     """How few images are tried at other poses."""
     eval_poses: tyro.conf.Suppress[EvalPosesConfig] = field(default_factory=EvalPosesConfig)
     """How poses of held-out images are estimated."""
+    on_cuda: tyro.conf.Suppress[Dict[str, Tuple[Any, Any]]] = field(default_factory=dict)
+    """By dotted name, what options are, and what they become on a GPU if they are left at that (`fit_to_device`)."""
     keep_freed_memory: tyro.conf.Suppress[bool] = True
     """Have glibc reuse freed memory: much faster, but fragments where chunks as large as the paper's come and go."""
 
@@ -195,6 +198,8 @@ class GNeRFPipeline(VanillaPipeline):
         refuse_adversaries_on_several(world_size, config)
         config.check_options()
         self.ranks = Ranks()
+        if kwargs.get("test_mode", "val") == "val":
+            fit_to_device(config, torch.device(device).type)
         if config.keep_freed_memory:
             keep_freed_memory()
         if torch.device(device).type == "cpu":

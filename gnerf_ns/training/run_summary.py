@@ -66,13 +66,14 @@ def background_words(has_masks: bool, has_alpha: bool, show_surroundings: bool) 
     return "the object and what is around it" if show_surroundings else "the object on a plain ground, without masks"
 
 
-def start_lines(begun: Input, num_attempts: int, places: Sequence[str]) -> List[Line]:
-    """At most four lines; how long it takes is said once some steps have been measured.
+def start_lines(begun: Input, num_attempts: int, places: Sequence[str], sizes: str = "") -> List[Line]:
+    """At most five lines; how long it takes is said once some steps have been measured.
 
     Args:
         begun: what training begins with.
         num_attempts: how often phase A is made.
         places: where to look meanwhile.
+        sizes: what follows from the device, in a line.
     """
     width, height = begun.file_size
     size = f"{width}×{height} pixels"
@@ -86,8 +87,10 @@ def start_lines(begun: Input, num_attempts: int, places: Sequence[str]) -> List[
         Line(f"{size}. They show {begun.background}."),
         Line(f"Lens: intrinsics from {begun.lens}."),
     ]
+    if sizes:
+        lines.append(Line(sizes))
     if num_attempts > 1:
-        lines[-1] = Line(f"{lines[-1].text} Few images take longer: phase A is made {num_attempts} times.")
+        lines[2] = Line(f"{lines[2].text} Few images take longer: phase A is made {num_attempts} times.")
     return [*lines, Line(f"Look at {', '.join(places)}.", is_copied=True)] if places else lines
 
 

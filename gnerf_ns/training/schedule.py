@@ -92,7 +92,7 @@ class PhaseScheduleConfig:
     """Steps of phase A alone."""
     interleaved_steps: int = 0
     """Steps in which A and B take turns."""
-    phase_b_steps: int = 1500
+    phase_b_steps: int = 1250
     """Steps of phase B alone."""
     phase_a_attempts: Optional[int] = None
     """Number of phase-A attempts, each with its own seed; the best one is kept. None: 4 for 4 to 30 training images,

@@ -28,6 +28,7 @@ from gnerf_ns.runs.run_folder import CONFIG, RunFolderConfig
 from gnerf_ns.runs.whole_runs import WholeRunTrainer
 from gnerf_ns.training.learning_rates import following
 from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig, refuse_adversaries_on_several
+from gnerf_ns.training.recipe import sizes_in_words
 from gnerf_ns.training.run_costs import RunTime
 from gnerf_ns.training.run_report import CPU_RAYS, input_of, remarks_on, report_contents, title_of
 from gnerf_ns.training.run_summary import (
@@ -154,7 +155,9 @@ class GNeRFTrainer(WholeRunTrainer):
         places = display.places
         if self.config.is_tensorboard_enabled():
             places.append(f"tensorboard --logdir {shown_path(self.base_dir)}")
-        say(start_lines(input_of(self.pipeline), self.pipeline.schedule.attempts_left + 1, places))
+        schedule = self.pipeline.schedule
+        sizes = sizes_in_words(self.config.pipeline, self.pipeline.device.type, schedule.phase_b_steps)
+        say(start_lines(input_of(self.pipeline), schedule.attempts_left + 1, places, sizes))
 
     def _watched(self) -> Watched:
         pipeline, total = self.pipeline, int(self._last_step) + 1

@@ -1,0 +1,99 @@
+"""What depends on the device: the same training on each, and no code compiled for CPUs on any other."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from analytic_scene import TINY_RADIANCE
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.scene_box import SceneBox
+from tiny_run import build_trainer, trainer_config
+
+from gnerf_ns.fields.hash_radiance import HashRadiance, HashRadianceConfig
+from gnerf_ns.training.recipe import fit_to_device, for_any_device, sizes_in_words
+
+ANY_DEVICE = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+
+
+@ANY_DEVICE
+@pytest.mark.parametrize("phase_a", ["transport", "adversarial"])
+def test_all_phases_run_and_the_checkpoint_loads_anywhere(tiny_scene: Path, tmp_path: Path, device: Any, phase_a: Any):
+    config = trainer_config(tiny_scene, tmp_path, phase_a)
+    config.machine.device_type = device
+    config.mixed_precision = device == "cuda"
+    trainer = build_trainer(config)
+    trainer.train()
+    pipeline = trainer.pipeline
+    assert {value.device.type for value in pipeline.parameters()} == {device}
+    assert all(bool(value.isfinite().all()) for value in pipeline.parameters())
+    on_cpu = trainer_config(tiny_scene, tmp_path / "again", phase_a, load_dir=trainer.checkpoint_dir)
+    loaded = build_trainer(on_cpu).pipeline
+    for (name, value), (_, there) in zip(loaded.named_parameters(), pipeline.named_parameters(), strict=True):
+        assert torch.equal(value, there.cpu()), name
+
+
+@ANY_DEVICE
+@pytest.mark.parametrize("phase_a", [True, False])
+def test_the_field_is_the_same_everywhere(device: str, phase_a: bool):
+    torch.manual_seed(0)
+    radiance = tiny_radiance()
+    radiance.set_schedule(phase_a, phase_b_progress=1.0, active_levels=1.0, density_noise=0.0)
+    radiance.eval()
+    expected = radiance(rays("cpu"))
+    shown = radiance.to(device)(rays(device))
+    assert shown.rgb.device.type == device
+    torch.testing.assert_close(shown.rgb.cpu(), expected.rgb, rtol=0, atol=2e-3)
+    torch.testing.assert_close(shown.weights.cpu(), expected.weights, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("phase_a", [True, False])
+def test_nothing_that_was_compiled_for_cpus_is_asked_on_another_device(phase_a: bool):
+    """torch's device without memory has shapes only: whatever is on the CPU beside it fails."""
+    radiance = tiny_radiance()
+    radiance.set_schedule(phase_a, phase_b_progress=1.0, active_levels=1.0, density_noise=0.0)
+    radiance.to("meta")
+    shown = radiance(rays("meta"))
+    (shown.rgb.sum() + shown.weights.sum()).backward()
+    assert shown.rgb.device.type == "meta" and shown.rgb.shape[0] == 5
+    assert all(value.grad is not None for value in radiance.field.mlp_base.parameters())
+
+
+def tiny_radiance() -> HashRadiance:
+    """A hash field in the unit ball."""
+    box = SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3]))
+    return HashRadianceConfig(**TINY_RADIANCE).setup(scene_box=box, num_train_data=1)
+
+
+def rays(device: str) -> RayBundle:
+    """Five, through the unit ball."""
+    directions = torch.nn.functional.normalize(torch.tensor([[0.1 * i, 0.2, -1.0] for i in range(5)]), dim=-1)
+    near = torch.full((5, 1), 1.2)
+    return RayBundle(
+        origins=-2.0 * directions,
+        directions=directions,
+        pixel_area=torch.full((5, 1), 1e-4),
+        camera_indices=torch.zeros(5, 1, dtype=torch.long),
+        nears=near,
+        fars=near + 1.6,
+    ).to(device)
+
+
+# Sizes
+
+
+def test_sizes_follow_the_device_in_use_and_not_what_was_chosen():
+    from gnerf_ns.method_configs.gnerf import default_pipeline  # pyright: ignore[reportMissingImports] (a mapped folder)
+
+    on_cpu, on_cuda = default_pipeline("cpu"), default_pipeline("cuda")
+    assert on_cuda.photometric.rays_per_step > on_cpu.photometric.rays_per_step
+    here = for_any_device(default_pipeline)
+    fit_to_device(here, "cpu")
+    assert (here.photometric, here.model, here.schedule) == (on_cpu.photometric, on_cpu.model, on_cpu.schedule)
+    there = for_any_device(default_pipeline)
+    there.schedule.phase_b_steps = 77  # chosen by a user
+    fit_to_device(there, "cuda")
+    assert (there.photometric, there.model) == (on_cuda.photometric, on_cuda.model)
+    assert (there.schedule.phase_a_steps, there.schedule.phase_b_steps) == (on_cuda.schedule.phase_a_steps, 77)
+    words = sizes_in_words(there, "cuda", 77)
+    assert "for a GPU: 8192 rays in 77 steps, 16 levels of up to 2048 cells a side" in words
