@@ -2,11 +2,11 @@
 
     python benchmarks/gpu.py --data LEGO --output FOLDER
 
-Sized to be done in eight minutes on a large GPU, installation not counted; a row for which `--budget-s` leaves no time is
-left out, and the next command goes on with it. What it measures, in this order: the tests that need CUDA; how often a
-training step makes the CPU wait for the GPU (`torch.cuda.set_sync_debug_mode`); and whole runs of `ns-train` and
-`ns-eval`: wall time, time until the median rotation error was below 1 and 0.2 degrees for good, PSNR, and the GPU memory
-in use at most. nerfacto has the true poses and as many rays.
+Sized to be done in eight minutes on a large GPU, installation not counted; a row for which `--budget-s` leaves no time
+is left out, and the next command goes on with it. What it measures, in this order: the tests that need CUDA; how often
+a training step makes the CPU wait for the GPU (`torch.cuda.set_sync_debug_mode`); and whole runs of `ns-train` and
+`ns-eval`: wall time, time until the median rotation error was below 1 and 0.2 degrees for good, PSNR, and the GPU
+memory in use at most. nerfacto has the true poses and as many rays.
 """
 
 from __future__ import annotations
@@ -77,9 +77,7 @@ def main(arguments: Arguments) -> None:
 def rows(arguments: Arguments) -> Dict[str, Optional[List[str]]]:
     """Names of the runs, and their options of `ns-train`; None for nerfacto's."""
     others = arguments.options.split()
-    found: Dict[str, Optional[List[str]]] = {
-        f"{side} px": [*SIDE, str(side), *others] for side in arguments.sides
-    }
+    found: Dict[str, Optional[List[str]]] = {f"{side} px": [*SIDE, str(side), *others] for side in arguments.sides}
     middle = str(arguments.sides[len(arguments.sides) // 2])
     found[f"{middle} px, torch in place of tiny-cuda-nn"] = [*SIDE, middle, *IMPLEMENTATION, "torch", *others]
     found[f"{middle} px, full precision"] = [*SIDE, middle, "--mixed-precision", "False", *others]

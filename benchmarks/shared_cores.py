@@ -1,9 +1,10 @@
-"""How much longer the demo takes beside other programs that keep cores busy.
+"""How much longer a run takes beside other programs that keep cores busy.
 
-    python benchmarks/shared_cores.py --output FOLDER --busy 0 1 2
+    python benchmarks/shared_cores.py --output FOLDER --busy 0 1 2 --data LEGO
 
-One run of `gnerf-demo` after the other: alone, beside one busy process, beside two. With several `--python`, those of
-environments with other versions installed, these take turns, so that all see the same machine.
+One run of `ns-train gnerf-ns` after the other: alone, beside one busy process, beside two; of `gnerf-demo` where there
+is no `--data`. With several `--python`, those of environments with other versions installed, these take turns, so that
+all see the same machine.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from training import machine, run, table_head, table_row
 class Arguments:
     """What to run."""
 
+    data: Optional[Path] = None
+    """Folder of images to train on; without, it is the demo that runs."""
     output: Optional[Path] = None
     """Where the runs go; a temporary folder by default."""
     busy: Tuple[int, ...] = (0, 1, 2)
-    """Numbers of busy processes beside the demo, one run each."""
+    """Numbers of busy processes beside the run, one run each."""
     python: Tuple[Path, ...] = (Path(sys.executable),)
     """Python of each environment that is measured; its `gnerf-demo` lies beside it."""
 
@@ -39,12 +42,16 @@ def main(arguments: Arguments) -> None:
     print(f"{machine()}; runs and logs in {output}\n\n{table_head(columns)}", flush=True)
     for busy in arguments.busy:
         for number, python in enumerate(arguments.python):
-            name = f"demo-{number}-beside-{busy}"
+            name = f"run-{number}-beside-{busy}"
             others: List[subprocess.Popen] = [
                 subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)
             ]
             try:
-                command = [str(python.parent / "gnerf-demo"), "--output-dir", str(output / name)]
+                command = [str(python.parent / "gnerf-demo")]
+                if arguments.data is not None:
+                    command = [str(python.parent / "ns-train"), "gnerf-ns", "--data", str(arguments.data)]
+                    command += ["--vis", "tensorboard"]
+                command += ["--output-dir", str(output / name)]
                 cost = run(command, output / f"{name}.log")
             finally:
                 for other in others:

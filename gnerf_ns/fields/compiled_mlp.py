@@ -105,7 +105,14 @@ class _TwoLayers(torch.autograd.Function):
         gradients = gradients.to(features.dtype).contiguous()
         run_kernel(KERNELS, "backward", features, gradients, weights, biases, last_weights, ends, *sums)
         of_biases = of_biases.sum(dim=0, keepdim=True) if num_groups == 1 else of_biases
-        return of_features, of_weights.sum(dim=0), of_biases, of_last_weights.sum(dim=0), of_last_biases.sum(dim=0), None
+        return (
+            of_features,
+            of_weights.sum(dim=0),
+            of_biases,
+            of_last_weights.sum(dim=0),
+            of_last_biases.sum(dim=0),
+            None,
+        )
 
 
 def _task_ends(num_samples: int, num_groups: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """A multi-resolution hash grid's look-up (Instant NGP, section 3) and its gradients, compiled for the CPU by numba.
 
-The arithmetic is that of nerfstudio's torch `HashEncoding`, in one pass over the samples of each level, whose table then
-stays in the cache. In torch, each of a cell's eight corners costs half a dozen temporary tensors, and moving these
+The arithmetic is that of nerfstudio's torch `HashEncoding`, in one pass over the samples of each level, whose table
+then stays in the cache. In torch, each of a cell's eight corners costs half a dozen temporary tensors, and moving these
 through memory took four fifths of a training step.
 
 All arrays are C-contiguous: positions [samples, 3] in [0, 1], table [levels * size, features], scalings [levels] (cells

@@ -4,8 +4,8 @@ In torch, what is hidden goes through memory a dozen times in a training step. H
 layers while it is in the cache, and the backward pass computes what is hidden once more instead of reading it.
 
 All arrays are C-contiguous. Features and outputs are [features, samples], so that vector instructions work on
-neighboring samples. Sides of weights are padded with zeros to multiples of `TILE`. What is added to the hidden layer may
-differ between groups of consecutive samples of equal size, such as those of one ray: [groups, hidden].
+neighboring samples. Sides of weights are padded with zeros to multiples of `TILE`. What is added to the hidden layer
+may differ between groups of consecutive samples of equal size, such as those of one ray: [groups, hidden].
 """
 
 from __future__ import annotations
@@ -141,7 +141,11 @@ def backward(
 
     Gradients of biases are added to those of each group; where there is but one group, of each task.
     """
-    num_hidden, num_outputs, per_group = weights.shape[0], output_gradients.shape[0], features.shape[1] // biases.shape[0]
+    num_hidden, num_outputs, per_group = (
+        weights.shape[0],
+        output_gradients.shape[0],
+        features.shape[1] // biases.shape[0],
+    )
     zero = features.dtype.type(0)
     transposed, last_transposed = np.ascontiguousarray(weights.T), np.ascontiguousarray(last_weights.T)
     for index in prange(len(task_ends)):

@@ -1,7 +1,7 @@
 """Where rays pass through cells that are not empty, compiled for the CPU by numba.
 
-All arrays are C-contiguous: origins and directions [rays, 3], nears and fars [rays], occupied [cells, cells, cells] over
-the cube from -1 to 1, x slowest.
+All arrays are C-contiguous: origins and directions [rays, 3], nears and fars [rays], occupied [cells, cells, cells]
+over the cube from -1 to 1, x slowest.
 """
 
 from __future__ import annotations

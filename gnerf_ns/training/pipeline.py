@@ -172,8 +172,8 @@ def refuse_adversaries_on_several(count: int, config: GNeRFPipelineConfig) -> No
     """
     if count > 1 and config.phase_a != "transport":
         raise InputError(
-            f"--machine.num-devices and --machine.num-machines ask for {count} processes, which do not train adversaries "
-            "together; use 1, or gnerf-ns."
+            f"--machine.num-devices and --machine.num-machines ask for {count} processes, which do not train "
+            "adversaries together; use 1, or gnerf-ns."
         )
 
 

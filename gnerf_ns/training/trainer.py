@@ -101,9 +101,7 @@ class AveragingOptimizers(Optimizers):
 
     def optimizer_scaler_step_some(self, grad_scaler: GradScaler, param_groups: List[str]) -> None:
         """Average gradients, and take a step."""
-        self._ranks.average_gradients(
-            parameter for name in param_groups for parameter in self.parameters.get(name, [])
-        )
+        self._ranks.average_gradients(parameter for name in param_groups for parameter in self.parameters.get(name, []))
         super().optimizer_scaler_step_some(grad_scaler, param_groups)
 
 

@@ -138,7 +138,9 @@ class Ranks:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         for kind in {parameter.dtype for parameter in taken}:
-            gradients = [parameter.grad for parameter in taken if parameter.dtype == kind and parameter.grad is not None]
+            gradients = [
+                parameter.grad for parameter in taken if parameter.dtype == kind and parameter.grad is not None
+            ]
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             distributed.all_reduce(flat)
             flat /= self.count
