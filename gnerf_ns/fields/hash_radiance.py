@@ -27,6 +27,9 @@ from gnerf_ns.fields.contraction import UnitBallContraction
 from gnerf_ns.fields.nerfacto_field import CoarseToFineNerfactoField, CompiledDensityField
 from gnerf_ns.fields.radiance import RadianceAlongRays
 
+PROPOSALS_FOR_SURROUNDINGS = 40
+"""Samples per ray of the proposal network in unbounded scenes, at least."""
+
 
 @dataclass
 class HashRadianceConfig(InstantiateConfig):
@@ -68,8 +71,14 @@ class HashRadianceConfig(InstantiateConfig):
     """Implementation of hash grids and MLPs; auto: tiny-cuda-nn if it is installed and there is a GPU."""
 
     def for_surroundings(self) -> HashRadianceConfig:
-        """The same with finer levels: of contracted space, the unit ball is but the middle."""
-        return replace(self, num_levels=self.num_levels + 2, max_resolution=4 * self.max_resolution)
+        """The same with finer levels: of contracted space, the unit ball is but the middle; and with more proposals along
+        rays of which no part is known to be empty."""
+        return replace(
+            self,
+            num_levels=self.num_levels + 2,
+            max_resolution=4 * self.max_resolution,
+            num_proposal_samples=max(self.num_proposal_samples, PROPOSALS_FOR_SURROUNDINGS),
+        )
 
 
 def resolve_implementation(requested: Literal["auto", "tcnn", "torch"]) -> Literal["tcnn", "torch"]:
