@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Optional, Tuple
+from typing import Any, Iterable, NamedTuple, Optional, Tuple, cast
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class TwoLayers(NamedTuple):
         layers = mlp.layers if isinstance(getattr(mlp, "layers", None), nn.ModuleList) else []
         if mlp.tcnn_encoding is not None or len(layers) != 2 or mlp._skip_connections:
             return None
-        hidden, last = layers
+        hidden, last = cast(Iterable[nn.Linear], layers)
         if hidden.weight.device.type != "cpu" or not isinstance(mlp.activation, nn.ReLU):
             return None
         return cls(hidden.weight, hidden.bias[None], last.weight, last.bias)

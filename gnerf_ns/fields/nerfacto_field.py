@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Literal, Optional, Tuple, Union
+from typing import Dict, Literal, Optional, Tuple, Union, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -119,7 +119,7 @@ class CoarseToFineNerfactoField(NerfactoField):
         self, ray_samples: RaySamples
     ) -> Tuple[Float[Tensor, "*samples 1"], Float[Tensor, "*samples features"]]:
         """Densities (per scene unit) and geometry features at samples."""
-        base = TwoLayers.of(self.mlp_base[1]) if self.hash_encoding.is_compiled else None
+        base = TwoLayers.of(cast(MLP, self.mlp_base[1])) if self.hash_encoding.is_compiled else None
         if base is None:
             density, features = super().get_density(ray_samples)
         else:
@@ -184,7 +184,7 @@ class CompiledDensityField(HashMLPDensityField):
 
     def get_density(self, ray_samples: RaySamples) -> Tuple[Float[Tensor, "*samples 1"], None]:
         """Densities (per scene unit) at samples."""
-        network = TwoLayers.of(self.mlp_base[1]) if self.encoding.is_compiled else None
+        network = TwoLayers.of(cast(MLP, self.mlp_base[1])) if self.encoding.is_compiled else None
         if network is None:
             return super().get_density(ray_samples)
         positions, inside = positions_in_cube(self, ray_samples)

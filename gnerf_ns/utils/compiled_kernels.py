@@ -47,10 +47,9 @@ def run_kernel(module: str, kernel: str, *arguments: Any) -> None:
 @cache
 def _find(module: str, kernel: str) -> Any:
     """The kernel, which is compiled once and kept where this user can write."""
-    import numba
-
-    if not numba.config.CACHE_DIR:  # else the environment says where
-        numba.config.CACHE_DIR = str(_cache_folder())
+    config: Any = importlib.import_module("numba.core.config")
+    if not config.CACHE_DIR:  # else the environment says where
+        config.CACHE_DIR = str(_cache_folder())
     return getattr(importlib.import_module(module), kernel)
 
 

@@ -12,6 +12,6 @@ def draw_from(seed: int, device: torch.device) -> None:
     that are not in use yet.
     """
     if device.type == "cpu":
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
     else:
         torch.manual_seed(seed)

@@ -8,7 +8,7 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.model_components import renderers
 from torch import Tensor
 
-from gnerf_ns.cameras.rays import intersect_sphere, rays_from_poses
+from gnerf_ns.cameras.rays import SHOWS_NOTHING, intersect_sphere, rays_from_poses
 from gnerf_ns.data.dataparser import unit_scene_box
 from gnerf_ns.fields.mip360_radiance import Mip360RadianceConfig
 from gnerf_ns.fields.mlp_radiance import MLPRadianceConfig
@@ -385,6 +385,44 @@ def test_padding_of_an_image_does_not_count_in_its_metrics(monkeypatch):
     assert images["img"].shape == (10, 18, 3) and images["depth"].shape == (10, 6, 3)
     metrics, _ = model.get_image_metrics_and_images(outputs, {"image": padded})
     assert metrics["largest"] > 0.1
+
+
+def test_empty_space_is_left_out_in_evaluation_and_in_training_where_nothing_is_to_be_seen(hash_model: GNeRFModel):
+    model = hash_model.eval()
+    assert model.occupancy is not None
+    # Matter in a slab about x = 0 alone, as far as the grid knows.
+    cells = model.occupancy.occupied
+    cells.zero_()
+    cells[28:36] = True
+    rays = rays_at_offsets(torch.tensor([0.0, 0.1, 0.2]))
+    rays.directions[2] = torch.tensor([0.0, 0.0, 1.0])  # passes beside it
+    rays.origins[2] = torch.tensor([0.6, 0.2, -3.0])
+    seen = model.render(rays)
+    assert bool((seen["accumulation"][:2] > 0).all()) and float(seen["accumulation"][2]) == 0
+    assert seen["rgb"][2].tolist() == [1.0, 1.0, 1.0]
+    model.train()
+    samples = model.render(rays)["radiance"].ray_samples
+    assert len(samples.frustums.starts) == 3, "its pixel may show what the grid does not know"
+    x = samples.frustums.get_positions()[:2, :, 0]
+    assert float(x.abs().max()) < 0.25, "others are sampled where there is matter"
+    rays.metadata[SHOWS_NOTHING] = torch.tensor([[False], [True], [True]])
+    assert len(model.render(rays)["radiance"].ray_samples.frustums.starts) == 2
+    model.set_schedule(phase_a=True, phase_b_progress=0.0, active_levels=0.0, density_noise=0.0)
+    assert len(model.render(rays)["radiance"].ray_samples.frustums.starts) == 3, "in phase A there is no shape yet"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        ([[0.0, 0.0, 0.0, 0.0], [0.1, 0.0, 0.0, 0.2]], [True, False]),  # of transparent ones
+        ([[1.0, 1.0, 1.0], [1.0, 0.9, 1.0]], [True, False]),  # of those like the background
+    ],
+)
+def test_pixels_that_show_nothing(pixels: Any, expected: Any):
+    assert model_of().shows_nothing(torch.tensor(pixels))[:, 0].tolist() == expected
+    unknown = model_of(background_color="last_sample")
+    if len(pixels[0]) == 3:
+        assert unknown.shows_nothing(torch.tensor(pixels))[:, 0].tolist() == [False, False]
 
 
 def test_rendering_depends_on_no_neighboring_ray():

@@ -162,6 +162,23 @@ def test_a_misfit_stays_unless_its_cost_falls_as_far_as_required(model: GNeRFMod
     assert bool((cost_there < 0.85 * cost).all())
 
 
+def test_what_was_looked_up_in_vain_waits_until_it_costs_more(model: GNeRFModel, monkeypatch: pytest.MonkeyPatch):
+    current = TRUTH.clone()
+    current[[2, 7]] = random_poses(2, seed=4)
+    scene, search = scene_of(model, TRUTH, current)
+    in_vain, misfits = torch.zeros(12), Misfits(MisfitsConfig(required_cost_ratio=0.0), search)
+    assert misfits.better_poses(scene, 32, cost_in_vain=in_vain)[0].tolist() == []
+    assert (in_vain > 0).nonzero()[:, 0].tolist() == [2, 7]
+    known = in_vain.clone()
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "top_poses", lambda *arguments: pytest.fail("searched"))
+        misfits.better_poses(scene, 32, cost_in_vain=in_vain)
+    # One that costs more than it did is looked up again, and found.
+    in_vain[7] *= 0.5
+    moved, _ = Misfits(MisfitsConfig(), search).better_poses(scene, 32, cost_in_vain=in_vain)
+    assert moved.tolist() == [7] and in_vain[7] == 0 and in_vain[2] == known[2]
+
+
 def test_where_no_image_is_a_misfit_none_is_searched(model: GNeRFModel, monkeypatch: pytest.MonkeyPatch):
     scene, search = scene_of(model, TRUTH, TRUTH)
     monkeypatch.setattr(search, "top_poses", lambda *arguments: pytest.fail("searched"))
