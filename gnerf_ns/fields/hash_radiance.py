@@ -71,8 +71,8 @@ class HashRadianceConfig(InstantiateConfig):
     """Implementation of hash grids and MLPs; auto: tiny-cuda-nn if it is installed and there is a GPU."""
 
     def for_surroundings(self) -> HashRadianceConfig:
-        """The same with finer levels: of contracted space, the unit ball is but the middle; and with more proposals along
-        rays of which no part is known to be empty."""
+        """The same with finer levels: of contracted space, the unit ball is but the middle; and with more proposals
+        along rays of which no part is known to be empty."""
         return replace(
             self,
             num_levels=self.num_levels + 2,
