@@ -11,7 +11,9 @@ from nerfstudio.data.scene_box import SceneBox
 from tiny_run import build_trainer, trainer_config
 
 from gnerf_ns.fields.hash_radiance import HashRadiance, HashRadianceConfig
-from gnerf_ns.training.recipe import fit_to_device, for_any_device, sizes_in_words
+from gnerf_ns.training.pipeline import GNeRFPipelineConfig
+from gnerf_ns.training.recipe import fit_to_device, for_any_device, keep_sizes, sizes_in_words
+from gnerf_ns.utils.checkpoints import NOT_IN_OLDER_CHECKPOINTS
 
 ANY_DEVICE = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 
@@ -97,3 +99,32 @@ def test_sizes_follow_the_device_in_use_and_not_what_was_chosen():
     assert (there.schedule.phase_a_steps, there.schedule.phase_b_steps) == (on_cuda.schedule.phase_a_steps, 77)
     words = sizes_in_words(there, "cuda", 77)
     assert "for a GPU: 8192 rays in 77 steps, 16 levels of up to 2048 cells a side" in words
+
+
+def test_a_run_that_is_resumed_keeps_its_sizes():
+    from gnerf_ns.method_configs.gnerf import default_pipeline  # pyright: ignore[reportMissingImports] (a mapped folder)
+
+    began, resumed = for_any_device(default_pipeline), for_any_device(default_pipeline)
+    fit_to_device(began, "cpu")
+    keep_sizes(resumed, began)
+    fit_to_device(resumed, "cuda")
+    assert (resumed.photometric, resumed.model, resumed.schedule) == (began.photometric, began.model, began.schedule)
+    assert sizes_in_words(resumed, "cuda", 5) == ""
+
+
+def test_checkpoints_and_configurations_of_before_grids_and_devices_load(tiny_scene: Path, tmp_path: Path):
+    config = trainer_config(tiny_scene, tmp_path, "transport")
+    trainer = build_trainer(config)
+    trainer.train()
+    (file,) = trainer.checkpoint_dir.glob("*.ckpt")
+    state = torch.load(file, weights_only=False)
+    for name in NOT_IN_OLDER_CHECKPOINTS[1:]:
+        del state["pipeline"][name]
+    torch.save(state, file)
+    loaded = build_trainer(trainer_config(tiny_scene, tmp_path / "again", "transport", load_dir=trainer.checkpoint_dir))
+    assert bool(loaded.pipeline.model.occupancy.occupied.all())
+    older = dict(config.pipeline.__dict__)
+    del older["on_cuda"]
+    pipeline = GNeRFPipelineConfig.__new__(GNeRFPipelineConfig)
+    pipeline.__setstate__(older)
+    assert pipeline.on_cuda == {} and pipeline.schedule == config.pipeline.schedule

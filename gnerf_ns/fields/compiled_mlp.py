@@ -53,6 +53,8 @@ class TwoLayers(NamedTuple):
         """
         # Under mixed precision, what came before may be of another type.
         weights, biases, last_weights, last_biases = (value.to(features.dtype) for value in self)
+        if features.shape[1] == 0:
+            return last_weights @ (weights @ features)
         num_outputs = len(last_weights)
         padded = F.pad(weights, (0, -weights.shape[1] % TILE, 0, -len(weights) % TILE))
         last_padded = F.pad(last_weights, (0, -len(weights) % TILE, 0, -num_outputs % TILE))

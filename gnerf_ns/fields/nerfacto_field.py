@@ -32,6 +32,8 @@ def positions_in_cube(
         positions = SceneBox.get_normalized_positions(positions, field.aabb)
     else:
         positions = (field.spatial_distortion(positions) + 2.0) / 4.0
+    if len(positions) == 0:
+        return positions, None
     lowest, highest = torch.aminmax(positions.detach())
     if bool(lowest > 0.0) and bool(highest < 1.0):  # a third of the time that it takes to look at each sample
         return positions, None

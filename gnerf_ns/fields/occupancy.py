@@ -44,6 +44,11 @@ class OccupancyGrid(nn.Module):
         self._in_ball = (grid.norm(dim=-1) < 1.0 + 2.0 / CELLS).nonzero(as_tuple=True)
         self._centers = grid[self._in_ball]
 
+    def forget(self) -> None:
+        """From now on, all may be occupied."""
+        self.densities.zero_()
+        self.occupied.fill_(True)
+
     @torch.no_grad()
     def update(self, density: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 1"]], seed: int) -> None:
         """Look at each cell once more.

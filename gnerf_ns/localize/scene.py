@@ -31,7 +31,13 @@ from gnerf_ns.fields.hash_encoding import use_compiled_hash_grids
 from gnerf_ns.models.image_metrics import without_lpips
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
 from gnerf_ns.pose_search.pose_search import PoseRegressor
-from gnerf_ns.utils.checkpoints import check_finite, explain_other_hash_grids, find_checkpoint, read_checkpoint
+from gnerf_ns.utils.checkpoints import (
+    NOT_IN_OLDER_CHECKPOINTS,
+    check_finite,
+    explain_other_hash_grids,
+    find_checkpoint,
+    read_checkpoint,
+)
 from gnerf_ns.utils.errors import InputError
 
 TRAINING_SIDE = 64
@@ -326,7 +332,7 @@ def _check_weights(checkpoint: Path, saved: Mapping[str, Any], pipeline: Any) ->
         for name, value in pipeline.state_dict().items()
         if isinstance(value, Tensor) and "lpips" not in name
     }
-    missing = sorted(own.keys() - weights.keys())
+    missing = sorted(own.keys() - weights.keys() - set(NOT_IN_OLDER_CHECKPOINTS))
     if missing:
         explain_other_hash_grids(missing, sorted(weights.keys() - own.keys()))
         raise InputError(

@@ -46,6 +46,9 @@ SMALLEST_WEIGHT = 1e-7
 STEPS_PER_OCCUPANCY = 20
 """Training steps between two looks at which space is empty."""
 
+WHOLE_SHARE = 0.05
+"""Share of the training rays that are sampled where space is empty, too."""
+
 LEAST_SEEN = 0.005
 """Pixels with less opacity, or whose color differs less from the background's, show nothing."""
 
@@ -147,9 +150,12 @@ class GNeRFModel(Model):
         return [*callbacks, TrainingCallback(before, self._follow_field, update_every_num_iters=STEPS_PER_OCCUPANCY)]
 
     def _follow_field(self, step: int) -> None:
+        if self.occupancy is None or self._is_phase_a:
+            return
         if self.knows_empty_space:
-            assert self.occupancy is not None
             self.occupancy.update(self.radiance.density, seed=step)
+        else:  # what was known on another device does not follow the field here
+            self.occupancy.forget()
 
     @property
     def knows_empty_space(self) -> bool:
@@ -270,18 +276,19 @@ class GNeRFModel(Model):
     ) -> Tuple[Float[Tensor, "rays 1"], Float[Tensor, "rays 1"], Bool[Tensor, "rays"]]:
         """Where rays begin and end to meet what is not empty, and which do.
 
-        In training, rays that meet nothing are left out only where nothing is to be seen either. Matter that is missing
-        could not grow where it is never looked for.
+        In training, rays that meet nothing are left out only where nothing is to be seen either, and a share of the
+        others is sampled all along: matter that is missing could not grow where it is never looked for.
         """
         assert self.occupancy is not None
         first, last = self.occupancy.narrow(ray_bundle.origins, ray_bundle.directions, nears, fars)
         meets = first < last
         if self.training:
-            may_be_left_out = ray_bundle.metadata.get(SHOWS_NOTHING, torch.zeros_like(meets))
-            hits = hits & (meets | ~may_be_left_out).squeeze(-1)
+            shows_nothing = ray_bundle.metadata.get(SHOWS_NOTHING, torch.zeros_like(meets))
+            is_whole = ~shows_nothing & (~meets | (torch.rand_like(first) < WHOLE_SHARE))
         else:
-            hits = hits & meets.squeeze(-1)
-        return torch.where(meets, first, nears), torch.where(meets, last, fars), hits
+            is_whole = torch.zeros_like(meets)
+        nears, fars = torch.where(is_whole, nears, first), torch.where(is_whole, fars, last)
+        return nears, fars, hits & (nears < fars).squeeze(-1)
 
     def _rays_with_samples(self, hits: Bool[Tensor, "rays"]) -> Int[Tensor, "hits"]:
         """Indices of rays to sample: those that hit the ball, or all if the background is part of the field."""

@@ -140,7 +140,7 @@ class _Group:
         """Copies that stand where single images look most like the field."""
         search, relative = self.search, self.relative.double()
         bank = replace(search.config, bank_size=BANK_SIZE)
-        wide = PoseSearch(bank, search.model, search.proposals.wider(), search.codec)
+        wide = PoseSearch(bank, search.model, search.proposals.wider(), search.codec, search.ranks)
         proposing = _spread(len(self.indices), MAX_PROPOSING).to(self.indices.device)
         candidates, _ = wide.top_poses(self.image_set, NUM_PROPOSALS, self.indices[proposing])
         center = axes_meet_at(relative)

@@ -46,6 +46,8 @@ class WholeRunTrainer(Trainer):
     """Whether it has come to nothing."""
 
     def __init__(self, config: RunFolderConfig, *args: Any, **kwargs: Any) -> None:
+        if config.machine.device_type == "cpu":  # nerfstudio would scale losses all the same
+            config.mixed_precision = False
         with quiet_console():  # nerfstudio says where checkpoints are saved; we do at the end
             super().__init__(config, *args, **kwargs)
         # The viewer takes turns with the steps.
@@ -121,6 +123,8 @@ class WholeRunTrainer(Trainer):
         finally:
             self._say_nothing_more()
         if self.has_failed and is_training_command():
+            if self.world_size > 1:
+                comms.synchronize()  # the others are done, and wait
             raise SystemExit(FAILED)
 
     def _train(self) -> None:
@@ -207,7 +211,8 @@ class WholeRunTrainer(Trainer):
         self._say_how_it_ended()
         self._is_over = True
         self._interrupts.hand_back()
-        if not self.config.viewer.quit_on_train_completion:
+        # Others would wait for the first process, and at last give it up.
+        if not self.config.viewer.quit_on_train_completion and self.world_size == 1:
             self._train_complete_viewer()
 
     def _say_nothing_more(self) -> None:

@@ -114,6 +114,10 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
     keep_freed_memory: tyro.conf.Suppress[bool] = True
     """Have glibc reuse freed memory: much faster, but fragments where chunks as large as the paper's come and go."""
 
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        """Called by PyYAML and `copy`; what older runs lack is as if left alone."""
+        self.__dict__.update({"on_cuda": {}, **state})
+
     @property
     def resolved_pose_mode(self) -> PoseMode:
         """What auto stands for."""
@@ -197,7 +201,7 @@ class GNeRFPipeline(VanillaPipeline):
     ) -> None:
         refuse_adversaries_on_several(world_size, config)
         config.check_options()
-        self.ranks = Ranks()
+        self.ranks = Ranks(device)
         if kwargs.get("test_mode", "val") == "val":
             fit_to_device(config, torch.device(device).type)
         if config.keep_freed_memory:
@@ -385,6 +389,7 @@ class GNeRFPipeline(VanillaPipeline):
         total = torch.stack([loss.detach() for loss in loss_dict.values()]).sum()
         if not self.ranks.are_all(bool(total.isfinite()), self.device):
             names = ", ".join(name for name, loss in loss_dict.items() if not bool(loss.isfinite()))
+            names = names or "a loss of another process"
             raise InputError(
                 f"Training diverged: at step {plan.step} {names} is not a finite number. The last checkpoint is whole; "
                 "train with another --machine.seed or smaller learning rates."

@@ -238,6 +238,7 @@ class PoseTrials:
         left_out[[image, *neighbors]] = True
         probe.begin_anew()
         probe.learn(camera_to_worlds, self.config.steps_without, (~left_out).nonzero()[:, 0])
+        self._search.ranks.make_equal(probe.search.model)
         without, seed = probe.weights(), draw_seed()
         tries = [{}, *self._moves(probe, image, neighbors, camera_to_worlds[image])]
 

@@ -247,11 +247,10 @@ class Misfits:
         if among is not None:
             relative = torch.full_like(relative, -torch.inf).index_copy(0, among, relative[among])
         limit = max(config.min_count, math.ceil(config.max_share * len(image_set)))
-        worst = relative.topk(min(limit, len(image_set))).indices
-        required = torch.full_like(relative, config.cost_ratio)
-        if cost_in_vain is not None:
-            required = torch.maximum(required, cost_in_vain)
-        misfits = worst[relative[worst] > required[worst]]
+        waits = torch.zeros_like(relative, dtype=torch.bool) if cost_in_vain is None else relative <= cost_in_vain
+        candidates = torch.where(waits, -torch.inf, relative)
+        worst = candidates.topk(min(limit, len(image_set))).indices
+        misfits = worst[candidates[worst] > config.cost_ratio]
         if len(misfits) == 0:
             return misfits, current[misfits]
         count = min(config.num_outlier_hypotheses, search.config.bank_size)

@@ -11,6 +11,8 @@ from dataclasses import fields, is_dataclass
 from functools import reduce
 from typing import Any, Callable, Dict, Iterator, Literal, Tuple, TypeVar
 
+import torch
+
 from gnerf_ns.fields.hash_radiance import HashRadianceConfig
 
 Device = Literal["cpu", "cuda"]
@@ -40,6 +42,9 @@ def fit_to_device(config: Any, device_type: str) -> None:
         config: `GNeRFPipelineConfig` of a run that begins; changed in place.
         device_type: torch's name.
     """
+    radiance: Any = getattr(config.model, "radiance", None)
+    if device_type == "cpu" and torch.cuda.is_available() and getattr(radiance, "implementation", None) == "auto":
+        radiance.implementation = "torch"  # not by the GPU that there is
     here: Dict[str, Tuple[Any, Any]] = config.on_cuda if device_type == "cuda" else {}
     for name, (on_cpu, on_cuda) in here.items():
         *parents, last = name.split(".")
@@ -48,19 +53,38 @@ def fit_to_device(config: Any, device_type: str) -> None:
             setattr(holder, last, on_cuda)
 
 
+def keep_sizes(config: Any, before: Any) -> None:
+    """Sizes of a run that is resumed are those that it began with, on whatever device.
+
+    Args:
+        config: `GNeRFPipelineConfig` of the run that goes on; changed in place.
+        before: that of the run that began.
+    """
+    for name in config.on_cuda:
+        *parents, last = name.split(".")
+        try:
+            value = getattr(reduce(getattr, parents, before), last)
+        except AttributeError:  # of another kind of field, which does not fit in any case
+            continue
+        setattr(reduce(getattr, parents, config), last, value)
+    config.on_cuda = {}
+
+
 def sizes_in_words(config: Any, device_type: str, phase_b_steps: int) -> str:
-    """What follows from the device, in a line.
+    """What follows from the device, in a line; nothing of methods that have the same sizes everywhere.
 
     Args:
         config: `GNeRFPipelineConfig` of a run, fitted to it.
         device_type: torch's name.
         phase_b_steps: steps of phase B.
     """
+    if not config.on_cuda:
+        return ""
     radiance = getattr(config.model, "radiance", None)
     grid = ""
     if isinstance(radiance, HashRadianceConfig):
         grid = f", {radiance.num_levels} levels of up to {radiance.max_resolution} cells a side"
-    name = "a CPU" if device_type == "cpu" else "a GPU"
+    name = "a GPU" if device_type == "cuda" else "a CPU"
     return f"Sizes are those for {name}: {config.photometric.rays_per_step} rays in {phase_b_steps} steps{grid}."
 
 

@@ -28,7 +28,7 @@ from gnerf_ns.runs.run_folder import CONFIG, RunFolderConfig
 from gnerf_ns.runs.whole_runs import WholeRunTrainer
 from gnerf_ns.training.learning_rates import following
 from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig, refuse_adversaries_on_several
-from gnerf_ns.training.recipe import sizes_in_words
+from gnerf_ns.training.recipe import keep_sizes, sizes_in_words
 from gnerf_ns.training.run_costs import RunTime
 from gnerf_ns.training.run_report import CPU_RAYS, input_of, remarks_on, report_contents, title_of
 from gnerf_ns.training.run_summary import (
@@ -129,6 +129,7 @@ class GNeRFTrainer(WholeRunTrainer):
         pipeline.matching = "off"
         if before is not None:
             pipeline.begins_with, pipeline.poses = before.pipeline.begins_with, before.pipeline.poses
+            keep_sizes(pipeline, before.pipeline)
             model = cast(GNeRFModelConfig, pipeline.model)
             model.background_color = before.pipeline.model.background_color
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import tempfile
 import threading
@@ -55,15 +54,14 @@ def _find(module: str, kernel: str) -> Any:
 
 def _cache_folder() -> Path:
     """Not beside the code, which may be another user's, or in an image that cannot be written to."""
-    temporary = Path(tempfile.gettempdir()) / f"gnerf_ns-{os.getuid() if hasattr(os, 'getuid') else 'kernels'}"
-    for folder in (Path(appdirs.user_cache_dir("gnerf_ns")) / "kernels", temporary):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                return folder
-        except OSError:
-            continue
-    return Path(tempfile.mkdtemp(prefix="gnerf_ns-"))
+    folder = Path(appdirs.user_cache_dir("gnerf_ns")) / "kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        # One of this process alone: what is found there is run, so that nobody else may have put it there.
+        return Path(tempfile.mkdtemp(prefix="gnerf_ns-"))
 
 
 @cache

@@ -26,11 +26,11 @@ NoHeadline = Annotated[T, tyro.conf.arg(help="")]
 
 @dataclass
 class OneDeviceConfig(MachineConfig):
-    """A run on one device."""
+    """Which devices a run uses: one, unless it is told otherwise."""
 
     seed: int = 42
     """Another one may help a run that failed."""
-    # Where there is CUDA, methods have its sizes; with CUDA_VISIBLE_DEVICES empty they have those of a CPU.
+    # Sizes follow it (gnerf_ns/training/recipe.py).
     device_type: tyro.conf.Suppress[Literal["cpu", "cuda", "mps"]] = "cuda"
     num_devices: tyro.conf.Suppress[int] = 1
     num_machines: tyro.conf.Suppress[int] = 1

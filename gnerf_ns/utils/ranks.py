@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 from contextlib import contextmanager
-from typing import Any, Callable, Iterable, Iterator, List, TypeVar
+from typing import Any, Callable, Iterable, Iterator, List, TypeVar, Union
 
 import torch
 from jaxtyping import Shaped
@@ -23,9 +25,15 @@ class Ranks:
         rank: which of them this is, from 0.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: Union[str, torch.device] = "cpu") -> None:
+        """
+        Args:
+            device: this process's own.
+        """
         self.count, self.rank = comms.get_world_size(), comms.get_rank()
         self._shares = False
+        if self.count > 1 and torch.device(device).type == "cuda":
+            torch.cuda.set_device(device)  # where objects are sent from; nerfstudio leaves it at the first of all
 
     @property
     def is_first(self) -> bool:
@@ -52,13 +60,14 @@ class Ranks:
                 and what it asks of `rows` is done alone.
         """
         if not self._shares or count < self.count:
-            return compute(slice(0, count))
+            # On GPUs, processes may come to slightly different values even so.
+            return self.of_first(compute(slice(0, count)))
         ends = [count * (rank + 1) // self.count for rank in range(self.count)]
         begins = [0, *ends[:-1]]
         seed = int(torch.randint(2**31, ()))  # drawn by all alike
         self._shares = False  # what is part of a part is done alone
         try:
-            with torch.random.fork_rng():
+            with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
                 torch.manual_seed(seed + self.rank)
                 mine = compute(slice(begins[self.rank], ends[self.rank])).contiguous()
         finally:
@@ -93,25 +102,32 @@ class Ranks:
         """
         if self.count == 1:
             return work()
+        result: Any = None
         outcome: List[Any] = [None, None]
         if self.is_first:
             try:
-                outcome[0] = work()
+                result, written = work(), io.BytesIO()
+                torch.save(result, written)
+                outcome[0] = written.getvalue()
             except Exception as error:  # of whatever kind: the others wait
-                outcome[1] = error
+                outcome[1] = _sendable(error)
         distributed.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
             raise outcome[1]
-        return outcome[0]
+        if self.is_first:
+            return result
+        return torch.load(io.BytesIO(outcome[0]), map_location=_to_own_device, weights_only=False)
 
     @contextmanager
     def first_before_others(self) -> Iterator[None]:
         """While this lasts, the first process does something, and then the others, who find what it left on disk."""
         if self.count > 1 and not self.is_first:
             comms.synchronize()
-        yield
-        if self.count > 1 and self.is_first:
-            comms.synchronize()
+        try:
+            yield
+        finally:  # the others find out for themselves what went wrong
+            if self.count > 1 and self.is_first:
+                comms.synchronize()
 
     @torch.no_grad()
     def make_equal(self, *modules: nn.Module) -> None:
@@ -137,7 +153,7 @@ class Ranks:
         for parameter in taken:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        for kind in {parameter.dtype for parameter in taken}:
+        for kind in sorted({parameter.dtype for parameter in taken}, key=str):
             gradients = [
                 parameter.grad for parameter in taken if parameter.dtype == kind and parameter.grad is not None
             ]
@@ -154,3 +170,17 @@ class Ranks:
         value = torch.tensor(float(condition), device=device)
         distributed.all_reduce(value, op=distributed.ReduceOp.MIN)
         return bool(value > 0)
+
+
+def _sendable(error: Exception) -> Exception:
+    """The same, or its words where it cannot be pickled."""
+    try:
+        pickle.dumps(error)
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _to_own_device(storage: Any, location: str) -> Any:
+    """What was on the first process's GPU is to be on this one's."""
+    return storage.cuda(torch.cuda.current_device()) if location.startswith("cuda") else storage
