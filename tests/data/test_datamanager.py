@@ -1,7 +1,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Tuple
+from typing import Any, Tuple
 
 import numpy as np
 import pytest
@@ -411,20 +411,29 @@ def test_options_without_effect_are_refused(blender_folder: Path, name: str, val
 
 
 @pytest.mark.parametrize(
-    ("cuda", "shown", "side"),
+    ("device", "shown", "side"),
     [
-        (False, "object", 100),
-        (False, "cut out", 235),
-        (False, "room", 240),
-        (True, "object", 800),
-        (True, "cut out", 800),
-        (True, "room", 800),
+        ("cpu", "object", 100),
+        ("cpu", "cut out", 235),
+        ("cpu", "room", 240),
+        ("cuda", "object", 800),
+        ("cuda", "cut out", 800),
+        ("cuda", "room", 800),
     ],
 )
-def test_default_image_side_follows_machine_and_images(
-    image_folder, monkeypatch: pytest.MonkeyPatch, cuda: bool, shown: str, side: int
+def test_default_image_side_follows_device_and_images(
+    image_folder, monkeypatch: pytest.MonkeyPatch, device: str, shown: str, side: int
 ):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # that there is a GPU is no reason
+    suitable = UnposedDataManager._at_suitable_size
+
+    def on_device(manager: UnposedDataManager, outputs: Any) -> UnposedDataset:
+        here, manager.device = manager.device, torch.device(device)  # which need not be there
+        dataset = suitable(manager, outputs)
+        manager.device = here
+        return dataset
+
+    monkeypatch.setattr(UnposedDataManager, "_at_suitable_size", on_device)
     folder = image_folder()
     for number, path in enumerate(sorted(folder.iterdir())):
         noise = torch.randint(0, 256, (9, 9, 3), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)

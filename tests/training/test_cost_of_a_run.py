@@ -38,10 +38,10 @@ def rays_by_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Dict[Any, C
         now: list = ["before"]
         render, step_of = GNeRFModel.render, trainer.pipeline.get_train_loss_dict
 
-        def counted(model: GNeRFModel, rays: RayBundle) -> Any:
+        def counted(model: GNeRFModel, rays: RayBundle, **options: Any) -> Any:
             kind = "training" if model.training else "searching"
             counts.setdefault(now[0], Counter())[kind] += len(rays)
-            return render(model, rays)
+            return render(model, rays, **options)
 
         def counted_step(step: int) -> Any:
             now[0] = step
