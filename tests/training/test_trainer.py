@@ -63,6 +63,9 @@ def checkpoints(config: GNeRFTrainerConfig) -> Dict[str, Path]:
 def assert_same_state(first: Any, second: Any, where: str = "checkpoint") -> None:
     assert type(first) is type(second), where
     if isinstance(first, torch.Tensor):
+        if where.endswith("attn.qkv.bias"):
+            # What is added to all keys changes no attention: its gradient is rounding alone, which Adam makes steps of.
+            first, second = (torch.cat([value.chunk(3)[part] for part in (0, 2)]) for value in (first, second))
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5, msg=lambda message: f"{where}: {message}")
     elif isinstance(first, dict):
         assert first.keys() == second.keys(), where
