@@ -110,6 +110,12 @@ def test_a_run_that_is_resumed_keeps_its_sizes():
     fit_to_device(resumed, "cuda")
     assert (resumed.photometric, resumed.model, resumed.schedule) == (began.photometric, began.model, began.schedule)
     assert sizes_in_words(resumed, "cuda", 5) == ""
+    # Begun on a GPU, it goes on so on a CPU; what is given now counts.
+    began, resumed = for_any_device(default_pipeline), for_any_device(default_pipeline)
+    fit_to_device(began, "cuda")
+    resumed.schedule.phase_b_steps = 77
+    keep_sizes(resumed, began)
+    assert resumed.model == began.model and resumed.schedule.phase_b_steps == 77
 
 
 def test_checkpoints_and_configurations_of_before_grids_and_devices_load(tiny_scene: Path, tmp_path: Path):

@@ -47,26 +47,22 @@ def fit_to_device(config: Any, device_type: str) -> None:
         radiance.implementation = "torch"  # not by the GPU that there is
     here: Dict[str, Tuple[Any, Any]] = config.on_cuda if device_type == "cuda" else {}
     for name, (on_cpu, on_cuda) in here.items():
-        *parents, last = name.split(".")
-        holder = reduce(getattr, parents, config)
-        if getattr(holder, last, None) == on_cpu:
-            setattr(holder, last, on_cuda)
+        _replace_if_left(config, name, on_cpu, on_cuda)
 
 
 def keep_sizes(config: Any, before: Any) -> None:
-    """Sizes of a run that is resumed are those that it began with, on whatever device.
+    """Sizes of a run that is resumed are those that it began with, on whatever device, unless others are given now.
 
     Args:
         config: `GNeRFPipelineConfig` of the run that goes on; changed in place.
         before: that of the run that began.
     """
-    for name in config.on_cuda:
-        *parents, last = name.split(".")
+    for name, (on_cpu, _) in config.on_cuda.items():
         try:
-            value = getattr(reduce(getattr, parents, before), last)
+            value = reduce(getattr, name.split("."), before)
         except AttributeError:  # of another kind of field, which does not fit in any case
             continue
-        setattr(reduce(getattr, parents, config), last, value)
+        _replace_if_left(config, name, on_cpu, value)
     config.on_cuda = {}
 
 
@@ -86,6 +82,14 @@ def sizes_in_words(config: Any, device_type: str, phase_b_steps: int) -> str:
         grid = f", {radiance.num_levels} levels of up to {radiance.max_resolution} cells a side"
     name = "a GPU" if device_type == "cuda" else "a CPU"
     return f"Sizes are those for {name}: {config.photometric.rays_per_step} rays in {phase_b_steps} steps{grid}."
+
+
+def _replace_if_left(config: Any, name: str, default: Any, value: Any) -> None:
+    """Give an option, by its dotted name, a value if it is still what it is by default."""
+    *parents, last = name.split(".")
+    holder = reduce(getattr, parents, config)
+    if getattr(holder, last, None) == default:
+        setattr(holder, last, value)
 
 
 def _options(config: Any, prefix: str = "") -> Iterator[Tuple[str, Any]]:

@@ -176,7 +176,7 @@ def _sendable(error: Exception) -> Exception:
     """The same, or its words where it cannot be pickled."""
     try:
         pickle.dumps(error)
-    except Exception:
+    except Exception:  # whatever the parts of an error make of being pickled
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
 
