@@ -20,8 +20,8 @@ from gnerf_ns.data.images import PIXELS_AT_ONCE, ImageSize, area_resize
 from gnerf_ns.data.patch_sampling import image_coords
 
 _CHUNK_BYTES = 64 * 2**20
-_CACHE_BYTES = 2**30
-_CACHED_SIZES = 3
+_KEPT_SIZES = 3
+"""Besides their own, images are kept in so many sizes, all smaller: as much memory again, at most, for each."""
 _EDGE_CELLS = 32
 """Images are brought to so many pixels a side to look at their edges."""
 _PALE_RATIO = 4.0
@@ -61,8 +61,8 @@ def composite(
 class ImageStack:
     """Images of one size, kept as bytes.
 
-    Floats exist only at the resolutions asked for: whole sets below a size limit are cached for the last few
-    resolutions, larger ones are computed for the images asked for.
+    Smaller copies are made of all images at once, and kept as bytes, too, for the last few sizes; floats exist only of
+    what is asked for.
 
     Attributes:
         pixels: uint8 [n, h, w, 3 or 4], the fourth channel being straight alpha (or the mask).
@@ -78,7 +78,7 @@ class ImageStack:
         if pixels.shape[-1] == 4 and self._is_opaque(pixels[..., 3]):
             pixels = pixels[..., :3].contiguous()
         self.pixels = pixels
-        self._cache: OrderedDict[Tuple[int, int], Tensor] = OrderedDict()
+        self._smaller: OrderedDict[Tuple[int, int], Tensor] = OrderedDict()
 
     @classmethod
     def from_dataset(cls, dataset: UnposedDataset, device: torch.device | str = "cpu") -> "ImageStack":
@@ -188,17 +188,23 @@ class ImageStack:
             width: of the result, in pixels.
             indices: which images; None for all of them, which should fit into memory as floats.
         """
-        if len(self) * self._floats_bytes(height, width) > _CACHE_BYTES:
-            chosen = self.pixels if indices is None else self.pixels[indices.to(self.pixels.device)]
-            return self._resized(chosen, height, width)
-        key = (height, width)
-        if key not in self._cache:
-            if len(self._cache) == _CACHED_SIZES:
-                self._cache.popitem(last=False)
-            self._cache[key] = self._resized(self.pixels, height, width)
-        self._cache.move_to_end(key)
-        whole = self._cache[key]
-        return whole if indices is None else whole[indices.to(whole.device)]
+        stored, is_premultiplied = self._stored(height, width)
+        chosen = stored if indices is None else stored[indices.to(stored.device)]
+        return _as_floats(chosen, is_premultiplied).permute(0, 3, 1, 2)
+
+    def pixels_at(
+        self, height: int, width: int, indices: Int[Tensor, "*batch"], pixels: Int[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch channels"]:
+        """Single pixels of what ``at_resolution`` gives, at no more cost for many images than for few.
+
+        Args:
+            height: of the images, in pixels.
+            width: of the images, in pixels.
+            indices: which image each is of.
+            pixels: which of its pixels, counted row by row.
+        """
+        stored, is_premultiplied = self._stored(height, width)
+        return _as_floats(stored.flatten(1, 2)[indices.to(stored.device), pixels.to(stored.device)], is_premultiplied)
 
     def validity(
         self, height: int, width: int, indices: Optional[Int[Tensor, "batch"]] = None
@@ -210,24 +216,49 @@ class ImageStack:
             width: of the resized images, in pixels.
             indices: which images; None for all of them.
         """
+        covered = self.coverage(height, width, indices)
+        return None if covered is None else covered[0][:, :, None] * covered[1][:, None, :]
+
+    def coverage(
+        self, height: int, width: int, indices: Optional[Int[Tensor, "batch"]] = None
+    ) -> Optional[Tuple[Float[Tensor, "batch height"], Float[Tensor, "batch width"]]]:
+        """`validity` of rows and of columns, whose products it is: an image is padded on two opposite sides or on all.
+
+        Args:
+            height: of the resized images, in pixels.
+            width: of the resized images, in pixels.
+            indices: which images; None for all of them.
+        """
         if self.extents is None:
             return None
         extents = self.extents if indices is None else self.extents[indices.to(self.extents.device)]
-        columns, rows = (_covered(extents[:, axis], size) for axis, size in enumerate((width, height)))
-        return rows[:, :, None] * columns[:, None, :]
+        return _covered(extents[:, 1], height), _covered(extents[:, 0], width)
 
-    def _floats_bytes(self, height: int, width: int) -> int:
-        return 4 * height * width * self.pixels.shape[-1]
+    def _stored(self, height: int, width: int) -> Tuple[UInt8[Tensor, "n {height} {width} channels"], bool]:
+        """All images at a size, and whether colors are multiplied by alpha, as those of smaller copies are."""
+        if (height, width) == (self.height, self.width):
+            return self.pixels, False
+        key = (height, width)
+        if key not in self._smaller:
+            if len(self._smaller) == _KEPT_SIZES:
+                self._smaller.popitem(last=False)
+            self._smaller[key] = self._resized(height, width)
+        self._smaller.move_to_end(key)
+        return self._smaller[key], True
 
-    def _resized(
-        self, pixels: UInt8[Tensor, "batch in_height in_width channels"], height: int, width: int
-    ) -> Float[Tensor, "batch channels height width"]:
-        resized = torch.empty((len(pixels), pixels.shape[-1], height, width), device=pixels.device)
-        chunk = max(1, _CHUNK_BYTES // self._floats_bytes(self.height, self.width))
-        for start in range(0, len(pixels), chunk):
-            floats = premultiply(pixels[start : start + chunk]).permute(0, 3, 1, 2)
-            resized[start : start + chunk] = area_resize(floats, height, width)
+    def _resized(self, height: int, width: int) -> UInt8[Tensor, "n {height} {width} channels"]:
+        channels = self.pixels.shape[-1]
+        resized = self.pixels.new_empty(len(self), height, width, channels)
+        chunk = max(1, _CHUNK_BYTES // (4 * self.height * self.width * channels))
+        for start in range(0, len(self), chunk):
+            floats = premultiply(self.pixels[start : start + chunk]).permute(0, 3, 1, 2)
+            means = area_resize(floats, height, width).permute(0, 2, 3, 1)
+            resized[start : start + chunk] = means.mul(255).round_().clamp_(0, 255).byte()
         return resized
+
+
+def _as_floats(pixels: UInt8[Tensor, "*batch channels"], is_premultiplied: bool) -> Float[Tensor, "*batch channels"]:
+    return pixels.float() / 255 if is_premultiplied else premultiply(pixels)
 
 
 def _num_readers(sizes: Sequence[ImageSize]) -> int:

@@ -13,6 +13,8 @@ from gnerf_ns.pose_search.image_matching import FULLY_INSIDE, pyramid_features, 
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
 from gnerf_ns.utils.ranks import Ranks
 
+PER_CHUNK = 2048
+"""Renderings compared at a time; bounds memory."""
 LEAST_CONTRAST = 1e-9
 """Images of one color count as having this much, so that relative costs are finite."""
 
@@ -52,16 +54,17 @@ class ImageCosts:
         size = _size(image_set, image_side)
         lenses = image_set.directions
 
-        def of_some(some: slice) -> Float[Tensor, "some"]:
-            indices = image_indices[some]
-            renderings = self.renderer.render_images(
-                camera_to_worlds[some], lenses, indices.to(self.renderer.device), *size
-            )
+        def of_chunk(indices: Int[Tensor, "some"], poses: Float[Tensor, "some 3 4"]) -> Float[Tensor, "some"]:
+            renderings = self.renderer.render_images(poses, lenses, indices.to(self.renderer.device), *size)
             if flipped:
                 renderings = renderings.flip(-1)
             images = image_set.resized(*size, self._background, indices)
             difference = pyramid_features(images) - pyramid_features(renderings)
             return self._weighted_sum(difference.square(), image_set, size, indices)
+
+        def of_some(some: slice) -> Float[Tensor, "some"]:
+            chunks = zip(image_indices[some].split(PER_CHUNK), camera_to_worlds[some].split(PER_CHUNK), strict=True)
+            return torch.cat([of_chunk(*chunk) for chunk in chunks])
 
         return self._ranks.rows(len(image_indices), of_some)
 

@@ -108,21 +108,24 @@ def _weights(
 ) -> Optional[Float[Tensor, "n height width"]]:
     """Of all pixels at full size; None where all count alike."""
     stack = image_set.images
-    images = stack.at_resolution(stack.height, stack.width)
-    colors = composite(images, images.new_zeros(3) if background is None else background)
-    validity = image_set.validity(stack.height, stack.width)
-    weights = None
-    if selection != "random":
-        measure = near_keypoints if selection == "interest" else how_much_it_changes
-        weights = torch.zeros_like(colors[:, 0])
-        for index, image in enumerate(colors):
+    is_alpha_unknown = background is None and stack.has_alpha
+    if selection == "random" and not is_alpha_unknown and stack.extents is None:
+        return None
+    weights = torch.ones(len(image_set), stack.height, stack.width, device=stack.pixels.device)
+    for index in range(len(image_set)):  # one at a time: as floats, all of them take much memory
+        chosen = torch.tensor([index])
+        (image,) = stack.at_resolution(stack.height, stack.width, chosen)
+        covered = image_set.validity(stack.height, stack.width, chosen)
+        if selection != "random":
+            measure = near_keypoints if selection == "interest" else how_much_it_changes
             # Of the image alone: the border to padding is an edge that says nothing.
-            rows, columns = _inside(None if validity is None else validity[index], stack.height, stack.width)
-            weights[index, rows, columns] = measure(image[:, rows, columns])
-    shares = [images[:, 3]] if background is None and stack.has_alpha else []
-    shares += [] if validity is None else [validity]
-    for share in shares:
-        weights = share if weights is None else weights * share
+            rows, columns = _inside(None if covered is None else covered[0], stack.height, stack.width)
+            color = composite(image, image.new_zeros(3) if background is None else background)
+            weights[index].zero_()[rows, columns] = measure(color[:, rows, columns])
+        if is_alpha_unknown:
+            weights[index] *= image[3]
+        if covered is not None:
+            weights[index] *= covered[0]
     return weights
 
 
@@ -159,10 +162,6 @@ def how_much_it_changes(image: Float[Tensor, "3 height width"]) -> Float[Tensor,
     return length + FLOOR * length.mean() if bool(length.max() > 0) else torch.ones_like(length)
 
 
-MAX_IMAGES_PER_BATCH = 256
-"""Of larger sets only so many images are looked at in one step, which bounds memory."""
-
-
 def sample_pixel_rays(
     image_set: ImageSet,
     camera_to_worlds: Float[Tensor, "n 3 4"],
@@ -184,37 +183,23 @@ def sample_pixel_rays(
     """
     device = camera_to_worlds.device
     height, width = image_set.size_at(image_side)
-    count = len(image_set) if chosen is None else len(chosen)
-    if count > MAX_IMAGES_PER_BATCH:
-        batch = torch.randperm(count, device=device)[:MAX_IMAGES_PER_BATCH]
-        chosen = batch if chosen is None else chosen[batch]
-    images = image_set.images.at_resolution(height, width, chosen)
-    row_of_image = torch.randint(len(images), (num_rays,), device=device)
-    validity = image_set.validity(height, width, chosen)
-    if validity is None:
-        pixel = torch.randint(height * width, (num_rays,), device=device)
+    rows = torch.randint(len(image_set) if chosen is None else len(chosen), (num_rays,), device=device)
+    indices = rows if chosen is None else chosen[rows]
+    coverage = image_set.images.coverage(height, width, indices)
+    if coverage is None:
+        pixels = torch.randint(height * width, (num_rays,), device=device)
     else:
-        pixel = _inside_padding(validity > FULLY_INSIDE, row_of_image)
+        row, column = (_random_place(covered > FULLY_INSIDE) for covered in coverage)
+        pixels = row * width + column
 
-    indices = row_of_image if chosen is None else chosen[row_of_image]
-    coords = image_coords(height, width, device).view(-1, 2)[pixel]
+    coords = image_coords(height, width, device).view(-1, 2)[pixels]
     directions = image_set.directions.at(indices, coords[:, None])
-    colors = images.flatten(2)[row_of_image, :, pixel]
+    colors = image_set.images.pixels_at(height, width, indices, pixels)
     areas = image_set.directions.pixel_areas(indices, directions, height, width)
     return rays_from_poses(camera_to_worlds[indices], directions, indices, areas), colors
 
 
-def _inside_padding(inside: Bool[Tensor, "n height width"], rows: Int[Tensor, "rays"]) -> Int[Tensor, "rays"]:
-    """A random pixel, counted row by row, inside the rectangle that each image fills.
-
-    Args:
-        inside: which pixels are image.
-        rows: the images, each as often as its pixels are wanted.
-    """
-    places = []
-    for across in (2, 1):
-        lines = inside.any(dim=across)
-        first, count = lines.int().argmax(dim=1)[rows], lines.sum(dim=1)[rows]
-        places.append(first + (torch.rand(len(rows), device=rows.device) * count).long().clamp_max(count - 1))
-    row, column = places
-    return row * inside.shape[2] + column
+def _random_place(inside: Bool[Tensor, "rays count"]) -> Int[Tensor, "rays"]:
+    """A random one of the neighboring places at which each is true."""
+    first, count = inside.int().argmax(dim=1), inside.sum(dim=1)
+    return first + (torch.rand(len(inside), device=inside.device) * count).long().clamp_max(count - 1)

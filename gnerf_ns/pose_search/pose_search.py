@@ -23,8 +23,8 @@ from gnerf_ns.utils.ranks import Ranks
 PoseRegressor = Callable[[ImageSet], Float[Tensor, "n 3 4"]]
 """An inversion network: images to poses in one pass."""
 
-BANK_PER_CHUNK = 100
-"""Renderings of a bank compared at a time; bounds memory."""
+BANK_PER_CHUNK, IMAGES_PER_CHUNK = 100, 256
+"""So many renderings of a bank are compared with so many images at a time; bounds memory."""
 WIDER_DEG, WIDER_RATIO, WIDER_JITTER = 50.0, 1.8, 0.3
 """How much higher, lower, nearer, farther and farther beside the middle other cameras may have been than known ones."""
 
@@ -264,10 +264,17 @@ def match_bank(
     size = image_set.size_at(image_side, multiple_of=4)
     typical = image_set.directions.typical.to(renderer.device)
     renderings = renderer.render_images(bank, image_set.directions, typical.expand(len(bank)), *size)
-    return matching.compare(
-        matching.describe(image_set.resized(*size, background, image_indices), background),
-        matching.describe(renderings, background),
-        size,
-        temperature,
-        image_set.validity(*size, image_indices),
-    )
+    described = matching.describe(renderings, background)
+    everyone = torch.arange(len(image_set), device=bank.device) if image_indices is None else image_indices
+    found = [
+        matching.compare(
+            matching.describe(image_set.resized(*size, background, some), background),
+            described,
+            size,
+            temperature,
+            image_set.validity(*size, some),
+        )
+        for some in everyone.split(IMAGES_PER_CHUNK)
+    ]
+    shifts = [matches.shift for matches in found if matches.shift is not None]
+    return Matches(torch.cat([matches.cost for matches in found]), torch.cat(shifts) if shifts else None)

@@ -282,10 +282,12 @@ class Misfits:
         self, image_set: ImageSet, indices: Int[Tensor, "n"], camera_to_worlds: Float[Tensor, "n 3 4"]
     ) -> Float[Tensor, "n 3 4"]:
         """Where gradient descent brings poses of some images, the field being frozen."""
+        different, rows = indices.unique(return_inverse=True)
+        image_set = image_set[different]
         pixels = PixelChoice(image_set, "random", self._search.renderer.background)
 
         def of_some(some: slice) -> Float[Tensor, "some 3 4"]:
-            refined = Hypotheses(image_set, indices[some], camera_to_worlds[some], learned_as(self._search.codec))
+            refined = Hypotheses(image_set, rows[some], camera_to_worlds[some], learned_as(self._search.codec))
             refine_poses(self.config.outlier_refinement, self._search.renderer, pixels, refined)
             return refined.poses().detach()
 

@@ -17,6 +17,9 @@ FEW_IMAGES = 30
 KNOWN_GROWTH = 5.0
 """Where poses are known to a degree or so, images need not begin smaller than by this factor."""
 
+GROWTH_PER_RUNG = 1.15
+"""Images that grow geometrically do so by about this factor at a time: a size is made of all images at once."""
+
 FIRST_SEARCH = 150
 """Steps until a field that begins with known poses shows enough to find others in."""
 
@@ -115,7 +118,8 @@ class PhaseScheduleConfig:
     """Longer side of images at the beginning of phase B and after `growth_fraction` of it, in pixels; None for as large
     as they are."""
     image_growth: tyro.conf.Suppress[Literal["geometric", "linear"]] = "geometric"
-    """How images grow between those ends: by equal factors or by equal numbers of pixels."""
+    """How images grow between those ends: by equal factors (in phase B a rung at a time), or by equal numbers of
+    pixels."""
     growth_fraction: float = 0.6
     """Share of phase B over which image side and levels of detail grow."""
     grows_levels: tyro.conf.Suppress[bool] = True
@@ -340,9 +344,10 @@ class Schedule:
         return [step for step in searches if step >= late[0]] if late else []
 
     def _image_side(self, step: int, growth: float) -> float:
-        between = geometric if self.config.image_growth == "geometric" else linear
+        is_geometric = self.config.image_growth == "geometric"
         if step >= self.phase_a_end:
-            return between(self.config.settled_image_side, growth)
+            return (_by_rungs if is_geometric else linear)(self.config.settled_image_side, growth)
+        between = geometric if is_geometric else linear
         if step >= self.interleaved_start and self.config.interleaved_image_side is not None:
             return between(
                 self.config.interleaved_image_side, (step - self.interleaved_start) / self.config.interleaved_steps
@@ -358,6 +363,12 @@ class Schedule:
             self.config.min_patch_scale * math.exp(-self.config.patch_scale_decay * shrinking),
             min(1.0, self.config.patch_side / bounding_side),
         )
+
+
+def _by_rungs(ends: Tuple[float, float], progress: float) -> float:
+    """Geometric interpolation that stays for a while at each of a few values."""
+    rungs = round(abs(math.log(ends[1] / ends[0])) / math.log(GROWTH_PER_RUNG))
+    return ends[1] if rungs == 0 else geometric(ends, min(rungs, int(progress * (rungs + 1))) / rungs)
 
 
 def _likely_distortion_boost(num_images: int) -> Tuple[float, float]:

@@ -46,8 +46,8 @@ def test_rays_begin_and_end_around_what_they_meet(seed: int):
     matter = ball(origins[:, None] + distances[..., None] * directions[:, None])[..., 0] > 0
     inside = (distances >= first) & (distances <= last)
     assert bool((inside | ~matter).all()), "no matter is left out"
-    # Nor is much else looked at: cells with matter, those around them (two diagonals away: 6.9 / CELLS), and a step (half a
-    # cell: 1 / CELLS) before and after.
+    # Nor is much else looked at: cells with matter, those around them (two diagonals away: 6.9 / CELLS), and a step
+    # (half a cell: 1 / CELLS) before and after.
     closest = -(origins * directions).sum(dim=-1, keepdim=True)
     passes = (origins + closest * directions).norm(dim=-1, keepdim=True)
     assert bool((last == first)[passes > BALL + 7.0 / CELLS].all())

@@ -10,6 +10,8 @@ from torch import Tensor
 from gnerf_ns.cameras.rays import CameraDirections
 from gnerf_ns.data.image_set import ImageSet, ImageStack
 from gnerf_ns.models.gnerf import GNeRFModel
+from gnerf_ns.pose_search import costs as costs_module
+from gnerf_ns.pose_search import pose_search
 from gnerf_ns.pose_search.costs import ImageCosts
 from gnerf_ns.pose_search.image_matching import ImageMatching, Matches, PlainMatching, ShiftTolerantMatching
 from gnerf_ns.pose_search.image_renderer import ImageRenderer
@@ -138,3 +140,23 @@ def test_a_padded_image_costs_what_the_same_image_costs_without_padding(model: G
         atol=1e-5,
         rtol=1e-3,
     )
+
+
+@pytest.mark.parametrize("matching", [PlainMatching(), ShiftTolerantMatching(0.2)])
+def test_many_images_are_compared_a_few_at_a_time(
+    model: GNeRFModel, images: ImageSet, matching: ImageMatching, monkeypatch: pytest.MonkeyPatch
+):
+    torch.manual_seed(3)
+    costs, bank, chosen = ImageCosts(ImageRenderer(model), WHITE), random_poses(5), torch.tensor([2, 0, 2, 1, 0])
+
+    def compared() -> Matches:
+        return match_bank(ImageRenderer(model), images, bank, 16, matching, WHITE, 0.01, chosen)
+
+    expected, expected_costs = compared(), costs.at(images, chosen, bank, 16)
+    monkeypatch.setattr(pose_search, "IMAGES_PER_CHUNK", 2)
+    monkeypatch.setattr(costs_module, "PER_CHUNK", 2)
+    torch.testing.assert_close(compared().cost, expected.cost)
+    assert (compared().shift is None) == (expected.shift is None)
+    if expected.shift is not None:
+        torch.testing.assert_close(compared().shift, expected.shift)
+    torch.testing.assert_close(costs.at(images, chosen, bank, 16), expected_costs)

@@ -171,10 +171,10 @@ def test_images_aimed_beside_the_object_are_found(model: GNeRFModel):
     prior = PosePriorConfig(
         elevation_deg=(-60.0, 60.0), look_at_jitter=0.08, roll_deg=(-10.0, 10.0), radius=(0.95, 1.1)
     ).resolve()
-    truth = prior.sample(12, RADIUS, "cpu")
+    truth = prior.sample(36, RADIUS, "cpu")  # medians of twelve vary between 6 and 10 degrees
     image_set = image_set_of(model, truth)
     search = search_of(model, prior)
     assert angles_deg(best_poses(search, image_set)[0], truth).median() < 15
-    poses = search.improve(image_set, torch.arange(12), search.top_poses(image_set, 8)[0])[:, 0]
+    poses = search.improve(image_set, torch.arange(36), search.top_poses(image_set, 8)[0])[:, 0]
     assert angles_deg(poses, truth).median() < 8
     assert torch.linalg.vector_norm(poses[..., 3] - truth[..., 3], dim=-1).median() < 0.15 * RADIUS

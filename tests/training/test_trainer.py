@@ -76,8 +76,8 @@ def assert_same_state(first: Any, second: Any, where: str = "checkpoint") -> Non
         for index, (a, b) in enumerate(zip(first, second, strict=True)):
             assert_same_state(a, b, f"{where}[{index}]")
     elif isinstance(first, float):
-        # How unsure a pose is comes from the inverse of a curvature, which a hardly trained field barely has: eight equal
-        # runs, on one thread and on two, differed by 3e-4 in that alone.
+        # How unsure a pose is comes from the inverse of a curvature, which a hardly trained field barely has: eight
+        # equal runs, on one thread and on two, differed by 3e-4 in that alone.
         assert first == pytest.approx(second, rel=1e-2 if "_sigma_" in where else 1e-6), where
     else:
         assert first == second, where
