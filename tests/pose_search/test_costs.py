@@ -147,10 +147,14 @@ def test_many_images_are_compared_a_few_at_a_time(
     model: GNeRFModel, images: ImageSet, matching: ImageMatching, monkeypatch: pytest.MonkeyPatch
 ):
     torch.manual_seed(3)
-    costs, bank, chosen = ImageCosts(ImageRenderer(model), WHITE), random_poses(5), torch.tensor([2, 0, 2, 1, 0])
+    costs, bank, chosen = (
+        ImageCosts(ImageRenderer(model), torch.ones(3)),
+        random_poses(5),
+        torch.tensor([2, 0, 2, 1, 0]),
+    )
 
     def compared() -> Matches:
-        return match_bank(ImageRenderer(model), images, bank, 16, matching, WHITE, 0.01, chosen)
+        return match_bank(ImageRenderer(model), images, bank, 16, matching, torch.ones(3), 0.01, chosen)
 
     expected, expected_costs = compared(), costs.at(images, chosen, bank, 16)
     monkeypatch.setattr(pose_search, "IMAGES_PER_CHUNK", 2)
