@@ -12,7 +12,7 @@ from tiny_run import build_trainer, trainer_config
 
 from gnerf_ns.fields.hash_radiance import HashRadiance, HashRadianceConfig
 from gnerf_ns.training.pipeline import GNeRFPipelineConfig
-from gnerf_ns.training.recipe import fit_to_device, for_any_device, keep_sizes, sizes_in_words
+from gnerf_ns.training.recipe import fit_to_device, fit_to_images, for_any_device, keep_sizes, sizes_in_words
 from gnerf_ns.utils.checkpoints import NOT_IN_OLDER_CHECKPOINTS
 
 ANY_DEVICE = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -97,8 +97,39 @@ def test_sizes_follow_the_device_in_use_and_not_what_was_chosen():
     fit_to_device(there, "cuda")
     assert (there.photometric, there.model) == (on_cuda.photometric, on_cuda.model)
     assert (there.schedule.phase_a_steps, there.schedule.phase_b_steps) == (on_cuda.schedule.phase_a_steps, 77)
-    words = sizes_in_words(there, "cuda", 77)
+    words = sizes_in_words(there, "cuda", 800, 77)
     assert "for a GPU: 8192 rays in 77 steps, 16 levels of up to 2048 cells a side" in words
+
+
+@pytest.mark.parametrize(
+    ("detail", "steps", "levels", "cells"),
+    [(0.4, 1250, 8, 256), (1.01, 1250, 8, 256), (1.3, 1600, 8, 256), (2.0, 2500, 9, 512), (4.0, 5000, 10, 1024)],
+)
+def test_sizes_follow_the_images(detail: float, steps: int, levels: int, cells: int):
+    from gnerf_ns.method_configs.gnerf import default_pipeline  # pyright: ignore[reportMissingImports] (a mapped folder)
+
+    config = for_any_device(default_pipeline)
+    fit_to_device(config, "cpu")
+    assert fit_to_images(config, detail) == (levels > 8)
+    assert config.schedule.phase_b_steps == steps
+    assert (config.model.radiance.num_levels, config.model.radiance.max_resolution) == (levels, cells)
+    words = sizes_in_words(config, "cpu", round(100 * detail), steps)
+    assert (
+        f"images of {100 * detail:.0f} pixels" in words and f"{steps} steps, {levels} levels of up to {cells}" in words
+    )
+    chosen = for_any_device(default_pipeline)
+    chosen.schedule.phase_b_steps, chosen.model.radiance.max_resolution = 77, 99
+    fit_to_images(chosen, detail)
+    assert (chosen.schedule.phase_b_steps, chosen.model.radiance.max_resolution) == (77, 99)
+    assert chosen.model.radiance.num_levels == levels
+
+
+def test_methods_of_one_size_keep_it_whatever_the_images():
+    from gnerf_ns.method_configs.gnerf import tiny_pipeline  # pyright: ignore[reportMissingImports] (a mapped folder)
+
+    config = for_any_device(tiny_pipeline)
+    fit_to_images(config, 4.0)
+    assert config == for_any_device(tiny_pipeline)
 
 
 def test_a_run_that_is_resumed_keeps_its_sizes():
@@ -108,8 +139,9 @@ def test_a_run_that_is_resumed_keeps_its_sizes():
     fit_to_device(began, "cpu")
     keep_sizes(resumed, began)
     fit_to_device(resumed, "cuda")
+    fit_to_images(resumed, 4.0)
     assert (resumed.photometric, resumed.model, resumed.schedule) == (began.photometric, began.model, began.schedule)
-    assert sizes_in_words(resumed, "cuda", 5) == ""
+    assert sizes_in_words(resumed, "cuda", 800, 5) == ""
     # Begun on a GPU, it goes on so on a CPU; what is given now counts.
     began, resumed = for_any_device(default_pipeline), for_any_device(default_pipeline)
     fit_to_device(began, "cuda")

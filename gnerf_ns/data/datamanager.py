@@ -193,13 +193,16 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
             return UnposedDataset(outputs, side, scale_factor=config.camera_res_scale_factor)
         small = UnposedDataset(outputs, CPU_IMAGE_SIDE, scale_factor=config.camera_res_scale_factor)
         images = ImageStack.from_dataset(small, self.device)
-        enough = round(CPU_OBJECT_SIDE / images.object_extent)
-        side = CPU_ROOM_SIDE if images.show_surroundings else min(max(CPU_IMAGE_SIDE, enough), CPU_ROOM_SIDE)
-        config.max_image_side = side
+        side = config.max_image_side = side_on_cpu(images)
         if side == CPU_IMAGE_SIDE:
             self.train_images = images
             return small
         return UnposedDataset(outputs, side, scale_factor=config.camera_res_scale_factor)
+
+    @property
+    def detail(self) -> float:
+        """How many times as long as a CPU would have them by itself the training images are, in pixels."""
+        return max(self.train_images.height, self.train_images.width) / side_on_cpu(self.train_images)
 
     def create_eval_dataset(self) -> UnposedDataset:
         """The held-out images in the same format, with placeholder poses."""
@@ -352,6 +355,17 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
         for dataset in (self.train_dataset, self.eval_dataset):
             if dataset._dataparser_outputs.alpha_color is not None:
                 dataset._dataparser_outputs.alpha_color = background.cpu()
+
+
+def side_on_cpu(images: ImageStack) -> int:
+    """How long images are at most that a CPU trains on unless told otherwise, in pixels.
+
+    Args:
+        images: at any size.
+    """
+    if images.show_surroundings:
+        return CPU_ROOM_SIDE
+    return min(max(CPU_IMAGE_SIDE, round(CPU_OBJECT_SIDE / images.object_extent)), CPU_ROOM_SIDE)
 
 
 def _say_changes(dataset: UnposedDataset, split: str) -> None:

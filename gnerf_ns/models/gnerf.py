@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Literal, Tuple, Type, Union
 import torch
 import tyro
 from jaxtyping import Bool, Float, Int
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.model_components import renderers
@@ -398,13 +399,9 @@ class GNeRFModel(Model):
 
         Where the batch has a mask (bool [height, width, 1]), the image is padded, and only what lies inside counts.
         """
-        inside = _rectangle(batch["mask"]) if "mask" in batch else ...
+        inside = self._inside_padding(batch)
         outputs = {name: outputs[name][inside] for name in ("rgb", "accumulation", "depth", "normals")}
-        truth = batch["image"][inside].to(outputs["rgb"].device)
-        if truth.shape[-1] == 4:
-            truth = torch.cat([truth[..., :3] * truth[..., 3:], truth[..., 3:]], dim=-1)
-        truth = composite(truth, self.evaluation_background.to(truth), channel_dim=-1)
-        rendered = outputs["rgb"].clamp(0.0, 1.0)
+        truth, rendered = self._truth(batch), outputs["rgb"].clamp(0.0, 1.0)
         metrics = self.image_metrics(rendered, truth)
         images = {
             "img": torch.cat([truth, rendered, (truth - rendered).abs()], dim=1),
@@ -413,6 +410,25 @@ class GNeRFModel(Model):
             "normals": outputs["normals"],
         }
         return metrics, images
+
+    @torch.no_grad()
+    def get_image_psnr(self, camera: Cameras, batch: Dict[str, Any]) -> float:
+        """The PSNR of `get_image_metrics_and_images` (dB), without what else that looks at."""
+        rays = camera.to(self.device).generate_rays(camera_indices=0, keep_shape=True)
+        flat, count = rays.flatten(), self.config.eval_num_rays_per_chunk
+        colors = torch.cat([self.render(flat[first : first + count])["rgb"] for first in range(0, len(flat), count)])
+        rendered = colors.view(*rays.shape, 3)[self._inside_padding(batch)].clamp(0.0, 1.0)
+        return float(-10.0 * torch.log10(F.mse_loss(rendered, self._truth(batch))))
+
+    def _inside_padding(self, batch: Dict[str, Any]) -> Any:
+        return _rectangle(batch["mask"]) if "mask" in batch else ...
+
+    def _truth(self, batch: Dict[str, Any]) -> Float[Tensor, "height width 3"]:
+        """What an image's rendering is compared with, without padding."""
+        image = batch["image"][self._inside_padding(batch)].to(self.device)
+        if image.shape[-1] == 4:
+            image = torch.cat([image[..., :3] * image[..., 3:], image[..., 3:]], dim=-1)
+        return composite(image, self.evaluation_background.to(image), channel_dim=-1)
 
 
 def charbonnier_loss(

@@ -13,7 +13,6 @@ from gnerf_ns.cameras.learned_cameras import LearnedCameras
 from gnerf_ns.cameras.plots import plot_cameras
 from gnerf_ns.data.datamanager import UnposedDataManager
 from gnerf_ns.models.gnerf import GNeRFModel
-from gnerf_ns.models.image_metrics import without_lpips
 
 
 class Evaluation:
@@ -57,8 +56,7 @@ class Evaluation:
         """`psnr` of ns-eval (dB): held-out images at the poses that have been estimated; None where there are none."""
         if len(self._datamanager.eval_dataset) == 0 or not self._cameras.has_eval_poses:
             return None
-        with without_lpips():
-            return self._held_out_psnr(self._cameras.poses("eval"))
+        return self._held_out_psnr(self._cameras.poses("eval"))
 
     def _held_out_psnr(self, camera_to_worlds: Float[Tensor, "m 3 4"]) -> float:
         was_training = self._model.training
@@ -66,8 +64,7 @@ class Evaluation:
         values = []
         for index, (camera, batch) in enumerate(self._datamanager.fixed_indices_eval_dataloader):
             camera.camera_to_worlds = camera_to_worlds[index][None].to(camera.camera_to_worlds)
-            outputs = self._model.get_outputs_for_camera(camera)
-            values.append(self._model.get_image_metrics_and_images(outputs, batch)[0]["psnr"])
+            values.append(self._model.get_image_psnr(camera, batch))
         self._model.train(was_training)
         return float(torch.tensor(values).mean())
 

@@ -39,7 +39,7 @@ from gnerf_ns.training.photometric import PhotometricObjective, PhotometricObjec
 from gnerf_ns.training.placement import GivenPoses, Matching, PoseOrigin
 from gnerf_ns.training.pose_trials import PoseTrialsConfig
 from gnerf_ns.training.pose_updates import LeaveOut, Misfits, MisfitsConfig, PoseUpdates
-from gnerf_ns.training.recipe import fit_to_device
+from gnerf_ns.training.recipe import fit_to_device, fit_to_images
 from gnerf_ns.training.restarts import AttemptState, Restarts, RestartsConfig
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule, StepPlan
 from gnerf_ns.training.training_log import training_log_callbacks, training_metrics
@@ -110,7 +110,7 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
     eval_poses: tyro.conf.Suppress[EvalPosesConfig] = field(default_factory=EvalPosesConfig)
     """How poses of held-out images are estimated."""
     on_cuda: tyro.conf.Suppress[Dict[str, Tuple[Any, Any]]] = field(default_factory=dict)
-    """By dotted name, what options are, and what they become on a GPU if they are left at that (`fit_to_device`)."""
+    """By dotted name, what options are, and what they become on a GPU if they are left at that (`recipe`)."""
     keep_freed_memory: tyro.conf.Suppress[bool] = True
     """Have glibc reuse freed memory: much faster, but fragments where chunks as large as the paper's come and go."""
 
@@ -215,6 +215,8 @@ class GNeRFPipeline(VanillaPipeline):
         self._seed = self.ranks.done_by_first(torch.initial_seed)
         self._optimizer_state: Optional[TrainingCallbackAttributes] = None
 
+        if self.test_mode == "val" and self.device.type == "cpu" and fit_to_images(config, self.datamanager.detail):
+            self._make_model_anew()
         known = None
         # Where training begins, and not where it goes on or where a run is looked at.
         if config.begins_with is None and self.test_mode == "val":

@@ -1,12 +1,15 @@
-"""One method on any device: sizes that were left as they are follow the device in use.
+"""One method on any device and for images of any size: sizes that were left as they are follow these.
 
 A method is written down once for each kind of device (`method_configs/`); what differs between the two travels with the
 configuration of the CPU, and takes effect where a run begins on a GPU. Not where there happens to be one: a run on the
-CPU of a machine with a GPU is like any other on a CPU.
+CPU of a machine with a GPU is like any other on a CPU. A CPU's sizes are for images as large as it would choose; twice
+as large, they have twice the steps and one more level of cells of half the size (measured in `benchmarks/README.md`).
+A GPU's are for the 800 pixels that it takes at most unless told otherwise.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, is_dataclass
 from functools import reduce
 from typing import Any, Callable, Dict, Iterator, Literal, Tuple, TypeVar
@@ -14,6 +17,8 @@ from typing import Any, Callable, Dict, Iterator, Literal, Tuple, TypeVar
 import torch
 
 from gnerf_ns.fields.hash_radiance import HashRadianceConfig
+
+STEPS_ROUNDED_TO = 50
 
 Device = Literal["cpu", "cuda"]
 Config = TypeVar("Config", bound=Any)
@@ -50,6 +55,28 @@ def fit_to_device(config: Any, device_type: str) -> None:
         _replace_if_left(config, name, on_cpu, on_cuda)
 
 
+def fit_to_images(config: Any, detail: float) -> bool:
+    """Give what was left as it is for a CPU more of it where images show more.
+
+    Args:
+        config: `GNeRFPipelineConfig` of a run that begins on a CPU; changed in place.
+        detail: how many times as long as by default images are, in pixels. Below 1 nothing changes.
+
+    Returns:
+        Whether the field has changed.
+    """
+    more = round(math.log2(max(1.0, detail)))
+    grown: Dict[str, Callable[[int], int]] = {
+        "schedule.phase_b_steps": lambda steps: STEPS_ROUNDED_TO * round(steps * max(1.0, detail) / STEPS_ROUNDED_TO),
+        "model.radiance.num_levels": lambda levels: levels + more,
+        "model.radiance.max_resolution": lambda cells: cells << more,
+    }
+    for name in grown.keys() & config.on_cuda.keys():
+        on_cpu = config.on_cuda[name][0]
+        _replace_if_left(config, name, on_cpu, grown[name](on_cpu))
+    return more > 0
+
+
 def keep_sizes(config: Any, before: Any) -> None:
     """Sizes of a run that is resumed are those that it began with, on whatever device, unless others are given now.
 
@@ -66,12 +93,13 @@ def keep_sizes(config: Any, before: Any) -> None:
     config.on_cuda = {}
 
 
-def sizes_in_words(config: Any, device_type: str, phase_b_steps: int) -> str:
-    """What follows from the device, in a line; nothing of methods that have the same sizes everywhere.
+def sizes_in_words(config: Any, device_type: str, image_side: int, phase_b_steps: int) -> str:
+    """What follows from device and images, in a line; nothing of methods that have the same sizes everywhere.
 
     Args:
-        config: `GNeRFPipelineConfig` of a run, fitted to it.
+        config: `GNeRFPipelineConfig` of a run, fitted to them.
         device_type: torch's name.
+        image_side: longer side of the images, in pixels.
         phase_b_steps: steps of phase B.
     """
     if not config.on_cuda:
@@ -80,8 +108,8 @@ def sizes_in_words(config: Any, device_type: str, phase_b_steps: int) -> str:
     grid = ""
     if isinstance(radiance, HashRadianceConfig):
         grid = f", {radiance.num_levels} levels of up to {radiance.max_resolution} cells a side"
-    name = "a GPU" if device_type == "cuda" else "a CPU"
-    return f"Sizes are those for {name}: {config.photometric.rays_per_step} rays in {phase_b_steps} steps{grid}."
+    place = "a GPU" if device_type == "cuda" else f"a CPU and images of {image_side} pixels"
+    return f"Sizes are those for {place}: {config.photometric.rays_per_step} rays in {phase_b_steps} steps{grid}."
 
 
 def _replace_if_left(config: Any, name: str, default: Any, value: Any) -> None:

@@ -155,7 +155,8 @@ class GNeRFTrainer(WholeRunTrainer):
         if self.config.is_tensorboard_enabled():
             places.append(f"tensorboard --logdir {shown_path(self.base_dir)}")
         schedule = self.pipeline.schedule
-        sizes = sizes_in_words(self.config.pipeline, self.pipeline.device.type, schedule.phase_b_steps)
+        side = schedule.config.settled_image_side[1]
+        sizes = sizes_in_words(self.config.pipeline, self.pipeline.device.type, side, schedule.phase_b_steps)
         say(start_lines(input_of(self.pipeline), schedule.attempts_left + 1, places, sizes))
 
     def _watched(self) -> Watched:
