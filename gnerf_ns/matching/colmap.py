@@ -28,6 +28,12 @@ PEAK_THRESHOLD, EDGE_THRESHOLD, MAX_FEATURES = 0.002, 16.0, 6000
 """Of SIFT; more and fainter features than its own, since images are small and texture is thin."""
 
 
+MANY_IMAGES, RARER_ADJUSTMENT = 200, 1.5
+"""Cameras of more images than this are adjusted all together when so many times as many are there as the last time,
+not 1.1 times: of 408, 38 s in place of 193, and as good. Of 125 it saves a second, and one image was put 63 degrees off.
+"""
+
+
 @dataclass(frozen=True)
 class Criteria:
     """How sure matches and registered images have to be."""
@@ -182,6 +188,8 @@ class Colmap:
         options.constant_cameras = {
             self._camera_of(group.images[0]) for group in job.groups if group.is_known and group.images
         }
+        if job.num_images > MANY_IMAGES:
+            options.ba_global_frames_ratio = options.ba_global_points_ratio = RARER_ADJUSTMENT
         mapper = options.mapper
         mapper.abs_pose_min_num_inliers = criteria.min_points
         mapper.abs_pose_min_inlier_ratio = criteria.min_point_share

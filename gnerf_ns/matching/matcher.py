@@ -28,8 +28,9 @@ from gnerf_ns.utils.console import remark, stage_display
 
 MAX_SIDE = 1000
 """Images are matched at most this large, in pixels; more costs time and finds little."""
-NO_PROGRESS_S = 150.0
-"""A child that has not said anything for so long, in seconds, is taken to hang."""
+NO_PROGRESS_S, NO_PROGRESS_S_PER_IMAGE = 150.0, 0.3
+"""A child that has not said anything for so long, in seconds, and for so much more with each image, is taken to hang;
+it says nothing while it adjusts all cameras together."""
 _OPAQUE = 128
 """Of 255; pixels that are less opaque are not matched."""
 
@@ -105,7 +106,7 @@ def _match(images: MatchedImages, seed: int, folder: Path, show: Callable[[str, 
     Job(len(images), groups, has_masks, by_name, threads, seed % 2**31).write(folder)
     program = [sys.executable, "-m", "gnerf_ns.matching.reconstruction", str(folder)]
     try:
-        run_child(program, folder, NO_PROGRESS_S, show)
+        run_child(program, folder, NO_PROGRESS_S + NO_PROGRESS_S_PER_IMAGE * len(images), show)
     except NoMatches as reason:
         if not (folder / RESULT).exists():
             raise

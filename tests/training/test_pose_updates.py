@@ -133,6 +133,25 @@ def test_images_that_wait_for_a_pose_do_not_say_what_is_usual(model: GNeRFModel)
     assert misfits.better_poses(scene, 32, torch.arange(6))[0].tolist() == []
 
 
+def test_what_matches_placed_moves_where_colors_are_glaring_alone(model: GNeRFModel):
+    current = TRUTH.clone()
+    current[[2, 7]] = random_poses(2, seed=4)
+    scene, search = scene_of(model, TRUTH, current)
+    others, matched = torch.tensor([0, 1, 7]), torch.tensor([2, 3, 4])
+    assert Misfits(MisfitsConfig(), search).better_poses(scene, 32, others)[0].tolist() == [7]
+    moved, poses = Misfits(MisfitsConfig(), search).better_poses(scene, 32, others, matched=matched)
+    assert sorted(moved.tolist()) == [2, 7] and errors_deg(poses, TRUTH[moved]).max() < 20
+    for ratios in ((1e6, 0.3), (8.0, 1e-6)):  # no more than is usual, or no better elsewhere
+        stays = Misfits(MisfitsConfig(matched_cost_ratios=ratios), search)
+        assert stays.better_poses(scene, 32, others, matched=matched)[0].tolist() == [7]
+
+
+def test_no_more_misfits_are_looked_up_at_a_time_than_stated(model: GNeRFModel):
+    scene, search = scene_of(model, TRUTH, random_poses(12, seed=4))
+    few = Misfits(MisfitsConfig(cost_ratio=0.0, max_count=3), search)
+    assert len(few.better_poses(scene, 32)[0]) == 3
+
+
 def test_an_image_that_shows_little_in_a_corner_is_a_misfit_too(model: GNeRFModel):
     """It costs less than the others where it is wrong, and few of the bank's poses come near."""
     aside = torch.tensor([[0.33, 0.33]])
