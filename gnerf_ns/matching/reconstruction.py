@@ -60,6 +60,9 @@ MISPLACED_COST = 5.0
 KEPT_SHARE = 0.8
 """Of what plain matches place without contradiction, neighbors have to place so much: few images that contradict
 nothing are no better than many of which a few do."""
+NEARLY_ALL = 0.8
+"""Where strict matches have put together so much of the images, and nothing contradicts it, only those that are left are
+matched loosely."""
 FEWEST = 3
 """Fewer images are no component."""
 FEW_POINTS = 15
@@ -84,6 +87,13 @@ def reconstruct(colmap: Colmap) -> Iterator[LocalMatches]:
         yield found
     if best is not None and len(best) == count and _is_clear(found):
         return
+    if best is not None and _is_clear(found) and len(best) >= NEARLY_ALL * count:
+        is_placed = np.isin(pairs, best.component.image_indices).all(axis=1)
+        some = colmap.match(pairs[~is_placed], LOOSE, beside=strict)
+        found = judged(_completed(colmap, some, best), some)
+        yield found
+        if _is_clear(found):
+            return
     loose = colmap.match(pairs, LOOSE)
     found = judged(_completed(colmap, loose, best), loose)
     yield found

@@ -28,7 +28,7 @@ CONTRADICTION_SIGMAS = 20.0
 class EpipolarObjectiveConfig:
     """Configuration of `EpipolarObjective`."""
 
-    loss_mult: Tuple[float, float] = (0.01, 0.01)
+    loss_mult: Tuple[float, float] = (0.01, 0.0003)
     """Weight of the loss at the beginning and at the end of phase B; geometric in between."""
     matches_per_step: int = 4096
     """Matches that are looked at in a step."""

@@ -59,6 +59,7 @@ class StandIn(Colmap):
         self.overlaps, self.strict, self.aborts, self.faint = overlaps, strict, aborts, faint
         self.job = Job(COUNT, [], True, list(range(COUNT)), 1, 0)
         self.maps = 0
+        self.matched: List[int] = []
 
     @property
     def loose(self) -> MatchedPairs:
@@ -67,10 +68,14 @@ class StandIn(Colmap):
     def extract(self) -> None:
         pass
 
-    def match(self, pairs: Any, criteria: Criteria) -> MatchedPairs:
+    def match(self, pairs: Any, criteria: Criteria, beside: Optional[MatchedPairs] = None) -> MatchedPairs:
         if criteria.is_loose and self.aborts:
             raise SystemError("aborted")
+        self.matched.append(len(pairs))
         found = set(self.overlaps) if criteria.is_loose or self.strict is None else self.strict
+        if beside is not None:
+            chosen = set(map(tuple, pairs.tolist()))
+            found = (found & chosen) | (beside.overlaps.keys() - chosen)
         nothing = PairMatches(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
         return MatchedPairs(Path(), criteria, nothing, {each: self.overlaps[each] for each in found})
 
@@ -199,6 +204,15 @@ def test_what_strict_matches_began_grows():
     strict, last = reconstruct(StandIn(ring(), strict=among(range(20))))
     assert strict.components[0].image_indices.tolist() == list(range(20))
     assert len(last.components[0]) == COUNT and len(last.misplaced) == 0
+
+
+def test_where_strict_matches_place_nearly_all_only_those_left_are_matched_loosely():
+    most = COUNT * 9 // 10
+    stand_in = StandIn(ring(), strict=among(range(most)))
+    strict, last = reconstruct(stand_in)
+    assert len(strict.components[0]) == most and len(last.components[0]) == COUNT and len(last.misplaced) == 0
+    every, of_left = COUNT * (COUNT - 1) // 2, COUNT * (COUNT - 1) // 2 - most * (most - 1) // 2
+    assert stand_in.matched == [every, of_left]
 
 
 def test_images_join_by_few_points_before_they_are_a_component_of_their_own():
