@@ -214,6 +214,8 @@ class MisfitsConfig:
         )
     )
     """Refinement of an outlier's finalists by gradient descent, all together."""
+    max_sharp: int = 400
+    """Of so many images misfits are told by renderings as large as below; of more, by smaller ones."""
     max_confirmation_side: int = 48
     """Longer side of the renderings by which misfits are told, and the best hypothesis is compared with the present
     pose: that of the images as they are trained on by then, but at most this many pixels."""
@@ -254,8 +256,9 @@ class Misfits:
         """
         config, search, image_set, current = self.config, self._search, scene.image_set, scene.cameras()
         side = max(search.config.image_side, min(image_side, config.max_confirmation_side))
-        contrast = search.costs.contrast(image_set, side)
-        cost = search.costs.relative(image_set, current, side)
+        # Of more images, all together are looked at in as many pixels.
+        first_look = round(side * min(1.0, math.sqrt(config.max_sharp / len(image_set))))
+        cost = search.costs.relative(image_set, current, max(search.config.image_side, first_look))
         relative = cost / (cost if placed is None else cost[placed]).median()
         required, waits = torch.full_like(cost, config.required_cost_ratio), torch.zeros_like(cost, dtype=torch.bool)
         if among is not None:
@@ -279,8 +282,8 @@ class Misfits:
             poses = self.refined(image_set, misfits, poses)
         if relative[misfits[0]] > config.outlier_cost_ratio:
             poses[0] = self._best_refined(scene, misfits[:1], hypotheses[:1], side)
-        cost_there = search.costs.at(image_set, misfits, poses, side) / contrast[misfits]
-        moved = cost_there < required[misfits] * cost[misfits]
+        cost_here, cost_there = (search.costs.at(image_set, misfits, at, side) for at in (current[misfits], poses))
+        moved = cost_there < required[misfits] * cost_here
         if cost_in_vain is not None:
             cost_in_vain[misfits] = torch.where(moved, 0.0, relative[misfits])
         return misfits[moved], poses[moved]
