@@ -2,9 +2,9 @@
 
     python benchmarks/scaling.py --output FOLDER
 
-Images are of our own island, so that there can be 400; the extra rounds that few of them get are left out, and runs
-are stopped some time after 1 degree. Writes images and runs into the folder, a table to the terminal, and a plot
-beside it (`scaling.png`).
+Images are of our own island, so that there can be thousands; the extra rounds that few of them get are left out, and
+runs are stopped some time after 1 degree. Options that it does not know go to `ns-train`. Writes images and runs into
+the folder, a table to the terminal, and a plot beside it (`scaling.png`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,21 @@ from gnerf_ns.demo.scene import ProceduralSceneConfig, render_procedural_scene
 
 matplotlib.use("Agg")
 
-COLUMNS = ["images", "px", "to 5° s", "to 1° s", "median °", "under 5°", "train s", "train CPU s", "peak GiB"]
+COLUMNS = [
+    "images",
+    "px",
+    "to 5° s",
+    "to 1° s",
+    "median °",
+    "under 5°",
+    "train s",
+    "train CPU s",
+    "peak GiB",
+    "images GiB",
+]
+
+HELD_OUT = 8
+"""Images, besides those that are trained on."""
 
 
 @dataclass
@@ -32,9 +46,9 @@ class Arguments:
 
     output: Path
     """Where images and runs go."""
-    counts: Tuple[int, ...] = (25, 50, 100, 400)
+    counts: Tuple[int, ...] = (25, 50, 100, 400, 1000, 2000)
     """Numbers of training images, at `side` pixels."""
-    sides: Tuple[int, ...] = (50, 100, 200)
+    sides: Tuple[int, ...] = (50, 100, 200, 400)
     """Sizes in pixels, of `count` training images."""
     count: int = 100
     """Training images where the size changes."""
@@ -46,8 +60,8 @@ class Arguments:
     """Steps of each run: 1 degree is reached long before the schedule's end."""
 
 
-def main(arguments: Arguments) -> None:
-    """Run every combination once, print a table and save the plot."""
+def main(arguments: Arguments, options: List[str]) -> None:
+    """Run every combination once, with further options of `ns-train`, print a table and save the plot."""
     arguments.output.mkdir(parents=True, exist_ok=True)
     print(f"{machine()}; seed {arguments.seed}\n\n{table_head(COLUMNS)}", flush=True)
     cases = [(count, arguments.side) for count in arguments.counts]
@@ -56,11 +70,12 @@ def main(arguments: Arguments) -> None:
     for count, side in cases:
         images = arguments.output / f"images-{count}-{side}"
         if not images.exists():
-            render_procedural_scene(images, ProceduralSceneConfig(num_train=count, num_test=8, image_side=side))
+            render_procedural_scene(images, ProceduralSceneConfig(num_train=count, num_test=HELD_OUT, image_side=side))
         sizes = ["--pipeline.datamanager.max-image-side", str(side)]
         sizes += ["--pipeline.schedule.phase-b-image-side", "24", str(side)]
         sizes += ["--pipeline.schedule.phase-a-attempts", "1", "--pipeline.schedule.pose-trial-rounds", "0"]
         sizes += ["--pipeline.schedule.leave-out-rounds", "0", "--max-num-iterations", str(arguments.stop_after)]
+        sizes += options
         name = f"run-{count}-{side}"
         training = train_and_evaluate(images, "gnerf-ns", arguments.seed, arguments.output, name, sizes)
         to_1deg[count, side] = training.seconds_to(1.0)
@@ -74,6 +89,7 @@ def main(arguments: Arguments) -> None:
             f"{training.cost.wall_s:.0f}",
             f"{training.cost.cpu_s:.0f}",
             f"{training.cost.peak_gb:.1f}",
+            f"{4 * (count + HELD_OUT) * side**2 / 2**30:.2f}",
         ]
         print(table_row(row), flush=True)
     plot(arguments, to_1deg)
@@ -105,4 +121,4 @@ def plot(arguments: Arguments, to_1deg: Dict[Tuple[int, int], Optional[float]]) 
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Arguments)))
+    sys.exit(main(*tyro.cli(Arguments, return_unknown_args=True)))
