@@ -61,8 +61,8 @@ KEPT_SHARE = 0.8
 """Of what plain matches place without contradiction, neighbors have to place so much: few images that contradict
 nothing are no better than many of which a few do."""
 NEARLY_ALL = 0.8
-"""Where strict matches have put together so much of the images, and nothing contradicts it, only those that are left are
-matched loosely."""
+"""Where strict matches have put together so much of the images, and nothing contradicts it, only those that are left
+are matched loosely."""
 FEWEST = 3
 """Fewer images are no component."""
 FEW_POINTS = 15
