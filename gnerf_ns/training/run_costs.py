@@ -24,6 +24,10 @@ Measured on a CPU with gnerf-ns-tiny and 26 images, pose trials with gnerf-ns an
 there, and 10 with 87 images that matches had placed; what follows the last step, with 2, 5 and 13 held-out images. They
 count until a part has been measured."""
 
+MANY_IMAGES = 100
+"""With more images than these, a verdict and a search of all take longer in proportion; the number of misfits that are
+searched for is bounded."""
+
 LATER_ROUND = 0.3
 """How much of a further round of pose trials is expected: there is none where the one before moved nobody, or gained
 too little. A guess: with a whole one, the time left of a dozen images was 28 % too long."""
@@ -45,13 +49,17 @@ def parts_of_step(plan: StepPlan, num_images: int) -> Dict[str, float]:
     counts: Dict[str, float] = {
         "phase A": float(is_a),
         "phase B": 0.0 if is_a else COARSE + (1.0 - COARSE) * plan.active_levels,
-        "search of all": float(plan.searches_all_poses),
+        "search of all": float(plan.searches_all_poses) * _times_as_many(num_images),
         # None is left out in the first round.
         "search of those left out": float(plan.ends_leave_out_round and plan.leave_out_round != 1),
         "search of misfits": float(plan.searches_misfit_poses),
         "pose trials": expected_rounds * num_images,
     }
     return {part: count for part, count in counts.items() if count > 0}
+
+
+def _times_as_many(num_images: int) -> float:
+    return max(1.0, num_images / MANY_IMAGES)
 
 
 def step_cost(plan: StepPlan, num_images: int) -> float:
@@ -89,8 +97,9 @@ class RunTime(PartTimes):
             return
         self._schedule = schedule
         steps = [self._parts_of(schedule, step) for step in range(self._next, self._num_steps)]
+        verdict = _times_as_many(self._num_images)
         # After the last step a checkpoint is saved, with the poses of held-out images, and all are judged.
-        self.plan([*steps, {"saving": 1.0, "held-out images": float(self._num_held_out), "verdict": 1.0}])
+        self.plan([*steps, {"saving": 1.0, "held-out images": float(self._num_held_out), "verdict": verdict}])
 
     def _parts_of(self, schedule: Schedule, step: int) -> Mapping[str, float]:
         parts = parts_of_step(schedule.at(step), self._num_images)
