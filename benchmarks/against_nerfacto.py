@@ -25,6 +25,7 @@ from PIL import Image
 from training import machine, table_head, table_row, train_and_evaluate
 from true_poses import nerfacto_config, train
 
+from gnerf_ns.data.datamanager import CPU_IMAGE_SIDE
 from gnerf_ns.demo.command import trainer_config
 
 COLUMNS = ["what", "poses", "psnr", "psnr_aligned", "ssim", "median °", "max °", "train s", "train CPU s"]
@@ -66,7 +67,7 @@ def main(arguments: Arguments) -> None:
     cells += [f"{figures['rotation_error_deg_median']:.2f}", f"{figures['rotation_error_deg_max']:.2f}"]
     print(table_row([*cells, f"{cost.wall_s:.0f}", f"{cost.cpu_s:.0f}"]), flush=True)
 
-    config = nerfacto_config(arguments.data, arguments.full_size)
+    config = nerfacto_config(arguments.data, arguments.full_size, arguments.side / CPU_IMAGE_SIDE)
     config.output_dir, config.experiment_name = output, "nerfacto"
     ours: Any = trainer_config("gnerf-ns")
     num_rays = arguments.phase_b_steps * ours.pipeline.photometric.rays_per_step

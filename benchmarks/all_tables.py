@@ -3,11 +3,12 @@
     python benchmarks/all_tables.py --data LEGO --output FOLDER
 
 Each table is printed and written into the folder (`seeds.md`, `harder_cases.md`, `localization.md`), beside the runs.
-On two CPU cores it takes three hours; a second call goes on with what the first has not finished.
+On two CPU cores it takes three hours. A second call keeps tables that are whole, and goes on with the harder cases.
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ def main(arguments: Arguments) -> None:
     """
     data, output = str(arguments.data), arguments.output
     seeds = [str(seed) for seed in arguments.seeds]
+    if not (output / "seeds.md").exists():
+        shutil.rmtree(output / "seeds", ignore_errors=True)  # half a table, whose runs would be resumed
     tabulate(output, "seeds", ["--data", data, "--seeds", *seeds, "--output", str(output / "seeds")])
     tabulate(output, "harder_cases", ["--data", data, "--output", str(output / "harder_cases")])
     (config,) = (output / "seeds" / f"gnerf-ns-{seeds[0]}").rglob("config.yml")

@@ -3,8 +3,9 @@
     python benchmarks/scaling.py --output FOLDER
 
 Images are of our own island, so that there can be thousands; the extra rounds that few of them get are left out, and
-runs are stopped some time after 1 degree. Options that it does not know go to `ns-train`. Writes images and runs into
-the folder, a table to the terminal, and a plot beside it (`scaling.png`).
+runs are stopped some time after 1 degree, of schedules and fields as images of their size have them. Options that it
+does not know go to `ns-train`. Writes images and runs into the folder, a table to the terminal, and a plot beside it
+(`scaling.png`).
 """
 
 from __future__ import annotations

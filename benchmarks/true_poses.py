@@ -28,6 +28,7 @@ from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from gnerf_ns.demo.command import trainer_config
 from gnerf_ns.fields.hash_encoding import use_compiled_hash_grids
 from gnerf_ns.models.image_metrics import without_lpips
+from gnerf_ns.training.recipe import fit_to_images
 from gnerf_ns.utils.checkpoints import latest_checkpoint
 
 NEAR_AND_FAR = (2.0, 6.0)
@@ -63,7 +64,7 @@ def main(arguments: Arguments) -> None:
         print(f"{method}: psnr {metrics['psnr']:.2f} dB, {wall_s:.0f} s, {cpu_s:.0f} CPU s", flush=True)
 
 
-def nerfacto_config(data: Path, full_size: bool = False) -> Any:
+def nerfacto_config(data: Path, full_size: bool = False, detail: float = 1.0) -> Any:
     """nerfacto with the settings that its documentation gives for synthetic images, and no appearance embedding."""
     config = _common("nerfacto", data, rays_per_step=4096, steps=1200)
     model = config.pipeline.model
@@ -73,7 +74,7 @@ def nerfacto_config(data: Path, full_size: bool = False) -> Any:
     model.distortion_loss_mult, model.disable_scene_contraction = 0.0, True
     model.use_appearance_embedding = False
     if not full_size:
-        as_large_as_ours(model)
+        as_large_as_ours(model, detail=detail)
     return config
 
 
@@ -101,9 +102,16 @@ def _common(method: str, data: Path, rays_per_step: int, steps: int) -> Any:
     return config
 
 
-def as_large_as_ours(model: Any, in_a_room: bool = False) -> None:
-    """Change a nerfacto's configuration to the sizes of our field."""
+def as_large_as_ours(model: Any, in_a_room: bool = False, detail: float = 1.0) -> None:
+    """Change a nerfacto's configuration to the sizes of our field.
+
+    Args:
+        model: its configuration.
+        in_a_room: whether ours shows surroundings.
+        detail: how many times as long as by default images are, in pixels.
+    """
     ours: Any = trainer_config("gnerf-ns")
+    fit_to_images(ours.pipeline, detail)
     radiance = ours.pipeline.model.radiance
     if in_a_room:
         radiance = radiance.for_surroundings()

@@ -112,6 +112,7 @@ def test_sizes_follow_the_images(detail: float, steps: int, levels: int, cells: 
     fit_to_device(config, "cpu")
     assert fit_to_images(config, detail) == (levels > 8)
     assert config.schedule.phase_b_steps == steps
+    assert config.schedule.misfit_search_steps[-1] == round(1000 * max(1.0, detail))
     assert (config.model.radiance.num_levels, config.model.radiance.max_resolution) == (levels, cells)
     words = sizes_in_words(config, "cpu", round(100 * detail), steps)
     assert (
@@ -121,7 +122,7 @@ def test_sizes_follow_the_images(detail: float, steps: int, levels: int, cells: 
     chosen.schedule.phase_b_steps, chosen.model.radiance.max_resolution = 77, 99
     fit_to_images(chosen, detail)
     assert (chosen.schedule.phase_b_steps, chosen.model.radiance.max_resolution) == (77, 99)
-    assert chosen.model.radiance.num_levels == levels
+    assert chosen.model.radiance.num_levels == 8
 
 
 def test_methods_of_one_size_keep_it_whatever_the_images():
@@ -148,6 +149,21 @@ def test_a_run_that_is_resumed_keeps_its_sizes():
     resumed.schedule.phase_b_steps = 77
     keep_sizes(resumed, began)
     assert resumed.model == began.model and resumed.schedule.phase_b_steps == 77
+
+
+@pytest.mark.parametrize("method", ["default_pipeline", "tiny_pipeline"])
+def test_what_was_found_out_from_the_images_is_kept_once(method: str):
+    """A room makes the field grow: where the run goes on, it is not to grow again."""
+    from gnerf_ns.method_configs import gnerf  # pyright: ignore[reportMissingImports] (a mapped folder)
+
+    began, resumed = (for_any_device(getattr(gnerf, method)) for _ in range(2))
+    fit_to_device(began, "cpu")
+    began.model.extent, began.model.background_color = "unbounded", "last_sample"
+    began.model.radiance, began.datamanager.max_image_side = began.model.radiance.for_surroundings(), 240
+    asked = resumed.datamanager.max_image_side
+    keep_sizes(resumed, began)
+    assert resumed.model == began.model
+    assert resumed.datamanager.max_image_side == (240 if asked == "auto" else asked)
 
 
 def test_checkpoints_and_configurations_of_before_grids_and_devices_load(tiny_scene: Path, tmp_path: Path):

@@ -154,6 +154,8 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
     train_ground_truth: Optional[Float[Tensor, "n 3 4"]]
     eval_ground_truth: Optional[Float[Tensor, "m 3 4"]]
     has_calibration: bool
+    _suitable_side: Optional[int] = None
+    """What `auto` has come to on a CPU."""
 
     def __init__(self, config: UnposedDataManagerConfig, *args: Any, **kwargs: Any):
         config.check_options()
@@ -193,16 +195,20 @@ class UnposedDataManager(VanillaDataManager[UnposedDataset]):
             return UnposedDataset(outputs, side, scale_factor=config.camera_res_scale_factor)
         small = UnposedDataset(outputs, CPU_IMAGE_SIDE, scale_factor=config.camera_res_scale_factor)
         images = ImageStack.from_dataset(small, self.device)
-        side = config.max_image_side = side_on_cpu(images)
+        side = config.max_image_side = self._suitable_side = side_on_cpu(images)
         if side == CPU_IMAGE_SIDE:
             self.train_images = images
             return small
         return UnposedDataset(outputs, side, scale_factor=config.camera_res_scale_factor)
 
-    @property
-    def detail(self) -> float:
-        """How many times as long as a CPU would have them by itself the training images are, in pixels."""
-        return max(self.train_images.height, self.train_images.width) / side_on_cpu(self.train_images)
+    def detail(self, most: Optional[int]) -> float:
+        """How many times as long as a CPU would have them by itself the training images are, in pixels.
+
+        Args:
+            most: no more of their longer side is trained on; None for all of it.
+        """
+        side = max(self.train_images.height, self.train_images.width)
+        return min(side, most or side) / (self._suitable_side or side_on_cpu(self.train_images))
 
     def create_eval_dataset(self) -> UnposedDataset:
         """The held-out images in the same format, with placeholder poses."""

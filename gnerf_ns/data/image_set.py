@@ -20,8 +20,9 @@ from gnerf_ns.data.images import PIXELS_AT_ONCE, ImageSize, area_resize
 from gnerf_ns.data.patch_sampling import image_coords
 
 _CHUNK_BYTES = 64 * 2**20
-_KEPT_SIZES = 3
-"""Besides their own, images are kept in so many sizes, all smaller: as much memory again, at most, for each."""
+_KEPT_BYTES = 2**26
+"""Smaller copies of all images are kept up to so many bytes, or as many as the images themselves have: all those of the
+searches, and one of those that training grows through."""
 _EDGE_CELLS = 32
 """Images are brought to so many pixels a side to look at their edges."""
 _PALE_RATIO = 4.0
@@ -216,23 +217,22 @@ class ImageStack:
             width: of the resized images, in pixels.
             indices: which images; None for all of them.
         """
-        covered = self.coverage(height, width, indices)
-        return None if covered is None else covered[0][:, :, None] * covered[1][:, None, :]
+        if self.extents is None:
+            return None
+        extents = self.extents if indices is None else self.extents[indices.to(self.extents.device)]
+        columns, rows = (_covered(extents[:, axis], size) for axis, size in enumerate((width, height)))
+        return rows[:, :, None] * columns[:, None, :]
 
-    def coverage(
-        self, height: int, width: int, indices: Optional[Int[Tensor, "batch"]] = None
-    ) -> Optional[Tuple[Float[Tensor, "batch height"], Float[Tensor, "batch width"]]]:
-        """`validity` of rows and of columns, whose products it is: an image is padded on two opposite sides or on all.
+    def coverage(self, height: int, width: int) -> Optional[Tuple[Float[Tensor, "n height"], Float[Tensor, "n width"]]]:
+        """Shares of rows and of columns that are image, of which `validity` is the products; None where all are.
 
         Args:
             height: of the resized images, in pixels.
             width: of the resized images, in pixels.
-            indices: which images; None for all of them.
         """
         if self.extents is None:
             return None
-        extents = self.extents if indices is None else self.extents[indices.to(self.extents.device)]
-        return _covered(extents[:, 1], height), _covered(extents[:, 0], width)
+        return _covered(self.extents[:, 1], height), _covered(self.extents[:, 0], width)
 
     def _stored(self, height: int, width: int) -> Tuple[UInt8[Tensor, "n {height} {width} channels"], bool]:
         """All images at a size, and whether colors are multiplied by alpha, as those of smaller copies are."""
@@ -240,9 +240,11 @@ class ImageStack:
             return self.pixels, False
         key = (height, width)
         if key not in self._smaller:
-            if len(self._smaller) == _KEPT_SIZES:
+            resized = self._resized(height, width)
+            room = max(_KEPT_BYTES, self.pixels.numel()) - resized.numel()
+            while self._smaller and sum(each.numel() for each in self._smaller.values()) > room:
                 self._smaller.popitem(last=False)
-            self._smaller[key] = self._resized(height, width)
+            self._smaller[key] = resized
         self._smaller.move_to_end(key)
         return self._smaller[key], True
 

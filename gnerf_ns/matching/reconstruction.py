@@ -61,8 +61,8 @@ KEPT_SHARE = 0.8
 """Of what plain matches place without contradiction, neighbors have to place so much: few images that contradict
 nothing are no better than many of which a few do."""
 NEARLY_ALL = 0.8
-"""Where strict matches have put together so much of the images, and nothing contradicts it, only those that are left
-are matched loosely."""
+"""Where strict matches have put together so much of the images, and nothing contradicts any of it, only those that are
+left are matched loosely."""
 FEWEST = 3
 """Fewer images are no component."""
 FEW_POINTS = 15
@@ -87,7 +87,7 @@ def reconstruct(colmap: Colmap) -> Iterator[LocalMatches]:
         yield found
     if best is not None and len(best) == count and _is_clear(found):
         return
-    if best is not None and _is_clear(found) and len(best) >= NEARLY_ALL * count:
+    if best is not None and len(found.misplaced) == 0 and len(best) >= NEARLY_ALL * count:
         is_placed = np.isin(pairs, best.component.image_indices).all(axis=1)
         some = colmap.match(pairs[~is_placed], LOOSE, beside=strict)
         found = judged(_completed(colmap, some, best), some)

@@ -185,11 +185,11 @@ def sample_pixel_rays(
     height, width = image_set.size_at(image_side)
     rows = torch.randint(len(image_set) if chosen is None else len(chosen), (num_rays,), device=device)
     indices = rows if chosen is None else chosen[rows]
-    coverage = image_set.images.coverage(height, width, indices)
+    coverage = image_set.images.coverage(height, width)
     if coverage is None:
         pixels = torch.randint(height * width, (num_rays,), device=device)
     else:
-        row, column = (_random_place(covered > FULLY_INSIDE) for covered in coverage)
+        row, column = (_random_place(covered > FULLY_INSIDE, indices) for covered in coverage)
         pixels = row * width + column
 
     coords = image_coords(height, width, device).view(-1, 2)[pixels]
@@ -199,7 +199,7 @@ def sample_pixel_rays(
     return rays_from_poses(camera_to_worlds[indices], directions, indices, areas), colors
 
 
-def _random_place(inside: Bool[Tensor, "rays count"]) -> Int[Tensor, "rays"]:
-    """A random one of the neighboring places at which each is true."""
-    first, count = inside.int().argmax(dim=1), inside.sum(dim=1)
-    return first + (torch.rand(len(inside), device=inside.device) * count).long().clamp_max(count - 1)
+def _random_place(inside: Bool[Tensor, "n places"], indices: Int[Tensor, "rays"]) -> Int[Tensor, "rays"]:
+    """A random one of the neighboring places that are inside, in the image of each ray."""
+    first, count = (each[indices] for each in (inside.int().argmax(dim=1), inside.sum(dim=1)))
+    return first + (torch.rand(len(indices), device=indices.device) * count).long().clamp_max(count - 1)

@@ -215,8 +215,8 @@ class GNeRFPipeline(VanillaPipeline):
         self._seed = self.ranks.done_by_first(torch.initial_seed)
         self._optimizer_state: Optional[TrainingCallbackAttributes] = None
 
-        if self.test_mode == "val" and self.device.type == "cpu" and fit_to_images(config, self.datamanager.detail):
-            self._make_model_anew()
+        if self.test_mode == "val" and self.device.type == "cpu":
+            self._fit_to_images()
         known = None
         # Where training begins, and not where it goes on or where a run is looked at.
         if config.begins_with is None and self.test_mode == "val":
@@ -279,6 +279,11 @@ class GNeRFPipeline(VanillaPipeline):
         self.training_status = TrainingStatus(lambda: self.schedule)
         self.to(device)
         self.ranks.make_equal(self)
+
+    def _fit_to_images(self) -> None:
+        """On a CPU, larger images get more steps and levels."""
+        if fit_to_images(self.config, self.datamanager.detail(self.config.schedule.phase_b_image_side[1])):
+            self._make_model_anew()
 
     def _expect_handheld_cameras(self) -> None:
         """Where silhouettes say so and the user has said nothing else."""

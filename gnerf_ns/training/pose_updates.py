@@ -85,8 +85,8 @@ class LeaveOut(nn.Module):
 
     @property
     def movable(self) -> Int[Tensor, "movable"]:
-        """Images that may fit better elsewhere; to move what matches placed or confirmed, alone or relative to others
-        that found their place, colors are no reason. Those that still wait for a pose fit nowhere."""
+        """Images that may fit better elsewhere; not those that matches placed or confirmed, alone or relative to others
+        that found their place. Those that still wait for a pose fit nowhere."""
         are_fixed = are_sure(self.origins) | (self.origins == PoseOrigin.GROUP) | self._scene.cameras.held
         are_fixed |= self.unplaced
         return (~are_fixed).nonzero()[:, 0]
@@ -221,9 +221,11 @@ class MisfitsConfig:
     pose: that of the images as they are trained on by then, but at most this many pixels."""
     required_cost_ratio: float = 0.85
     """An image moves only if the best hypothesis lowers its cost to this share."""
-    matched_cost_ratios: Tuple[float, float] = (8.0, 0.3)
-    """The same two of an image that matches placed, which know better than colors unless these are glaring: of 125
-    images of Lego, one that was put 63 degrees off had 22 times the median's cost."""
+    matched_cost_ratio: float = 8.0
+    """In place of `cost_ratio`, of an image that matches placed: these know better than colors, unless colors are
+    glaring. Of 125 images of Lego, one that was put 63 degrees off had 22 times the median's cost,"""
+    matched_required_cost_ratio: float = 0.3
+    """and in place of `required_cost_ratio`."""
 
 
 class Misfits:
@@ -264,8 +266,8 @@ class Misfits:
         if among is not None:
             waits = torch.ones_like(waits).index_fill(0, among, False)
         if matched is not None:
-            glaring, required[matched] = config.matched_cost_ratios
-            waits[matched] = relative[matched] <= glaring
+            required[matched] = config.matched_required_cost_ratio
+            waits[matched] = relative[matched] <= config.matched_cost_ratio
         if cost_in_vain is not None:
             waits |= relative <= cost_in_vain
         limit = min(config.max_count, max(config.min_count, math.ceil(config.max_share * len(image_set))))

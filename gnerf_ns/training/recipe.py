@@ -2,9 +2,11 @@
 
 A method is written down once for each kind of device (`method_configs/`); what differs between the two travels with the
 configuration of the CPU, and takes effect where a run begins on a GPU. Not where there happens to be one: a run on the
-CPU of a machine with a GPU is like any other on a CPU. A CPU's sizes are for images as large as it would choose; twice
-as large, they have twice the steps and one more level of cells of half the size (measured in `benchmarks/README.md`).
-A GPU's are for the 800 pixels that it takes at most unless told otherwise.
+CPU of a machine with a GPU is like any other on a CPU.
+
+A CPU's sizes are for images as large as it would choose. Where they are twice as large, there are twice as many steps,
+and one more level, up to cells half as large (measured in `benchmarks/README.md`, up to four times as large). A GPU's
+are for the 800 pixels that it takes at most unless told otherwise.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import torch
 from gnerf_ns.fields.hash_radiance import HashRadianceConfig
 
 STEPS_ROUNDED_TO = 50
+MOST_DETAIL = 4.0
+"""Images larger than so many times a CPU's own get no more steps and levels: their details are for a GPU."""
 
 Device = Literal["cpu", "cuda"]
 Config = TypeVar("Config", bound=Any)
@@ -65,16 +69,17 @@ def fit_to_images(config: Any, detail: float) -> bool:
     Returns:
         Whether the field has changed.
     """
-    more = round(math.log2(max(1.0, detail)))
-    grown: Dict[str, Callable[[int], int]] = {
-        "schedule.phase_b_steps": lambda steps: STEPS_ROUNDED_TO * round(steps * max(1.0, detail) / STEPS_ROUNDED_TO),
-        "model.radiance.num_levels": lambda levels: levels + more,
-        "model.radiance.max_resolution": lambda cells: cells << more,
-    }
-    for name in grown.keys() & config.on_cuda.keys():
-        on_cpu = config.on_cuda[name][0]
-        _replace_if_left(config, name, on_cpu, grown[name](on_cpu))
-    return more > 0
+    detail = min(MOST_DETAIL, max(1.0, detail))
+    if _is_left(config, "schedule.phase_b_steps"):
+        schedule = config.schedule
+        schedule.phase_b_steps = STEPS_ROUNDED_TO * round(schedule.phase_b_steps * detail / STEPS_ROUNDED_TO)
+        schedule.misfit_search_steps = tuple(round(step * detail) for step in schedule.misfit_search_steps)
+    more = round(math.log2(detail))
+    if more == 0 or not all(_is_left(config, f"model.radiance.{name}") for name in ("num_levels", "max_resolution")):
+        return False
+    config.model.radiance.num_levels += more
+    config.model.radiance.max_resolution <<= more
+    return True
 
 
 def keep_sizes(config: Any, before: Any) -> None:
@@ -89,8 +94,20 @@ def keep_sizes(config: Any, before: Any) -> None:
             value = reduce(getattr, name.split("."), before)
         except AttributeError:  # of another kind of field, which does not fit in any case
             continue
+        if name == "schedule.phase_b_steps" and config.schedule.phase_b_steps == on_cpu:
+            config.schedule.misfit_search_steps = before.schedule.misfit_search_steps
         _replace_if_left(config, name, on_cpu, value)
     config.on_cuda = {}
+    if config.datamanager.max_image_side == "auto":
+        config.datamanager.max_image_side = before.datamanager.max_image_side
+    # What was found out from the images: background, and whether there is a room around the object.
+    model, model_before = config.model, before.model
+    model.background_color, is_grown = model_before.background_color, model.extent != model_before.extent
+    model.extent = model_before.extent
+    radiance, radiance_before = model.radiance, model_before.radiance
+    are_grids = isinstance(radiance, HashRadianceConfig) and isinstance(radiance_before, HashRadianceConfig)
+    if is_grown and are_grids and radiance.num_levels != radiance_before.num_levels:
+        model.radiance = radiance.for_surroundings()
 
 
 def sizes_in_words(config: Any, device_type: str, image_side: int, phase_b_steps: int) -> str:
@@ -110,6 +127,11 @@ def sizes_in_words(config: Any, device_type: str, image_side: int, phase_b_steps
         grid = f", {radiance.num_levels} levels of up to {radiance.max_resolution} cells a side"
     place = "a GPU" if device_type == "cuda" else f"a CPU and images of {image_side} pixels"
     return f"Sizes are those for {place}: {config.photometric.rays_per_step} rays in {phase_b_steps} steps{grid}."
+
+
+def _is_left(config: Any, name: str) -> bool:
+    """Whether an option, by its dotted name, follows device and images, and is as it is for a CPU."""
+    return name in config.on_cuda and reduce(getattr, name.split("."), config) == config.on_cuda[name][0]
 
 
 def _replace_if_left(config: Any, name: str, default: Any, value: Any) -> None:

@@ -20,7 +20,6 @@ from gnerf_ns.data.datamanager import UnposedDataManagerConfig
 from gnerf_ns.data.dataset import UnposedDataset
 from gnerf_ns.export.folders import POSES_FOLDER, write_results
 from gnerf_ns.export.surface_points import surface_points
-from gnerf_ns.models.gnerf import GNeRFModelConfig
 from gnerf_ns.report.page import REPORT, write_report
 from gnerf_ns.runs.lines import Line, say, shown_path
 from gnerf_ns.runs.progress_display import ProgressWriter, Watched
@@ -130,8 +129,6 @@ class GNeRFTrainer(WholeRunTrainer):
         if before is not None:
             pipeline.begins_with, pipeline.poses = before.pipeline.begins_with, before.pipeline.poses
             keep_sizes(pipeline, before.pipeline)
-            model = cast(GNeRFModelConfig, pipeline.model)
-            model.background_color = before.pipeline.model.background_color
 
     def setup_optimizers(self) -> Optimizers:
         """Length, where left open, and learning rates follow the pipeline's schedule, which knows the images.

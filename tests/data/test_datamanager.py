@@ -451,5 +451,5 @@ def test_default_image_side_follows_device_and_images(
     assert max(manager.train_dataset.image_format.size) == max(manager.eval_dataset.image_format.size) == side
     assert config.max_image_side == side  # as it is saved, so that a run is evaluated as it was trained
     if device == "cpu":
-        assert manager.detail == pytest.approx(1.0, abs=0.03)
-        assert config_for(folder, max_image_side=2 * side).setup().detail == pytest.approx(2.0, abs=0.06)
+        assert manager.detail(None) == 1.0 and manager.detail(side // 2) == pytest.approx(0.5, abs=0.01)
+        assert config_for(folder, max_image_side=2 * side).setup().detail(None) == pytest.approx(2.0, abs=0.06)

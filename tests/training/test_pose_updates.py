@@ -141,8 +141,9 @@ def test_what_matches_placed_moves_where_colors_are_glaring_alone(model: GNeRFMo
     assert Misfits(MisfitsConfig(), search).better_poses(scene, 32, others)[0].tolist() == [7]
     moved, poses = Misfits(MisfitsConfig(), search).better_poses(scene, 32, others, matched=matched)
     assert sorted(moved.tolist()) == [2, 7] and errors_deg(poses, TRUTH[moved]).max() < 20
-    for ratios in ((1e6, 0.3), (8.0, 1e-6)):  # no more than is usual, or no better elsewhere
-        stays = Misfits(MisfitsConfig(matched_cost_ratios=ratios), search)
+    # No more than is usual, or no better elsewhere.
+    for config in (MisfitsConfig(matched_cost_ratio=1e6), MisfitsConfig(matched_required_cost_ratio=1e-6)):
+        stays = Misfits(config, search)
         assert stays.better_poses(scene, 32, others, matched=matched)[0].tolist() == [7]
 
 
