@@ -26,6 +26,7 @@ TRUST_KEY = "trust._extra_state"
 NOT_IN_OLDER_CHECKPOINTS = (
     TRUST_KEY,
     "leave_out.cost_in_vain",
+    "epipolar._leave_out.cost_in_vain",  # the same
     "_model.occupancy.densities",
     "_model.occupancy.occupied",
 )
