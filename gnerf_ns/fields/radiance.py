@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Dict, List, Protocol
+from typing import Dict, List, Optional, Protocol
 
 from jaxtyping import Float
 from nerfstudio.cameras.rays import RayBundle, RaySamples
@@ -27,6 +27,9 @@ class RadianceAlongRays:
     """Weights by the proposal networks, which are trained to bound the final weights (Mip-NeRF 360 eq. 13)."""
     proposal_samples: List[RaySamples] = field(default_factory=list)
     """Samples of the `proposal_weights`."""
+    ray_counts: Optional[Float[Tensor, "rays"]] = None
+    """What each ray counts in the mean of lengths along rays, where empty space was left out: the share of its way that
+    was sampled, times that of the rays that were. None for 1."""
 
 
 class Radiance(Protocol):

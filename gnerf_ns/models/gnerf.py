@@ -12,7 +12,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.model_components import renderers
-from nerfstudio.model_components.losses import distortion_loss, ray_samples_to_sdist
+from nerfstudio.model_components.losses import lossfun_distortion, ray_samples_to_sdist
 from nerfstudio.model_components.renderers import AccumulationRenderer, DepthRenderer, RGBRenderer
 from nerfstudio.model_components.shaders import NormalsShader
 from nerfstudio.models.base_model import Model
@@ -245,11 +245,15 @@ class GNeRFModel(Model):
             remains = first < last
             nears, fars = torch.where(remains, first, nears), torch.where(remains, last, nears)
             hits = hits & remains.squeeze(-1)
+        ways, num_hits = fars - nears, hits.sum()
         if self.knows_empty_space:
             nears, fars, hits = self._without_empty_space(ray_bundle, nears, fars, hits)
         ray_bundle = replace(ray_bundle, nears=nears, fars=fars, metadata={})
         indices = self._rays_with_samples(hits)
         radiance: RadianceAlongRays = self.radiance(ray_bundle[indices])
+        if self.knows_empty_space:
+            shares = ((fars - nears) / ways.clamp_min(1e-9)).squeeze(-1)[indices]
+            radiance.ray_counts = shares * (len(indices) / num_hits.clamp_min(1))
 
         count, background = len(ray_bundle), self._background_of_misses()
         composited = self._composite(radiance)
@@ -378,7 +382,7 @@ class GNeRFModel(Model):
         distortion_mult = self._distortion_boost * self.config.distortion_loss_mult
         return {
             "interlevel_loss": self.config.interlevel_loss_mult * interlevel_loss(radiance),
-            "distortion_loss": distortion_mult * distortion_loss([radiance.weights], [radiance.ray_samples]),
+            "distortion_loss": distortion_mult * distortion_of(radiance),
         }
 
     def get_metrics_dict(self, outputs, batch) -> Dict[str, Tensor]:
@@ -436,6 +440,14 @@ def charbonnier_loss(
 ) -> Float[Tensor, ""]:
     """Mean of sqrt(difference^2 + padding^2)."""
     return ((colors - target).square() + CHARBONNIER_PADDING**2).sqrt().mean()
+
+
+def distortion_of(radiance: RadianceAlongRays) -> Float[Tensor, ""]:
+    """The mean of nerfstudio's distortion loss (Mip-NeRF 360 eq. 15), over all rays and in units of their whole way,
+    those and that included which were not sampled because they are empty."""
+    lengths = ray_samples_to_sdist(radiance.ray_samples)
+    losses: Float[Tensor, "rays"] = lossfun_distortion(lengths, radiance.weights[..., 0])
+    return (losses if radiance.ray_counts is None else losses * radiance.ray_counts).mean()
 
 
 def interlevel_loss(radiance: RadianceAlongRays) -> Float[Tensor, ""]:
