@@ -161,7 +161,7 @@ class Colmap:
         listed = self._folder / "pairs.txt"
         for start in range(0, len(pairs), PAIRS_PER_CALL):
             chosen = pairs[start : start + PAIRS_PER_CALL]
-            listed.write_text("\n".join(f"{image_name(i)} {image_name(j)}" for i, j in chosen))
+            listed.write_text("\n".join(f"{image_name(i)} {image_name(j)}" for i, j in chosen.tolist()))
             pairing = pycolmap.ImportedPairingOptions()
             pairing.match_list_path = listed
             pycolmap.match_image_pairs(

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Dict
+from typing import Dict, List, Tuple
 
 import numpy as np
 import pytest
@@ -13,8 +13,11 @@ from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.data.images import ImageSize
 from gnerf_ns.data.intrinsics import Intrinsics, focal_from_fov
 from gnerf_ns.demo.scene import ProceduralSceneConfig, render_procedural_scene
-from gnerf_ns.matching.local_matches import Component, LocalMatches
-from gnerf_ns.matching.matcher import MatchedImages, match_images
+from gnerf_ns.matching.colmap import LOOSE, STRICT, Colmap
+from gnerf_ns.matching.job import Job
+from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
+from gnerf_ns.matching.matcher import MatchedImages, _lay_out, camera_groups, match_images
+from gnerf_ns.matching.pairs import every_pair
 
 SIDE, COUNT, FOV_DEG = 200, 14, 40.0
 
@@ -72,6 +75,24 @@ def test_points_project_to_where_they_are_seen(scene: Path):
     projected = focal[:, None] * local[:, :2] * [1, -1] / -local[:, 2:] + center
     distances = np.linalg.norm(projected - component.seen_at, axis=1) * SIDE
     assert np.median(distances) < 0.7 and distances.mean() == pytest.approx(float(component.error_px), rel=0.3)
+
+
+def test_pairs_that_are_matched_anew_replace_those_of_before(scene: Path, tmp_path: Path):
+    sizes, has_masks = _lay_out(given(scene, True), tmp_path, lambda *said: None)
+    groups = camera_groups(given(scene, True), sizes)
+    colmap = Colmap(Job(COUNT, groups, has_masks, list(range(COUNT)), 1, 0), tmp_path)
+    colmap.extract()
+    pairs = every_pair(COUNT)
+    strict, loose = colmap.match(pairs, STRICT).matches, colmap.match(pairs, LOOSE).matches
+    of_last = pairs[(pairs == COUNT - 1).any(axis=1)]
+    both = colmap.match(of_last, LOOSE, beside=colmap.match(pairs, STRICT)).matches
+
+    def points(matches: PairMatches, with_last: bool) -> Dict[Tuple[int, ...], List[List[float]]]:
+        found = zip(map(tuple, matches.pairs.tolist()), matches.of_pairs, strict=True)
+        return {pair: sorted(each.tolist()) for pair, each in found if (COUNT - 1 in pair) == with_last}
+
+    assert points(both, False) == points(strict, False) and points(both, True).keys() == points(loose, True).keys()
+    assert points(loose, True) != points(strict, True)
 
 
 def test_matched_points_lie_inside_the_masks(scene: Path):

@@ -421,6 +421,23 @@ def test_padding_of_an_image_does_not_count_in_its_metrics(monkeypatch):
     assert metrics["largest"] > 0.1
 
 
+@pytest.mark.parametrize("background", ["white", "black", "random"])
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_psnr_alone_is_that_among_all_metrics(background: Any, is_padded: bool):
+    torch.manual_seed(0)
+    model = model_of(Blobs()).eval()
+    model.config.background_color = background
+    model.renderer_rgb.background_color = background
+    camera = cameras(1, 24, 20)
+    camera.camera_to_worlds = random_poses(1)
+    batch = {"image": torch.rand(20, 24, 4)}
+    if is_padded:
+        batch["mask"] = torch.zeros((20, 24, 1), dtype=torch.bool)
+        batch["mask"][:, 6:18] = True
+    metrics, _ = model.get_image_metrics_and_images(model.get_outputs_for_camera(camera), batch)
+    assert model.get_image_psnr(camera, batch) == pytest.approx(metrics["psnr"], abs=1e-4)
+
+
 def test_empty_space_is_left_out_in_evaluation_and_in_training_where_nothing_is_to_be_seen(hash_model: GNeRFModel):
     model = hash_model.eval()
     assert model.occupancy is not None

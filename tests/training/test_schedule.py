@@ -117,6 +117,19 @@ def test_plan_at_stated_steps(name: str, step: int):
     assert plan.patch_scale == (pytest.approx(scale, rel=1e-4), 1.0)
 
 
+@pytest.mark.parametrize(("first", "last", "count"), [(24, 100, 11), (24, 27, 2), (100, 100, 1), (24, 25, 1)])
+def test_images_grow_by_rungs_from_first_to_last(first: int, last: int, count: int):
+    """Each size is made of all images at once, and is stayed at for about as long as the others."""
+    config = PhaseScheduleConfig(phase_a_steps=0, phase_b_steps=1000, phase_b_image_side=(first, last))
+    sides = [plan.image_side for plan in plans(schedule_of(config))]
+    growing = sorted(set(sides))
+    assert sides == sorted(sides) and growing[-1] == last and len(growing) == count
+    assert count == 1 or growing[0] == first
+    stays = [sides[:600].count(side) for side in growing]
+    assert max(stays) - min(stays) <= 1
+    assert all(side == last for side in sides[600:])
+
+
 def test_phases_follow_each_other_and_take_turns_between():
     schedule = schedule_of(PhaseScheduleConfig(phase_a_steps=3, interleaved_steps=5, phase_b_steps=4))
     assert schedule.total_steps == 12 and schedule.phase_b_start == 8
