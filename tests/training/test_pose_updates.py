@@ -17,6 +17,7 @@ from gnerf_ns.cameras.pose_prior import PosePrior, PosePriorConfig
 from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
 from gnerf_ns.training.objective import TrainingScene
+from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_updates import LeaveOut, Misfits, MisfitsConfig
 from gnerf_ns.training.schedule import PhaseScheduleConfig
 
@@ -90,6 +91,16 @@ def test_looking_up_none_changes_nothing(leave_out: LeaveOut):
     before = leave_out._scene.cameras.poses("train")
     leave_out.look_up()
     torch.testing.assert_close(leave_out._scene.cameras.poses("train"), before, rtol=0, atol=0)
+
+
+def test_who_may_be_moved_by_colors_and_who_by_glaring_ones(leave_out: LeaveOut):
+    leave_out.origins.copy_(torch.tensor([origin.value for origin in PoseOrigin] + [PoseOrigin.MATCHES]))
+    leave_out.unplaced[PoseOrigin.LOOKED_UP] = True
+    leave_out._scene.cameras.hold(torch.tensor([8]))
+    sure = [PoseOrigin.MATCHES, PoseOrigin.GROUP]
+    waits_or_given = [PoseOrigin.LOOKED_UP, PoseOrigin.CONFIRMED, 8]
+    assert leave_out.matched.tolist() == sorted(sure)
+    assert leave_out.movable.tolist() == [i for i in range(9) if i not in (*sure, *waits_or_given)]
 
 
 def test_images_without_a_pose_are_also_tried_between_those_before_and_after_them(leave_out: LeaveOut):
