@@ -111,7 +111,7 @@ def as_large_as_ours(model: Any, in_a_room: bool = False, detail: float = 1.0) -
         detail: how many times as long as by default images are, in pixels.
     """
     ours: Any = trainer_config("gnerf-ns")
-    fit_to_images(ours.pipeline, detail)
+    fit_to_images(ours.pipeline, detail, num_images=100)
     radiance = ours.pipeline.model.radiance
     if in_a_room:
         radiance = radiance.for_surroundings()

@@ -110,7 +110,7 @@ def test_sizes_follow_the_images(detail: float, steps: int, levels: int, cells: 
 
     config = for_any_device(default_pipeline)
     fit_to_device(config, "cpu")
-    assert fit_to_images(config, detail) == (levels > 8)
+    assert fit_to_images(config, detail, 100) == (levels > 8)
     assert config.schedule.phase_b_steps == steps
     assert config.schedule.misfit_search_steps[-1] == round(1000 * max(1.0, detail))
     assert (config.model.radiance.num_levels, config.model.radiance.max_resolution) == (levels, cells)
@@ -120,16 +120,26 @@ def test_sizes_follow_the_images(detail: float, steps: int, levels: int, cells: 
     )
     chosen = for_any_device(default_pipeline)
     chosen.schedule.phase_b_steps, chosen.model.radiance.max_resolution = 77, 99
-    fit_to_images(chosen, detail)
+    fit_to_images(chosen, detail, 100)
     assert (chosen.schedule.phase_b_steps, chosen.model.radiance.max_resolution) == (77, 99)
     assert chosen.model.radiance.num_levels == 8
+
+
+def test_few_images_are_sampled_all_along():
+    from gnerf_ns.method_configs.gnerf import default_pipeline  # pyright: ignore[reportMissingImports] (a mapped folder)
+
+    few, many, chosen = (for_any_device(default_pipeline) for _ in range(3))
+    chosen.model.radiance.num_proposal_samples = 12
+    assert fit_to_images(few, 1.0, 30) and not fit_to_images(many, 1.0, 31) and not fit_to_images(chosen, 1.0, 30)
+    assert [each.model.samples_empty_space for each in (few, many, chosen)] == [True, False, True]
+    assert [each.model.radiance.num_proposal_samples for each in (few, many, chosen)] == [40, 24, 12]
 
 
 def test_methods_of_one_size_keep_it_whatever_the_images():
     from gnerf_ns.method_configs.gnerf import tiny_pipeline  # pyright: ignore[reportMissingImports] (a mapped folder)
 
     config = for_any_device(tiny_pipeline)
-    fit_to_images(config, 4.0)
+    fit_to_images(config, 4.0, 100)
     assert config == for_any_device(tiny_pipeline)
 
 
@@ -140,7 +150,7 @@ def test_a_run_that_is_resumed_keeps_its_sizes():
     fit_to_device(began, "cpu")
     keep_sizes(resumed, began)
     fit_to_device(resumed, "cuda")
-    fit_to_images(resumed, 4.0)
+    fit_to_images(resumed, 4.0, 100)
     assert (resumed.photometric, resumed.model, resumed.schedule) == (began.photometric, began.model, began.schedule)
     assert sizes_in_words(resumed, "cuda", 800, 5) == ""
     # Begun on a GPU, it goes on so on a CPU; what is given now counts.

@@ -27,8 +27,9 @@ from gnerf_ns.fields.contraction import UnitBallContraction
 from gnerf_ns.fields.nerfacto_field import CoarseToFineNerfactoField, CompiledDensityField
 from gnerf_ns.fields.radiance import RadianceAlongRays
 
-PROPOSALS_FOR_SURROUNDINGS = 40
-"""Samples per ray of the proposal network in unbounded scenes, at least."""
+PROPOSALS_ALL_ALONG = 40
+"""Samples per ray of the proposal network, at least, where rays are sampled all along: in unbounded scenes, and of few
+images."""
 
 
 @dataclass
@@ -73,12 +74,9 @@ class HashRadianceConfig(InstantiateConfig):
     def for_surroundings(self) -> HashRadianceConfig:
         """The same with finer levels: of contracted space, the unit ball is but the middle; and with more proposals
         along rays of which no part is known to be empty."""
-        return replace(
-            self,
-            num_levels=self.num_levels + 2,
-            max_resolution=4 * self.max_resolution,
-            num_proposal_samples=max(self.num_proposal_samples, PROPOSALS_FOR_SURROUNDINGS),
-        )
+        proposals = max(self.num_proposal_samples, PROPOSALS_ALL_ALONG)
+        levels, cells = self.num_levels + 2, 4 * self.max_resolution
+        return replace(self, num_levels=levels, max_resolution=cells, num_proposal_samples=proposals)
 
 
 def resolve_implementation(requested: Literal["auto", "tcnn", "torch"]) -> Literal["tcnn", "torch"]:

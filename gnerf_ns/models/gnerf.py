@@ -69,6 +69,8 @@ class GNeRFModelConfig(ModelOptions):
     """Scene representation and its sampling along rays."""
     # White: black where an object is so pale that it can hardly be told from white. Random: another each step. Last
     # sample: each ray's last color, for images with their background.
+    samples_empty_space: tyro.conf.Suppress[bool] = False
+    """Whether rays are sampled in training where nothing is by now, too: for few images (`training/recipe.py`)."""
     background_color: Literal["white", "black", "random", "last_sample"] = "white"
     """Behind objects. white: black for pale ones; random: needs alpha or masks."""
     extent: Literal["ball", "unbounded"] = "ball"
@@ -287,7 +289,9 @@ class GNeRFModel(Model):
         assert self.occupancy is not None
         first, last = self.occupancy.narrow(ray_bundle.origins, ray_bundle.directions, nears, fars)
         meets = first < last
-        if self.training:
+        if self.training and self.config.samples_empty_space:
+            is_whole = torch.ones_like(meets)
+        elif self.training:
             shows_nothing = ray_bundle.metadata.get(SHOWS_NOTHING, torch.zeros_like(meets))
             is_whole = ~shows_nothing & (~meets | (torch.rand_like(first) < WHOLE_SHARE))
         else:

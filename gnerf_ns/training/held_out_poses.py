@@ -25,6 +25,9 @@ NUM_SURVIVORS = 8
 """of which so many are looked at more closely (of a carton, four were too few once in six times),"""
 MAX_COST_RATIO = 0.85
 """and goes elsewhere only if that lowers its squared color error to this share, as misfits in training do."""
+FEWEST_TO_COMPARE, COMPARED_SIDE, USUAL = 4, 48, 0.75
+"""With so many images that matches are sure of, one in doubt is compared with them, in so many pixels of its longer
+side: it is to be shown as well as three quarters of them."""
 IMAGES_PER_BATCH = 25
 """Held-out images refined together; bounds memory, which would grow beyond that of training. Fewer take as many steps,
 and those take hardly less time."""
@@ -93,20 +96,48 @@ def find_held_out_poses(
     if guess.are_fixed and bool(is_known.all()):
         return known, guess.origins
     poses, is_sure = known.clone(), is_known & are_sure(guess.origins) & guess.are_matches_sharp
-    if not bool(is_sure.all()):
-        others = (~is_sure).nonzero()[:, 0]
+    is_settled = is_sure
+    if bool(is_sure.any()):
+        # Sure ones would not be believed anywhere else, so that nothing else is tried.
+        begun = is_known.nonzero()[:, 0]
+        poses[begun] = refined(config, image_set[begun], search, known[begun][:, None])
+        is_settled = is_sure | shown_as_well(image_set, search, poses, is_known, is_sure)
+    if not bool(is_settled.all()):
+        others = (~is_settled).nonzero()[:, 0]
         begun = known[others] if bool(is_known[others].any()) else None
         poses[others] = looked_up(config, image_set[others], search, regress, begun)
-    if bool(is_sure.any()):
-        # They would not be believed anywhere else, so that nothing else is tried.
-        sure = is_sure.nonzero()[:, 0]
-        poses[sure] = refined(config, image_set[sure], search, known[sure][:, None])
     unsure = unsure_images(poses, known, guess.origins, guess.are_matches_sharp)
+    unsure = unsure[~is_settled[unsure]]
     near = torch.where(is_known[:, None, None], known, poses)[unsure]
     poses[unsure] = tried_beside_others(image_set[unsure], search, near, poses[unsure], guess.others)
     if guess.are_fixed:
         poses = torch.where(is_known[:, None, None], known, poses)
     return held_to_guess(poses, known, guess.origins, guess.are_matches_sharp)
+
+
+def shown_as_well(
+    image_set: ImageSet,
+    search: PoseSearch,
+    camera_to_worlds: Float[Tensor, "m 3 4"],
+    is_known: Bool[Tensor, "m"],
+    is_sure: Bool[Tensor, "m"],
+) -> Bool[Tensor, "m"]:
+    """Which images the field shows as well from their poses as it shows those that matches are sure of: there is no
+    reason to look for them elsewhere, which takes as long for one as for all of those.
+
+    Args:
+        image_set: the held-out images.
+        search: in the trained field.
+        camera_to_worlds: of images that have a pose.
+        is_known: which these are.
+        is_sure: which of them matches are sure of.
+    """
+    if int(is_sure.sum()) < FEWEST_TO_COMPARE:
+        return torch.zeros_like(is_sure)
+    known = is_known.nonzero()[:, 0]
+    cost = search.costs.contrast(image_set, COMPARED_SIDE)
+    cost[known] = search.costs.at(image_set, known, camera_to_worlds[known], COMPARED_SIDE) / cost[known]
+    return is_known & (cost <= cost[is_sure].quantile(USUAL))
 
 
 def looked_up(

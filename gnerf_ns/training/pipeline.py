@@ -281,8 +281,9 @@ class GNeRFPipeline(VanillaPipeline):
         self.ranks.make_equal(self)
 
     def _fit_to_images(self) -> None:
-        """On a CPU, larger images get more steps and levels."""
-        if fit_to_images(self.config, self.datamanager.detail(self.config.schedule.phase_b_image_side[1])):
+        """On a CPU, larger images get more steps and levels, and few ones more samples."""
+        detail = self.datamanager.detail(self.config.schedule.phase_b_image_side[1])
+        if fit_to_images(self.config, detail, len(self.datamanager.train_dataset)):
             self._make_model_anew()
 
     def _expect_handheld_cameras(self) -> None:

@@ -146,6 +146,37 @@ def test_held_out_poses_do_not_depend_on_which_images_share_a_batch(monkeypatch:
     assert errors.median() < 20, "each image has its own pose"
 
 
+def test_one_in_doubt_is_looked_for_elsewhere_only_if_it_is_shown_worse_than_sure_ones(monkeypatch: pytest.MonkeyPatch):
+    model, truth = model_of(Blobs(num_samples=16)), random_poses(7, seed=6)
+    search = PoseSearch(
+        PoseSearchConfig(), model, PoseProposals(PosePriorConfig().resolve(), lambda: RADIUS), PoseCodec("free", RADIUS)
+    )
+    elsewhere, looked = random_poses(2, seed=9), []
+
+    def look_up(config: Any, images: Any, *others: Any) -> torch.Tensor:
+        looked.append(len(images))
+        return elsewhere[: len(images)].clone()
+
+    monkeypatch.setattr(held_out_poses, "looked_up", look_up)
+    monkeypatch.setattr(held_out_poses, "refined", lambda config, images, search, starts: starts[:, 0])
+    monkeypatch.setattr(held_out_poses, "tried_beside_others", lambda images, search, near, found, others: found)
+    # Sure ones are a little off, as they are in training.
+    known = rotate_poses(roma.rotvec_to_rotmat(torch.tensor([0.0, 0.0, 0.02])), truth)
+    known[[4, 5]] = torch.stack([truth[4], random_poses(1, seed=3)[0]])
+    known[6] = torch.nan
+    origins = torch.tensor([PoseOrigin.MATCHES] * 4 + [PoseOrigin.DOUBTFUL_MATCHES] * 2 + [PoseOrigin.LOOKED_UP])
+    guess = HeldOutGuess(known, origins, are_matches_sharp=True, are_fixed=False, others=random_poses(3, seed=8))
+    poses, found = find_held_out_poses(EvalPosesConfig(), image_set_of(model, truth), search, None, guess)
+    assert looked == [2], "one in doubt that is shown badly, and one without a pose"
+    assert torch.equal(poses, torch.cat([known[:5], elsewhere])) and torch.equal(found, origins)
+    # With few sure ones to compare with, those in doubt are looked for.
+    few, images = torch.tensor([0, 1, 4]), image_set_of(model, truth)
+    find_held_out_poses(
+        EvalPosesConfig(), images[few], search, None, guess._replace(camera_to_worlds=known[few], origins=origins[few])
+    )
+    assert looked == [2, 1]
+
+
 def test_fixed_poses_stay_and_others_are_found(monkeypatch: pytest.MonkeyPatch):
     model, truth = model_of(Blobs(num_samples=16)), random_poses(2, seed=6)
     search = PoseSearch(
