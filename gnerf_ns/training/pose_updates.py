@@ -260,7 +260,8 @@ class Misfits:
         side = max(search.config.image_side, min(image_side, config.max_confirmation_side))
         # Of more images, all together are looked at in as many pixels.
         first_look = round(side * min(1.0, math.sqrt(config.max_sharp / len(image_set))))
-        cost = search.costs.relative(image_set, current, max(search.config.image_side, first_look))
+        first_look = max(search.config.image_side, first_look)
+        cost = search.costs.relative(image_set, current, first_look)
         relative = cost / (cost if placed is None else cost[placed]).median()
         required, waits = torch.full_like(cost, config.required_cost_ratio), torch.zeros_like(cost, dtype=torch.bool)
         if among is not None:
@@ -284,8 +285,11 @@ class Misfits:
             poses = self.refined(image_set, misfits, poses)
         if relative[misfits[0]] > config.outlier_cost_ratio:
             poses[0] = self._best_refined(scene, misfits[:1], hypotheses[:1], side)
-        cost_here, cost_there = (search.costs.at(image_set, misfits, at, side) for at in (current[misfits], poses))
-        moved = cost_there < required[misfits] * cost_here
+        if first_look < side:
+            cost_here = search.costs.at(image_set, misfits, current[misfits], side)
+        else:
+            cost_here = cost[misfits] * search.costs.contrast(image_set, side)[misfits]
+        moved = search.costs.at(image_set, misfits, poses, side) < required[misfits] * cost_here
         if cost_in_vain is not None:
             cost_in_vain[misfits] = torch.where(moved, 0.0, relative[misfits])
         return misfits[moved], poses[moved]
