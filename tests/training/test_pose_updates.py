@@ -125,11 +125,15 @@ def test_checkpoints_hold_which_images_are_left_out(leave_out: LeaveOut):
 # Misfits
 
 
-def test_only_misfits_are_moved(model: GNeRFModel):
+@pytest.mark.parametrize("max_sharp", [400, 3])
+def test_only_misfits_are_moved(model: GNeRFModel, monkeypatch: pytest.MonkeyPatch, max_sharp: int):
     current = TRUTH.clone()
     current[[2, 7]] = random_poses(2, seed=4)
     scene, search = scene_of(model, TRUTH, current)
-    moved, poses = Misfits(MisfitsConfig(), search).better_poses(scene, 32)
+    sides, relative = [], search.costs.relative
+    monkeypatch.setattr(search.costs, "relative", lambda *given: sides.append(given[2]) or relative(*given))
+    moved, poses = Misfits(MisfitsConfig(max_sharp=max_sharp), search).better_poses(scene, 32)
+    assert sides == [32 if max_sharp == 400 else 16], "of more images, smaller ones are looked at first"
     assert sorted(moved.tolist()) == [2, 7]
     assert errors_deg(poses, TRUTH[moved]).max() < 20
 
