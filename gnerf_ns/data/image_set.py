@@ -217,10 +217,10 @@ class ImageStack:
             width: of the resized images, in pixels.
             indices: which images; None for all of them.
         """
-        if self.extents is None:
+        coverage = self.coverage(height, width)
+        if coverage is None:
             return None
-        extents = self.extents if indices is None else self.extents[indices.to(self.extents.device)]
-        columns, rows = (_covered(extents[:, axis], size) for axis, size in enumerate((width, height)))
+        rows, columns = coverage if indices is None else (each[indices.to(each.device)] for each in coverage)
         return rows[:, :, None] * columns[:, None, :]
 
     def coverage(self, height: int, width: int) -> Optional[Tuple[Float[Tensor, "n height"], Float[Tensor, "n width"]]]:

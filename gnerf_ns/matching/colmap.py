@@ -27,7 +27,6 @@ PAIRS_PER_CALL = 200
 PEAK_THRESHOLD, EDGE_THRESHOLD, MAX_FEATURES = 0.002, 16.0, 6000
 """Of SIFT; more and fainter features than its own, since images are small and texture is thin."""
 
-
 MANY_IMAGES, RARER_ADJUSTMENT, ADJUSTMENT_STEPS, ADJUSTMENTS = 200, 1.5, 20, 2
 """Cameras of more images than this are adjusted all together when so many times as many are there as the last time,
 not 1.1 times, in so many steps and so often, not in 50 and five times: 408 took 13 s in place of 193 and came out as

@@ -247,15 +247,15 @@ class GNeRFModel(Model):
             remains = first < last
             nears, fars = torch.where(remains, first, nears), torch.where(remains, last, nears)
             hits = hits & remains.squeeze(-1)
-        ways, num_hits = fars - nears, hits.sum()
+        ways, could_hit = fars - nears, hits
         if self.knows_empty_space:
             nears, fars, hits = self._without_empty_space(ray_bundle, nears, fars, hits)
         ray_bundle = replace(ray_bundle, nears=nears, fars=fars, metadata={})
         indices = self._rays_with_samples(hits)
         radiance: RadianceAlongRays = self.radiance(ray_bundle[indices])
-        if self.knows_empty_space:
+        if self.training and self.knows_empty_space:
             shares = ((fars - nears) / ways.clamp_min(1e-9)).squeeze(-1)[indices]
-            radiance.ray_counts = shares * (len(indices) / num_hits.clamp_min(1))
+            radiance.ray_counts = shares * (len(indices) / could_hit.sum().clamp_min(1))
 
         count, background = len(ray_bundle), self._background_of_misses()
         composited = self._composite(radiance)
