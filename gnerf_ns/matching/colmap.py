@@ -70,6 +70,8 @@ class MatchedPairs:
     """Those that fit one relative pose of the two cameras."""
     overlaps: Overlaps
     """What the images of each pair have in common."""
+    compared: AbstractSet[Tuple[int, int]]
+    """All pairs that were compared, those that do not match as well; the smaller index first."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +151,14 @@ class Colmap:
         """
         name = "loose" if criteria.is_loose else "strict"
         database = self._folder / f"{name}.db"
-        shutil.copy(self._features if beside is None else beside.database, database)
-        if beside is not None:
+        compared = frozenset(map(tuple, np.sort(pairs, axis=1).tolist()))
+        if beside is None:
+            shutil.copy(self._features, database)
+        else:
+            if beside.database != database:
+                shutil.copy(beside.database, database)
             self._forget(database, pairs)
+            compared |= beside.compared
         matching = pycolmap.FeatureMatchingOptions()
         matching.num_threads, matching.use_gpu = self.job.num_threads, False
         verification = pycolmap.TwoViewGeometryOptions()
@@ -173,7 +180,7 @@ class Colmap:
             _say(f"{name}-matches", start + len(chosen), len(pairs))
         matches, aspects = self._verified(database)
         _say("overlaps", 0, len(matches.pairs))
-        return MatchedPairs(database, criteria, matches, overlaps_of_pairs(matches, aspects))
+        return MatchedPairs(database, criteria, matches, overlaps_of_pairs(matches, aspects), compared)
 
     def map(
         self,

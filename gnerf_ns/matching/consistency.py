@@ -9,7 +9,7 @@ And what is on two sides is mostly seen aslant on one of them, where true neighb
 from __future__ import annotations
 
 import math
-from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import AbstractSet, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -40,6 +40,9 @@ OTHERWISE_DEG = 10.0
 """Two reconstructions of the same images differ by less where both are right."""
 FEWEST_NEIGHBORS = 10
 """Fewer pairs of neighbors do not say what is usual."""
+NEAREST = 6
+"""So many of a camera's nearest neighbors are compared to tell whether it is in its place: where one side was laid upon
+another, half of them are of the other."""
 
 _MAX_FEATURES = 500
 """Of an image, spread over it, to tell how much of it matches."""
@@ -119,17 +122,31 @@ def _tilt(points: Float[np.ndarray, "matches 4"]) -> float:
     return float(largest / smallest) if rank == 2 and smallest > 1e-6 * largest else math.inf
 
 
-def contradictions(component: Component, overlaps: Overlaps) -> Int[np.ndarray, "pairs 2"]:
+def nearest_neighbors(component: Component) -> Int[np.ndarray, "pairs 2"]:
+    """Pairs of images, the smaller index first, of which one is among the other's `NEAREST` neighbors."""
+    pairs, angles = _all_neighbors(component)
+    ends, angles = np.concatenate([pairs, pairs[:, ::-1]]), np.tile(angles, 2)
+    order = np.lexsort((angles, ends[:, 0]))
+    rows = ends[order, 0]
+    rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    nearest = component.image_indices[ends[order[rank < NEAREST]]]
+    return np.unique(np.sort(nearest, axis=1), axis=0)
+
+
+def contradictions(
+    component: Component, overlaps: Overlaps, compared: Optional[AbstractSet[Tuple[int, int]]] = None
+) -> Int[np.ndarray, "pairs 2"]:
     """Pairs of rows of cameras that are neighbors, but have less in common than neighbors have.
 
     Args:
         component: cameras, and the points they see.
         overlaps: of all pairs that match.
+        compared: pairs that were compared at all, the smaller index first; others say nothing. None for all.
 
     Returns:
         No rows where there are too few neighbors to tell.
     """
-    pairs = _neighbors(component)
+    pairs = _neighbors(component, compared)
     if len(pairs) < FEWEST_NEIGHBORS:
         return pairs[:0]
     indices = component.image_indices[pairs]
@@ -138,10 +155,12 @@ def contradictions(component: Component, overlaps: Overlaps) -> Int[np.ndarray, 
     return pairs[covered < MISSING_SHARE * np.quantile(covered, USUAL)]
 
 
-def misplaced(component: Component, overlaps: Overlaps) -> Int[np.ndarray, "misplaced"]:
-    """Rows of the fewest images, about, without which there are no `contradictions`."""
-    wrong, count = contradictions(component, overlaps), len(component)
-    all_counts = np.maximum(np.bincount(_neighbors(component).flatten(), minlength=count), 1)
+def misplaced(
+    component: Component, overlaps: Overlaps, compared: Optional[AbstractSet[Tuple[int, int]]] = None
+) -> Int[np.ndarray, "misplaced"]:
+    """Rows of the fewest images, about, without which there are no `contradictions`, whose arguments these are."""
+    wrong, count = contradictions(component, overlaps, compared), len(component)
+    all_counts = np.maximum(np.bincount(_neighbors(component, compared).flatten(), minlength=count), 1)
     taken: List[int] = []
     while len(wrong) > 0:
         # The image that contradicts the largest share of its neighbors: others contradict it, and not each other.
@@ -182,10 +201,22 @@ def placed_otherwise(one: Component, other: Component) -> Int[np.ndarray, "image
     return both[~is_like[int(is_like.sum(axis=1).argmax())]] if len(both) else both
 
 
-def _neighbors(component: Component) -> Int[np.ndarray, "pairs 2"]:
-    """Rows of cameras that see the same from about the same place."""
+def _neighbors(
+    component: Component, compared: Optional[AbstractSet[Tuple[int, int]]] = None
+) -> Int[np.ndarray, "pairs 2"]:
+    """Rows of cameras that see the same from about the same place, of images that were compared."""
+    pairs, _ = _all_neighbors(component)
+    if compared is None:
+        return pairs
+    images = np.sort(component.image_indices[pairs], axis=1)
+    return pairs[[pair in compared for pair in map(tuple, images.tolist())]]
+
+
+def _all_neighbors(component: Component) -> Tuple[Int[np.ndarray, "pairs 2"], Float[np.ndarray, "pairs"]]:
+    """Rows of cameras that see the same from about the same place, and the angle between their directions, in
+    degrees."""
     poses, middles = component.camera_to_worlds, _middles(component)
-    found = []
+    found, angles = [], []
     for row in range(len(component)):
         others = np.arange(row + 1, len(component))
         seen = (middles[row] + middles[others]) / 2
@@ -194,9 +225,10 @@ def _neighbors(component: Component) -> Int[np.ndarray, "pairs 2"]:
         directions = _angles_deg((mine * theirs).sum(axis=1) / np.maximum(far * farther, 1e-12))
         axes = _angles_deg(poses[others, :, 2] @ poses[row, :, 2])
         ratios = np.maximum(far, farther) / np.maximum(np.minimum(far, farther), 1e-12)
-        near = others[(directions < NEAR_DEG) & (axes < NEAR_AXES_DEG) & (ratios < NEAR_RATIO)]
-        found.append(np.stack([np.full_like(near, row), near], axis=1))
-    return np.concatenate(found)
+        is_near = (directions < NEAR_DEG) & (axes < NEAR_AXES_DEG) & (ratios < NEAR_RATIO)
+        found.append(np.stack([np.full(is_near.sum(), row), others[is_near]], axis=1))
+        angles.append(directions[is_near])
+    return np.concatenate(found), np.concatenate(angles)
 
 
 def _middles(component: Component) -> Float[np.ndarray, "n 3"]:

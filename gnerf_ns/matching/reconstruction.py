@@ -26,6 +26,7 @@ from gnerf_ns.matching.consistency import (
     Overlap,
     contradictions,
     misplaced,
+    nearest_neighbors,
     placed_otherwise,
     shows_no_motion,
 )
@@ -61,8 +62,8 @@ KEPT_SHARE = 0.8
 """Of what plain matches place without contradiction, neighbors have to place so much: few images that contradict
 nothing are no better than many of which a few do."""
 NEARLY_ALL = 0.8
-"""Where strict matches have put together so much of the images, and nothing contradicts any of it, only those that are
-left are matched loosely."""
+"""Where strict matches have put together so much of the images without contradiction, only the others are matched
+loosely."""
 FEWEST = 3
 """Fewer images are no component."""
 FEW_POINTS = 15
@@ -82,24 +83,29 @@ def reconstruct(colmap: Colmap) -> Iterator[LocalMatches]:
         yield judged([], strict)  # nothing to begin with, which takes minutes to find out
         return
     models = colmap.map(strict)
+    strict = with_neighbors(colmap, models, strict)
     best, found = next(iter(models), None), judged(models, strict)
     if found.components:
         yield found
     if best is not None and len(best) == count and _is_clear(found):
         return
-    if best is not None and len(found.misplaced) == 0 and len(best) >= NEARLY_ALL * count:
-        is_placed = np.isin(pairs, best.component.image_indices).all(axis=1)
-        some = colmap.match(pairs[~is_placed], LOOSE, beside=strict)
-        found = judged(_completed(colmap, some, best), some)
+    if best is not None and _num_sure(found) >= NEARLY_ALL * count:
+        sure = np.setdiff1d(best.component.image_indices, found.misplaced)
+        some = colmap.match(pairs[~np.isin(pairs, sure).all(axis=1)], LOOSE, beside=strict)
+        models = _completed(colmap, some, best)
+        found = judged(models, with_neighbors(colmap, models, some))
         yield found
         if _is_clear(found):
             return
     loose = colmap.match(pairs, LOOSE)
-    found = judged(_completed(colmap, loose, best), loose)
+    models = _completed(colmap, loose, best)
+    loose = with_neighbors(colmap, models, loose)
+    found = judged(models, loose)
     yield found
     if _is_clear(found):
         return
-    careful = judged(by_neighbors(colmap, loose), loose)
+    models = by_neighbors(colmap, loose)
+    careful = judged(models, with_neighbors(colmap, models, loose))
     if not careful.components:
         return
     is_better = _score(careful) >= _score(found) and _num_placed(careful) >= KEPT_SHARE * _num_sure(found)
@@ -152,12 +158,12 @@ def _grown_by_neighbors(colmap: Colmap, loose: MatchedPairs) -> Tuple[Optional[M
             grown = next(iter(colmap.map(loose, best, pairs=chosen)), None)
             if grown is None or (best is not None and len(grown) <= len(best)):
                 break
-            contradicted = len(misplaced(grown.component, overlaps))
+            contradicted = len(misplaced(grown.component, overlaps, loose.compared))
             added = len(grown) - (0 if best is None else len(best))
             if contradicted <= so_far + CLEAR_SHARE * added:
                 best, accepted, so_far = grown, chosen, contradicted
                 break
-            wrong = grown.component.image_indices[contradictions(grown.component, overlaps)]
+            wrong = grown.component.image_indices[contradictions(grown.component, overlaps, loose.compared)]
             wrong = set(map(tuple, np.sort(wrong, axis=1).tolist()))
             if not wrong & chosen:  # the same would come out, and lesser pairs only add to it
                 return best, accepted
@@ -185,6 +191,15 @@ def _with_left(
     return [model, *(colmap.map(matched, among=left, pairs=pairs) if len(left) >= FEWEST else [])]
 
 
+def with_neighbors(colmap: Colmap, models: List[Model], matched: MatchedPairs) -> MatchedPairs:
+    """The same, with those compared too that came to stand beside each other, and had not been likely to match."""
+    if not models:
+        return matched
+    neighbors = nearest_neighbors(max(models, key=len).component)
+    is_new = [pair not in matched.compared for pair in map(tuple, neighbors.tolist())]
+    return colmap.match(neighbors[is_new], matched.criteria, beside=matched) if any(is_new) else matched
+
+
 def judged(models: List[Model], matched: MatchedPairs) -> LocalMatches:
     """What was found, with those images named that their neighbors contradict.
 
@@ -193,9 +208,10 @@ def judged(models: List[Model], matched: MatchedPairs) -> LocalMatches:
         matched: how images match.
     """
     components = _components(models)
-    nothing = np.zeros(0, dtype=np.int64)
-    contradicted = components[0].image_indices[misplaced(components[0], matched.overlaps)] if components else nothing
-    return LocalMatches(components, matched.matches, contradicted)
+    if not components:
+        return LocalMatches(components, matched.matches, np.zeros(0, dtype=np.int64))
+    rows = misplaced(components[0], matched.overlaps, matched.compared)
+    return LocalMatches(components, matched.matches, components[0].image_indices[rows])
 
 
 def with_lost(better: LocalMatches, worse: LocalMatches) -> LocalMatches:

@@ -9,7 +9,9 @@ import torch
 
 from gnerf_ns.cameras.look_at import look_at
 from gnerf_ns.matching.consistency import (
+    NEAREST,
     misplaced,
+    nearest_neighbors,
     overlaps_of_pairs,
     placed_otherwise,
     shows_no_motion,
@@ -119,6 +121,37 @@ def test_one_image_among_others_is_named():
     sides.update({(5, index): 0.2 for index in range(20, 30)})
     poses[5] = poses[25]
     assert misplaced(component(poses), overlaps_of_pairs(pairs_of(sides), np.ones(48))).tolist() == [5]
+
+
+def test_pairs_that_were_never_compared_contradict_nobody():
+    count = 48
+    sides = neighbors_in_a_ring(count)
+    left_out = {(index, index + 1) for index in range(0, count - 1, 2)}
+    kept = {pair: side for pair, side in sides.items() if pair not in left_out}
+    overlaps = overlaps_of_pairs(pairs_of(kept), np.ones(count))
+    every = {(i, j) for i in range(count) for j in range(i + 1, count)}
+    assert len(misplaced(component(ring(count)), overlaps)) > 0
+    assert len(misplaced(component(ring(count)), overlaps, every)) > 0
+    assert len(misplaced(component(ring(count)), overlaps, every - left_out)) == 0
+
+
+def test_nearest_neighbors_are_those_of_each_image():
+    """Against a list of each image's neighbors, of cameras at random places; images are numbered unlike rows."""
+    random = np.random.default_rng(0)
+    azimuths, heights = random.uniform(0.0, 2.0, 40), random.uniform(0.0, 0.5, 40)
+    positions = 4.0 * np.stack([np.cos(azimuths), np.sin(azimuths), heights], axis=1)
+    cameras = component(look_at(torch.from_numpy(positions)).numpy())
+    cameras = replace(cameras, image_indices=random.permutation(100)[:40])
+    towards = positions - np.median(cameras.points, axis=0)
+    towards /= np.linalg.norm(towards, axis=1, keepdims=True)
+    angles = np.degrees(np.arccos(np.clip(towards @ towards.T, -1.0, 1.0)))
+    np.fill_diagonal(angles, np.inf)
+    expected = set()
+    for row in range(40):
+        for other in [each for each in np.argsort(angles[row]) if angles[row, each] < 15.0][:NEAREST]:
+            expected.add(tuple(sorted(cameras.image_indices[[row, other]].tolist())))
+    assert set(map(tuple, nearest_neighbors(cameras).tolist())) == expected
+    assert len(expected) > 100
 
 
 @pytest.mark.parametrize(("count", "expected"), [(4, 0), (11, 1)])

@@ -16,6 +16,7 @@ from gnerf_ns.matching.colmap import FAINT, LOOSE, Colmap, Criteria, MatchedPair
 from gnerf_ns.matching.consistency import Overlap
 from gnerf_ns.matching.job import Job
 from gnerf_ns.matching.local_matches import Component, LocalMatches, PairMatches
+from gnerf_ns.matching.pairs import every_pair
 from gnerf_ns.matching.reconstruction import by_neighbors, reconstruct, with_doubt, with_lost
 
 COUNT = 36
@@ -63,7 +64,7 @@ class StandIn(Colmap):
 
     @property
     def loose(self) -> MatchedPairs:
-        return self.match(np.zeros((0, 2), np.int64), LOOSE)
+        return self.match(every_pair(COUNT), LOOSE)
 
     def extract(self) -> None:
         pass
@@ -73,11 +74,13 @@ class StandIn(Colmap):
             raise SystemError("aborted")
         self.matched.append(len(pairs))
         found = set(self.overlaps) if criteria.is_loose or self.strict is None else self.strict
+        compared: AbstractSet[Pair] = frozenset(map(tuple, pairs.tolist()))
         if beside is not None:
             chosen = set(map(tuple, pairs.tolist()))
             found = (found & chosen) | (beside.overlaps.keys() - chosen)
+            compared |= beside.compared
         nothing = PairMatches(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
-        return MatchedPairs(Path(), criteria, nothing, {each: self.overlaps[each] for each in found})
+        return MatchedPairs(Path(), criteria, nothing, {each: self.overlaps[each] for each in found}, compared)
 
     def map(
         self,
@@ -213,6 +216,28 @@ def test_where_strict_matches_place_nearly_all_only_those_left_are_matched_loose
     assert len(strict.components[0]) == most and len(last.components[0]) == COUNT and len(last.misplaced) == 0
     every, of_left = COUNT * (COUNT - 1) // 2, COUNT * (COUNT - 1) // 2 - most * (most - 1) // 2
     assert stand_in.matched == [every, of_left]
+
+
+@pytest.mark.parametrize("is_folded", [False, True])
+def test_of_many_images_neighbors_are_compared_before_they_say_anything(
+    monkeypatch: pytest.MonkeyPatch, is_folded: bool
+):
+    """Of many images only likely pairs are compared: others, unasked, contradict nobody; asked, those of another side
+    do."""
+    overlaps = with_logos() if is_folded else ring()
+    likely = [each for each in overlaps if pair(*each) not in {pair(i, i + 1) for i in range(0, COUNT, 3)}]
+    monkeypatch.setattr(reconstruction, "EXHAUSTIVE_UP_TO", COUNT - 1)
+    monkeypatch.setattr(StandIn, "descriptors", lambda self: [])
+    monkeypatch.setattr(reconstruction, "likely_pairs", lambda descriptors, order: np.array(likely))
+    stand_in = StandIn(overlaps)
+    first, *_ = reconstruct(stand_in)
+    assert len(first.components[0]) == COUNT
+    num_likely, num_neighbors, *_ = stand_in.matched
+    assert num_likely == len(likely) and num_neighbors >= COUNT // 3
+    if is_folded:
+        assert len(first.misplaced) > COUNT // 4
+    else:
+        assert len(first.misplaced) == 0 and stand_in.maps == 1 and num_neighbors == COUNT // 3
 
 
 def test_images_join_by_few_points_before_they_are_a_component_of_their_own():
