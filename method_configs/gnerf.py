@@ -62,7 +62,7 @@ def trainer_config(method_name: str, pipeline: GNeRFPipelineConfig, optimizers: 
         method_name=method_name,
         logging=progress_logging(),
         machine=OneDeviceConfig(device_type="cuda" if HAS_CUDA else "cpu"),
-        steps_per_save=250,
+        steps_per_save=500,
         steps_per_eval_batch=10**9,
         # Held-out poses would be estimated for it, which takes a tenth of a run's time.
         steps_per_eval_image=10**9,

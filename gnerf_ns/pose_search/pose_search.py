@@ -144,6 +144,11 @@ class PoseSearch:
         """The same search in another field."""
         return PoseSearch(self.config, model, self.proposals, self.codec, self.ranks)
 
+    def with_bank(self, at_most: int) -> PoseSearch:
+        """The same search with a smaller bank, unless it is as small."""
+        config = replace(self.config, bank_size=min(at_most, self.config.bank_size))
+        return PoseSearch(config, self.model, self.proposals, self.codec, self.ranks)
+
     @torch.no_grad()
     def top_poses(
         self, image_set: ImageSet, count: int, image_indices: Optional[Int[Tensor, "n"]] = None

@@ -148,8 +148,10 @@ class PoseTrialsConfig:
 
     num_places: tyro.conf.Suppress[int] = 3
     """How many other places are tried for an image: the best in a field that was not trained on it."""
+    bank_size: tyro.conf.Suppress[int] = 300
+    """Poses, at most, at which images are looked up in a field that was not trained on them;"""
     num_hypotheses: tyro.conf.Suppress[int] = 80
-    """Places are taken from so many of the bank's best poses."""
+    """places are taken from so many of the best."""
     min_angle_deg: tyro.conf.Suppress[float] = 35.0
     """Places are at least so far apart, as seen from the origin; nearer poses are found by gradient descent."""
     neighbor_angle_deg: tyro.conf.Suppress[float] = 30.0
@@ -181,7 +183,7 @@ class PoseTrials:
         """
         self.config = config
         self._model, self._image_set, self._cameras = scene.model, scene.image_set, scene.cameras
-        self._search = pose_search
+        self._search = pose_search.with_bank(config.bank_size)
 
     def run(self, rounds: int) -> bool:
         """Try other poses for each image in turn, those that fit worst first.

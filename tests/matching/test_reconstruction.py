@@ -218,6 +218,16 @@ def test_where_strict_matches_place_nearly_all_only_those_left_are_matched_loose
     assert stand_in.matched == [every, of_left]
 
 
+def test_those_that_strict_matches_put_elsewhere_are_matched_loosely_too():
+    """An image that nothing but a logo places, among sure ones."""
+    moved, overlaps = 5, with_logos(of=[5])
+    strict = {each for each in overlaps if moved not in each} | {pair(moved, moved + COUNT // 2)}
+    stand_in = StandIn(overlaps, strict=strict)
+    first, last = reconstruct(stand_in)
+    assert first.misplaced.tolist() == last.misplaced.tolist() == [moved]
+    assert stand_in.matched == [COUNT * (COUNT - 1) // 2, COUNT - 1]
+
+
 @pytest.mark.parametrize("is_folded", [False, True])
 def test_of_many_images_neighbors_are_compared_before_they_say_anything(
     monkeypatch: pytest.MonkeyPatch, is_folded: bool
