@@ -40,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """`gnerf-ns-tiny`, shorter, on images of the procedural scene."""
     folder = tmp_path_factory.mktemp("end_to_end")
     images = folder / "images"
-    render_procedural_scene(images, ProceduralSceneConfig(num_train=30, num_test=4, image_side=48, samples_per_side=2))
+    render_procedural_scene(images, ProceduralSceneConfig(num_train=32, num_test=4, image_side=48, samples_per_side=2))
     (method,) = [point for point in entry_points(group="nerfstudio.method_configs") if point.name == "gnerf-ns-tiny"]
     config = copy.deepcopy(method.load().config)
     config.data = config.pipeline.datamanager.data = images
@@ -48,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     config.vis, config.logging.local_writer.enable = "tensorboard", False
     pipeline = config.pipeline
     pipeline.model.radiance.num_uniform_samples = 16
-    pipeline.schedule.phase_a_steps, pipeline.schedule.phase_b_steps = 80, 450
+    pipeline.schedule.phase_a_steps, pipeline.schedule.phase_b_steps = 120, 450
     pipeline.schedule.leave_out_rounds, pipeline.schedule.leave_out_steps = 3, 10
     pipeline.schedule.pose_trial_rounds = 0  # minutes, of thirty images
     pipeline.schedule.phase_a_image_side, pipeline.schedule.phase_b_image_side = (12, 12), (20, 48)
@@ -82,7 +82,7 @@ def test_poses_are_found(run: Run):
     random = run.errors_at_random.summary()
     found = run.pipeline.evaluation.pose_metrics()
     assert random["rotation_error_deg_median"] > 40
-    # 0.7 and 3.4 degrees when this was written.
+    # 0.5 and 2.5 degrees when this was written.
     assert found["rotation_error_deg_median"] < 1.3
     assert found["rotation_error_deg_max"] < 7
     assert found["rotation_under_5deg"] > 0.9
@@ -91,7 +91,7 @@ def test_poses_are_found(run: Run):
 
 def test_held_out_images_are_shown(run: Run):
     metrics = run.pipeline.get_average_eval_image_metrics(run.pipeline.schedule.total_steps - 1)
-    # 22.0 and 20.1 dB when this was written; the mean image alone gives about 13.
+    # 21 dB both when this was written; the mean image alone gives about 13.
     assert metrics["psnr"] > 20
     assert metrics["psnr_aligned"] > 18
 

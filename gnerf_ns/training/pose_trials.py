@@ -78,7 +78,8 @@ class ProbeField:
         self.config = config
         self._image_set = image_set
         self._model = model.new_like()
-        self._model.radiance.set_schedule(phase_a=False, phase_b_progress=0.0, active_levels=0.0, density_noise=0.0)
+        # As in phase A, with uniform samples: a proposal network would have learned nothing yet.
+        self._model.set_schedule(phase_a=True, phase_b_progress=0.0, active_levels=0.0, density_noise=0.0)
         self.search = pose_search.of(self._model)
 
     def begin_anew(self) -> None:
