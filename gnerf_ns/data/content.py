@@ -149,8 +149,8 @@ def _check_copies(looks: Sequence[_Look], files: Sequence[Path]) -> None:
     copies = [group for group in groups if len({files[index] for index in group}) > 1]
     if copies:
         remark(
-            f"{sum(map(len, copies))} of {len(files)} images come more than once ({_listed(copies, files)}): copies "
-            "are trained on and held out at the same time; keep one of each."
+            f"{sum(map(len, copies))} of {len(files)} images come more than once, or nearly so "
+            f"({_listed(copies, files)}): copies are trained on and held out at the same time; keep one of each."
         )
     same_stem = [group for group in _groups_of_stems(files) if group not in copies]
     if same_stem:
