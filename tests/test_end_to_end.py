@@ -51,7 +51,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     pipeline.model.radiance.num_uniform_samples = 16
     pipeline.schedule.phase_a_steps, pipeline.schedule.phase_b_steps = 120, 450
     pipeline.schedule.leave_out_rounds, pipeline.schedule.leave_out_steps = 3, 10
-    pipeline.schedule.pose_trial_rounds = 0  # minutes, of thirty images
     pipeline.schedule.phase_a_image_side, pipeline.schedule.phase_b_image_side = (12, 12), (20, 48)
     pipeline.schedule.misfit_search_steps = (20, 50)
     pipeline.transport.num_poses = 40

@@ -76,7 +76,7 @@ class Mip360RadianceConfig(InstantiateConfig):
     num_nerf_samples: int = 32
     """Samples per ray of the network that has colors."""
     num_uniform_samples: tyro.conf.Suppress[int] = 24
-    """Uniform samples per ray in phase A."""
+    """Uniform samples per ray in phase A, and in fields that poses of few images are tried in."""
     phase_a_frequencies: tyro.conf.Suppress[float] = 5.0
     """Octaves in use during phase A, while poses are unknown; the others fade in during phase B."""
     proposal_anneal_fraction: tyro.conf.Suppress[float] = 1.0

@@ -147,7 +147,8 @@ class Colmap:
         Args:
             pairs: which images.
             criteria: how sure matches have to be.
-            beside: pairs that are matched already, and are kept but for these.
+            beside: pairs that are matched already, and are kept but for these. Matched by the same criteria, they are
+                in the same database, and what was `beside` is of no use any more.
         """
         name = "loose" if criteria.is_loose else "strict"
         database = self._folder / f"{name}.db"

@@ -83,9 +83,12 @@ def reconstruct(colmap: Colmap) -> Iterator[LocalMatches]:
         yield judged([], strict)  # nothing to begin with, which takes minutes to find out
         return
     models = colmap.map(strict)
-    strict = with_neighbors(colmap, models, strict)
     best, found = next(iter(models), None), judged(models, strict)
     if found.components:
+        yield found
+    asked = with_neighbors(colmap, models, strict)
+    if asked is not strict:
+        strict, found, pairs = asked, judged(models, asked), np.array(sorted(asked.compared))
         yield found
     if best is not None and len(best) == count and _is_clear(found):
         return
@@ -104,7 +107,7 @@ def reconstruct(colmap: Colmap) -> Iterator[LocalMatches]:
     yield found
     if _is_clear(found):
         return
-    models = by_neighbors(colmap, loose)
+    models, loose = by_neighbors(colmap, loose)
     careful = judged(models, with_neighbors(colmap, models, loose))
     if not careful.components:
         return
@@ -128,7 +131,7 @@ def _completed(colmap: Colmap, loose: MatchedPairs, best: Optional[Model]) -> Li
     return _with_left(colmap, loose, best)
 
 
-def by_neighbors(colmap: Colmap, loose: MatchedPairs) -> List[Model]:
+def by_neighbors(colmap: Colmap, loose: MatchedPairs) -> Tuple[List[Model], MatchedPairs]:
     """Models from pairs that look alike all over, and from lesser ones as long as no neighbors contradict them; the
     largest first.
 
@@ -137,13 +140,18 @@ def by_neighbors(colmap: Colmap, loose: MatchedPairs) -> List[Model]:
     Args:
         colmap: puts images together.
         loose: all pairs that match.
+
+    Returns:
+        The models, and what is known of pairs by now.
     """
-    best, accepted = _grown_by_neighbors(colmap, loose)
-    return _with_left(colmap, loose, best, accepted)
+    best, accepted, loose = _grown_by_neighbors(colmap, loose)
+    return _with_left(colmap, loose, best, accepted), loose
 
 
-def _grown_by_neighbors(colmap: Colmap, loose: MatchedPairs) -> Tuple[Optional[Model], Set[Tuple[int, int]]]:
-    """The largest model, and the pairs that it was made from."""
+def _grown_by_neighbors(
+    colmap: Colmap, loose: MatchedPairs
+) -> Tuple[Optional[Model], Set[Tuple[int, int]], MatchedPairs]:
+    """The largest model, the pairs that it was made from, and what is known of pairs by now."""
     overlaps, count = loose.overlaps, colmap.job.num_images
     left = {
         pair
@@ -158,6 +166,8 @@ def _grown_by_neighbors(colmap: Colmap, loose: MatchedPairs) -> Tuple[Optional[M
             grown = next(iter(colmap.map(loose, best, pairs=chosen)), None)
             if grown is None or (best is not None and len(grown) <= len(best)):
                 break
+            loose = with_neighbors(colmap, [grown], loose)
+            overlaps = loose.overlaps
             contradicted = len(misplaced(grown.component, overlaps, loose.compared))
             added = len(grown) - (0 if best is None else len(best))
             if contradicted <= so_far + CLEAR_SHARE * added:
@@ -166,9 +176,9 @@ def _grown_by_neighbors(colmap: Colmap, loose: MatchedPairs) -> Tuple[Optional[M
             wrong = grown.component.image_indices[contradictions(grown.component, overlaps, loose.compared)]
             wrong = set(map(tuple, np.sort(wrong, axis=1).tolist()))
             if not wrong & chosen:  # the same would come out, and lesser pairs only add to it
-                return best, accepted
+                return best, accepted, loose
             left = left - wrong
-    return best, accepted
+    return best, accepted, loose
 
 
 def _has(overlap: Overlap, least: Overlap) -> bool:

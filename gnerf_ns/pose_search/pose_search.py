@@ -99,7 +99,8 @@ class PoseSearchConfig:
     """How poses are looked up."""
 
     bank_size: int = 1000
-    """Poses drawn from the prior, each rendered and compared with every image."""
+    """Poses drawn from the prior, each rendered and compared with every image; a share of these where few images are
+    looked up again and again."""
     image_side: int = 16
     """Longer side of those renderings, in pixels."""
     aim_temperature: float = 0.002
@@ -144,9 +145,9 @@ class PoseSearch:
         """The same search in another field."""
         return PoseSearch(self.config, model, self.proposals, self.codec, self.ranks)
 
-    def with_bank(self, at_most: int) -> PoseSearch:
-        """The same search with a smaller bank, unless it is as small."""
-        config = replace(self.config, bank_size=min(at_most, self.config.bank_size))
+    def with_bank(self, share: float) -> PoseSearch:
+        """The same search with a bank that is smaller by such a factor."""
+        config = replace(self.config, bank_size=math.ceil(share * self.config.bank_size))
         return PoseSearch(config, self.model, self.proposals, self.codec, self.ranks)
 
     @torch.no_grad()
@@ -227,7 +228,8 @@ class PoseSearch:
             image_indices: which are looked up.
             current: present poses of those.
         """
-        hypotheses, _ = self.top_poses(image_set, self.config.num_hypotheses, image_indices)
+        count = min(self.config.num_hypotheses, self.config.bank_size)
+        hypotheses, _ = self.top_poses(image_set, count, image_indices)
         poses = self.improve(image_set, image_indices, hypotheses)[:, 0]
         side = self.config.image_side
         cost_there = self.costs.at(image_set, image_indices, poses, side)

@@ -78,7 +78,8 @@ class ProbeField:
         self.config = config
         self._image_set = image_set
         self._model = model.new_like()
-        # As in phase A, with uniform samples: a proposal network would have learned nothing yet.
+        # As in phase A, with uniform samples: a proposal network would have learned nothing yet. Matter is not held
+        # together either, which few steps do not need.
         self._model.set_schedule(phase_a=True, phase_b_progress=0.0, active_levels=0.0, density_noise=0.0)
         self.search = pose_search.of(self._model)
 
@@ -119,7 +120,6 @@ class ProbeField:
                 rays, colors = sample_pixel_rays(self._image_set, table(), num_rays, side, chosen)
                 outputs = self._model.render(rays)
                 loss = self._model.get_photometric_loss(outputs, colors)
-                loss = loss + sum(self._model.get_regularization_losses(outputs).values())
                 adam.zero_grad()
                 # Focal lengths, which the rays depend on as well, are not learned here.
                 (GRADIENT_SCALE * loss).backward(inputs=field + poses)
@@ -149,9 +149,9 @@ class PoseTrialsConfig:
 
     num_places: tyro.conf.Suppress[int] = 3
     """How many other places are tried for an image: the best in a field that was not trained on it."""
-    bank_size: tyro.conf.Suppress[int] = 300
-    """Poses, at most, at which images are looked up in a field that was not trained on them;"""
-    num_hypotheses: tyro.conf.Suppress[int] = 80
+    share_of_bank: tyro.conf.Suppress[float] = 0.3
+    """An image is looked up in such a share of a bank's poses, in a field that was not trained on it;"""
+    num_hypotheses: tyro.conf.Suppress[int] = 24
     """places are taken from so many of the best."""
     min_angle_deg: tyro.conf.Suppress[float] = 35.0
     """Places are at least so far apart, as seen from the origin; nearer poses are found by gradient descent."""
@@ -184,7 +184,7 @@ class PoseTrials:
         """
         self.config = config
         self._model, self._image_set, self._cameras = scene.model, scene.image_set, scene.cameras
-        self._search = pose_search.with_bank(config.bank_size)
+        self._search = pose_search.with_bank(config.share_of_bank)
 
     def run(self, rounds: int) -> bool:
         """Try other poses for each image in turn, those that fit worst first.

@@ -29,8 +29,9 @@ from gnerf_ns.training.pose_trials import PoseTrials, PoseTrialsConfig
 from gnerf_ns.training.relative_poses import FIRST_GROUP, NO_PART, RelativePoses
 from gnerf_ns.training.schedule import StepPlan
 
-SMALL_BANK = 300
-"""Those left out are looked up in so many poses: it is their turn again a dozen times, with others each time."""
+SHARE_OF_BANK = 0.3
+"""Those left out are looked up in such a share of a bank's poses: it is their turn fifteen times, with others each
+time."""
 NUM_PLACES = 24
 """Poses that an image without one is tried at,"""
 SHARES_BETWEEN = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -170,7 +171,7 @@ class LeaveOut(nn.Module):
         cameras, chosen = self._scene.cameras, self.left_out.nonzero()[:, 0]
         if len(chosen) > 0:
             cameras.assign(chosen, self.poses_then[chosen])
-            search = self._search.with_bank(SMALL_BANK)
+            search = self._search.with_bank(SHARE_OF_BANK)
             better, found = search.fitting_better(self._scene.image_set, chosen, cameras(chosen))
             cameras.assign(chosen[better], found)
 

@@ -10,6 +10,7 @@ from gnerf_ns.training.schedule import Schedule, StepPlan
 COSTS: Dict[str, float] = {
     "phase A": 2.5,
     "phase B": 1.0,
+    "round of leaving out": 0.6,
     "search of all": 32.0,
     "search of those left out": 54.0,
     "search of misfits": 15.0,
@@ -45,12 +46,13 @@ def parts_of_step(plan: StepPlan, num_images: int) -> Dict[str, float]:
         num_images: how many images are trained on.
     """
     is_a, rounds = plan.phase == "A", plan.pose_trial_rounds
+    is_half = bool(plan.leave_out_round)  # none is left out in the first round
     expected_rounds = 1.0 + LATER_ROUND * (rounds - 1) if rounds else 0.0
     counts: Dict[str, float] = {
         "phase A": float(is_a),
-        "phase B": 0.0 if is_a else COARSE + (1.0 - COARSE) * plan.active_levels,
+        "round of leaving out": float(is_half),
+        "phase B": 0.0 if is_a or is_half else COARSE + (1.0 - COARSE) * plan.active_levels,
         "search of all": float(plan.searches_all_poses) * _times_as_many(num_images),
-        # None is left out in the first round.
         "search of those left out": float(plan.ends_leave_out_round and plan.leave_out_round != 1),
         "search of misfits": float(plan.searches_misfit_poses),
         "pose trials": expected_rounds * num_images,

@@ -95,6 +95,22 @@ def test_pairs_that_are_matched_anew_replace_those_of_before(scene: Path, tmp_pa
     assert points(loose, True) != points(strict, True)
 
 
+def test_more_pairs_are_matched_beside_those_of_before(scene: Path, tmp_path: Path):
+    """In the same database, and in any order of the two images."""
+    sizes, has_masks = _lay_out(given(scene, True), tmp_path, lambda *said: None)
+    groups = camera_groups(given(scene, True), sizes)
+    colmap = Colmap(Job(COUNT, groups, has_masks, list(range(COUNT)), 1, 0), tmp_path)
+    colmap.extract()
+    pairs = every_pair(COUNT)
+    of_last = (pairs == COUNT - 1).any(axis=1)
+    first = colmap.match(pairs[~of_last], STRICT)
+    more = colmap.match(pairs[of_last][:, ::-1], STRICT, beside=first)
+    whole = colmap.match(pairs, STRICT)
+    assert first.compared == set(map(tuple, pairs[~of_last].tolist()))
+    assert more.compared == whole.compared == set(map(tuple, pairs.tolist()))
+    assert more.overlaps.keys() == whole.overlaps.keys() > first.overlaps.keys()
+
+
 def test_matched_points_lie_inside_the_masks(scene: Path):
     from PIL import Image
 

@@ -1,5 +1,6 @@
 """How many rays a run renders, and when: what a run costs, without a clock."""
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Dict
@@ -18,6 +19,7 @@ from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.pose_search import image_renderer, refinement
 from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
 from gnerf_ns.training.held_out_poses import IMAGES_PER_BATCH, EvalPosesConfig, looked_up
+from gnerf_ns.training.pose_updates import SHARE_OF_BANK
 from gnerf_ns.training.schedule import PhaseScheduleConfig
 
 TRAIN, HELD_OUT = 7, 2
@@ -115,10 +117,11 @@ def test_attempts_and_rounds_cost_what_the_schedule_says(
     last = 4 * (attempts - 1)
     searching = {step: count["searching"] for step, count in counts.items() if count["searching"]}
     look_up = BANK * SMALL + TRAIN * SMALL
-    # A round that leaves out so many looks them up at its end: the bank, hypotheses improved, costs here and there.
-    rounds = {
-        last + 5 + after: BANK * SMALL + count * (IMPROVED + 2 * SMALL) for after, count in ((0, 3), (1, TRAIN - 3))
-    }
+    # A round that leaves out so many looks them up at its end: a share of the bank, hypotheses improved, costs here and
+    # there.
+    bank = math.ceil(SHARE_OF_BANK * BANK) * SMALL
+    rounds = {last + 5 + after: bank + count * (IMPROVED + 2 * SMALL) for after, count in ((0, 3), (1, TRAIN - 3))}
+    assert bank < BANK * SMALL
     expected = dict.fromkeys(range(3, last + 4, 4), look_up)
     assert {step: rays for step, rays in searching.items() if isinstance(step, int)} == {**expected, **rounds}
     # Two of three rounds leave out half of the images, and half of the rays.

@@ -97,6 +97,15 @@ def test_only_its_own_weights_and_the_poses_it_is_given_learn(model: GNeRFModel,
     assert all(torch.equal(value, begun[name]) for name, value in probe.weights().items())
 
 
+def test_a_probe_field_needs_no_proposals(model: GNeRFModel, image_set: ImageSet):
+    probe = ProbeField(FIELD, model, image_set, search_in(model))
+    begun = probe.weights()
+    probe.learn(TRUTH, 2)
+    changed = {name for name, value in probe.weights().items() if not torch.equal(value, begun[name])}
+    assert any(name.startswith("radiance.field") for name in changed)
+    assert not any("proposal_network" in name for name in changed)
+
+
 def trials_on(
     model: GNeRFModel, image_set: ImageSet, start: Tensor, **options: Any
 ) -> Tuple[PoseTrials, LearnedCameras]:
@@ -112,7 +121,8 @@ def trials_on(
 def test_images_in_a_wrong_place_are_brought_back(
     model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch
 ):
-    trials, learned = trials_on(model, image_set, turned(TRUTH, [4, 7]), num_places=1, steps_of_fit=60)
+    options = {"num_places": 1, "steps_of_fit": 60, "share_of_bank": 1.0}  # 300 are as many as otherwise the share is
+    trials, learned = trials_on(model, image_set, turned(TRUTH, [4, 7]), **options)
     look = trials._somewhere_better
     # The other right ones would take half a minute.
     monkeypatch.setattr(
@@ -129,6 +139,7 @@ def test_nothing_changes_where_nothing_explains_more(
     model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch
 ):
     trials, learned = trials_on(model, image_set, TRUTH, steps_of_fit=2)
+    assert trials._search.config.bank_size < search_in(model).config.bank_size
     poses, weights = learned.poses("train"), {name: value.clone() for name, value in model.state_dict().items()}
     tried = []
     monkeypatch.setattr(trials, "_somewhere_better", lambda probe, image, poses: tried.append(image))
