@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from gnerf_ns.cameras.pose_codec import PoseTable
 from gnerf_ns.data.image_set import ImageSet
-from gnerf_ns.models.gnerf import GNeRFModel
+from gnerf_ns.models.gnerf import GNeRFModel, distortion_of
 from gnerf_ns.pose_search.pixel_sampling import sample_pixel_rays
 from gnerf_ns.pose_search.pose_search import PoseSearch
 from gnerf_ns.training.objective import TrainingScene
@@ -78,8 +78,7 @@ class ProbeField:
         self.config = config
         self._image_set = image_set
         self._model = model.new_like()
-        # As in phase A, with uniform samples: a proposal network would have learned nothing yet. Matter is not held
-        # together either, which few steps do not need.
+        # As in phase A, with uniform samples: a proposal network would have learned nothing yet.
         self._model.set_schedule(phase_a=True, phase_b_progress=0.0, active_levels=0.0, density_noise=0.0)
         self.search = pose_search.of(self._model)
 
@@ -120,6 +119,7 @@ class ProbeField:
                 rays, colors = sample_pixel_rays(self._image_set, table(), num_rays, side, chosen)
                 outputs = self._model.render(rays)
                 loss = self._model.get_photometric_loss(outputs, colors)
+                loss = loss + self._model.config.distortion_loss_mult * distortion_of(outputs["radiance"])
                 adam.zero_grad()
                 # Focal lengths, which the rays depend on as well, are not learned here.
                 (GRADIENT_SCALE * loss).backward(inputs=field + poses)
