@@ -9,6 +9,8 @@ our field and our compiled hash grids (the same values), the others fewer sample
 from __future__ import annotations
 
 import copy
+import json
+import math
 import random
 import sys
 import time
@@ -31,8 +33,8 @@ from gnerf_ns.models.image_metrics import without_lpips
 from gnerf_ns.training.recipe import fit_to_images
 from gnerf_ns.utils.checkpoints import latest_checkpoint
 
-NEAR_AND_FAR = (2.0, 6.0)
-"""Planes between which NeRF's synthetic scenes lie, in scene units."""
+NEAR, FAR = 0.5, 1.5
+"""Planes between which NeRF's synthetic scenes lie (2 and 6 units from cameras 4 units away), in camera distances."""
 
 
 @dataclass
@@ -69,7 +71,9 @@ def nerfacto_config(data: Path, full_size: bool = False, detail: float = 1.0) ->
     config = _common("nerfacto", data, rays_per_step=4096, steps=1200)
     model = config.pipeline.model
     model.background_color, model.proposal_initial_sampler = "white", "uniform"
-    model.near_plane, model.far_plane = NEAR_AND_FAR
+    frames = json.loads((data / "transforms_train.json").read_text())["frames"]
+    distances = [math.hypot(*(row[3] for row in frame["transform_matrix"][:3])) for frame in frames]
+    model.near_plane, model.far_plane = NEAR * min(distances), FAR * max(distances)
     model.camera_optimizer.mode, model.use_average_appearance_embedding = "off", False
     model.distortion_loss_mult, model.disable_scene_contraction = 0.0, True
     model.use_appearance_embedding = False
