@@ -168,9 +168,6 @@ class PoseTrialsConfig:
     min_gain: float = 0.05
     """The first round counts only if a field from nothing then explains so much more, as a share of how images
     differ. Where all are in their place, chance makes up to half of that, and phase A's poses are as good."""
-    min_gain_of_check: tyro.conf.Suppress[float] = 0.005
-    """The same after images have taken turns in being left out, when nearly all are in their place. An image that is
-    alone on its side, 30 degrees off, was the only one of twelve that was moved, for 0.016."""
     probe_field: tyro.conf.Suppress[ProbeFieldConfig] = field(default_factory=ProbeFieldConfig)
     """The field that is learned."""
 
@@ -189,17 +186,15 @@ class PoseTrials:
         self._model, self._image_set, self._cameras = scene.model, scene.image_set, scene.cameras
         self._search = pose_search.with_bank(config.share_of_bank)
 
-    def run(self, rounds: int, is_check: bool = False) -> bool:
+    def run(self, rounds: int) -> bool:
         """Try other poses for each image in turn, those that fit worst first.
 
         Args:
             rounds: how often, at most; once nobody moves, that was all.
-            is_check: whether nearly all poses are right by now.
 
         Returns:
             Whether poses and field were replaced: only if a field from nothing explains clearly more in the end.
         """
-        min_gain = self.config.min_gain_of_check if is_check else self.config.min_gain
         probe = ProbeField(self.config.probe_field, self._model, self._image_set, self._search)
         seed = draw_seed()
         first = best = self._fit(probe, self._cameras().detach(), seed)
@@ -214,7 +209,7 @@ class PoseTrials:
             if num_moved == 0:
                 break
             present = self._fit(probe, poses, seed)
-            required = first.explained_variance + min_gain if best is first else best.explained_variance
+            required = first.explained_variance + self.config.min_gain if best is first else best.explained_variance
             is_better = present.explained_variance > required
             CONSOLE.print(
                 f"Round {number + 1} of trying other poses moved {num_moved} of {len(poses)} images: a new field "

@@ -376,12 +376,10 @@ class PoseUpdates:
             self.explained_variance = self._search.costs.explained_variance(
                 scene.image_set, scene.cameras(), self._search.config.image_side
             )
+        replaced = plan.pose_trial_rounds > 0 and self._trials.run(plan.pose_trial_rounds)
         if plan.ends_leave_out_round:
             leave_out.look_up()
             leave_out.take_turns(plan.leave_out_round)
-        replaced = plan.pose_trial_rounds > 0 and self._trials.run(
-            plan.pose_trial_rounds, is_check=plan.ends_leave_out_round
-        )
         if plan.searches_misfit_poses:
             self._search_some(plan)
         return replaced

@@ -102,8 +102,7 @@ class PhaseScheduleConfig:
     otherwise 1; 1 where poses are not looked up."""
     pose_trial_rounds: Optional[int] = None
     """Rounds, after the last attempt, in which each image is tried at other poses (`PoseTrials`), until one moves
-    nobody, and one more after `leave_out_rounds`. None for 2 with 4 to 30 training images, and none with more; none
-    where poses are not looked up."""
+    nobody. None for 3 with 4 to 30 training images, and none with more; none where poses are not looked up."""
     leave_out_rounds: Optional[int] = None
     """Rounds, between phases A and B, in which images take turns in being left out of training and looked up in
     what the others make of the field; None for 31 rounds with 4 to 30 training images, and none with more."""
@@ -168,7 +167,7 @@ class PhaseScheduleConfig:
         """
         self._check()
         are_few = MIN_TO_HALVE <= num_images <= FEW_IMAGES
-        likely = (31, 2, 4) if are_few else (0, 0, 1)
+        likely = (31, 3, 4) if are_few else (0, 0, 1)
         chosen = (self.leave_out_rounds, self.pose_trial_rounds, self.phase_a_attempts)
         first, last = self.phase_b_image_side[0], self.phase_b_image_side[1] or image_side
         if last is not None:
@@ -300,9 +299,6 @@ class Schedule:
         leave_out_round, step_of_round = divmod(step - self.phase_a_end, max(1, self.config.leave_out_steps))
         # One step later: only then it is known which attempt was the best.
         tries_poses = self.config.looks_up_poses and step == max(self.phase_a_end, self.interleaved_start + 1)
-        # Images that are alone on their side are found once others are in their place.
-        checks_poses = self.config.looks_up_poses and self.phase_a_end < step == self.phase_b_start
-        rounds = self.config.pose_trial_rounds or 0
         return StepPlan(
             step=step,
             phase="A" if in_phase_a else "B",
@@ -320,7 +316,7 @@ class Schedule:
             places_groups=b_step in self._group_searches,
             leave_out_round=leave_out_round if leaves_out else None,
             ends_leave_out_round=self.phase_a_end < step <= self.phase_b_start and step_of_round == 0,
-            pose_trial_rounds=rounds if tries_poses else min(1, rounds) if checks_poses else 0,
+            pose_trial_rounds=(self.config.pose_trial_rounds or 0) if tries_poses else 0,
         )
 
     def iterations_before(self, step: int) -> int:

@@ -293,25 +293,6 @@ def test_images_that_are_left_out_train_nothing(tiny_scene: Path):
     assert not pipeline.leave_out.left_out.any()
 
 
-def test_images_are_tried_once_more_when_they_have_taken_turns(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch):
-    """After those left out last were looked up, and by a smaller gain."""
-    lengths = {"leave_out_rounds": 3, "leave_out_steps": 1, "pose_trial_rounds": 2}
-    config = PhaseScheduleConfig(**{**SCHEDULE, **lengths})
-    pipeline = build_pipeline(pipeline_config(tiny_scene, "transport", schedule=config))
-    updates, schedule, done = pipeline.pose_updates, pipeline.schedule, []
-    look_up = pipeline.leave_out.look_up
-
-    def run(rounds: int, is_check: bool) -> bool:
-        done.append((rounds, is_check))
-        return False
-
-    monkeypatch.setattr(updates._trials, "run", run)
-    monkeypatch.setattr(pipeline.leave_out, "look_up", lambda: (done.append("look-up"), look_up()))
-    for step in range(schedule.phase_a_end, schedule.phase_b_start + 2):
-        updates.apply(schedule.at(step))
-    assert done == [(2, False), "look-up", "look-up", "look-up", (1, True)]
-
-
 @pytest.mark.parametrize("are_replaced", [True, False])
 def test_optimizers_begin_anew_where_trials_replaced_the_field(
     tiny_scene: Path, tmp_path: Path, monkeypatch: Any, are_replaced: bool
@@ -322,8 +303,7 @@ def test_optimizers_begin_anew_where_trials_replaced_the_field(
     pipeline = trainer.pipeline
     trials, render, asked, momenta = pipeline.pose_updates._trials, pipeline.model.render, [], []
 
-    def replaced(rounds: int, is_check: bool) -> bool:
-        assert not is_check
+    def replaced(rounds: int) -> bool:
         asked.append(rounds)
         return are_replaced
 
