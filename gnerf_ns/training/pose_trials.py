@@ -151,7 +151,7 @@ class PoseTrialsConfig:
     """How many other places are tried for an image: the best in a field that was not trained on it."""
     share_of_bank: tyro.conf.Suppress[float] = 0.3
     """An image is looked up in such a share of a bank's poses, in a field that was not trained on it;"""
-    num_hypotheses: tyro.conf.Suppress[int] = 24
+    num_hypotheses: tyro.conf.Suppress[int] = 80
     """places are taken from so many of the best."""
     min_angle_deg: tyro.conf.Suppress[float] = 35.0
     """Places are at least so far apart, as seen from the origin; nearer poses are found by gradient descent."""

@@ -14,7 +14,7 @@ COSTS: Dict[str, float] = {
     "search of all": 32.0,
     "search of those left out": 54.0,
     "search of misfits": 15.0,
-    "pose trials": 42.0,
+    "pose trials": 57.0,
     "saving": 12.0,
     "held-out images": 8.0,
     "verdict": 130.0,

@@ -102,7 +102,7 @@ class PhaseScheduleConfig:
     otherwise 1; 1 where poses are not looked up."""
     pose_trial_rounds: Optional[int] = None
     """Rounds, after the last attempt, in which each image is tried at other poses (`PoseTrials`), until one moves
-    nobody. None for 3 with 4 to 30 training images, and none with more; none where poses are not looked up."""
+    nobody. None for 2 with 4 to 30 training images, and none with more; none where poses are not looked up."""
     leave_out_rounds: Optional[int] = None
     """Rounds, between phases A and B, in which images take turns in being left out of training and looked up in
     what the others make of the field; None for 31 rounds with 4 to 30 training images, and none with more."""
@@ -167,7 +167,7 @@ class PhaseScheduleConfig:
         """
         self._check()
         are_few = MIN_TO_HALVE <= num_images <= FEW_IMAGES
-        likely = (31, 3, 4) if are_few else (0, 0, 1)
+        likely = (31, 2, 4) if are_few else (0, 0, 1)
         chosen = (self.leave_out_rounds, self.pose_trial_rounds, self.phase_a_attempts)
         first, last = self.phase_b_image_side[0], self.phase_b_image_side[1] or image_side
         if last is not None:

@@ -155,11 +155,11 @@ def test_few_images_take_turns_in_being_left_out_before_phase_b_grows_anything()
 
 def test_few_images_are_tried_elsewhere_once_it_is_known_which_attempt_was_the_best():
     config = PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10, leave_out_rounds=0, phase_a_attempts=2)
-    assert [config.settled(count).pose_trial_rounds for count in (3, 4, 30, 31)] == [0, 3, 3, 0]
+    assert [config.settled(count).pose_trial_rounds for count in (3, 4, 30, 31)] == [0, 2, 2, 0]
     schedule = Schedule.of(config, 30, 100)
     assert [plan.step for plan in plans(schedule) if plan.pose_trial_rounds] == [4]
     second = plans(schedule.begun_anew(4))
-    assert [(plan.step, plan.pose_trial_rounds) for plan in second if plan.pose_trial_rounds] == [(8, 3)]
+    assert [(plan.step, plan.pose_trial_rounds) for plan in second if plan.pose_trial_rounds] == [(8, 2)]
     interleaved = schedule_of(config, interleaved_steps=3, phase_a_attempts=1, pose_trial_rounds=1)
     assert [plan.step for plan in plans(interleaved) if plan.pose_trial_rounds] == [6]
     never = schedule_of(config, 12, looks_up_poses=False)
