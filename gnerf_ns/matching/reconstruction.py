@@ -98,7 +98,7 @@ def reconstruct(colmap: Colmap) -> Iterator[LocalMatches]:
         models = _completed(colmap, some, best)
         found = judged(models, with_neighbors(colmap, models, some))
         yield found
-        if _is_clear(found):
+        if _is_clear(found) or not compares_all:  # of many, all over again takes minutes, and hardly tells more
             return
     loose = colmap.match(pairs, LOOSE)
     models = _completed(colmap, loose, best)
