@@ -151,3 +151,26 @@ def test_what_matches_say_does_not_depend_on_the_field():
     statuses = [PoseStatus(origin, 0.9, False) for origin in PoseOrigin]
     doubtful = {status.origin for status in without_the_field(statuses) if status.is_flagged}
     assert doubtful == {PoseOrigin.APPEARANCE, PoseOrigin.LOOKED_UP, PoseOrigin.GROUP, PoseOrigin.DOUBTFUL_GROUP}
+
+
+@pytest.mark.parametrize(
+    ("usual", "mine", "origin", "is_flagged"),
+    [
+        (0.3, 1.2, PoseOrigin.APPEARANCE, True),
+        (0.3, 1.2, PoseOrigin.LOOKED_UP, True),
+        (0.3, 1.2, PoseOrigin.MATCHES, False),
+        (0.3, 0.8, PoseOrigin.APPEARANCE, False),
+        (0.1, 0.4, PoseOrigin.APPEARANCE, False),
+    ],
+)
+def test_an_image_that_is_alone_on_its_side_is_flagged(usual: float, mine: float, origin: PoseOrigin, is_flagged: bool):
+    """However well it is shown from where it is; not if matches have placed it, or if it is known to half a degree."""
+    poses, model = random_poses(8), model_of(Blobs())
+    sigmas, origins = torch.full((8,), usual), torch.full((8,), int(PoseOrigin.APPEARANCE))
+    sigmas[3], origins[3] = mine, origin
+    confidence = Confidence(sigmas, 0.01 * sigmas, poses, torch.zeros(8, dtype=torch.bool))
+    costs = ImageCosts(ImageRenderer(model), model.evaluation_background)
+    statuses = pose_statuses(costs, image_set_of(model, poses), poses, origins, confidence)
+    assert [status.is_flagged for status in statuses] == [is_flagged and index == 3 for index in range(8)]
+    assert (statuses[3].alternative_probability >= 0.5) == is_flagged
+    assert not shows_many_elsewhere(statuses)
