@@ -10,6 +10,7 @@ does not know go to `ns-train`. Writes images and runs into the folder, a table 
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,15 +107,19 @@ def plot(arguments: Arguments, to_1deg: Dict[Tuple[int, int], Optional[float]]) 
         (right, list(arguments.sides), [(arguments.count, side) for side in arguments.sides], "pixels a side"),
     ]
     for axes, values, cases, label in panels:
-        times = [to_1deg[case] or float("nan") for case in cases]
+        times = [to_1deg[case] or math.nan for case in cases]
         axes.plot(values, times, "o-", label="measured")
-        axes.plot(values, [times[0] * value / values[0] for value in values], ":", label="linear")
+        first = next((row for row, seconds in enumerate(times) if math.isfinite(seconds)), None)
+        if first is not None:
+            slope = times[first] / values[first]
+            axes.plot(values[first:], [slope * value for value in values[first:]], ":", label="linear")
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xticks(values, [str(value) for value in values])
         axes.set_xticks([], minor=True)
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.set_yticks([20, 50, 100, 200, 500, 1000, 2000])
+        axes.set_yticks([], minor=True)
         axes.set_xlabel(label)
         axes.set_ylabel("seconds to a median of 1°")
         axes.legend()
