@@ -144,7 +144,7 @@ def test_the_file_beside_the_checkpoint_holds_the_estimated_poses(run: Run):
         data=path, orientation_method="none", center_method="none", auto_scale_poses=False, eval_mode="all"
     ).setup()
     outputs = parser.get_dataparser_outputs("train")
-    assert len(outputs.image_filenames) == 30
+    assert len(outputs.image_filenames) == 32
     dataset = run.pipeline.datamanager.train_dataset
     assert dataset is not None
     estimated = dict(zip(dataset.image_filenames, run.pipeline.cameras.poses("train"), strict=True))

@@ -155,9 +155,11 @@ class PoseSearch:
         self, image_set: ImageSet, count: int, image_indices: Optional[Int[Tensor, "n"]] = None
     ) -> Tuple[Float[Tensor, "n {count} 3 4"], Float[Tensor, "n {count}"]]:
         """The bank's `count` best poses for each image, or for some of them, best first, and their costs."""
+        size, num_ranks = self.config.bank_size, self.ranks.count
+        num_chunks = num_ranks * math.ceil(size / BANK_PER_CHUNK / num_ranks)  # as many for each
         banks = [
             self.codec.up.from_z_up(self.proposals.sample(end - start, self.renderer.device))
-            for start, end in _chunks(self.config.bank_size, BANK_PER_CHUNK)
+            for start, end in _chunks(size, math.ceil(size / num_chunks))
         ]
 
         def best_of(some: slice) -> Float[Tensor, "some n count 13"]:

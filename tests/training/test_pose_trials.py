@@ -121,7 +121,8 @@ def trials_on(
 def test_images_in_a_wrong_place_are_brought_back(
     model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch
 ):
-    options = {"num_places": 1, "steps_of_fit": 60, "share_of_bank": 1.0}  # 300 are as many as otherwise the share is
+    options = {"num_places": 2, "steps_of_fit": 60, "share_of_bank": 1.0}  # 300 are as many as otherwise the share is
+    options |= {"steps_without": 60, "steps_with": 30}  # as by default
     trials, learned = trials_on(model, image_set, turned(TRUTH, [4, 7]), **options)
     look = trials._somewhere_better
     # The other right ones would take half a minute.
