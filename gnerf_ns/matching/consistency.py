@@ -146,7 +146,12 @@ def contradictions(
     Returns:
         No rows where there are too few neighbors to tell.
     """
-    pairs = _neighbors(component, compared)
+    return _contradictions(component, overlaps, _neighbors(component, compared))
+
+
+def _contradictions(
+    component: Component, overlaps: Overlaps, pairs: Int[np.ndarray, "neighbors 2"]
+) -> Int[np.ndarray, "pairs 2"]:
     if len(pairs) < FEWEST_NEIGHBORS:
         return pairs[:0]
     indices = component.image_indices[pairs]
@@ -159,8 +164,9 @@ def misplaced(
     component: Component, overlaps: Overlaps, compared: Optional[AbstractSet[Tuple[int, int]]] = None
 ) -> Int[np.ndarray, "misplaced"]:
     """Rows of the fewest images, about, without which there are no `contradictions`, whose arguments these are."""
-    wrong, count = contradictions(component, overlaps, compared), len(component)
-    all_counts = np.maximum(np.bincount(_neighbors(component, compared).flatten(), minlength=count), 1)
+    neighbors, count = _neighbors(component, compared), len(component)
+    wrong = _contradictions(component, overlaps, neighbors)
+    all_counts = np.maximum(np.bincount(neighbors.flatten(), minlength=count), 1)
     taken: List[int] = []
     while len(wrong) > 0:
         # The image that contradicts the largest share of its neighbors: others contradict it, and not each other.

@@ -22,7 +22,8 @@ COSTS: Dict[str, float] = {
 """What a step is made of (itself, by phase; what comes before it; what comes after it), and the expected durations of
 these in steps of phase B in full detail, of pose trials by image and round, of held-out images each.
 Measured on a CPU with gnerf-ns-tiny and 26 images, pose trials with gnerf-ns and twelve; a search of misfits took 60
-there, and 10 with 87 images that matches had placed; what follows the last step, with 2, 5 and 13 held-out images. They
+there, and 10 with 87 images that matches had placed; what follows the last step, with 2, 5 and 13 held-out images.
+Rounds, searches after them and trials were lowered in proportion since, by a profile of a dozen images. They
 count until a part has been measured."""
 
 MANY_IMAGES = 100

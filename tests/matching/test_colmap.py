@@ -77,11 +77,17 @@ def test_points_project_to_where_they_are_seen(scene: Path):
     assert np.median(distances) < 0.7 and distances.mean() == pytest.approx(float(component.error_px), rel=0.3)
 
 
-def test_pairs_that_are_matched_anew_replace_those_of_before(scene: Path, tmp_path: Path):
-    sizes, has_masks = _lay_out(given(scene, True), tmp_path, lambda *said: None)
+def extracted(scene: Path, folder: Path) -> Colmap:
+    """With features of all images."""
+    sizes, has_masks = _lay_out(given(scene, True), folder, lambda *said: None)
     groups = camera_groups(given(scene, True), sizes)
-    colmap = Colmap(Job(COUNT, groups, has_masks, list(range(COUNT)), 1, 0), tmp_path)
+    colmap = Colmap(Job(COUNT, groups, has_masks, list(range(COUNT)), 1, 0), folder)
     colmap.extract()
+    return colmap
+
+
+def test_pairs_that_are_matched_anew_replace_those_of_before(scene: Path, tmp_path: Path):
+    colmap = extracted(scene, tmp_path)
     pairs = every_pair(COUNT)
     strict, loose = colmap.match(pairs, STRICT).matches, colmap.match(pairs, LOOSE).matches
     of_last = pairs[(pairs == COUNT - 1).any(axis=1)]
@@ -97,10 +103,7 @@ def test_pairs_that_are_matched_anew_replace_those_of_before(scene: Path, tmp_pa
 
 def test_more_pairs_are_matched_beside_those_of_before(scene: Path, tmp_path: Path):
     """In the same database, and in any order of the two images."""
-    sizes, has_masks = _lay_out(given(scene, True), tmp_path, lambda *said: None)
-    groups = camera_groups(given(scene, True), sizes)
-    colmap = Colmap(Job(COUNT, groups, has_masks, list(range(COUNT)), 1, 0), tmp_path)
-    colmap.extract()
+    colmap = extracted(scene, tmp_path)
     pairs = every_pair(COUNT)
     of_last = (pairs == COUNT - 1).any(axis=1)
     first = colmap.match(pairs[~of_last], STRICT)
