@@ -90,7 +90,7 @@ def start_lines(begun: Input, num_attempts: int, places: Sequence[str], sizes: s
     if sizes:
         lines.append(Line(sizes))
     if num_attempts > 1:
-        lines[2] = Line(f"{lines[2].text} Few images take longer: phase A is made {num_attempts} times.")
+        lines[2] = Line(f"{lines[2].text} Few images take longer: phase A is made up to {num_attempts} times.")
     return [*lines, Line(f"Look at {', '.join(places)}.", is_copied=True)] if places else lines
 
 

@@ -6,10 +6,15 @@ from typing import Any, Dict, List
 from unittest.mock import Mock
 
 import pytest
+import roma
 import torch
+from jaxtyping import Float
 from tiny_run import build_pipeline, build_trainer, pipeline_config, state_of, train_steps, trainer_config
+from torch import Tensor
 
-from gnerf_ns.training.restarts import AttemptState, Restarts, RestartsConfig
+from gnerf_ns.cameras.alignment import Similarity
+from gnerf_ns.cameras.pose_prior import PosePriorConfig
+from gnerf_ns.training.restarts import AttemptState, Restarts, RestartsConfig, are_alike
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 
 
@@ -28,13 +33,31 @@ def restarts_of(schedule: Schedule, **options: Any) -> Restarts:
     return Restarts(RestartsConfig(**options), schedule, Mock(spec=AttemptState), seed_at)
 
 
+def after(restarts: Restarts, step: int, explained_variance: float) -> bool:
+    """An attempt that comes to other poses than those before."""
+    return restarts.after(step, explained_variance, random_poses(6))
+
+
+def random_poses(count: int) -> Float[Tensor, "{count} 3 4"]:
+    """All around, looking at the origin."""
+    return PosePriorConfig(elevation_deg=(-90.0, 90.0)).resolve().sample(count, 4.0, torch.device("cpu"))
+
+
+def moved(camera_to_worlds: Float[Tensor, "n 3 4"], turned_deg: float = 0.0) -> Float[Tensor, "n 3 4"]:
+    """The same scene seen in another frame, half as large, and the first camera turned about its own axis."""
+    turn = roma.rotvec_to_rotmat(torch.deg2rad(torch.tensor([0.0, 0.0, turned_deg])))
+    other = camera_to_worlds.clone()
+    other[0, :, :3] = other[0, :, :3] @ turn
+    return Similarity(roma.random_rotmat(), 0.5, torch.tensor([1.0, 2.0, 3.0])).apply(other)
+
+
 def test_only_a_failed_phase_a_begins_anew():
     restarts = restarts_of(planned(), min_explained_variance=0.2, max_restarts=1)
     attempt: Any = restarts._attempt
-    assert not restarts.after(9, None) and not restarts.after(10, 0.2)
+    assert not after(restarts, 10, 0.2)
     assert restarts.schedule == planned()
     attempt.initialize.assert_not_called()
-    assert restarts.after(10, 0.19)
+    assert after(restarts, 10, 0.19)
     attempt.initialize.assert_called_once_with(seed_at(11))
     attempt.copied.assert_called_once_with()
     schedule = restarts.schedule
@@ -44,18 +67,18 @@ def test_only_a_failed_phase_a_begins_anew():
 
 def test_an_attempt_that_diverged_has_failed():
     restarts = restarts_of(planned())
-    assert restarts.after(10, math.nan) and restarts.schedule.begins_at == 11
+    assert after(restarts, 10, math.nan) and restarts.schedule.begins_at == 11
     restarts = restarts_of(planned(2))
-    assert restarts.after(10, 0.5) and restarts.after(21, math.nan)
+    assert after(restarts, 10, 0.5) and after(restarts, 21, math.nan)
     assert restarts.schedule.begins_at == 11, "training continues from the first attempt"
 
 
 def test_after_the_last_restart_a_failure_is_said(capsys):
     restarts = restarts_of(planned(), max_restarts=1)
-    assert restarts.after(10, -0.5)
+    assert after(restarts, 10, -0.5)
     assert "phase A is restarted" in capsys.readouterr().out
     assert not restarts.has_failed, "it is not over yet"
-    assert not restarts.after(21, -0.5)
+    assert not after(restarts, 21, -0.5)
     assert restarts.schedule.begins_at == 11
     assert "--machine.seed" in capsys.readouterr().out
     assert restarts.has_failed and restarts.kept_explained == -0.5
@@ -63,8 +86,8 @@ def test_after_the_last_restart_a_failure_is_said(capsys):
 
 def test_what_the_kept_attempt_explained_survives_a_checkpoint():
     restarts = restarts_of(planned(2), min_explained_variance=0.2)
-    assert restarts.after(10, 0.5) and restarts.kept_explained is None
-    assert restarts.after(21, 0.3)
+    assert after(restarts, 10, 0.5) and restarts.kept_explained is None
+    assert after(restarts, 21, 0.3)
     resumed = restarts_of(planned(2))
     resumed.load_state_dict(restarts.state_dict())
     assert resumed.kept_explained == 0.5 and not resumed.has_failed
@@ -75,17 +98,17 @@ def test_what_the_kept_attempt_explained_survives_a_checkpoint():
 
 def test_attempts_that_all_diverged_have_failed():
     restarts = restarts_of(planned(), max_restarts=0)
-    restarts.after(10, math.nan)
+    after(restarts, 10, math.nan)
     assert restarts.has_failed
 
 
 def test_enough_of_phase_b_must_be_left():
     """gnerf-ns-adversarial's lengths, for which a second restart would end the run within phase A."""
     restarts = restarts_of(planned(phase_a_steps=500, interleaved_steps=100, phase_b_steps=900), max_restarts=9)
-    assert restarts.after(500, 0.0)
+    assert after(restarts, 500, 0.0)
     schedule = restarts.schedule
     assert (schedule.begins_at, schedule.phase_b_steps, schedule.total_steps) == (501, 399, 1500)
-    assert not restarts.after(1001, 0.0)
+    assert not after(restarts, 1001, 0.0)
 
 
 @pytest.mark.parametrize("shares, best", [((0.3, 0.7, 0.5), 1), ((0.7, 0.5, 0.3), 0), ((0.3, 0.5, 0.7), 2)])
@@ -102,8 +125,7 @@ def test_training_continues_from_the_best_of_several_attempts(shares, best: int,
     restarts = build()
     for attempt, step in enumerate((10, 21, 32)):
         trained.append({"attempt": torch.tensor(attempt)})
-        assert not restarts.after(step - 1, None)
-        assert restarts.after(step, shares[attempt]) == (attempt < 2 or best < 2)
+        assert after(restarts, step, shares[attempt]) == (attempt < 2 or best < 2)
         if attempt == resumed_after:
             state, schedule = restarts.state_dict(), restarts.schedule
             restarts = build()
@@ -120,8 +142,8 @@ def test_training_continues_from_the_best_of_several_attempts(shares, best: int,
 
 def test_attempts_that_all_failed_are_followed_by_another_one():
     restarts = restarts_of(planned(2), max_restarts=1)
-    assert restarts.after(10, 0.05) and restarts.after(21, 0.01) and restarts.schedule.begins_at == 22
-    assert not restarts.after(32, 0.5)
+    assert after(restarts, 10, 0.05) and after(restarts, 21, 0.01) and restarts.schedule.begins_at == 22
+    assert not after(restarts, 32, 0.5)
 
 
 def test_training_continues_from_the_best_of_attempts_that_all_failed():
@@ -129,8 +151,8 @@ def test_training_continues_from_the_best_of_attempts_that_all_failed():
     restarts = restarts_of(planned(2), max_restarts=1)
     attempt: Any = restarts._attempt
     attempt.copied.side_effect = [{"attempt": torch.tensor(0)}, {"attempt": torch.tensor(1)}]
-    assert restarts.after(10, 0.01) and restarts.after(21, 0.05)
-    assert restarts.after(32, 0.02)
+    assert after(restarts, 10, 0.01) and after(restarts, 21, 0.05)
+    assert after(restarts, 32, 0.02)
     attempt.put_back.assert_called_once_with({"attempt": torch.tensor(1)})
 
 
@@ -175,6 +197,43 @@ def test_networks_optimizers_and_phases_begin_anew_and_a_resumed_run_knows(tiny_
     assert names == ["A"] * 3 + ["AB"] * 2 + ["B"] * 3
 
 
+@pytest.mark.parametrize("turned_deg, needed", [(15.0, 2), (25.0, 3)])
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_attempts_that_agree_are_enough(capsys, turned_deg: float, needed: int, is_resumed: bool):
+    """The third comes to what the first has; what is left of the four lengthens phase B, so that the run ends when it
+    was to end."""
+    restarts, poses = restarts_of(planned(4)), random_poses(6)
+    assert restarts.after(10, 0.5, poses) and after(restarts, 21, 0.4)
+    if is_resumed:
+        state, restarts = restarts.state_dict(), restarts_of(planned(4))
+        restarts.load_state_dict(state)
+    begins_anew = restarts.schedule.at(32).searches_all_poses and restarts.after(32, 0.7, moved(poses, turned_deg))
+    assert begins_anew == (needed == 3)
+    schedule = restarts.schedule
+    assert schedule.total_steps == planned(4).total_steps
+    if needed == 2:
+        assert "same poses" in capsys.readouterr().out
+        assert (schedule.begins_at, schedule.phase_b_steps, restarts.kept_explained) == (22, 111, 0.7)
+        resumed = restarts_of(planned(4))
+        resumed.load_state_dict(restarts.state_dict())
+        assert resumed.schedule == schedule and not resumed.found
+
+
+def test_attempts_that_came_to_nothing_confirm_nobody():
+    restarts, poses = restarts_of(planned(3)), random_poses(6)
+    assert restarts.after(10, 0.05, poses) and restarts.after(21, 0.05, poses)
+    assert restarts.schedule.begins_at == 22
+    assert not are_alike(poses, torch.full_like(poses, torch.nan))
+
+
+def test_mirrored_poses_are_not_alike():
+    poses = random_poses(12)
+    flip = torch.diag(torch.tensor([1.0, -1.0, 1.0]))
+    mirrored = flip @ poses
+    mirrored[:, :, 0] *= -1.0  # a camera's x axis, so that its rotation is one
+    assert are_alike(poses, moved(poses)) and not are_alike(poses, mirrored)
+
+
 @pytest.mark.parametrize("shares, best", [((0.9, 0.3), 0), ((0.3, 0.9), 1)])
 def test_networks_and_poses_of_the_best_attempt_come_back(tiny_scene: Path, tmp_path: Path, monkeypatch, shares, best):
     """Two attempts of three steps each; poses are looked up at steps 3 and 7."""
@@ -185,10 +244,9 @@ def test_networks_and_poses_of_the_best_attempt_come_back(tiny_scene: Path, tmp_
     monkeypatch.setattr(pipeline.pose_search.costs, "explained_variance", lambda *arguments: next(scores))
     decide = pipeline.restarts.after
 
-    def after(step: int, explained_variance: Any) -> bool:
-        if explained_variance is not None:
-            states.append(AttemptState(pipeline, []).copied())
-        return decide(step, explained_variance)
+    def after(*arguments: Any) -> bool:
+        states.append(AttemptState(pipeline, []).copied())
+        return decide(*arguments)
 
     monkeypatch.setattr(pipeline.restarts, "after", after)
     trainer.train()
