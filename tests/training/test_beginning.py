@@ -311,6 +311,30 @@ def test_what_neighbors_contradict_may_be_moved_and_is_named(
     assert pipeline.leave_out.movable.tolist() == [3, 4]
 
 
+@pytest.mark.parametrize(
+    ("misplaced", "offset", "options", "expected"),
+    [
+        ([3], 0.0, {}, "matches"),  # of seven
+        ([1, 3], 0.0, {}, "nothing"),
+        ([0, 1, 2, 4, 5, 6], 0.0, {}, "nothing"),
+        ([1, 3], 1.0, {}, "matches"),  # held by hand
+        ([1, 3], 0.0, {"matching": "only"}, "matches"),
+        ([1, 3], 0.0, {"poses": "given"}, "matches"),
+    ],
+)
+def test_contradictions_count_for_more_where_cameras_were_aimed(
+    tiny_scene: Path, matched: Tensor, monkeypatch: pytest.MonkeyPatch, misplaced, offset, options, expected
+):
+    poses = matched[:7].clone()
+    poses[..., 3] += offset * torch.randn(7, 3, generator=torch.Generator().manual_seed(1))
+    result = LocalMatches([component([0, 1, 2, 3, 4, 5, 6], poses)], NO_PAIRS, np.array(misplaced))
+    monkeypatch.setattr(placement_module, "match_images", lambda images, seed: result)
+    config = pipeline_config(tiny_scene, "transport", **{"matching": "auto", **options})
+    pipeline = build_pipeline(config, test_mode="val")
+    assert (pipeline.config.begins_with is None) == (expected == "nothing")
+    assert (pipeline.schedule.phase_b_start > 0) == (expected == "nothing")
+
+
 @pytest.mark.parametrize("are_masked", [False, True])
 def test_cameras_that_hardly_moved_are_said(
     tiny_scene: Path,
