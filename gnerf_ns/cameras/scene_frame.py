@@ -177,13 +177,23 @@ def axes_meet_at(camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, "3"]
 def common_aim(camera_to_worlds: Float[Tensor, "n 3 4"]) -> Optional[Float[Tensor, "3"]]:
     """The point that cameras were aimed at, held level, if they were; None for cameras that were held by hand."""
     aim, up = axes_meet_at(camera_to_worlds), up_direction(camera_to_worlds)
-    offsets = aim - camera_to_worlds[..., 3]
-    distances = torch.linalg.vector_norm(offsets, dim=-1)
-    misses = torch.linalg.vector_norm(torch.linalg.cross(offsets, camera_to_worlds[..., 2], dim=-1), dim=-1)
     level, most = camera_to_worlds[..., 0] @ up, 1.0 - _OUTLYING_SHARE
-    is_aimed = float((misses / distances.clamp_min(1e-12)).quantile(most)) < AIMED_SHARE
+    is_aimed = float(_misses(camera_to_worlds, aim).quantile(most)) < AIMED_SHARE
     is_level = float(level.abs().quantile(most)) < math.sin(math.radians(LEVEL_DEG))
     return aim if is_aimed and is_level else None
+
+
+def are_mostly_aimed(camera_to_worlds: Float[Tensor, "n 3 4"]) -> bool:
+    """Whether half of the cameras were aimed at one point (`AIMED_SHARE`), whatever is wrong with the others' poses."""
+    return float(_misses(camera_to_worlds, axes_meet_at(camera_to_worlds)).median()) < AIMED_SHARE
+
+
+def _misses(camera_to_worlds: Float[Tensor, "n 3 4"], aim: Float[Tensor, "3"]) -> Float[Tensor, "n"]:
+    """How far cameras look past a point, as a share of their distance from it."""
+    offsets = aim - camera_to_worlds[..., 3]
+    distances = torch.linalg.vector_norm(offsets, dim=-1)
+    missed = torch.linalg.vector_norm(torch.linalg.cross(offsets, camera_to_worlds[..., 2], dim=-1), dim=-1)
+    return missed / distances.clamp_min(1e-12)
 
 
 def frame_of_object(

@@ -318,6 +318,7 @@ def test_what_neighbors_contradict_may_be_moved_and_is_named(
         ([1, 3], 0.0, {}, "nothing"),
         ([0, 1, 2, 4, 5, 6], 0.0, {}, "nothing"),
         ([1, 3], 1.0, {}, "matches"),  # held by hand
+        ([1, 3], 0.02, {}, "nothing"),
         ([1, 3], 0.0, {"matching": "only"}, "matches"),
         ([1, 3], 0.0, {"poses": "given"}, "matches"),
     ],
