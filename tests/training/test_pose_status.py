@@ -1,5 +1,6 @@
 """What is said of each pose: right ones are no doubt, wrong ones are named, and a bad field is called one."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,14 @@ from gnerf_ns.training.pose_status import (
     DOUBTFUL_SHARE_ALONE,
     SHOWN_ELSEWHERE,
     PoseStatus,
+    knows_by_heart,
     pose_statuses,
     sentences,
     shows_many_elsewhere,
     sides_are_alike,
     without_the_field,
 )
+from gnerf_ns.training.trust import Evidence, verdict_of
 
 FILES = [Path(f"{number}.png") for number in range(8)]
 ORIGINS = torch.tensor([PoseOrigin.MATCHES] * 6 + [PoseOrigin.LOOKED_UP, PoseOrigin.APPEARANCE])
@@ -145,6 +148,18 @@ def test_a_field_that_knows_its_images_by_heart_is_not_trusted():
     for held_out in (explaining(0.91), []):
         assert len(sentences(explaining(0.97), FILES, held_out)) == 1
     assert len(sentences(explaining(0.8), FILES, explaining(0.7))) == 1  # noisy images, all of them
+
+
+@pytest.mark.parametrize(
+    ("explained", "elsewhere", "expected"),
+    [(0.90, 0.17, True), (0.90, 0.05, False), (0.95, 0.17, False), (0.90, math.nan, False)],
+)
+def test_held_out_images_that_are_shown_worse_and_from_anywhere_give_a_field_away(explained, elsewhere, expected):
+    """As of a dozen images whose poses were bent as a whole: none of them looked wrong."""
+    trained = [PoseStatus(PoseOrigin.APPEARANCE, 0.97, False, 0.4, 0.01, 0.001)] * 12
+    held_out = [PoseStatus(PoseOrigin.LOOKED_UP, explained, False, 0.5, 0.01, elsewhere)] * 8
+    assert knows_by_heart(trained, held_out) == expected
+    assert (verdict_of(trained, held_out, Evidence(False)).level == "doubtful") == expected
 
 
 def test_what_matches_say_does_not_depend_on_the_field():
