@@ -16,6 +16,7 @@ from gnerf_ns.cameras.look_at import look_at
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.cameras.scene_frame import (
     ObjectRays,
+    are_mostly_aimed,
     axes_meet_at,
     ball_around,
     common_aim,
@@ -126,6 +127,14 @@ def test_a_camera_that_looks_elsewhere_does_not_move_where_the_others_look():
     torch.testing.assert_close(axes_meet_at(poses), torch.zeros(3, dtype=torch.float64), atol=1e-6, rtol=0.0)
     aim = common_aim(poses)
     assert aim is not None and float(aim.norm()) < 1e-6
+
+
+@given(st.integers(0, 1000))
+def test_that_cameras_were_aimed_shows_though_poses_of_a_third_are_wrong(seed: int):
+    frame, poses = any_frame(seed), cameras(30, seed)
+    poses[:10] = cameras(10, seed + 1, jitter=0.3)
+    assert are_mostly_aimed(frame.apply(poses)) and common_aim(frame.apply(poses)) is None
+    assert not are_mostly_aimed(frame.apply(cameras(30, seed, jitter=0.1)))
 
 
 def test_parallel_cameras_have_a_frame():

@@ -8,12 +8,12 @@ from unittest.mock import Mock
 import pytest
 import roma
 import torch
+from analytic_scene import random_poses
 from jaxtyping import Float
 from tiny_run import build_pipeline, build_trainer, pipeline_config, state_of, train_steps, trainer_config
 from torch import Tensor
 
 from gnerf_ns.cameras.alignment import Similarity
-from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.training.restarts import AttemptState, Restarts, RestartsConfig, are_alike
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 
@@ -35,12 +35,7 @@ def restarts_of(schedule: Schedule, **options: Any) -> Restarts:
 
 def after(restarts: Restarts, step: int, explained_variance: float) -> bool:
     """An attempt that comes to other poses than those before."""
-    return restarts.after(step, explained_variance, random_poses(6))
-
-
-def random_poses(count: int) -> Float[Tensor, "{count} 3 4"]:
-    """All around, looking at the origin."""
-    return PosePriorConfig(elevation_deg=(-90.0, 90.0)).resolve().sample(count, 4.0, torch.device("cpu"))
+    return restarts.after(step, explained_variance, random_poses(6, seed=step))
 
 
 def moved(camera_to_worlds: Float[Tensor, "n 3 4"], turned_deg: float = 0.0) -> Float[Tensor, "n 3 4"]:
