@@ -26,6 +26,8 @@ AIMED_SHARE = 0.02
 LEVEL_DEG = 2.0
 _OUTLYING_SHARE = 0.05
 """Share of the cameras that may see the object elsewhere: their poses are taken to be wrong."""
+_ROUNDS_OF_HALVES = 8
+"""Of least trimmed squares: by then it has settled."""
 _ROUNDS = 300
 _CARVED_CELLS, _CARVED_ROUNDS = 24, 2
 """Cells along each side of the grid that a visual hull is carved from, the second time around what the first leaves."""
@@ -185,7 +187,11 @@ def common_aim(camera_to_worlds: Float[Tensor, "n 3 4"]) -> Optional[Float[Tenso
 
 def are_mostly_aimed(camera_to_worlds: Float[Tensor, "n 3 4"]) -> bool:
     """Whether half of the cameras were aimed at one point (`AIMED_SHARE`), whatever is wrong with the others' poses."""
-    return float(_misses(camera_to_worlds, axes_meet_at(camera_to_worlds)).median()) < AIMED_SHARE
+    aim = axes_meet_at(camera_to_worlds)
+    for _ in range(_ROUNDS_OF_HALVES):
+        misses = _misses(camera_to_worlds, aim)
+        aim = axes_meet_at(camera_to_worlds[misses <= misses.median()])
+    return float(_misses(camera_to_worlds, aim).median()) < AIMED_SHARE
 
 
 def _misses(camera_to_worlds: Float[Tensor, "n 3 4"], aim: Float[Tensor, "3"]) -> Float[Tensor, "n"]:

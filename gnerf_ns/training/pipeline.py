@@ -423,10 +423,10 @@ class GNeRFPipeline(VanillaPipeline):
 
     def _begin_anew_or_go_back(self, step: int) -> None:
         """After a step that has shown what phase A has come to, start over or go back to the best attempt."""
-        explained_variance, self.pose_updates.explained_variance = self.pose_updates.explained_variance, None
-        if explained_variance is None:
+        found, self.pose_updates.explained_variance = self.pose_updates.explained_variance, None
+        if found is None:
             return
-        explained_variance = self.ranks.done_by_first(lambda: explained_variance)  # all have to decide alike
+        explained_variance = self.ranks.done_by_first(lambda: found)  # all have to decide alike
         if self.restarts.after(step, explained_variance, self.cameras.poses("train")):
             self._reset_optimizers()
 
