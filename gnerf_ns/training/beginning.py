@@ -161,10 +161,10 @@ def contradict_where_aimed(matches: LocalMatches) -> bool:
     """Whether matches leave many images in doubt where phase A places them all.
 
     Phase A expects cameras that were aimed at one point and held level, as a turntable or a renderer has them. Of a
-    chair whose left and right differ by a cup, matches left no doubt of 31 to 43 images of a hundred, and up to all of
-    these were turned, by as much as 180 degrees; phase A placed all hundred. Those of a carton contradicted each other
-    as much, and were right: it was photographed by hand, past its middle by 0.03 of the distance, typically, where the
-    chair's cameras missed by 0.001 to 0.002.
+    chair whose left and right differ by a cup, matches left no doubt of 35 to 43 images of a hundred, and up to half of
+    these, or more, were turned, by as much as 180 degrees; phase A placed all hundred (in 100 pixels). Those of a
+    carton contradicted each other as much, and were right: it was photographed by hand, past its middle by 0.03 of the
+    distance, typically, where the chair's cameras missed by 0.001 to 0.002.
 
     Args:
         matches: of an object alone.
