@@ -125,7 +125,7 @@ def test_sizes_follow_the_images(detail: float, steps: int, levels: int, cells: 
     assert chosen.model.radiance.num_levels == 8
 
 
-def test_few_images_are_sampled_all_along_by_half_the_rays():
+def test_few_images_are_sampled_all_along_by_half_the_rays_in_more_steps():
     from gnerf_ns.method_configs.gnerf import default_pipeline  # pyright: ignore[reportMissingImports] (a mapped folder)
 
     few, many, chosen = (for_any_device(default_pipeline) for _ in range(3))
@@ -134,6 +134,11 @@ def test_few_images_are_sampled_all_along_by_half_the_rays():
     assert [each.model.samples_empty_space for each in (few, many, chosen)] == [True, False, True]
     assert [each.model.radiance.num_proposal_samples for each in (few, many, chosen)] == [40, 24, 12]
     assert [each.photometric.rays_per_step for each in (few, many)] == [1792, 3584]
+    assert [each.schedule.phase_b_steps for each in (few, many)] == [2000, 1250]
+    assert few.schedule.misfit_search_steps == many.schedule.misfit_search_steps
+    large = for_any_device(default_pipeline)
+    fit_to_images(large, 2.0, 30)
+    assert large.schedule.phase_b_steps == 4000
     chosen.photometric.rays_per_step = 77
     fit_to_images(chosen, 1.0, 30)
     assert chosen.photometric.rays_per_step == 77

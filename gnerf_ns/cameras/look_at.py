@@ -70,12 +70,34 @@ def aim_beside(
         offsets: new position of that point in the image: x to the right and y up, on the plane at distance 1.
     """
     forward = functional.normalize(functional.pad(offsets, (0, 1), value=-1.0), dim=-1)
-    middle = torch.tensor([0.0, 0.0, -1.0]).to(forward)
-    # The smallest rotation between two directions, as a quaternion (x, y, z, w); they are never opposite.
-    cosine = (forward * middle).sum(dim=-1, keepdim=True)
-    axis = torch.linalg.cross(forward, middle.expand_as(forward), dim=-1)
-    turn = roma.unitquat_to_rotmat(functional.normalize(torch.cat([axis, 1.0 + cosine], dim=-1), dim=-1))
+    turn = _smallest_turn(forward, torch.tensor([0.0, 0.0, -1.0]).to(forward).expand_as(forward))
     return torch.cat([camera_to_worlds[..., :3] @ turn, camera_to_worlds[..., 3:]], dim=-1)
+
+
+def stretch_poses(
+    camera_to_worlds: Float[Tensor, "*batch 3 4"], axis: Float[Tensor, "3"], factor: float
+) -> Float[Tensor, "*batch 3 4"]:
+    """Take cameras around the origin, by the smallest angle, to where they are seen if space is stretched.
+
+    They stay as far away as they were, and see the origin at the same place.
+
+    Args:
+        camera_to_worlds: poses with OpenGL axes; none at the origin.
+        axis: a unit vector, along which space is stretched about the origin.
+        factor: how many times as long it becomes there.
+    """
+    directions = functional.normalize(camera_to_worlds[..., 3], dim=-1)
+    along = (directions * axis).sum(dim=-1, keepdim=True) * axis
+    turn = _smallest_turn(directions, functional.normalize(directions + (factor - 1.0) * along, dim=-1))
+    return turn @ camera_to_worlds
+
+
+def _smallest_turn(first: Float[Tensor, "*batch 3"], second: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """The smallest rotation from one unit vector to another, which is never its opposite."""
+    # As a quaternion (x, y, z, w).
+    cosine = (first * second).sum(dim=-1, keepdim=True)
+    axis = torch.linalg.cross(first, second, dim=-1)
+    return roma.unitquat_to_rotmat(functional.normalize(torch.cat([axis, 1.0 + cosine], dim=-1), dim=-1))
 
 
 def poses_between(

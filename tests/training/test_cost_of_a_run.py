@@ -143,6 +143,7 @@ def test_pose_trials_cost_what_their_configuration_says(tiny_scene: Path, monkey
         return render(model, bundle)
 
     monkeypatch.setattr(GNeRFModel, "render", counted)
+    monkeypatch.setattr(trials, "_in_proportion", lambda probe, poses: poses)
     trials.run(1)
     fits = 1 + len(moves)
     steps = config.steps_of_fit + TRAIN * (config.steps_without + fits * config.steps_with)

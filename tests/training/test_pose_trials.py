@@ -10,7 +10,7 @@ from analytic_scene import RADIUS, Blobs, cameras, image_set_of, model_of, rando
 from torch import Tensor
 
 from gnerf_ns.cameras.learned_cameras import LearnedCameras
-from gnerf_ns.cameras.look_at import look_at
+from gnerf_ns.cameras.look_at import look_at, stretch_poses
 from gnerf_ns.cameras.pose_codec import PoseCodec
 from gnerf_ns.cameras.pose_prior import PosePriorConfig
 from gnerf_ns.data.image_set import ImageSet
@@ -18,7 +18,14 @@ from gnerf_ns.fields.hash_radiance import HashRadianceConfig
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
 from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
 from gnerf_ns.training.objective import TrainingScene
-from gnerf_ns.training.pose_trials import PoseTrials, PoseTrialsConfig, ProbeField, ProbeFieldConfig, angles_deg
+from gnerf_ns.training.pose_trials import (
+    Fit,
+    PoseTrials,
+    PoseTrialsConfig,
+    ProbeField,
+    ProbeFieldConfig,
+    angles_deg,
+)
 
 TRUTH = random_poses(10, seed=3)
 TRIED = (0, 4, 7)
@@ -107,15 +114,19 @@ def test_a_probe_field_needs_no_proposals(model: GNeRFModel, image_set: ImageSet
 
 
 def trials_on(
-    model: GNeRFModel, image_set: ImageSet, start: Tensor, **options: Any
+    model: GNeRFModel, image_set: ImageSet, start: Tensor, stretches: bool = False, **options: Any
 ) -> Tuple[PoseTrials, LearnedCameras]:
+    """Without `stretches`, images move one at a time and not all together."""
     learned = LearnedCameras(cameras(len(TRUTH)), cameras(0))
     learned.assign(torch.arange(len(TRUTH)), start)
     config = PoseTrialsConfig(
         **{"num_places": 2, "steps_without": 30, "steps_with": 20, "min_gain": 0.01, "probe_field": FIELD, **options}
     )
     search = search_in(model)
-    return PoseTrials(config, TrainingScene(model, image_set, learned, PRIOR, search.proposals), search), learned
+    trials = PoseTrials(config, TrainingScene(model, image_set, learned, PRIOR, search.proposals), search)
+    if not stretches:
+        trials.__dict__["_in_proportion"] = lambda probe, poses: poses
+    return trials, learned
 
 
 def test_images_in_a_wrong_place_are_brought_back(
@@ -170,6 +181,45 @@ def test_a_gain_that_chance_can_make_moves_nothing(
     monkeypatch.setattr(trials, "_somewhere_better", lambda probe, i, poses: TRUTH.clone())
     assert trials.run(1) == (min_gain == 0.0)
     assert (errors_deg(learned.poses("train")).max() < 20) == (min_gain == 0.0)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.8])
+def test_a_scene_out_of_proportion_is_stretched_back(model: GNeRFModel, image_set: ImageSet, factor: float):
+    start = stretch_poses(TRUTH, torch.tensor([0.0, 0.0, 1.0]), factor)
+    trials, learned = trials_on(model, image_set, start, stretches=True, steps_of_fit=60, fields_per_stretch=1)
+    assert trials.run(0)
+    before, after = (errors_deg(poses).median() for poses in (start, learned.poses("train")))
+    assert before > 14 and after < 0.4 * before
+
+
+def test_one_in_proportion_stays(model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch):
+    trials, learned = trials_on(model, image_set, TRUTH, stretches=True, fields_per_stretch=1)
+    shares = iter([0.7, 0.7, 0.69, 0.68])  # of poses as they are, twice; higher, and lower
+    monkeypatch.setattr(ProbeField, "fit", lambda probe, poses, steps: Fit(poses, next(shares)))
+    assert not trials.run(0)
+    torch.testing.assert_close(learned.poses("train"), TRUTH)
+
+
+@pytest.mark.parametrize(
+    ("shares", "factor"),
+    [
+        ([0.5, 0.6, 0.7, 0.65], 2.0),
+        ([0.5, 0.5, 0.6, 0.55], 0.5**0.5),
+        ([0.5, 0.6, 0.7, 0.8, 0.9], 4.0),  # and no further
+        ([0.5, math.nan, 0.6, math.nan], 0.5**0.5),
+    ],
+)
+def test_cameras_are_raised_or_lowered_as_long_as_that_explains_more(
+    model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch, shares: List[float], factor: float
+):
+    trials, _ = trials_on(model, image_set, TRUTH, stretches=True, fields_per_stretch=2)
+    probe, each = ProbeField(FIELD, model, image_set, search_in(model)), iter(shares)
+    # Two fields for each: what they explain is averaged.
+    fits = iter([share + noise for share in each for noise in (-0.2, 0.2)])
+    monkeypatch.setattr(probe, "fit", lambda poses, steps: Fit(poses, next(fits)))
+    poses = trials._in_proportion(probe, TRUTH)
+    torch.testing.assert_close(poses, stretch_poses(TRUTH, torch.tensor([0.0, 0.0, 1.0]), factor))
+    assert next(fits, None) is None
 
 
 def test_neighbors_are_the_nearest_few(model: GNeRFModel, image_set: ImageSet):

@@ -3,7 +3,7 @@
 import pytest
 
 from gnerf_ns.runs.run_time import WARM_UP_STEPS
-from gnerf_ns.training.run_costs import COARSE, COSTS, LATER_ROUND, RunTime, parts_of_step, step_cost
+from gnerf_ns.training.run_costs import COARSE, COSTS, LATER_ROUND, STRETCHING, RunTime, parts_of_step, step_cost
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 
 NUM_IMAGES, NUM_HELD_OUT = 20, 3
@@ -56,7 +56,7 @@ def test_expected_cost_follows_the_schedule():
     costs = [step_cost(schedule.at(step), NUM_IMAGES) for step in range(schedule.total_steps)]
     a, b, fine = COSTS["phase A"], COARSE * COSTS["phase B"], COSTS["phase B"]
     all_of_them, misfits = COSTS["search of all"], COSTS["search of misfits"]
-    trials = (1 + LATER_ROUND) * NUM_IMAGES * COSTS["pose trials"]
+    trials = ((1 + LATER_ROUND) * NUM_IMAGES + STRETCHING) * COSTS["pose trials"]
     left_out = COSTS["search of those left out"]
     # Nobody was left out in the first of four rounds.
     half = COSTS["round of leaving out"]
