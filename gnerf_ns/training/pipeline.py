@@ -281,7 +281,7 @@ class GNeRFPipeline(VanillaPipeline):
         self.ranks.make_equal(self)
 
     def _fit_to_images(self) -> None:
-        """On a CPU, larger images get more steps and levels, and few ones more samples."""
+        """On a CPU, larger images get more steps and levels, and few ones more samples and steps of fewer rays."""
         detail = self.datamanager.detail(self.config.schedule.phase_b_image_side[1])
         if fit_to_images(self.config, detail, len(self.datamanager.train_dataset)):
             self._make_model_anew()

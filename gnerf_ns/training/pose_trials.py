@@ -9,12 +9,14 @@ else it may belong, alone or with its neighbors, and stays there if such a field
 gains little in the end, nobody moves.
 
 After that, all move together. A scene that is too tall, seen from too low, is rendered much like the scene itself: of
-twelve images of Lego, cameras came out at half of their height above the middle. What the field has learned of that
-holds them there for a thousand steps and more. Fields that begin anew tell by how much space is to be stretched.
+twelve images of Lego, the tangent of cameras' elevation came out at 0.4 to 0.75 of the true one. What the field has
+learned of that holds them there for a thousand steps and more. So elevations are stretched as long as fresh fields
+explain more, on average of a few.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Dict, List, Optional
 
@@ -171,11 +173,11 @@ class PoseTrialsConfig:
     steps_of_fit: tyro.conf.Suppress[int] = 80
     """Steps from nothing by which a round is judged."""
     stretch: tyro.conf.Suppress[float] = 2**0.5
-    """In the end, space is stretched along what is up by this factor, or its inverse, as often as that helps;"""
+    """In the end, the tangent of all elevations is multiplied by this factor or its inverse, as often as that helps;"""
     max_stretches: tyro.conf.Suppress[int] = 4
-    """and no more than so often."""
+    """and no more than so often. 0: never."""
     fields_per_stretch: tyro.conf.Suppress[int] = 3
-    """So many fields from nothing tell whether it helps: what one of them explains differs by chance alone."""
+    """So many fresh fields tell whether it helps: what one of them explains differs by chance alone."""
     min_gain: float = 0.05
     """The first round counts only if a field from nothing then explains so much more, as a share of how images
     differ. Where all are in their place, chance makes up to half of that, and phase A's poses are as good."""
@@ -204,7 +206,8 @@ class PoseTrials:
             rounds: how often, at most; once nobody moves, that was all.
 
         Returns:
-            Whether poses and field were replaced: only if a field from nothing explains clearly more in the end.
+            Whether poses and field were replaced: if a field from nothing explains clearly more, or if elevations
+            were stretched.
         """
         probe = ProbeField(self.config.probe_field, self._model, self._image_set, self._search)
         seed = draw_seed()
@@ -230,48 +233,58 @@ class PoseTrials:
             if not is_better:
                 break
             best, weights = present, probe.weights()
-        begun = self._cameras().detach() if best is first else best.camera_to_worlds
-        poses = self._in_proportion(probe, begun)
-        if poses is not begun:
-            best, weights = self._fit(probe, poses, seed), probe.weights()
+        stretched = self._stretched(probe, self._cameras().detach() if best is first else best.camera_to_worlds)
+        if stretched is not None:
+            fit = self._fit(probe, stretched, seed)
+            if math.isfinite(fit.explained_variance):
+                best, weights = fit, probe.weights()
         if best is first:
             return False
         self._cameras.assign(torch.arange(len(self._image_set), device=self._model.device), best.camera_to_worlds)
         self._model.load_state_dict(weights)
         return True
 
-    def _in_proportion(self, probe: ProbeField, camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n 3 4"]:
-        """Poses raised or lowered together, a step at a time, as long as fields from nothing explain more."""
+    def _stretched(
+        self, probe: ProbeField, camera_to_worlds: Float[Tensor, "n 3 4"]
+    ) -> Optional[Float[Tensor, "n 3 4"]]:
+        """Poses with elevations stretched as long as fresh fields explain more; None if they do not."""
+        if self.config.max_stretches == 0:
+            return None
         upward = self._cameras.codec.up()[:, 2].detach()
         seeds = [draw_seed() for _ in range(self.config.fields_per_stretch)]
 
         def stretched(steps: int) -> Float[Tensor, "n 3 4"]:
-            return stretch_poses(camera_to_worlds, upward, self.config.stretch**steps) if steps else camera_to_worlds
+            return stretch_poses(camera_to_worlds, upward, self.config.stretch**steps)
 
         def explained(steps: int) -> float:
+            poses = stretched(steps)
+
             def by_some(some: slice) -> Float[Tensor, "some"]:
                 shares = []
-                for seed in seeds[some]:
+                for seed in seeds[some]:  # the same for all steps, for a fair comparison
                     torch.manual_seed(seed)
                     probe.begin_anew()
-                    shares.append(probe.fit(stretched(steps), self.config.steps_of_fit).explained_variance)
-                return camera_to_worlds.new_tensor(shares)
+                    shares.append(probe.fit(poses, self.config.steps_of_fit).explained_variance)
+                return poses.new_tensor(shares)
 
             return float(self._search.ranks.rows(len(seeds), by_some).mean())
 
         as_they_are = share = explained(0)
         best = 0
         for direction in (1, -1):
-            while abs(best) < self.config.max_stretches and best * direction >= 0:
+            while abs(best) < self.config.max_stretches:
                 further = explained(best + direction)
                 if not further > share:  # nor where it is no number
                     break
                 best, share = best + direction, further
-        if best != 0:
-            CONSOLE.print(
-                f"With cameras {self.config.stretch**best:.2f} times as high above the middle, new fields explain "
-                f"{share:.0%} of how the images differ ({as_they_are:.0%} before)."
-            )
+            if best != 0:
+                break
+        if best == 0:
+            return None
+        CONSOLE.print(
+            f"With the tangent of elevations {self.config.stretch**best:.2f} times as large, new fields explain "
+            f"{share:.0%} of how the images differ ({as_they_are:.0%} before)."
+        )
         return stretched(best)
 
     def _fit(self, probe: ProbeField, camera_to_worlds: Float[Tensor, "n 3 4"], seed: int) -> Fit:

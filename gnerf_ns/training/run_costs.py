@@ -35,7 +35,7 @@ LATER_ROUND = 0.3
 too little. A guess: with a whole one, the time left of a dozen images was 28 % too long."""
 
 STRETCHING = 4.0
-"""As many images' trials take as long as telling by how much poses are to be stretched."""
+"""Stretching elevations takes as long as the trials of so many images."""
 
 COARSE = 1.1
 """Duration of a step of phase B with none of the finer levels of detail, of that with all: while there is no shape, no

@@ -102,7 +102,8 @@ class PhaseScheduleConfig:
     otherwise 1; 1 where poses are not looked up."""
     pose_trial_rounds: Optional[int] = None
     """Rounds, after the last attempt, in which each image is tried at other poses (`PoseTrials`), until one moves
-    nobody. None for 2 with 4 to 30 training images, and none with more; none where poses are not looked up."""
+    nobody; all are moved together after that. None for 2 with 4 to 30 training images, and none with more; none where
+    poses are not looked up. 0 leaves out both."""
     leave_out_rounds: Optional[int] = None
     """Rounds, between phases A and B, in which images take turns in being left out of training and looked up in
     what the others make of the field; None for 31 rounds with 4 to 30 training images, and none with more."""

@@ -140,10 +140,25 @@ def test_cameras_of_a_stretched_scene(
     expected = torch.where(axis == 1, factor * towards, towards)
     torch.testing.assert_close(stretched[:, 3], 3.0 * expected / expected.norm(), atol=1e-5, rtol=0)
     assert_proper(stretched)
-    if letter == "z":  # a level camera stays level
+    if letter == "z":  # up: a level camera that looks at the origin stays level
         torch.testing.assert_close(stretched, look_at(stretched[:, 3]), atol=1e-3, rtol=0)
     # One that looks elsewhere still sees the origin where it was.
     beside = aim_beside(camera, torch.randn(2, generator=torch.Generator().manual_seed(seed)))
     seen = [pose[:, :3].T @ pose[:, 3] for pose in (beside, stretch_poses(beside, axis, factor))]
     torch.testing.assert_close(*seen, atol=1e-5, rtol=0)
     torch.testing.assert_close(stretch_poses(stretched, axis, 1.0 / factor), camera, atol=1e-4, rtol=0)
+
+
+def test_what_a_stretch_does_not_move_stays() -> None:
+    up = torch.tensor([0.0, 0.0, 1.0])
+    for pose in (look_at(3.0 * up), look_at(torch.tensor([2.0, 1.0, 0.0])), torch.eye(3, 4)):
+        torch.testing.assert_close(stretch_poses(pose, up, 2.0), pose)
+
+
+def test_mixed_precision_rounds_no_turned_pose() -> None:
+    poses = look_at(torch.randn(5, 3, generator=torch.Generator().manual_seed(0)))
+    axis, offsets = torch.tensor([0.0, 0.0, 1.0]), torch.full((5, 2), 0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        turned = stretch_poses(poses, axis, 2.0), aim_beside(poses, offsets)
+    for rounded, exact in zip(turned, (stretch_poses(poses, axis, 2.0), aim_beside(poses, offsets)), strict=True):
+        torch.testing.assert_close(rounded, exact, atol=1e-6, rtol=0)

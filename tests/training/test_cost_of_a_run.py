@@ -17,6 +17,7 @@ from gnerf_ns.cameras.rays import CameraDirections
 from gnerf_ns.data.image_set import ImageSet, ImageStack
 from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.pose_search import image_renderer, refinement
+from gnerf_ns.pose_search.costs import ImageCosts
 from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
 from gnerf_ns.training.held_out_poses import IMAGES_PER_BATCH, EvalPosesConfig, looked_up
 from gnerf_ns.training.pose_updates import SHARE_OF_BANK
@@ -130,7 +131,8 @@ def test_attempts_and_rounds_cost_what_the_schedule_says(
 
 
 def test_pose_trials_cost_what_their_configuration_says(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch):
-    """One fit; for every image a field without it, and a fit for each place that is tried."""
+    """One fit; for every image a field without it, and a fit for each place that is tried; fits of
+    poses as they are, higher and lower."""
     pipeline = build_pipeline(pipeline_config(tiny_scene, "transport"))
     trials, config = pipeline.pose_updates._trials, pipeline.config.pose_trials
     moves = [{}, {}, {}]
@@ -143,13 +145,14 @@ def test_pose_trials_cost_what_their_configuration_says(tiny_scene: Path, monkey
         return render(model, bundle)
 
     monkeypatch.setattr(GNeRFModel, "render", counted)
-    monkeypatch.setattr(trials, "_in_proportion", lambda probe, poses: poses)
+    explained = ImageCosts.explained_variance
+    monkeypatch.setattr(ImageCosts, "explained_variance", lambda *arguments: 0.0 * explained(*arguments))
     trials.run(1)
-    fits = 1 + len(moves)
-    steps = config.steps_of_fit + TRAIN * (config.steps_without + fits * config.steps_with)
+    fits, stretched = 1 + len(moves), 3 * config.fields_per_stretch
+    steps = (1 + stretched) * config.steps_of_fit + TRAIN * (config.steps_without + fits * config.steps_with)
     assert rays["training"] == steps * config.probe_field.rays_per_step
     # What each fit explains, and who fits worst.
-    assert rays["searching"] == (1 + TRAIN * fits + 1) * TRAIN * SMALL
+    assert rays["searching"] == (1 + stretched + TRAIN * fits + 1) * TRAIN * SMALL
 
 
 def keeping(somewhere_better: Callable[..., Any]) -> Callable[..., None]:

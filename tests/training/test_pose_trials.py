@@ -1,7 +1,7 @@
 """Images in a wrong place are found out by a field that begins anew."""
 
 import math
-from typing import Any, List, Tuple
+from typing import Any, Iterator, List, Tuple
 
 import pytest
 import roma
@@ -114,19 +114,17 @@ def test_a_probe_field_needs_no_proposals(model: GNeRFModel, image_set: ImageSet
 
 
 def trials_on(
-    model: GNeRFModel, image_set: ImageSet, start: Tensor, stretches: bool = False, **options: Any
+    model: GNeRFModel, image_set: ImageSet, start: Tensor, **options: Any
 ) -> Tuple[PoseTrials, LearnedCameras]:
-    """Without `stretches`, images move one at a time and not all together."""
+    """By default images move one at a time, and not all together."""
     learned = LearnedCameras(cameras(len(TRUTH)), cameras(0))
     learned.assign(torch.arange(len(TRUTH)), start)
     config = PoseTrialsConfig(
-        **{"num_places": 2, "steps_without": 30, "steps_with": 20, "min_gain": 0.01, "probe_field": FIELD, **options}
+        **{"num_places": 2, "steps_without": 30, "steps_with": 20, "min_gain": 0.01, "max_stretches": 0, **options},
+        probe_field=FIELD,
     )
     search = search_in(model)
-    trials = PoseTrials(config, TrainingScene(model, image_set, learned, PRIOR, search.proposals), search)
-    if not stretches:
-        trials.__dict__["_in_proportion"] = lambda probe, poses: poses
-    return trials, learned
+    return PoseTrials(config, TrainingScene(model, image_set, learned, PRIOR, search.proposals), search), learned
 
 
 def test_images_in_a_wrong_place_are_brought_back(
@@ -183,21 +181,45 @@ def test_a_gain_that_chance_can_make_moves_nothing(
     assert (errors_deg(learned.poses("train")).max() < 20) == (min_gain == 0.0)
 
 
+UPWARD = torch.tensor([0.0, 0.0, 1.0])
+
+
 @pytest.mark.parametrize("factor", [0.5, 1.8])
-def test_a_scene_out_of_proportion_is_stretched_back(model: GNeRFModel, image_set: ImageSet, factor: float):
-    start = stretch_poses(TRUTH, torch.tensor([0.0, 0.0, 1.0]), factor)
-    trials, learned = trials_on(model, image_set, start, stretches=True, steps_of_fit=60, fields_per_stretch=1)
+def test_a_scene_too_tall_or_too_flat_is_stretched_back(model: GNeRFModel, image_set: ImageSet, factor: float):
+    start = stretch_poses(TRUTH, UPWARD, factor)
+    trials, learned = trials_on(model, image_set, start, max_stretches=4, steps_of_fit=60, fields_per_stretch=1)
     assert trials.run(0)
     before, after = (errors_deg(poses).median() for poses in (start, learned.poses("train")))
     assert before > 14 and after < 0.4 * before
 
 
-def test_one_in_proportion_stays(model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch):
-    trials, learned = trials_on(model, image_set, TRUTH, stretches=True, fields_per_stretch=1)
-    shares = iter([0.7, 0.7, 0.69, 0.68])  # of poses as they are, twice; higher, and lower
-    monkeypatch.setattr(ProbeField, "fit", lambda probe, poses, steps: Fit(poses, next(shares)))
+def shares_given(monkeypatch: pytest.MonkeyPatch, shares: List[float]) -> Iterator[float]:
+    """What fresh fields are to explain, one after another; poses stay as they are."""
+    each = iter(shares)
+    monkeypatch.setattr(ProbeField, "fit", lambda probe, poses, steps: Fit(poses, next(each)))
+    return each
+
+
+@pytest.mark.parametrize("as_they_are", [0.7, math.nan])
+def test_poses_stay_where_no_stretch_explains_more(
+    model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch, as_they_are: float
+):
+    trials, learned = trials_on(model, image_set, TRUTH, max_stretches=4, fields_per_stretch=1)
+    left = shares_given(monkeypatch, [0.7, as_they_are, 0.69, 0.68])  # of the poses, twice; higher, and lower
     assert not trials.run(0)
+    assert next(left, None) is None
     torch.testing.assert_close(learned.poses("train"), TRUTH)
+
+
+@pytest.mark.parametrize("last", [0.8, math.nan])
+def test_a_field_that_diverged_is_not_taken(
+    model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch, last: float
+):
+    trials, learned = trials_on(model, image_set, TRUTH, max_stretches=1, fields_per_stretch=1)
+    shares_given(monkeypatch, [0.7, 0.7, 0.8, last])
+    assert trials.run(0) == (last == 0.8)
+    factor = 2**0.5 if last == 0.8 else 1.0
+    torch.testing.assert_close(learned.poses("train"), stretch_poses(TRUTH, UPWARD, factor))
 
 
 @pytest.mark.parametrize(
@@ -206,20 +228,21 @@ def test_one_in_proportion_stays(model: GNeRFModel, image_set: ImageSet, monkeyp
         ([0.5, 0.6, 0.7, 0.65], 2.0),
         ([0.5, 0.5, 0.6, 0.55], 0.5**0.5),
         ([0.5, 0.6, 0.7, 0.8, 0.9], 4.0),  # and no further
+        ([0.5, 0.4, 0.6, 0.7, 0.8, 0.9], 0.25),
         ([0.5, math.nan, 0.6, math.nan], 0.5**0.5),
     ],
 )
-def test_cameras_are_raised_or_lowered_as_long_as_that_explains_more(
+def test_elevations_are_stretched_as_long_as_that_explains_more(
     model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch, shares: List[float], factor: float
 ):
-    trials, _ = trials_on(model, image_set, TRUTH, stretches=True, fields_per_stretch=2)
-    probe, each = ProbeField(FIELD, model, image_set, search_in(model)), iter(shares)
-    # Two fields for each: what they explain is averaged.
-    fits = iter([share + noise for share in each for noise in (-0.2, 0.2)])
-    monkeypatch.setattr(probe, "fit", lambda poses, steps: Fit(poses, next(fits)))
-    poses = trials._in_proportion(probe, TRUTH)
-    torch.testing.assert_close(poses, stretch_poses(TRUTH, torch.tensor([0.0, 0.0, 1.0]), factor))
-    assert next(fits, None) is None
+    trials, learned = trials_on(model, image_set, TRUTH, max_stretches=4, fields_per_stretch=2)
+    with torch.no_grad():
+        learned.codec.up.tilt.copy_(torch.tensor([0.2, -0.1]))  # what is up leans
+    left = shares_given(monkeypatch, [share + noise for share in shares for noise in (-0.2, 0.2)])
+    probe = ProbeField(FIELD, model, image_set, search_in(model))
+    stretched = trials._stretched(probe, TRUTH)
+    assert next(left, None) is None and stretched is not None
+    torch.testing.assert_close(stretched, stretch_poses(TRUTH, learned.codec.up()[:, 2], factor))
 
 
 def test_neighbors_are_the_nearest_few(model: GNeRFModel, image_set: ImageSet):
