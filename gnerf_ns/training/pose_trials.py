@@ -11,7 +11,7 @@ gains little in the end, nobody moves.
 After that, all move together. A scene that is too tall, seen from too low, is rendered much like the scene itself: of
 twelve images of Lego, the tangent of cameras' elevation came out at 0.4 to 0.75 of the true one. What the field has
 learned of that holds them there for a thousand steps and more. So elevations are stretched as long as fresh fields
-explain more, on average of a few.
+explain more, on average of a few, unless that gains next to nothing.
 """
 
 from __future__ import annotations
@@ -178,6 +178,9 @@ class PoseTrialsConfig:
     """and no more than so often. 0: never."""
     fields_per_stretch: tyro.conf.Suppress[int] = 3
     """So many fresh fields tell whether it helps: what one of them explains differs by chance alone."""
+    min_gain_of_stretch: tyro.conf.Suppress[float] = 0.01
+    """Where no round counted, fields have to explain so much more in the end, as a share of how images differ: what
+    phase A has learned is given up for it. Their mean differs by as much by chance."""
     min_gain: float = 0.05
     """The first round counts only if a field from nothing then explains so much more, as a share of how images
     differ. Where all are in their place, chance makes up to half of that, and phase A's poses are as good."""
@@ -233,7 +236,10 @@ class PoseTrials:
             if not is_better:
                 break
             best, weights = present, probe.weights()
-        stretched = self._stretched(probe, self._cameras().detach() if best is first else best.camera_to_worlds)
+        poses, min_gain = best.camera_to_worlds, 0.0
+        if best is first:
+            poses, min_gain = self._cameras().detach(), self.config.min_gain_of_stretch
+        stretched = self._stretched(probe, poses, min_gain)
         if stretched is not None:
             fit = self._fit(probe, stretched, seed)
             if math.isfinite(fit.explained_variance):
@@ -245,9 +251,9 @@ class PoseTrials:
         return True
 
     def _stretched(
-        self, probe: ProbeField, camera_to_worlds: Float[Tensor, "n 3 4"]
+        self, probe: ProbeField, camera_to_worlds: Float[Tensor, "n 3 4"], min_gain: float
     ) -> Optional[Float[Tensor, "n 3 4"]]:
-        """Poses with elevations stretched as long as fresh fields explain more; None if they do not."""
+        """Poses with elevations stretched as long as fresh fields explain more; None if that gains too little."""
         if self.config.max_stretches == 0:
             return None
         upward = self._cameras.codec.up()[:, 2].detach()
@@ -279,7 +285,7 @@ class PoseTrials:
                 best, share = best + direction, further
             if best != 0:
                 break
-        if best == 0:
+        if best == 0 or share < as_they_are + min_gain:
             return None
         CONSOLE.print(
             f"With the tangent of elevations {self.config.stretch**best:.2f} times as large, new fields explain "

@@ -200,15 +200,28 @@ def shares_given(monkeypatch: pytest.MonkeyPatch, shares: List[float]) -> Iterat
     return each
 
 
-@pytest.mark.parametrize("as_they_are", [0.7, math.nan])
+@pytest.mark.parametrize("stretched", [[0.7, 0.69, 0.68], [math.nan, 0.69, 0.68], [0.7, 0.705, 0.709, 0.6]])
 def test_poses_stay_where_no_stretch_explains_more(
-    model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch, as_they_are: float
+    model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch, stretched: List[float]
 ):
+    """Or next to nothing more."""
     trials, learned = trials_on(model, image_set, TRUTH, max_stretches=4, fields_per_stretch=1)
-    left = shares_given(monkeypatch, [0.7, as_they_are, 0.69, 0.68])  # of the poses, twice; higher, and lower
+    left = shares_given(monkeypatch, [0.7, *stretched])  # of the poses; once more, and higher, and lower
     assert not trials.run(0)
     assert next(left, None) is None
     torch.testing.assert_close(learned.poses("train"), TRUTH)
+
+
+def test_where_a_round_counted_the_least_gain_does(
+    model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch
+):
+    trials, learned = trials_on(model, image_set, TRUTH, max_stretches=1, fields_per_stretch=1)
+    monkeypatch.setattr(trials, "_somewhere_better", lambda probe, image, poses: TRUTH.clone() if image == 0 else None)
+    monkeypatch.setattr(ProbeField, "worst_first", lambda probe, poses: list(range(len(poses))))
+    # Before and after the round; as they are, and higher; there once more.
+    left = shares_given(monkeypatch, [0.6, 0.7, 0.7, 0.701, 0.7])
+    assert trials.run(1) and next(left, None) is None
+    torch.testing.assert_close(learned.poses("train"), stretch_poses(TRUTH, UPWARD, 2**0.5))
 
 
 @pytest.mark.parametrize("last", [0.8, math.nan])
@@ -240,7 +253,7 @@ def test_elevations_are_stretched_as_long_as_that_explains_more(
         learned.codec.up.tilt.copy_(torch.tensor([0.2, -0.1]))  # what is up leans
     left = shares_given(monkeypatch, [share + noise for share in shares for noise in (-0.2, 0.2)])
     probe = ProbeField(FIELD, model, image_set, search_in(model))
-    stretched = trials._stretched(probe, TRUTH)
+    stretched = trials._stretched(probe, TRUTH, 0.1)
     assert next(left, None) is None and stretched is not None
     torch.testing.assert_close(stretched, stretch_poses(TRUTH, learned.codec.up()[:, 2], factor))
 
