@@ -11,7 +11,7 @@ gains little in the end, nobody moves.
 After that, all move together. A scene that is too tall, seen from too low, is rendered much like the scene itself: of
 twelve images of Lego, the tangent of cameras' elevation came out at 0.4 to 0.75 of the true one. What the field has
 learned of that holds them there for a thousand steps and more. So elevations are stretched as long as fresh fields
-explain more, on average of a few, unless that gains next to nothing.
+explain more, on average of a few; where nobody has moved before, only if that gains something.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class PoseTrialsConfig:
     """So many fresh fields tell whether it helps: what one of them explains differs by chance alone."""
     min_gain_of_stretch: tyro.conf.Suppress[float] = 0.01
     """Where no round counted, fields have to explain so much more in the end, as a share of how images differ: what
-    phase A has learned is given up for it. Their mean differs by as much by chance."""
+    phase A has learned is given up for it. Chance alone makes about as much."""
     min_gain: float = 0.05
     """The first round counts only if a field from nothing then explains so much more, as a share of how images
     differ. Where all are in their place, chance makes up to half of that, and phase A's poses are as good."""
