@@ -31,8 +31,8 @@ MOST_DETAIL = 4.0
 
 STEPS_OF_FEW = 1.6
 """Of few images, phase B has so many times the steps, wherever their poses are from. Two draws of twelve came to 0.85
-degrees with 1,250 steps, and with 2,000 one to 0.13 and 0.62, the other to 0.53, 0.61 and 0.80. Searches of misfits stay where they are: poses that are
-altogether wrong show early, and what is shared is no misfit."""
+degrees with 1,250 steps, and with 2,000 one to 0.13 and 0.62, the other to 0.53, 0.61 and 0.80. Searches of misfits
+stay where they are: poses that are altogether wrong show early, and what is shared is no misfit."""
 
 Device = Literal["cpu", "cuda"]
 Config = TypeVar("Config", bound=Any)
