@@ -75,7 +75,7 @@ def main(arguments: Arguments, options: List[str]) -> None:
             render_procedural_scene(images, ProceduralSceneConfig(num_train=count, num_test=HELD_OUT, image_side=side))
         sizes = ["--pipeline.datamanager.max-image-side", str(side)]
         sizes += ["--pipeline.schedule.phase-b-image-side", "24", str(side)]
-        sizes += ["--pipeline.schedule.phase-a-attempts", "1", "--pipeline.schedule.pose-trial-rounds", "0"]
+        sizes += ["--pipeline.schedule.phase-a-attempts", "1"]
         sizes += ["--pipeline.schedule.leave-out-rounds", "0", "--max-num-iterations", str(arguments.stop_after)]
         sizes += options
         name = f"run-{count}-{side}"

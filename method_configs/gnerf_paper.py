@@ -40,7 +40,6 @@ def paper_schedule() -> PhaseScheduleConfig:
         density_noise_steps=5_000,
         looks_up_poses=False,
         leave_out_rounds=0,
-        pose_trial_rounds=0,
         misfit_search_steps=(),
     )
 

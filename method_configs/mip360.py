@@ -12,10 +12,11 @@ from gnerf_ns.method_configs.gnerf import (  # pyright: ignore[reportMissingImpo
     trainer_config,
 )
 from gnerf_ns.models.gnerf import GNeRFModelConfig
+from gnerf_ns.training.fresh_field import FreshFieldConfig
 from gnerf_ns.training.learning_rates import PhaseSchedulerConfig, PlainAdamOptimizerConfig
+from gnerf_ns.training.left_out_in_turn import LeftOutInTurnConfig
 from gnerf_ns.training.photometric import PhotometricObjectiveConfig
 from gnerf_ns.training.pipeline import GNeRFPipelineConfig
-from gnerf_ns.training.pose_trials import PoseTrialsConfig, ProbeFieldConfig
 from gnerf_ns.training.schedule import PhaseScheduleConfig
 from gnerf_ns.training.trainer import GNeRFTrainerConfig
 
@@ -61,7 +62,7 @@ def published() -> GNeRFTrainerConfig:
             phase_b_steps=250_000, phase_b_image_side=(10**6, None), distortion_boost=(1.0, 1.0)
         ),
         photometric=PhotometricObjectiveConfig(rays_per_step=16_384),
-        pose_trials=PoseTrialsConfig(probe_field=ProbeFieldConfig(learning_rate=1e-3)),
+        left_out_in_turn=LeftOutInTurnConfig(fresh_field=FreshFieldConfig(learning_rate=1e-3)),
         keep_freed_memory=False,  # chunks as large as these fragment it
     )
     config = trainer_config("gnerf-ns-mip360", pipeline, optimizers(2e-3, 0.01, 512, eps=1e-6, max_norm=1e-3))

@@ -19,9 +19,9 @@ OF_EACH = ("_loaded_step", "trust", "datamanager", "eval_")
 
 
 def run_config(data: Path, output: Path) -> GNeRFTrainerConfig:
-    """Two attempts at phase A, trials, rounds in which images are left out, and misfits."""
+    """Two attempts at phase A, images left out in turn, and misfits."""
     config = trainer_config(data, output, "transport")
-    schedule = {**SCHEDULE, "phase_a_attempts": 2, "leave_out_rounds": 2, "leave_out_steps": 1, "pose_trial_rounds": 1}
+    schedule = {**SCHEDULE, "phase_a_attempts": 2, "leave_out_rounds": 2}
     config.pipeline.schedule = PhaseScheduleConfig(**schedule)
     config.pipeline.misfits.cost_ratio = 0.0
     config.pipeline.pose_search.bank_size = 4 * BANK_PER_CHUNK

@@ -5,15 +5,17 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from analytic_scene import TINY_RADIANCE
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
 from tiny_run import build_trainer, trainer_config
 
 from gnerf_ns.fields.hash_radiance import HashRadiance, HashRadianceConfig
+from gnerf_ns.training.left_out_in_turn import LeftOutInTurnConfig
 from gnerf_ns.training.pipeline import GNeRFPipelineConfig
 from gnerf_ns.training.recipe import fit_to_device, fit_to_images, for_any_device, keep_sizes, sizes_in_words
-from gnerf_ns.utils.checkpoints import NOT_IN_OLDER_CHECKPOINTS
+from gnerf_ns.utils.checkpoints import IN_OLDER_CHECKPOINTS, NOT_IN_OLDER_CHECKPOINTS
 
 ANY_DEVICE = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 
@@ -197,11 +199,24 @@ def test_checkpoints_and_configurations_of_before_grids_and_devices_load(tiny_sc
     assert recent == set(NOT_IN_OLDER_CHECKPOINTS[1:])
     for name in recent:
         del state["pipeline"][name]
+    for name in IN_OLDER_CHECKPOINTS:
+        state["pipeline"][name] = torch.zeros(3)
     torch.save(state, file)
     loaded = build_trainer(trainer_config(tiny_scene, tmp_path / "again", "transport", load_dir=trainer.checkpoint_dir))
     assert bool(loaded.pipeline.model.occupancy.occupied.all())
     older = dict(config.pipeline.__dict__)
-    del older["on_cuda"]
+    del older["on_cuda"], older["left_out_in_turn"]
     pipeline = GNeRFPipelineConfig.__new__(GNeRFPipelineConfig)
     pipeline.__setstate__(older)
     assert pipeline.on_cuda == {} and pipeline.schedule == config.pipeline.schedule
+    assert pipeline.left_out_in_turn == LeftOutInTurnConfig()
+
+
+def test_configurations_with_pose_trials_load():
+    """As runs of November 2026 have them."""
+    lines = (
+        "!!python/object:gnerf_ns.training.pose_trials.PoseTrialsConfig",
+        "num_places: 3",
+        "probe_field: !!python/object:gnerf_ns.training.pose_trials.ProbeFieldConfig {image_side: 24}",
+    )
+    assert yaml.load("\n".join(lines), Loader=yaml.Loader).probe_field is not None

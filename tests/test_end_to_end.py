@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     pipeline = config.pipeline
     pipeline.model.radiance.num_uniform_samples = 16
     pipeline.schedule.phase_a_steps, pipeline.schedule.phase_b_steps = 120, 450
-    pipeline.schedule.leave_out_rounds, pipeline.schedule.leave_out_steps = 3, 10
+    pipeline.schedule.leave_out_rounds = 1
     pipeline.schedule.phase_a_image_side, pipeline.schedule.phase_b_image_side = (12, 12), (20, 48)
     pipeline.schedule.misfit_search_steps = (20, 50)
     pipeline.transport.num_poses = 40

@@ -17,12 +17,13 @@ from gnerf_ns.models.inversion_network import InversionNetworkConfig
 from gnerf_ns.pose_search.pose_search import PoseSearchConfig
 from gnerf_ns.pose_search.refinement import LocalizationConfig, RefinementConfig
 from gnerf_ns.training.adversarial import AdversarialObjectiveConfig
+from gnerf_ns.training.fresh_field import FreshFieldConfig
 from gnerf_ns.training.held_out_poses import EvalPosesConfig
 from gnerf_ns.training.learning_rates import PhaseSchedulerConfig, QuickAdamOptimizerConfig
+from gnerf_ns.training.left_out_in_turn import LeftOutInTurnConfig
+from gnerf_ns.training.misfits import MisfitsConfig
 from gnerf_ns.training.photometric import PhotometricObjectiveConfig
 from gnerf_ns.training.pipeline import GNeRFPipeline, GNeRFPipelineConfig
-from gnerf_ns.training.pose_trials import PoseTrialsConfig, ProbeFieldConfig
-from gnerf_ns.training.pose_updates import MisfitsConfig
 from gnerf_ns.training.restarts import RestartsConfig
 from gnerf_ns.training.schedule import PhaseScheduleConfig
 from gnerf_ns.training.trainer import GNeRFTrainerConfig
@@ -40,7 +41,6 @@ SCHEDULE: Dict[str, Any] = {
     "density_noise_steps": 6,
     "misfit_search_steps": (2,),
     "leave_out_rounds": 0,
-    "pose_trial_rounds": 0,
     "patch_side": 8,
 }
 """Steps 0 to 2 are A, 3 and 4 are AB, 5 to 11 are B; poses are looked up at 3 and mended at 7."""
@@ -73,12 +73,12 @@ def pipeline_config(data: Path, phase_a: PhaseA = "both", **options: Any) -> GNe
                 num_regularized_images=4,
             ),
             "photometric": PhotometricObjectiveConfig(rays_per_step=64),
-            "pose_trials": PoseTrialsConfig(
-                num_places=1,
-                steps_without=2,
-                steps_with=2,
-                steps_of_fit=2,
-                probe_field=ProbeFieldConfig(image_side=8, rays_per_step=64),
+            "left_out_in_turn": LeftOutInTurnConfig(
+                steps=2,
+                first=(8, 2e-3),
+                later=(8, 1e-3),
+                steps_of_all=2,
+                fresh_field=FreshFieldConfig(rays_per_step=64),
             ),
             "pose_search": PoseSearchConfig(
                 bank_size=10,

@@ -71,28 +71,9 @@ def aim_beside(
     """
     forward = functional.normalize(functional.pad(offsets, (0, 1), value=-1.0), dim=-1)
     turn = _smallest_turn(forward, torch.tensor([0.0, 0.0, -1.0]).to(forward).expand_as(forward))
-    # Sums and not matrix products, here and below: mixed precision would round those.
+    # A sum and not a matrix product: mixed precision would round that.
     turned = (camera_to_worlds[..., :3, None] * turn[..., None, :, :]).sum(dim=-2)
     return torch.cat([turned, camera_to_worlds[..., 3:]], dim=-1)
-
-
-def stretch_poses(
-    camera_to_worlds: Float[Tensor, "*batch 3 4"], axis: Float[Tensor, "3"], factor: float
-) -> Float[Tensor, "*batch 3 4"]:
-    """Rotate cameras about the origin, by the smallest angle, to where a stretch of space would take their directions.
-
-    They stay as far away as they were, and see the origin at the same place. Level ones that look at it stay level
-    where the axis is up; along others they may roll a little.
-
-    Args:
-        camera_to_worlds: poses with OpenGL axes; one at the origin stays as it is.
-        axis: a unit vector, along which space is stretched about the origin.
-        factor: what lengths along it are multiplied by; positive. With up as the axis, the tangent of elevations is.
-    """
-    directions = functional.normalize(camera_to_worlds[..., 3], dim=-1)
-    along = (directions * axis).sum(dim=-1, keepdim=True) * axis
-    turn = _smallest_turn(directions, functional.normalize(directions + (factor - 1.0) * along, dim=-1))
-    return (turn[..., None] * camera_to_worlds[..., None, :, :]).sum(dim=-2)
 
 
 def _smallest_turn(first: Float[Tensor, "*batch 3"], second: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:

@@ -148,11 +148,11 @@ class LearnedPoses(GivenPoses):
         # settled by now.
         num_images = len(self._state["cameras.codes"])
         settled = replace(
-            config.pipeline.resolved_schedule.settled(num_images), pose_trial_rounds=0, distortion_boost=(1.0, 1.0)
+            config.pipeline.resolved_schedule.settled(num_images), leave_out_rounds=0, distortion_boost=(1.0, 1.0)
         )
         config.pipeline.schedule, config.max_num_iterations = settled, self._num_steps
         begin = int(self._state["restarts.begin"])
-        in_phase_b = self._num_steps - Schedule.of(settled, num_images, image_side=1).begun_anew(begin).phase_b_start
+        in_phase_b = self._num_steps - Schedule.of(settled, num_images, image_side=1).begun_anew(begin).phase_a_end
         if in_phase_b <= 0:
             raise InputError(
                 "The run has not got to phase B, so that its poses are not worth going on from; train it on."

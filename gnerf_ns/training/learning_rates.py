@@ -71,13 +71,13 @@ class PhaseSchedulerConfig(SchedulerConfig):
         if step < schedule.phase_a_end:
             progress = 2.0 * (step - schedule.begins_at) / max(1, schedule.config.phase_a_steps) - 1.0
             return geometric((1.0, self.phase_a_last_factor), min(1.0, max(0.0, progress)))
-        progress = max(0, step - schedule.phase_b_start) / max(1, schedule.phase_b_steps)
+        progress = max(0, step - schedule.phase_a_end) / max(1, schedule.phase_b_steps)
         known = schedule.config.known_poses
         if known != "none" and progress < self.known_hold[known == "matched"]:
             return 0.0
         factor = self.matched_factor if known == "matched" else 1.0
         if self.warm_up_steps > 0:
-            share = min(1.0, max(0, step - schedule.phase_b_start) / self.warm_up_steps)
+            share = min(1.0, max(0, step - schedule.phase_a_end) / self.warm_up_steps)
             factor *= WARM_UP_FROM + (1.0 - WARM_UP_FROM) * math.sin(0.5 * math.pi * share)
         return factor * geometric((self.first_factor, self.last_factor), min(1.0, progress))
 

@@ -14,9 +14,6 @@ from gnerf_ns.training.objective import ComparedImages, RenderRequest, TrainingS
 from gnerf_ns.training.pose_updates import LeaveOut
 from gnerf_ns.training.schedule import StepPlan
 
-SHARE_IN_ROUNDS = 0.5
-"""While half of the images are left out, half of the rays tell as much of each of the others."""
-
 
 @dataclass
 class PhotometricObjectiveConfig:
@@ -48,10 +45,7 @@ class PhotometricObjective:
         """Rays at the images' present poses."""
         scene = self.scene
         num_rays = self.config.rays_per_step
-        if plan.leave_out_round:  # none is left out in the first
-            num_rays = round(SHARE_IN_ROUNDS * num_rays)
-        everyone = plan.leave_out_round is None and self._leave_out.are_all_placed
-        chosen = None if everyone else self._leave_out.training_indices
+        chosen = None if self._leave_out.are_all_placed else self._leave_out.training_indices
         rays, colors = sample_pixel_rays(scene.image_set, scene.cameras(), num_rays, plan.image_side, chosen)
         rays.metadata[SHOWS_NOTHING] = scene.model.shows_nothing(colors)
 

@@ -33,12 +33,13 @@ from gnerf_ns.training.beginning import BeginningConfig, find_beginning, prior_o
 from gnerf_ns.training.epipolar import EpipolarObjective, EpipolarObjectiveConfig
 from gnerf_ns.training.evaluation import Evaluation
 from gnerf_ns.training.held_out_poses import EvalPosesConfig, HeldOutGuess, find_held_out_poses
+from gnerf_ns.training.left_out_in_turn import LeftOutInTurnConfig
 from gnerf_ns.training.live_view import LiveView, TrainingStatus
+from gnerf_ns.training.misfits import MisfitsConfig
 from gnerf_ns.training.objective import Objective, TrainingScene, rows_of
 from gnerf_ns.training.photometric import PhotometricObjective, PhotometricObjectiveConfig
 from gnerf_ns.training.placement import GivenPoses, Matching, PoseOrigin
-from gnerf_ns.training.pose_trials import PoseTrialsConfig
-from gnerf_ns.training.pose_updates import LeaveOut, Misfits, MisfitsConfig, PoseUpdates
+from gnerf_ns.training.pose_updates import LeaveOut, PoseUpdates
 from gnerf_ns.training.recipe import fit_to_device, fit_to_images
 from gnerf_ns.training.restarts import AttemptState, Restarts, RestartsConfig
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule, StepPlan
@@ -105,8 +106,8 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
     """Global search for the poses of images."""
     misfits: tyro.conf.Suppress[MisfitsConfig] = field(default_factory=MisfitsConfig)
     """Which images' poses are searched again in phase B."""
-    pose_trials: PoseTrialsConfig = field(default_factory=PoseTrialsConfig)
-    """How few images are tried at other poses."""
+    left_out_in_turn: tyro.conf.Suppress[LeftOutInTurnConfig] = field(default_factory=LeftOutInTurnConfig)
+    """How few images are looked up in fields that have not seen them."""
     eval_poses: tyro.conf.Suppress[EvalPosesConfig] = field(default_factory=EvalPosesConfig)
     """How poses of held-out images are estimated."""
     on_cuda: tyro.conf.Suppress[Dict[str, Tuple[Any, Any]]] = field(default_factory=dict)
@@ -116,7 +117,7 @@ class GNeRFPipelineConfig(VanillaPipelineConfig):
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         """Called by PyYAML and `copy`; what older runs lack is as if left alone."""
-        self.__dict__.update({"on_cuda": {}, **state})
+        self.__dict__.update({"on_cuda": {}, "left_out_in_turn": LeftOutInTurnConfig(), **state})
 
     @property
     def resolved_pose_mode(self) -> PoseMode:
@@ -259,9 +260,13 @@ class GNeRFPipeline(VanillaPipeline):
             if known.matches is not None:
                 self.epipolar.use(known.matches)
 
-        misfits = Misfits(config.misfits, self.pose_search)
         self.pose_updates = PoseUpdates(
-            self.scene, self.pose_search, self.leave_out, misfits, config.pose_trials, self.pose_regressor
+            self.scene,
+            self.pose_search,
+            self.leave_out,
+            config.misfits,
+            config.left_out_in_turn,
+            self.pose_regressor,
         )
         attempt = AttemptState(self, [self.model, self.cameras, *of_phase_a])
         image_side = max(self.datamanager.train_dataset.image_format.size)

@@ -1,37 +1,24 @@
-"""Where poses are replaced and not moved by gradients: looked up, tried elsewhere, left out of training, misfits.
-
-A field learns to show an image from wherever it is believed to have been taken, and then shows it best from there.
-With few images, each being a large part of what the field knows, a wrong pose confirms itself. So images take turns in
-being left out of training for a while, and are looked up in what the others have made of the field.
-"""
+"""Where poses are replaced and not moved by gradients: looked up for the first time, or once more, and misfits."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from typing import Optional, Tuple
+from typing import Optional
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gnerf_ns.cameras.look_at import poses_between
-from gnerf_ns.data.image_set import ImageSet
-from gnerf_ns.pose_search.hypotheses import Hypotheses, learned_as
-from gnerf_ns.pose_search.pixel_sampling import PixelChoice
 from gnerf_ns.pose_search.pose_search import PoseRegressor, PoseSearch
-from gnerf_ns.pose_search.refinement import RefinementConfig, refine_poses
 from gnerf_ns.pose_search.rigid_groups import place_group
 from gnerf_ns.training.beginning import KnownPoses
+from gnerf_ns.training.left_out_in_turn import LeftOutInTurn, LeftOutInTurnConfig
+from gnerf_ns.training.misfits import Misfits, MisfitsConfig
 from gnerf_ns.training.objective import TrainingScene
 from gnerf_ns.training.placement import PoseOrigin, are_sure
-from gnerf_ns.training.pose_trials import PoseTrials, PoseTrialsConfig
 from gnerf_ns.training.relative_poses import FIRST_GROUP, NO_PART, RelativePoses
 from gnerf_ns.training.schedule import StepPlan
 
-SHARE_OF_BANK = 0.3
-"""Those left out are looked up in such a share of a bank's poses: it is their turn fifteen times, with others each
-time."""
 NUM_PLACES = 24
 """Poses that an image without one is tried at,"""
 SHARES_BETWEEN = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -39,10 +26,9 @@ SHARES_BETWEEN = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class LeaveOut(nn.Module):
-    """Which images are excluded from training, and what becomes of their poses.
+    """Images without a pose, which are excluded from training until they are looked up, and where poses are from.
 
     Attributes:
-        left_out: one bool per image.
         origins: where each image's pose is from, a `PoseOrigin`.
         eval_origins: the same of held-out images, which are never trained on.
         relative_poses: which images are looked up together.
@@ -50,16 +36,12 @@ class LeaveOut(nn.Module):
         are_all_placed: whether there are no such images.
         cost_in_vain: what each image cost, in units of the median, when it was last looked up without being found
             elsewhere; 0 where it never was.
-        poses_then: camera_to_worlds [n, 3, 4] of when the present round began; an optimizer's momentum moves poses of
-            those left out, too.
     """
 
-    left_out: Tensor
     origins: Tensor
     eval_origins: Tensor
     unplaced: Tensor
     cost_in_vain: Tensor
-    poses_then: Tensor
 
     def __init__(self, scene: TrainingScene, search: PoseSearch, num_held_out: int) -> None:
         """Starts with no image left out.
@@ -72,19 +54,17 @@ class LeaveOut(nn.Module):
         super().__init__()
         self._scene, self._search = scene, search
         self.relative_poses = RelativePoses(len(scene.image_set), num_held_out)
-        self.register_buffer("left_out", torch.zeros(len(scene.image_set), dtype=torch.bool))
         self.register_buffer("origins", torch.full((len(scene.image_set),), PoseOrigin.APPEARANCE, dtype=torch.long))
         self.register_buffer("eval_origins", torch.full((num_held_out,), PoseOrigin.LOOKED_UP))
         self.register_buffer("unplaced", torch.zeros(len(scene.image_set), dtype=torch.bool))
         self.register_buffer("cost_in_vain", torch.zeros(len(scene.image_set)))
         self.are_all_placed = True
         self.register_load_state_dict_post_hook(lambda module, keys: self._count_placed())
-        self.register_buffer("poses_then", scene.cameras().detach().clone())
 
     @property
     def training_indices(self) -> Int[Tensor, "kept"]:
         """Images to train on."""
-        return (~(self.left_out | self.unplaced)).nonzero()[:, 0]
+        return (~self.unplaced).nonzero()[:, 0]
 
     @property
     def movable(self) -> Int[Tensor, "movable"]:
@@ -165,168 +145,9 @@ class LeaveOut(nn.Module):
         # Between two level cameras, the shortest turn is not level.
         return codec.decode(codec.encode(torch.stack(between, dim=1)))
 
-    @torch.no_grad()
-    def look_up(self) -> None:
-        """Move those left out to wherever they fit better than where they were."""
-        cameras, chosen = self._scene.cameras, self.left_out.nonzero()[:, 0]
-        if len(chosen) > 0:
-            cameras.assign(chosen, self.poses_then[chosen])
-            search = self._search.with_bank(SHARE_OF_BANK)
-            better, found = search.fitting_better(self._scene.image_set, chosen, cameras(chosen))
-            cameras.assign(chosen[better], found)
-
-    @torch.no_grad()
-    def take_turns(self, leave_out_round: Optional[int]) -> None:
-        """Leave out others: random halves and the other halves in turn.
-
-        None is left out in the first round, 0, so that the field learns the present poses.
-
-        Args:
-            leave_out_round: which it is, from 0; None when it is over.
-        """
-        self.poses_then.copy_(self._scene.cameras())
-        if not leave_out_round:
-            self.left_out.zero_()
-        elif leave_out_round % 2 == 1:
-            count = len(self.left_out)
-            self.left_out.zero_()[torch.randperm(count, device=self.left_out.device)[: count // 2]] = True
-        else:
-            self.left_out.logical_not_()
-
-
-@dataclass
-class MisfitsConfig:
-    """Which images fit so badly that their poses are searched again, and how."""
-
-    max_share: float = 0.2
-    """Largest share of the images, those that fit worst, whose poses are searched again."""
-    min_count: int = 8
-    """So many of them may be, however few images there are,"""
-    max_count: int = 100
-    """and no more than so many, however many: the worst are among them, and are found by the next search."""
-    cost_ratio: float = 1.5
-    """An image is a misfit if its cost, relative to its own contrast, is more than this many times the median's."""
-    outlier_cost_ratio: float = 3.0
-    """The worst misfit is an outlier if its relative cost is more than this many times the median's."""
-    num_outlier_hypotheses: int = 80
-    """An outlier has this many hypotheses: it may show little that tells poses apart."""
-    num_outlier_finalists: int = 8
-    """So many of the bank's best, and those that improvement leaves, are refined before one is chosen."""
-    outlier_refinement: RefinementConfig = field(
-        default_factory=lambda: RefinementConfig(
-            steps=60, rays_per_hypothesis=80, learning_rate=1e-2, final_learning_rate=2e-3, last_image_side=48
-        )
-    )
-    """Refinement of an outlier's finalists by gradient descent, all together."""
-    max_sharp: int = 400
-    """Of so many images misfits are told by renderings as large as below; of more, by smaller ones."""
-    max_confirmation_side: int = 48
-    """Longer side of the renderings by which misfits are told, and the best hypothesis is compared with the present
-    pose: that of the images as they are trained on by then, but at most this many pixels."""
-    required_cost_ratio: float = 0.85
-    """An image moves only if the best hypothesis lowers its cost to this share."""
-    matched_cost_ratio: float = 8.0
-    """In place of `cost_ratio`, of an image that matches placed: these know better than colors, unless colors are
-    glaring. Of 125 images of Lego, one that was put 63 degrees off had 22 times the median's cost,"""
-    matched_required_cost_ratio: float = 0.3
-    """and in place of `required_cost_ratio`."""
-
-
-class Misfits:
-    """Finds images that fit clearly better somewhere else."""
-
-    def __init__(self, config: MisfitsConfig, search: PoseSearch) -> None:
-        self.config = config
-        self._search = search
-
-    @torch.no_grad()
-    def better_poses(
-        self,
-        scene: TrainingScene,
-        image_side: int,
-        among: Optional[Int[Tensor, "m"]] = None,
-        placed: Optional[Bool[Tensor, "n"]] = None,
-        cost_in_vain: Optional[Float[Tensor, "n"]] = None,
-        matched: Optional[Int[Tensor, "k"]] = None,
-    ) -> Tuple[Int[Tensor, "moved"], Float[Tensor, "moved 3 4"]]:
-        """Images that fit clearly better somewhere else, and their poses there.
-
-        Args:
-            scene: images, and their present poses.
-            image_side: longer side, in pixels, up to which the field has detail.
-            among: images that may be moved; None for all. Others count for what is usual,
-            placed: if they have a pose; None for all.
-            cost_in_vain: as `LeaveOut` has it, and brought up to date; None looks all up. Others becoming sharper is
-                what tells that an image is wrong: one that costs no more than when it was looked up has no new reason.
-            matched: further images that may be moved, which matches placed; None for none.
-        """
-        config, search, image_set, current = self.config, self._search, scene.image_set, scene.cameras()
-        side = max(search.config.image_side, min(image_side, config.max_confirmation_side))
-        # Of more images, all together are looked at in as many pixels.
-        first_look = round(side * min(1.0, math.sqrt(config.max_sharp / len(image_set))))
-        first_look = max(search.config.image_side, first_look)
-        cost = search.costs.relative(image_set, current, first_look)
-        relative = cost / (cost if placed is None else cost[placed]).median()
-        required, waits = torch.full_like(cost, config.required_cost_ratio), torch.zeros_like(cost, dtype=torch.bool)
-        if among is not None:
-            waits = torch.ones_like(waits).index_fill(0, among, False)
-        if matched is not None:
-            required[matched] = config.matched_required_cost_ratio
-            waits[matched] = relative[matched] <= config.matched_cost_ratio
-        if cost_in_vain is not None:
-            waits |= relative <= cost_in_vain
-        limit = min(config.max_count, max(config.min_count, math.ceil(config.max_share * len(image_set))))
-        candidates = torch.where(waits, -torch.inf, relative)
-        worst = candidates.topk(min(limit, len(image_set))).indices
-        misfits = worst[candidates[worst] > config.cost_ratio]
-        if len(misfits) == 0:
-            return misfits, current[misfits]
-        count = min(config.num_outlier_hypotheses, search.config.bank_size)
-        hypotheses, _ = search.top_poses(image_set, count, misfits)
-        poses = search.improve(image_set, misfits, hypotheses[:, : search.config.num_hypotheses])[:, 0]
-        if search.codec.mode == "free":
-            # Local search does not get as near in six dimensions as in two.
-            poses = self.refined(image_set, misfits, poses)
-        if relative[misfits[0]] > config.outlier_cost_ratio:
-            poses[0] = self._best_refined(scene, misfits[:1], hypotheses[:1], side)
-        if first_look < side:
-            cost_here = search.costs.at(image_set, misfits, current[misfits], side)
-        else:
-            cost_here = cost[misfits] * search.costs.contrast(image_set, side)[misfits]
-        moved = search.costs.at(image_set, misfits, poses, side) < required[misfits] * cost_here
-        if cost_in_vain is not None:
-            cost_in_vain[misfits] = torch.where(moved, 0.0, relative[misfits])
-        return misfits[moved], poses[moved]
-
-    def _best_refined(
-        self, scene: TrainingScene, outlier: Int[Tensor, "1"], hypotheses: Float[Tensor, "1 count 3 4"], side: int
-    ) -> Float[Tensor, "3 4"]:
-        """Where gradient descent gets to from the best of what the bank and local search offer."""
-        search, image_set = self._search, scene.image_set
-        improved = search.improve(image_set, outlier, hypotheses)
-        finalists = torch.cat([improved[0], hypotheses[0, : self.config.num_outlier_finalists]])
-        each = outlier.expand(len(finalists))
-        poses = self.refined(image_set, each, finalists)
-        return poses[search.costs.at(image_set, each, poses, side).argmin()]
-
-    def refined(
-        self, image_set: ImageSet, indices: Int[Tensor, "n"], camera_to_worlds: Float[Tensor, "n 3 4"]
-    ) -> Float[Tensor, "n 3 4"]:
-        """Where gradient descent brings poses of some images, the field being frozen."""
-        different, rows = indices.unique(return_inverse=True)
-        image_set = image_set[different]
-        pixels = PixelChoice(image_set, "random", self._search.renderer.background)
-
-        def of_some(some: slice) -> Float[Tensor, "some 3 4"]:
-            refined = Hypotheses(image_set, rows[some], camera_to_worlds[some], learned_as(self._search.codec))
-            refine_poses(self.config.outlier_refinement, self._search.renderer, pixels, refined)
-            return refined.poses().detach()
-
-        return self._search.ranks.rows(len(indices), of_some)
-
 
 class PoseUpdates:
-    """Looks up all images at the end of phase A, tries few elsewhere, and looks up those left out and misfits in B.
+    """Looks up all images at the end of phase A, few once more in fields that have not seen them, and misfits in B.
 
     Attributes:
         explained_variance: `ImageCosts.explained_variance` of all poses, right after they were looked up; None before.
@@ -337,8 +158,8 @@ class PoseUpdates:
         scene: TrainingScene,
         search: PoseSearch,
         leave_out: LeaveOut,
-        misfits: Misfits,
-        trials: PoseTrialsConfig,
+        misfits: MisfitsConfig,
+        left_out_in_turn: LeftOutInTurnConfig,
         regress: Optional[PoseRegressor],
     ) -> None:
         """
@@ -346,12 +167,13 @@ class PoseUpdates:
             scene: its poses are replaced.
             search: finds poses.
             leave_out: which images are left out of training.
-            misfits: finds images that fit better elsewhere.
-            trials: how few images are tried at other poses.
+            misfits: which images are looked up in phase B.
+            left_out_in_turn: how few images are looked up once more.
             regress: the inversion network, which is asked first where there is one.
         """
-        self._scene, self._search, self._leave_out, self._misfits = scene, search, leave_out, misfits
-        self._trials = PoseTrials(trials, scene, search)
+        self._scene, self._search, self._leave_out = scene, search, leave_out
+        self._misfits = Misfits(misfits, search)
+        self._left_out_in_turn = LeftOutInTurn(left_out_in_turn, scene, search, misfits)
         self._regress = regress
         self.explained_variance: Optional[float] = None
 
@@ -370,16 +192,13 @@ class PoseUpdates:
         return replaced
 
     def _apply(self, plan: StepPlan) -> bool:
-        scene, leave_out = self._scene, self._leave_out
+        scene = self._scene
         if plan.searches_all_poses:
             self._look_all_up()
             self.explained_variance = self._search.costs.explained_variance(
                 scene.image_set, scene.cameras(), self._search.config.image_side
             )
-        replaced = plan.pose_trial_rounds > 0 and self._trials.run(plan.pose_trial_rounds)
-        if plan.ends_leave_out_round:
-            leave_out.look_up()
-            leave_out.take_turns(plan.leave_out_round)
+        replaced = plan.leave_out_rounds > 0 and self._left_out_in_turn.run(plan.leave_out_rounds)
         if plan.searches_misfit_poses:
             self._search_some(plan)
         return replaced

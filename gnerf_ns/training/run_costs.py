@@ -10,32 +10,25 @@ from gnerf_ns.training.schedule import Schedule, StepPlan
 COSTS: Dict[str, float] = {
     "phase A": 2.5,
     "phase B": 1.0,
-    "round of leaving out": 0.6,
     "search of all": 32.0,
-    "search of those left out": 54.0,
     "search of misfits": 15.0,
-    "pose trials": 57.0,
+    "round of leaving out": 230.0,
     "saving": 12.0,
     "held-out images": 8.0,
     "verdict": 130.0,
 }
 """What a step is made of (itself, by phase; what comes before it; what comes after it), and the expected durations of
-these in steps of phase B in full detail, of pose trials by image and round, of held-out images each.
-Measured on a CPU with gnerf-ns-tiny and 26 images, pose trials with gnerf-ns and twelve; a search of misfits took 60
-there, and 10 with 87 images that matches had placed; what follows the last step, with 2, 5 and 13 held-out images.
-Rounds, searches after them and trials were lowered in proportion since, by a profile of a dozen images. They
-count until a part has been measured."""
+these in steps of phase B in full detail, of held-out images each.
+Measured on a CPU with gnerf-ns-tiny and 26 images, rounds of leaving out with gnerf-ns and twelve; a search of misfits
+took 60 there, and 10 with 87 images that matches had placed; what follows the last step, with 2, 5 and 13 held-out
+images. They count until a part has been measured."""
 
 MANY_IMAGES = 100
 """With more images than these, a verdict and a search of all take longer in proportion; the number of misfits that are
 searched for is bounded."""
 
-LATER_ROUND = 0.3
-"""How much of a further round of pose trials is expected: there is none where the one before moved nobody, or gained
-too little. A guess: with a whole one, the time left of a dozen images was 28 % too long."""
-
-STRETCHING = 4.0
-"""Stretching elevations takes as long as the trials of so many images."""
+ALL_TOGETHER = 0.5
+"""Learning from all images after those rounds takes as long as so many of them."""
 
 COARSE = 1.1
 """Duration of a step of phase B with none of the finer levels of detail, of that with all: while there is no shape, no
@@ -49,17 +42,13 @@ def parts_of_step(plan: StepPlan, num_images: int) -> Dict[str, float]:
         plan: of the step.
         num_images: how many images are trained on.
     """
-    is_a, rounds = plan.phase == "A", plan.pose_trial_rounds
-    is_half = bool(plan.leave_out_round)  # none is left out in the first round
-    tried = num_images * (1.0 + LATER_ROUND * (rounds - 1)) + STRETCHING if rounds else 0.0
+    is_a, rounds = plan.phase == "A", plan.leave_out_rounds
     counts: Dict[str, float] = {
         "phase A": float(is_a),
-        "round of leaving out": float(is_half),
-        "phase B": 0.0 if is_a or is_half else COARSE + (1.0 - COARSE) * plan.active_levels,
+        "phase B": 0.0 if is_a else COARSE + (1.0 - COARSE) * plan.active_levels,
         "search of all": float(plan.searches_all_poses) * _times_as_many(num_images),
-        "search of those left out": float(plan.ends_leave_out_round and plan.leave_out_round != 1),
         "search of misfits": float(plan.searches_misfit_poses),
-        "pose trials": tried,
+        "round of leaving out": rounds + ALL_TOGETHER if rounds else 0.0,
     }
     return {part: count for part, count in counts.items() if count > 0}
 

@@ -25,7 +25,6 @@ CONTRAST_SIDE = 64
 """Longer side of the images whose contrast is measured, in pixels."""
 
 PHASE_WORDS = {"A": "finding all poses", "AB": "finding and fitting", "B": "fitting every image"}
-LEAVE_OUT_WORDS = "checking all poses"
 END_WORDS = "finding held-out poses"
 
 
@@ -108,7 +107,7 @@ def phase_of(schedule: Schedule, step: int, num_steps: int) -> Phase:
     if step >= num_steps:
         return Phase("End", END_WORDS)
     plan = schedule.at(step)
-    return Phase(f"Phase {plan.name}", PHASE_WORDS[plan.name] if plan.leave_out_round is None else LEAVE_OUT_WORDS)
+    return Phase(f"Phase {plan.name}", PHASE_WORDS[plan.name])
 
 
 def color_contrast(image_set: ImageSet, background: Float[Tensor, "3"]) -> float:

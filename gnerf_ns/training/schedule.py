@@ -28,7 +28,7 @@ GROUPS_AFTER = 0.4
 The sharper the field, the better they fit: of two halves of fifty photographs, one came out 3 to 10 degrees off where
 it was placed in a field of 150 steps, and less than 1 in one of 600. Once there, they take part in making the field."""
 
-MIN_TO_HALVE = 4
+MIN_TO_LEAVE_OUT = 4
 """Half of fewer is no scene to look anything up in."""
 
 A_DOZEN, ENOUGH_FOR_DEPTH = 12, 25
@@ -68,18 +68,14 @@ class StepPlan:
     """Whether images are offered better poses before this step."""
     places_groups: bool
     """Whether groups of images without a pose are looked up before this step."""
-    leave_out_round: Optional[int]
-    """Round, from 0, in which some images are left out of training; None where none is."""
-    ends_leave_out_round: bool
-    """Whether those left out until now are looked up before this step."""
-    pose_trial_rounds: int
-    """Before this step, so many rounds in which each image is tried at other poses, in fields that begin anew."""
+    leave_out_rounds: int
+    """Before this step, so often each image is looked up in a field that has not seen it."""
 
     @property
     def replaces_poses(self) -> bool:
         """Whether poses may be replaced before this step."""
         searches = self.searches_all_poses or self.searches_misfit_poses or self.places_groups
-        return searches or self.ends_leave_out_round or self.pose_trial_rounds > 0
+        return searches or self.leave_out_rounds > 0
 
     @property
     def name(self) -> str:
@@ -100,15 +96,10 @@ class PhaseScheduleConfig:
     phase_a_attempts: Optional[int] = None
     """Number of phase-A attempts, each with its own seed; the best one is kept. None: 4 for 4 to 30 training images,
     otherwise 1; 1 where poses are not looked up."""
-    pose_trial_rounds: Optional[int] = None
-    """Rounds, after the last attempt, in which each image is tried at other poses (`PoseTrials`), until one moves
-    nobody; all are moved together after that. None for 2 with 4 to 30 training images, and none with more; none where
-    poses are not looked up. 0 leaves out both."""
     leave_out_rounds: Optional[int] = None
-    """Rounds, between phases A and B, in which images take turns in being left out of training and looked up in
-    what the others make of the field; None for 31 rounds with 4 to 30 training images, and none with more."""
-    leave_out_steps: tyro.conf.Suppress[int] = 20
-    """Steps of such a round."""
+    """Rounds, after the last attempt, in which each image is left out once of fields that begin anew, and looked up in
+    them (`LeftOutInTurn`). None for 3 with 4 to 30 training images, and none with more; none where poses are not
+    looked up."""
     two_turns_are_an_iteration: tyro.conf.Suppress[bool] = False
     """Whether an A and a B step of AB count as one in what decays by the step, as GNeRF does both in one iteration."""
     phase_a_image_side: tyro.conf.Suppress[Tuple[int, int]] = (16, 16)
@@ -146,7 +137,7 @@ class PhaseScheduleConfig:
     distortion_boost: Optional[Tuple[float, float]] = None
     """How many times the model's own weight the distortion loss has at the beginning and at the end of phase B;
     geometric in between, and 1 before. Matter spread along their rays lets few images be explained from wrong
-    poses. None for 150 and 15 with up to 12 training images, falling to 1 with 25."""
+    poses. None for 15 with up to 12 training images, falling to 1 with 25."""
     looks_up_poses: tyro.conf.Suppress[bool] = True
     """Whether every pose is looked up at the end of phase A. Without, the pose table goes on with what phase A has
     left in it, as GNeRF's does: adversarial training pulls it towards the inversion network all along."""
@@ -167,17 +158,16 @@ class PhaseScheduleConfig:
             InputError: a figure is out of range.
         """
         self._check()
-        are_few = MIN_TO_HALVE <= num_images <= FEW_IMAGES
-        likely = (31, 2, 4) if are_few else (0, 0, 1)
-        chosen = (self.leave_out_rounds, self.pose_trial_rounds, self.phase_a_attempts)
+        are_few = MIN_TO_LEAVE_OUT <= num_images <= FEW_IMAGES
+        likely = (3, 4) if are_few else (0, 1)
+        chosen = (self.leave_out_rounds, self.phase_a_attempts)
         first, last = self.phase_b_image_side[0], self.phase_b_image_side[1] or image_side
         if last is not None:
             first = min(last, max(first, round(last / KNOWN_GROWTH)) if self.known_poses == "matched" else first)
-        rounds, trials, attempts = (left if mine is None else mine for mine, left in zip(chosen, likely, strict=True))
+        rounds, attempts = (left if mine is None else mine for mine, left in zip(chosen, likely, strict=True))
         return replace(
             self,
-            leave_out_rounds=rounds,
-            pose_trial_rounds=trials if num_images >= MIN_TO_HALVE else 0,
+            leave_out_rounds=rounds if num_images >= MIN_TO_LEAVE_OUT else 0,
             phase_a_attempts=attempts if self.looks_up_poses else 1,
             phase_b_image_side=(first, last),
             distortion_boost=self.distortion_boost or _likely_distortion_boost(num_images),
@@ -206,7 +196,6 @@ class PhaseScheduleConfig:
             phase_a_attempts=1,
             density_noise=0.0,
             leave_out_rounds=0,
-            pose_trial_rounds=0,
             looks_up_poses=False,
             misfit_search_steps=self._searches_with_known_poses(),
         )
@@ -218,8 +207,8 @@ class PhaseScheduleConfig:
         return (first, *(step for step in self.misfit_search_steps if step > first))
 
     def _check(self) -> None:
-        lengths = ("phase_a_steps", "interleaved_steps", "phase_b_steps", "leave_out_steps", "density_noise_steps")
-        counts = (*lengths, "pose_trial_rounds", "leave_out_rounds")
+        lengths = ("phase_a_steps", "interleaved_steps", "phase_b_steps", "density_noise_steps")
+        counts = (*lengths, "leave_out_rounds")
         for name in counts:
             value = getattr(self, name)
             if value is not None and value < 0:
@@ -268,7 +257,7 @@ class Schedule:
     def total_steps(self) -> int:
         """Length of a whole run."""
         # The explained variance of an attempt shows in the step after it.
-        return self.attempts_left * (self.config.phase_a_steps + 1) + self.phase_b_start + self.phase_b_steps
+        return self.attempts_left * (self.config.phase_a_steps + 1) + self.phase_a_end + self.phase_b_steps
 
     @property
     def interleaved_start(self) -> int:
@@ -280,11 +269,6 @@ class Schedule:
         """First step after phases A and AB."""
         return self.interleaved_start + self.config.interleaved_steps
 
-    @property
-    def phase_b_start(self) -> int:
-        """First step of phase B on all images, from which on image side and levels grow."""
-        return self.phase_a_end + (self.config.leave_out_rounds or 0) * self.config.leave_out_steps
-
     def at(self, step: int) -> StepPlan:
         """Plan of one step. Steps past the end are like the last one."""
         interleaved = self.interleaved_start <= step < self.phase_a_end
@@ -292,14 +276,12 @@ class Schedule:
         in_phase_a = step < self.interleaved_start or (interleaved and (step - self.interleaved_start) % 2 == 0)
         age = step - self.begins_at
         a_progress = min(1.0, age / max(1, self.config.phase_a_steps))
-        b_step = step - self.phase_b_start
+        b_step = step - self.phase_a_end
         b_progress = min(1.0, max(0.0, b_step / max(1, self.phase_b_steps)))
         growth = min(1.0, b_progress / self.config.growth_fraction)
         image_side = self._image_side(step, growth)
-        leaves_out = self.phase_a_end <= step < self.phase_b_start
-        leave_out_round, step_of_round = divmod(step - self.phase_a_end, max(1, self.config.leave_out_steps))
         # One step later: only then it is known which attempt was the best.
-        tries_poses = self.config.looks_up_poses and step == max(self.phase_a_end, self.interleaved_start + 1)
+        leaves_out = self.config.looks_up_poses and step == max(self.phase_a_end, self.interleaved_start + 1)
         return StepPlan(
             step=step,
             phase="A" if in_phase_a else "B",
@@ -315,9 +297,7 @@ class Schedule:
             searches_all_poses=self.config.looks_up_poses and step == self.interleaved_start,
             searches_misfit_poses=b_step in self.config.misfit_search_steps,
             places_groups=b_step in self._group_searches,
-            leave_out_round=leave_out_round if leaves_out else None,
-            ends_leave_out_round=self.phase_a_end < step <= self.phase_b_start and step_of_round == 0,
-            pose_trial_rounds=(self.config.pose_trial_rounds or 0) if tries_poses else 0,
+            leave_out_rounds=(self.config.leave_out_rounds or 0) if leaves_out else 0,
         )
 
     def iterations_before(self, step: int) -> int:
@@ -374,4 +354,5 @@ def _by_rungs(ends: Tuple[float, float], progress: float) -> float:
 
 def _likely_distortion_boost(num_images: int) -> Tuple[float, float]:
     share = min(1.0, max(0.0, (num_images - A_DOZEN) / (ENOUGH_FOR_DEPTH - A_DOZEN)))
-    return geometric((150.0, 1.0), share), geometric((15.0, 1.0), share)
+    boost = geometric((15.0, 1.0), share)
+    return boost, boost

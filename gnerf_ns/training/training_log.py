@@ -61,7 +61,7 @@ class TrainingLog:
             for objective in self._objectives:
                 if objective.compared is not None:
                     writer.put_image(f"Phase A/{objective.compared.title}", objective.compared.grid(), step)
-        if (step % STEPS_PER_PLOT == 0 and step > 0) or step == self._schedule().phase_b_start:
+        if (step % STEPS_PER_PLOT == 0 and step > 0) or step == self._schedule().phase_a_end:
             writer.put_image("Train Poses/cameras", self._evaluation.plot_poses(), step)
             writer.put_image(
                 "Train Poses/distribution", torch.from_numpy(self._plot_distribution()).float() / 255, step

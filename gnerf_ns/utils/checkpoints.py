@@ -31,6 +31,10 @@ NOT_IN_OLDER_CHECKPOINTS = (
     "_model.occupancy.occupied",
 )
 """Where these are missing, a run goes on as it would begin."""
+IN_OLDER_CHECKPOINTS = tuple(
+    f"{prefix}leave_out.{name}" for prefix in ("", "epipolar._") for name in ("left_out", "poses_then")
+)
+"""Not needed any more."""
 
 _FILE_NAME = re.compile(r"step-(\d{9,})\.ckpt")
 
@@ -121,7 +125,7 @@ def fitting_state(loaded: Mapping[str, Any], own: Mapping[str, Any]) -> Dict[str
     Raises:
         InputError: the checkpoint is of other images or of another configuration, or a number is not finite.
     """
-    state = dict(loaded)
+    state = {name: value for name, value in loaded.items() if name not in IN_OLDER_CHECKPOINTS}
     for name in NOT_IN_OLDER_CHECKPOINTS:
         if name in own:
             state.setdefault(name, own[name])

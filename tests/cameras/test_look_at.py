@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gnerf_ns.cameras.look_at import GRADIENT_FLOOR, aim_beside, look_at, poses_between, stretch_poses
+from gnerf_ns.cameras.look_at import GRADIENT_FLOOR, aim_beside, look_at, poses_between
 
 POLES_AND_ORIGIN = torch.tensor(
     [[0.0, 0.0, 2.8], [0.0, 0.0, -2.8], [0.0, 0.0, 0.0], [1e-20, 0.0, 1.0], [1e-7, -1e-7, -1.0], [0.0, 1e-30, 0.0]]
@@ -124,41 +124,9 @@ def test_between_two_cameras_that_look_at_the_origin_all_do(seed: int, share: fl
     torch.testing.assert_close(part, share * whole, atol=1e-6, rtol=1e-5)
 
 
-@settings(max_examples=30)
-@given(
-    st.floats(-89.0, 89.0), st.floats(-180.0, 180.0), st.floats(0.2, 5.0), st.integers(0, 2**31), st.sampled_from("xyz")
-)
-def test_cameras_of_a_stretched_scene(
-    elevation_deg: float, azimuth_deg: float, factor: float, seed: int, letter: str
-) -> None:
-    elevation, azimuth = math.radians(elevation_deg), math.radians(azimuth_deg)
-    level = (math.cos(azimuth), math.sin(azimuth))
-    towards = torch.tensor([math.cos(elevation) * level[0], math.cos(elevation) * level[1], math.sin(elevation)])
-    axis = torch.eye(3)["xyz".index(letter)]
-    camera = look_at(3.0 * towards)
-    stretched = stretch_poses(camera, axis, factor)
-    expected = torch.where(axis == 1, factor * towards, towards)
-    torch.testing.assert_close(stretched[:, 3], 3.0 * expected / expected.norm(), atol=1e-5, rtol=0)
-    assert_proper(stretched)
-    if letter == "z":  # up: a level camera that looks at the origin stays level
-        torch.testing.assert_close(stretched, look_at(stretched[:, 3]), atol=1e-3, rtol=0)
-    # One that looks elsewhere still sees the origin where it was.
-    beside = aim_beside(camera, torch.randn(2, generator=torch.Generator().manual_seed(seed)))
-    seen = [pose[:, :3].T @ pose[:, 3] for pose in (beside, stretch_poses(beside, axis, factor))]
-    torch.testing.assert_close(*seen, atol=1e-5, rtol=0)
-    torch.testing.assert_close(stretch_poses(stretched, axis, 1.0 / factor), camera, atol=1e-4, rtol=0)
-
-
-def test_what_a_stretch_does_not_move_stays() -> None:
-    up = torch.tensor([0.0, 0.0, 1.0])
-    for pose in (look_at(3.0 * up), look_at(torch.tensor([2.0, 1.0, 0.0])), torch.eye(3, 4)):
-        torch.testing.assert_close(stretch_poses(pose, up, 2.0), pose)
-
-
 def test_mixed_precision_rounds_no_turned_pose() -> None:
     poses = look_at(torch.randn(5, 3, generator=torch.Generator().manual_seed(0)))
-    axis, offsets = torch.tensor([0.0, 0.0, 1.0]), torch.full((5, 2), 0.1)
+    offsets = torch.full((5, 2), 0.1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        turned = stretch_poses(poses, axis, 2.0), aim_beside(poses, offsets)
-    for rounded, exact in zip(turned, (stretch_poses(poses, axis, 2.0), aim_beside(poses, offsets)), strict=True):
-        torch.testing.assert_close(rounded, exact, atol=1e-6, rtol=0)
+        turned = aim_beside(poses, offsets)
+    torch.testing.assert_close(turned, aim_beside(poses, offsets), atol=1e-6, rtol=0)

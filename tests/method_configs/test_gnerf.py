@@ -17,7 +17,7 @@ from tiny_run import PhaseA, build_pipeline, build_trainer, pipeline_config, tra
 from gnerf_ns.data.dataparser import UnposedDataParserConfig
 from gnerf_ns.fields.mip360_radiance import Mip360RadianceConfig
 from gnerf_ns.fields.mlp_radiance import MLPRadianceConfig
-from gnerf_ns.training.pose_trials import PoseTrialsConfig
+from gnerf_ns.training.left_out_in_turn import LeftOutInTurnConfig
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 from gnerf_ns.utils.errors import InputError
 
@@ -92,19 +92,17 @@ def test_a_schedule_given_by_hand_reaches_length_and_learning_rates(tiny_scene: 
         phase_a_steps=30,
         phase_a_attempts=2,
         interleaved_steps=4,
-        leave_out_rounds=2,
-        leave_out_steps=3,
         phase_b_steps=50,
     )
     trainer = build_trainer(config)
-    assert trainer.config.max_num_iterations == 31 + 90
+    assert trainer.config.max_num_iterations == 31 + 84
     schedule = trainer.pipeline.schedule
-    assert (schedule.phase_a_end, schedule.phase_b_start) == (34, 40)
+    assert schedule.phase_a_end == 34
     for group in ("fields", "proposal_networks", "poses"):
         (factor,) = trainer.optimizers.schedulers[group].lr_lambdas
         config_of_group = config.optimizers[group]["scheduler"]
-        assert [factor(step) for step in (0, 33, 40)] == [1.0, 1.0, config_of_group.first_factor]
-        assert factor(schedule.phase_b_start + 50) == pytest.approx(config_of_group.last_factor)
+        assert [factor(step) for step in (0, 33, 34)] == [1.0, 1.0, config_of_group.first_factor]
+        assert factor(schedule.phase_a_end + 50) == pytest.approx(config_of_group.last_factor)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -149,7 +147,7 @@ def test_options_that_the_command_line_hides_survive_the_yaml_round_trip():
     pipeline = config.pipeline
     pipeline.pose_search.bank_size, pipeline.misfits.cost_ratio = 77, 2.5
     pipeline.eval_poses.localization.first.steps, pipeline.schedule.patch_side = 7, 12
-    pipeline.pose_trials.probe_field.rays_per_step, pipeline.transport.sinkhorn_iterations = 99, 3
+    pipeline.left_out_in_turn.fresh_field.rays_per_step, pipeline.transport.sinkhorn_iterations = 99, 3
     loaded: Any = yaml.load(yaml.dump(config), Loader=yaml.Loader)
     assert loaded.pipeline == pipeline
     assert (loaded.pipeline.pose_search.bank_size, loaded.pipeline.eval_poses.localization.first.steps) == (77, 7)
@@ -197,13 +195,13 @@ def test_the_paper_s_learning_rates_are_halved_every_so_many_released_iterations
 
 def test_the_paper_s_released_schedule():
     schedule = schedule_of("gnerf-ns-paper")
-    starts = (schedule.interleaved_start, schedule.phase_b_start, schedule.total_steps)
+    starts = (schedule.interleaved_start, schedule.phase_a_end, schedule.total_steps)
     assert starts == (12_000, 28_000, 48_000)
     assert [schedule.at(step).name for step in (0, 11_999, 12_000, 27_999, 28_000)] == ["A", "A", "AB", "AB", "B"]
     assert "".join(schedule.at(12_000 + step).phase for step in range(6)) == "ABABAB"
-    assert schedule.iterations_before(schedule.phase_b_start) == 20_000
+    assert schedule.iterations_before(schedule.phase_a_end) == 20_000
     plans = [schedule.at(step) for step in {*range(0, 48_000, 97), 12_000, 12_001, 28_000}]
-    assert not any(plan.searches_all_poses or plan.searches_misfit_poses or plan.pose_trial_rounds for plan in plans)
+    assert not any(plan.searches_all_poses or plan.searches_misfit_poses or plan.leave_out_rounds for plan in plans)
     sides = {step: schedule.at(step).image_side for step in (0, 6_000, 12_000, 20_000, 28_000)}
     assert sides == {0: 16, 6_000: 72, 12_000: 128, 20_000: 264, 28_000: 400}
     for step in (0, 1_000, 5_000, 12_000, 20_000, 30_000):
@@ -234,10 +232,10 @@ def test_the_paper_s_method_runs_an_a_and_a_b_step(tiny_scene: Path):
 def test_fast_methods_take_a_step_at_their_own_sizes(method: str, tiny_scene: Path):
     config = on_tiny_images(config_of(method), tiny_scene)
     config.pose_search.bank_size = 20
-    config.pose_trials = PoseTrialsConfig(num_places=1, steps_without=1, steps_with=1, steps_of_fit=1)
+    config.left_out_in_turn = LeftOutInTurnConfig(steps=1, steps_of_all=1)
     pipeline = build_pipeline(config)
     losses = train_steps(pipeline, range(1)) + train_steps(
-        pipeline, range(pipeline.schedule.phase_b_start, pipeline.schedule.phase_b_start + 1)
+        pipeline, range(pipeline.schedule.phase_a_end, pipeline.schedule.phase_a_end + 1)
     )
     assert "photometric_loss" in losses[1] and "photometric_loss" not in losses[0]
     assert all(torch.isfinite(loss) for step in losses for loss in step.values())

@@ -74,12 +74,12 @@ def test_without_phase_b_the_rate_stays():
     assert rates(build(config, schedule_of(phase_a_steps=5, phase_b_steps=0)), 6) == [0.02] * 6
 
 
-def test_the_rate_holds_between_the_phases():
-    schedule = schedule_of(phase_a_steps=8, phase_b_steps=20, leave_out_rounds=2, leave_out_steps=2)
-    values = rates(build(PHASES, schedule), 14)
+def test_the_rate_changes_between_the_phases():
+    schedule = schedule_of(phase_a_steps=8, phase_b_steps=20)
+    values = rates(build(PHASES, schedule), 10)
     assert values[:8] == [0.02] * 8
-    assert values[8:13] == pytest.approx([0.01] * 5)
-    assert values[13] < 0.01
+    assert values[8] == pytest.approx(0.01)
+    assert values[9] < 0.01
 
 
 def test_rates_begin_anew_with_the_schedule_and_end_where_they_would_have():
@@ -163,7 +163,7 @@ def test_entries_with_tiny_gradients_move_as_fast_as_others():
 
 def test_known_poses_are_held_while_the_field_is_young():
     config = PhaseSchedulerConfig(last_factor=0.1, known_hold=(0.05, 0.25), matched_factor=0.5)
-    settings = PhaseScheduleConfig(phase_a_steps=10, phase_b_steps=40, leave_out_rounds=0)
+    settings = PhaseScheduleConfig(phase_a_steps=10, phase_b_steps=40)
     matched, rough, unknown = (
         Schedule.of(each, 50, 100)
         for each in (settings.with_known_poses("matched"), settings.with_known_poses("rough"), settings)

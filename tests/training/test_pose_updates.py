@@ -1,4 +1,4 @@
-"""Poses that are replaced: images left out of training, misfits, and when a run does what."""
+"""Poses that are replaced: images without one, misfits, and when a run does what."""
 
 from pathlib import Path
 from typing import Any, List, Tuple
@@ -16,9 +16,10 @@ from gnerf_ns.cameras.pose_codec import PoseMode
 from gnerf_ns.cameras.pose_prior import PosePrior, PosePriorConfig
 from gnerf_ns.models.gnerf import GNeRFModel
 from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
+from gnerf_ns.training.misfits import Misfits, MisfitsConfig
 from gnerf_ns.training.objective import TrainingScene
 from gnerf_ns.training.placement import PoseOrigin
-from gnerf_ns.training.pose_updates import LeaveOut, Misfits, MisfitsConfig
+from gnerf_ns.training.pose_updates import LeaveOut
 from gnerf_ns.training.schedule import PhaseScheduleConfig
 
 AROUND = PosePriorConfig(elevation_deg=(-60.0, 60.0)).resolve()
@@ -46,7 +47,7 @@ def errors_deg(poses: Tensor, truth: Tensor) -> Tensor:
     return torch.rad2deg(roma.rotmat_geodesic_distance(poses[:, :, :3], truth[:, :, :3]))
 
 
-# Images left out of training
+# Images without a pose
 
 
 @pytest.fixture
@@ -54,43 +55,7 @@ def leave_out(model: GNeRFModel) -> LeaveOut:
     """Of nine images, 1 and 4 are believed to be from elsewhere."""
     current = TRUTH[:9].clone()
     current[[1, 4]] = random_poses(2, seed=4)
-    leave_out = LeaveOut(*scene_of(model, TRUTH[:9], current), num_held_out=0)
-    leave_out.take_turns(0)
-    return leave_out
-
-
-def test_none_is_left_out_then_a_half_then_the_other_half(leave_out: LeaveOut):
-    leave_out.take_turns(0)
-    assert leave_out.training_indices.tolist() == list(range(9))
-    leave_out.take_turns(1)
-    half = leave_out.left_out.clone()
-    assert half.sum() == 4
-    leave_out.take_turns(2)
-    assert torch.equal(leave_out.left_out, ~half)
-    assert sorted(leave_out.training_indices.tolist() + half.logical_not().nonzero()[:, 0].tolist()) == list(range(9))
-    leave_out.take_turns(3)
-    assert leave_out.left_out.sum() == 4 and not torch.equal(leave_out.left_out, half)
-    leave_out.take_turns(None)
-    assert not leave_out.left_out.any()
-
-
-def test_those_left_out_are_looked_up_and_no_others(leave_out: LeaveOut):
-    learned = leave_out._scene.cameras
-    before = learned.poses("train")
-    leave_out.left_out[[4, 7]] = True
-    learned.assign(torch.tensor([7]), random_poses(1, seed=9))  # as an optimizer's momentum moves it on
-    leave_out.look_up()
-    errors = errors_deg(learned.poses("train"), TRUTH[:9])
-    assert errors[1] > 20 and errors[4] < 5
-    others = [0, 1, 2, 3, 5, 6, 8]
-    torch.testing.assert_close(learned.poses("train")[others], before[others], rtol=0, atol=0)
-    assert errors[7] < 0.01, "it fitted best where it was"
-
-
-def test_looking_up_none_changes_nothing(leave_out: LeaveOut):
-    before = leave_out._scene.cameras.poses("train")
-    leave_out.look_up()
-    torch.testing.assert_close(leave_out._scene.cameras.poses("train"), before, rtol=0, atol=0)
+    return LeaveOut(*scene_of(model, TRUTH[:9], current), num_held_out=0)
 
 
 def test_who_may_be_moved_by_colors_and_who_by_glaring_ones(leave_out: LeaveOut):
@@ -114,12 +79,12 @@ def test_images_without_a_pose_are_also_tried_between_those_before_and_after_the
     assert float(between[..., 2, 0].abs().max()) < 1e-5
 
 
-def test_checkpoints_hold_which_images_are_left_out(leave_out: LeaveOut):
-    leave_out.take_turns(1)
-    kept = {"left_out", "origins", "eval_origins", "unplaced", "cost_in_vain", "poses_then"}
+def test_checkpoints_hold_which_images_have_no_pose(leave_out: LeaveOut):
+    leave_out.unplaced[3] = True
+    kept = {"origins", "eval_origins", "unplaced", "cost_in_vain"}
     kept |= {f"relative_poses.{name}" for name in ("parts", "poses", "eval_parts", "eval_poses")}
     assert set(leave_out.state_dict()) == kept
-    assert leave_out.state_dict()["left_out"].sum() == 4
+    assert leave_out.training_indices.tolist() == [0, 1, 2, 4, 5, 6, 7, 8]
 
 
 # Misfits
@@ -276,32 +241,15 @@ def test_images_that_the_inversion_network_gets_wrong_are_looked_up(tiny_scene: 
     assert bool((better[moved] < cost[moved]).all())
 
 
-def test_images_that_are_left_out_train_nothing(tiny_scene: Path):
-    config = PhaseScheduleConfig(**{**SCHEDULE, "leave_out_rounds": 3, "leave_out_steps": 2})
-    pipeline = build_pipeline(pipeline_config(tiny_scene, "transport", schedule=config))
-    schedule = pipeline.schedule
-    train_steps(pipeline, range(schedule.phase_a_end + 2))
-    for step in range(schedule.phase_a_end + 2, schedule.phase_b_start):
-        pipeline.zero_grad(set_to_none=True)
-        pipeline.get_train_loss_dict(step)[1]["photometric_loss"].backward()
-        gradient = pipeline.cameras.codes.grad
-        assert gradient is not None
-        left_out = pipeline.leave_out.left_out
-        assert 0 < left_out.sum() < len(left_out)
-        assert (gradient[left_out] == 0).all() and (gradient[~left_out] != 0).any(dim=1).all()
-    pipeline.get_train_loss_dict(schedule.phase_b_start)
-    assert not pipeline.leave_out.left_out.any()
-
-
 @pytest.mark.parametrize("are_replaced", [True, False])
-def test_optimizers_begin_anew_where_trials_replaced_the_field(
+def test_optimizers_begin_anew_where_the_field_was_replaced(
     tiny_scene: Path, tmp_path: Path, monkeypatch: Any, are_replaced: bool
 ):
     config = trainer_config(tiny_scene, tmp_path, max_num_iterations=7)
-    config.pipeline.schedule = PhaseScheduleConfig(**{**SCHEDULE, "pose_trial_rounds": 2})
+    config.pipeline.schedule = PhaseScheduleConfig(**{**SCHEDULE, "leave_out_rounds": 2})
     trainer = build_trainer(config)
     pipeline = trainer.pipeline
-    trials, render, asked, momenta = pipeline.pose_updates._trials, pipeline.model.render, [], []
+    in_turn, render, asked, momenta = pipeline.pose_updates._left_out_in_turn, pipeline.model.render, [], []
 
     def replaced(rounds: int) -> bool:
         asked.append(rounds)
@@ -312,16 +260,16 @@ def test_optimizers_begin_anew_where_trials_replaced_the_field(
             momenta.append(sum(len(optimizer.state) for optimizer in trainer.optimizers.optimizers.values()))
         return render(rays, **options)
 
-    monkeypatch.setattr(trials, "run", replaced)
+    monkeypatch.setattr(in_turn, "run", replaced)
     monkeypatch.setattr(pipeline.model, "render", rendering)
     trainer.train()
     assert asked == [2], "once, where phase B begins"
     assert len(momenta) == 1 and (momenta[0] == 0) == are_replaced
 
 
-def test_trials_leave_no_gradients(tiny_scene: Path):
+def test_fresh_fields_leave_no_gradients(tiny_scene: Path):
     """Their rays depend on the run's focal lengths, which the step after them would move."""
     pipeline = build_pipeline(pipeline_config(tiny_scene, focal_length="shared"))
-    pipeline.pose_updates._trials.run(1)
+    pipeline.pose_updates._left_out_in_turn.run(1)
     assert all(parameter.grad is None for parameter in pipeline.parameters())
     assert torch.isfinite(pipeline.cameras.poses("train")).all()

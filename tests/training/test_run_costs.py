@@ -3,7 +3,7 @@
 import pytest
 
 from gnerf_ns.runs.run_time import WARM_UP_STEPS
-from gnerf_ns.training.run_costs import COARSE, COSTS, LATER_ROUND, STRETCHING, RunTime, parts_of_step, step_cost
+from gnerf_ns.training.run_costs import ALL_TOGETHER, COARSE, COSTS, RunTime, parts_of_step, step_cost
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 
 NUM_IMAGES, NUM_HELD_OUT = 20, 3
@@ -19,10 +19,8 @@ def schedule_of(**lengths) -> Schedule:
             "phase_a_attempts": 1,
             "interleaved_steps": 0,
             "leave_out_rounds": 2,
-            "leave_out_steps": 10,
             "phase_b_steps": 100,
             "misfit_search_steps": (50,),
-            "pose_trial_rounds": 0,
             **lengths,
         }
     )
@@ -48,21 +46,16 @@ def test_expected_cost_follows_the_schedule():
         phase_a_steps=3,
         interleaved_steps=2,
         leave_out_rounds=4,
-        leave_out_steps=1,
         phase_b_steps=4,
         misfit_search_steps=(2,),
-        pose_trial_rounds=2,
     )
     costs = [step_cost(schedule.at(step), NUM_IMAGES) for step in range(schedule.total_steps)]
     a, b, fine = COSTS["phase A"], COARSE * COSTS["phase B"], COSTS["phase B"]
     all_of_them, misfits = COSTS["search of all"], COSTS["search of misfits"]
-    trials = ((1 + LATER_ROUND) * NUM_IMAGES + STRETCHING) * COSTS["pose trials"]
-    left_out = COSTS["search of those left out"]
-    # Nobody was left out in the first of four rounds.
-    half = COSTS["round of leaving out"]
-    expected = [a, a, a, a + all_of_them, b, b + trials, half, *[half + left_out] * 2, b + left_out]
+    rounds = (4 + ALL_TOGETHER) * COSTS["round of leaving out"]
+    expected = [a, a, a, a + all_of_them, b, b + rounds]
     assert costs[: len(expected)] == pytest.approx(expected)
-    assert costs[len(expected) + 1] == pytest.approx(b + (fine - b) * schedule.at(11).active_levels + misfits)
+    assert costs[7] == pytest.approx(b + (fine - b) * schedule.at(7).active_levels + misfits)
     assert costs[-1] == pytest.approx(b + (fine - b) * schedule.at(schedule.total_steps - 1).active_levels)
 
 
@@ -96,11 +89,11 @@ def test_a_part_that_was_measured_counts_with_what_it_took():
         parts = parts_of_step(schedule.at(step), NUM_IMAGES)
         return sum(COSTS[part] * count * (10.0 if "search" in part else 1.0) for part, count in parts.items())
 
-    measured = schedule.phase_b_start + 21
+    measured = schedule.phase_a_end + 21
     for step in range(measured):
         run_time.finish_step(step, seconds(step))
     truth = sum(seconds(step) for step in range(measured, schedule.total_steps))
-    for part in ("search of all", "search of those left out", "search of misfits"):
+    for part in ("search of all", "search of misfits"):
         assert run_time._of_one(part) == pytest.approx(10.0 * COSTS[part], rel=1e-6)
     # What is still to come for the first time is guessed from all that was measured, which is slower than expected.
     assert truth + END < run_time.seconds_left() < truth + 10.0 * END

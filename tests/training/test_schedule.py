@@ -132,42 +132,27 @@ def test_images_grow_by_rungs_from_first_to_last(first: int, last: int, count: i
 
 def test_phases_follow_each_other_and_take_turns_between():
     schedule = schedule_of(PhaseScheduleConfig(phase_a_steps=3, interleaved_steps=5, phase_b_steps=4))
-    assert schedule.total_steps == 12 and schedule.phase_b_start == 8
+    assert schedule.total_steps == 12 and schedule.phase_a_end == 8
     assert "".join(plan.phase for plan in plans(schedule)) == "AAA" + "ABABA" + "BBBB"
     assert [plan.name for plan in plans(schedule)] == ["A"] * 3 + ["AB"] * 5 + ["B"] * 4
     assert [plan.interleaved for plan in plans(schedule)] == [False] * 3 + [True] * 5 + [False] * 4
 
 
-def test_few_images_take_turns_in_being_left_out_before_phase_b_grows_anything():
-    config = PhaseScheduleConfig(
-        phase_a_steps=3, phase_a_attempts=1, interleaved_steps=2, phase_b_steps=10, leave_out_steps=4
-    )
-    assert [config.settled(count).leave_out_rounds for count in (3, 4, 30, 31)] == [0, 31, 31, 0]
-    schedule = schedule_of(config, 12, leave_out_rounds=2)
-    assert (schedule.phase_a_end, schedule.phase_b_start, schedule.total_steps) == (5, 13, 23)
-    assert "".join(plan.phase for plan in plans(schedule)) == "AAA" + "AB" + "B" * 18
-    assert [plan.leave_out_round for plan in plans(schedule)] == [None] * 5 + [0] * 4 + [1] * 4 + [None] * 10
-    assert [plan.step for plan in plans(schedule) if plan.ends_leave_out_round] == [9, 13]
-    for plan in plans(schedule)[5:14]:
-        assert plan.phase_b_progress == 0 and plan.active_levels == 0 and plan.image_side == 24
-    assert schedule.at(14).phase_b_progress > 0
-
-
-def test_few_images_are_tried_elsewhere_once_it_is_known_which_attempt_was_the_best():
-    config = PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10, leave_out_rounds=0, phase_a_attempts=2)
-    assert [config.settled(count).pose_trial_rounds for count in (3, 4, 30, 31)] == [0, 2, 2, 0]
+def test_few_images_are_left_out_in_turn_once_it_is_known_which_attempt_was_the_best():
+    config = PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10, phase_a_attempts=2)
+    assert [config.settled(count).leave_out_rounds for count in (3, 4, 30, 31)] == [0, 3, 3, 0]
     schedule = Schedule.of(config, 30, 100)
-    assert [plan.step for plan in plans(schedule) if plan.pose_trial_rounds] == [4]
+    assert [plan.step for plan in plans(schedule) if plan.leave_out_rounds] == [4]
     second = plans(schedule.begun_anew(4))
-    assert [(plan.step, plan.pose_trial_rounds) for plan in second if plan.pose_trial_rounds] == [(8, 2)]
-    interleaved = schedule_of(config, interleaved_steps=3, phase_a_attempts=1, pose_trial_rounds=1)
-    assert [plan.step for plan in plans(interleaved) if plan.pose_trial_rounds] == [6]
+    assert [(plan.step, plan.leave_out_rounds) for plan in second if plan.leave_out_rounds] == [(8, 3)]
+    interleaved = schedule_of(config, interleaved_steps=3, phase_a_attempts=1, leave_out_rounds=1)
+    assert [plan.step for plan in plans(interleaved) if plan.leave_out_rounds] == [6]
     never = schedule_of(config, 12, looks_up_poses=False)
-    assert not any(plan.pose_trial_rounds for plan in plans(never))
+    assert not any(plan.leave_out_rounds for plan in plans(never))
 
 
 def test_few_images_have_several_attempts_at_phase_a_and_a_whole_phase_b_after_them():
-    config = PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10, leave_out_rounds=0)
+    config = PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10)
     assert Schedule.of(config, 31, 100).total_steps == Schedule.of(config, 3, 100).total_steps == 13
     schedule = Schedule.of(config, 30, 100)
     assert schedule.config.phase_a_attempts == 4
@@ -197,14 +182,14 @@ def test_what_is_settled_stays_settled_and_what_is_given_is_kept():
     config = PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10)
     settled = config.settled(12)
     assert settled.settled(100) == settled and config == PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10)
-    given = {"leave_out_rounds": 5, "pose_trial_rounds": 1, "phase_a_attempts": 2, "distortion_boost": (9.0, 2.0)}
+    given = {"leave_out_rounds": 5, "phase_a_attempts": 2, "distortion_boost": (9.0, 2.0)}
     for count in (12, 100):
         mine = dataclasses.replace(config, **given).settled(count)
         assert {name: getattr(mine, name) for name in given} == given
 
 
 def test_the_distortion_loss_is_stronger_with_few_images():
-    config = PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10, leave_out_rounds=2, leave_out_steps=2)
+    config = PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10)
     for count in (25, 31, 100):
         assert {plan.distortion_boost for plan in plans(Schedule.of(config, count, 100))} == {1.0}
     falling = [Schedule.of(config, count, 100).at(99).distortion_boost for count in range(12, 26)]
@@ -212,9 +197,9 @@ def test_the_distortion_loss_is_stronger_with_few_images():
     for count in (3, 12):
         schedule = schedule_of(config, count, phase_a_attempts=1)
         boosts = [plan.distortion_boost for plan in plans(schedule)]
-        before = schedule.phase_b_start
+        before = schedule.phase_a_end
         assert boosts[:before] == [1.0] * before
-        assert boosts[before:] == pytest.approx([150 * 10 ** (-step / 10) for step in range(10)])
+        assert boosts[before:] == pytest.approx([15.0] * 10)
         assert schedule.at(99).distortion_boost == pytest.approx(15)
 
 
@@ -277,7 +262,7 @@ def test_patches_never_see_finer_than_the_pixels():
 def test_poses_are_looked_up_once_after_phase_a_and_misfits_where_stated(name: str):
     schedule = SCHEDULES[name]
     everyone = [plan.step for plan in plans(schedule) if plan.searches_all_poses]
-    misfits = [plan.step - schedule.phase_b_start for plan in plans(schedule) if plan.searches_misfit_poses]
+    misfits = [plan.step - schedule.phase_a_end for plan in plans(schedule) if plan.searches_misfit_poses]
     assert everyone == [schedule.config.phase_a_steps]
     assert misfits == list(schedule.config.misfit_search_steps)
 
@@ -321,9 +306,7 @@ def test_linear(first: float, last: float, progress: float):
         ("phase_a_steps", -1),
         ("interleaved_steps", -2),
         ("phase_b_steps", -1),
-        ("leave_out_steps", -1),
         ("leave_out_rounds", -1),
-        ("pose_trial_rounds", -1),
         ("density_noise_steps", -1),
         ("phase_a_attempts", 0),
         ("growth_fraction", 0.0),
@@ -355,5 +338,5 @@ def test_figures_out_of_range_are_refused_by_name(option: str, value: Any):
 def test_phase_b_ends_with_images_as_large_as_they_are(given, side: int, known: bool, expected):
     config = PhaseScheduleConfig(phase_b_image_side=given)
     schedule = Schedule.of(config.with_known_poses("matched") if known else config, MANY, side)
-    sides = [schedule.at(step).image_side for step in (schedule.phase_b_start, schedule.total_steps)]
+    sides = [schedule.at(step).image_side for step in (schedule.phase_a_end, schedule.total_steps)]
     assert tuple(sides) == expected

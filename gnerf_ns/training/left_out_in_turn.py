@@ -1,0 +1,155 @@
+"""Poses of few images, each looked up in fields that have not seen it.
+
+A field learns to show an image from wherever it is believed to have been taken, and then shows it best from there.
+With few images, each being a large part of what the field knows, a wrong pose confirms itself: no comparison with that
+field tells. So images take turns in being left out of a field that begins anew (`FreshField`), and are looked up in
+what the others have made of it.
+
+Such a field also lets go of what all poses have in common of their errors. Phase A leaves few images too low: of twelve
+of Lego, with 0.4 to 0.75 times the true tangent of elevation, a scene that is too tall and rendered much like the scene
+itself. A field that has learned that holds the cameras there for a thousand steps and more; in fresh ones, they are
+where they belong after a few hundred.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Optional, Tuple
+
+import torch
+import tyro
+from jaxtyping import Float, Int
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from gnerf_ns.pose_search.pose_search import PoseSearch
+from gnerf_ns.training.fresh_field import FreshField, FreshFieldConfig
+from gnerf_ns.training.misfits import Misfits, MisfitsConfig
+from gnerf_ns.training.objective import TrainingScene
+from gnerf_ns.utils.console import tracked
+
+NUM_PARTS = 3
+"""All images are left out once in a round, a third of them at a time: what remains still makes up a scene."""
+COMPARED_SIDE = 32
+"""Longer side of the renderings by which it is told how well an image is explained, in pixels."""
+
+
+@dataclass
+class LeftOutInTurnConfig:
+    """Configuration of `LeftOutInTurn`."""
+
+    steps: tyro.conf.Suppress[int] = 150
+    """Steps from nothing, without those that are left out."""
+    first: tyro.conf.Suppress[Tuple[int, float]] = (24, 2e-3)
+    """Longer side of the images, in pixels, and learning rate of poses in the first round, in radians and camera
+    distances;"""
+    later: tyro.conf.Suppress[Tuple[int, float]] = (32, 1e-3)
+    """and in later ones."""
+    steps_of_all: tyro.conf.Suppress[int] = 200
+    """Steps from nothing, with everybody, in the end: twice, and the second time poses learn half as fast."""
+    share_of_bank: tyro.conf.Suppress[float] = 0.3
+    """Those left out are looked up in such a share of a bank's poses: it is their turn several times, with others each
+    time."""
+    num_hypotheses: tyro.conf.Suppress[int] = 16
+    """So many of the best are improved."""
+    fresh_field: tyro.conf.Suppress[FreshFieldConfig] = field(default_factory=FreshFieldConfig)
+    """The fields."""
+
+
+class LeftOutInTurn:
+    """Moves each image to where the others' field shows it, and all together to where fresh fields bring them."""
+
+    def __init__(
+        self, config: LeftOutInTurnConfig, scene: TrainingScene, pose_search: PoseSearch, misfits: MisfitsConfig
+    ) -> None:
+        """
+        Args:
+            config: how much is learned.
+            scene: images and their poses, which are replaced, and the field, which is, too.
+            pose_search: how poses are looked up.
+            misfits: how what is found is refined.
+        """
+        self.config = config
+        self._model, self._image_set, self._cameras = scene.model, scene.image_set, scene.cameras
+        self._search, self._misfits = pose_search.with_bank(config.share_of_bank), misfits
+
+    def run(self, rounds: int) -> bool:
+        """Leave each image out as often as there are rounds.
+
+        Returns:
+            Whether poses and field were replaced: not where a fresh field diverges.
+        """
+        config, count = self.config, len(self._image_set)
+        fresh = FreshField(config.fresh_field, self._model, self._image_set, self._search)
+        poses = self._cameras().detach()
+        distance = _mean_distance(poses)
+
+        def learned(steps: int, pose_rate: float, chosen: Optional[Int[Tensor, "chosen"]] = None) -> Tensor:
+            # A field and all poses that were learned or found in it are of one scale, a little larger each time: what
+            # they show has to fit into the field.
+            start = _times_as_far(distance / _mean_distance(poses), poses)
+            return self._learned(fresh, start, steps, side, pose_rate, chosen)
+
+        unexplained = poses.new_zeros(count)
+        for number in tracked(range(rounds), "looking up all images in fields that have not seen them"):
+            side, pose_rate = config.later if number else config.first
+            for left_out in torch.randperm(count, device=poses.device).chunk(NUM_PARTS):
+                poses = learned(config.steps, pose_rate, self._others(left_out))
+                poses[left_out], unexplained[left_out] = self._looked_up(fresh, poses[left_out], left_out, side)
+        side, pose_rate = config.later
+        for share in (1.0, 0.5):
+            poses = learned(config.steps_of_all, share * pose_rate)
+        if not bool(poses.isfinite().all()):
+            return False
+        CONSOLE.print(
+            f"Fields that have not seen a typical image explain {1.0 - float(unexplained.median()):.0%} of it, and "
+            f"{1.0 - float(unexplained.max()):.0%} of the one that they explain least."
+        )
+        self._cameras.assign(torch.arange(count, device=poses.device), poses)
+        self._model.load_state_dict(fresh.weights())
+        return True
+
+    def _others(self, left_out: Int[Tensor, "k"]) -> Int[Tensor, "kept"]:
+        kept = torch.ones(len(self._image_set), dtype=torch.bool, device=left_out.device)
+        return kept.index_fill(0, left_out, False).nonzero()[:, 0]
+
+    def _learned(
+        self,
+        fresh: FreshField,
+        camera_to_worlds: Float[Tensor, "n 3 4"],
+        steps: int,
+        image_side: int,
+        pose_learning_rate: float,
+        chosen: Optional[Int[Tensor, "chosen"]] = None,
+    ) -> Float[Tensor, "n 3 4"]:
+        fresh.begin_anew()
+        learned = fresh.learn(camera_to_worlds, steps, image_side, pose_learning_rate, chosen)
+        self._search.ranks.make_equal(fresh.search.model)
+        return self._search.ranks.of_first(learned)
+
+    def _looked_up(
+        self, fresh: FreshField, present: Float[Tensor, "k 3 4"], left_out: Int[Tensor, "k"], image_side: int
+    ) -> Tuple[Float[Tensor, "k 3 4"], Float[Tensor, "k"]]:
+        """Where images fit best in a field that has not seen them, and what it leaves unexplained of them there.
+
+        Nearby where they were, or wherever else: neither has an advantage.
+        """
+        search, image_set = fresh.search, self._image_set
+        hypotheses, _ = search.top_poses(image_set, min(self.config.num_hypotheses, search.config.bank_size), left_out)
+        places = [search.improve(image_set, left_out, each)[:, 0] for each in (hypotheses, present[:, None])]
+        each = left_out.repeat(len(places))
+        refined = Misfits(self._misfits, search).refined(image_set, each, torch.cat(places))
+        costs = search.costs.at(image_set, each, refined, image_side).view(len(places), -1)
+        best = costs.nan_to_num(torch.inf).argmin(dim=0)
+        found = refined.view(len(places), -1, 3, 4)[best, torch.arange(len(left_out), device=best.device)]
+        side = COMPARED_SIDE
+        cost = search.costs.at(image_set, left_out, found, side)
+        return found, cost / search.costs.contrast(image_set, side)[left_out]
+
+
+def _mean_distance(camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, ""]:
+    return camera_to_worlds[:, :, 3].norm(dim=1).mean()
+
+
+def _times_as_far(scale: Float[Tensor, ""], camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, "n 3 4"]:
+    return torch.cat([camera_to_worlds[:, :, :3], scale * camera_to_worlds[:, :, 3:]], dim=-1)
