@@ -68,7 +68,7 @@ def print_rows(method: str, data: Path, steps: int, warm_up: int) -> None:
     # From the middle of a phase on, where nothing is looked up.
     phases = {
         "A": (schedule.phase_a_steps // 2, schedule.phase_a_steps + in_ab),
-        "B": (schedule.phase_b_start + schedule.phase_b_steps // 2, schedule.phase_b_steps + in_ab),
+        "B": (schedule.phase_a_end + schedule.phase_b_steps // 2, schedule.phase_b_steps + in_ab),
     }
     for phase, (first, in_all) in phases.items():
         for step in range(first, first + warm_up):

@@ -155,7 +155,7 @@ def waits(data: Path) -> str:
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
     schedule, counts = trainer.pipeline.schedule, []
-    for first in (schedule.phase_a_steps // 2, schedule.phase_b_start + schedule.phase_b_steps // 2):
+    for first in (schedule.phase_a_steps // 2, schedule.phase_a_end + schedule.phase_b_steps // 2):
         for step in range(first, first + STEPS):
             trainer.train_iteration(step)
         with warnings.catch_warnings(record=True) as caught:

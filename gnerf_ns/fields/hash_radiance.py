@@ -57,7 +57,7 @@ class HashRadianceConfig(InstantiateConfig):
     average_init_density: tyro.conf.Suppress[float] = 1.0
     """Mean density of the untrained field, per scene unit."""
     num_uniform_samples: int = 24
-    """Uniform samples per ray in phase A, and in fields that poses of few images are tried in."""
+    """Uniform samples per ray in phase A, and in fields that few images are looked up in."""
     num_proposal_samples: int = 24
     """Samples per ray of the proposal network in phase B."""
     num_nerf_samples: int = 20

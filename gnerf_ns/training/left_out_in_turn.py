@@ -13,8 +13,9 @@ where they belong after a few hundred.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Optional, Tuple
+from typing import Tuple
 
 import torch
 import tyro
@@ -27,11 +28,18 @@ from gnerf_ns.training.fresh_field import FreshField, FreshFieldConfig
 from gnerf_ns.training.misfits import Misfits, MisfitsConfig
 from gnerf_ns.training.objective import TrainingScene
 from gnerf_ns.utils.console import tracked
+from gnerf_ns.utils.random_numbers import draw_from
 
-NUM_PARTS = 3
-"""All images are left out once in a round, a third of them at a time: what remains still makes up a scene."""
+LEFT_OUT_SHARE, MIN_LEFT = 3, 8
+"""All images are left out once in a round, a third of them at a time, or fewer, that so many remain, down to one at a
+time: what remains has to make up a scene."""
 COMPARED_SIDE = 32
 """Longer side of the renderings by which it is told how well an image is explained, in pixels."""
+
+
+def num_parts(count: int) -> int:
+    """In how many parts so many images are left out."""
+    return math.ceil(count / max(1, min(count // LEFT_OUT_SHARE, count - MIN_LEFT)))
 
 
 @dataclass
@@ -74,7 +82,7 @@ class LeftOutInTurn:
         self._search, self._misfits = pose_search.with_bank(config.share_of_bank), misfits
 
     def run(self, rounds: int) -> bool:
-        """Leave each image out as often as there are rounds.
+        """Leave each image out once in a round.
 
         Returns:
             Whether poses and field were replaced: not where a fresh field diverges.
@@ -83,35 +91,37 @@ class LeftOutInTurn:
         fresh = FreshField(config.fresh_field, self._model, self._image_set, self._search)
         poses = self._cameras().detach()
         distance = _mean_distance(poses)
-
-        def learned(steps: int, pose_rate: float, chosen: Optional[Int[Tensor, "chosen"]] = None) -> Tensor:
+        unexplained = poses.new_zeros(count)
+        nobody = torch.zeros(0, dtype=torch.long, device=poses.device)
+        turns = [
+            (config.steps, *(config.later if number else config.first), left_out)
+            for number in range(rounds)
+            for left_out in self._search.ranks.of_first(torch.randperm(count, device=poses.device)).tensor_split(
+                num_parts(count)
+            )
+        ]
+        side, pose_rate = config.later
+        turns += [(config.steps_of_all, side, share * pose_rate, nobody) for share in (1.0, 0.5)]
+        for steps, side, pose_rate, left_out in tracked(
+            turns, "looking up all images in fields that have not seen them"
+        ):
             # A field and all poses that were learned or found in it are of one scale, a little larger each time: what
             # they show has to fit into the field.
             start = _times_as_far(distance / _mean_distance(poses), poses)
-            return self._learned(fresh, start, steps, side, pose_rate, chosen)
-
-        unexplained = poses.new_zeros(count)
-        for number in tracked(range(rounds), "looking up all images in fields that have not seen them"):
-            side, pose_rate = config.later if number else config.first
-            for left_out in torch.randperm(count, device=poses.device).chunk(NUM_PARTS):
-                poses = learned(config.steps, pose_rate, self._others(left_out))
+            poses = self._learned(fresh, start, steps, side, pose_rate, left_out)
+            if not self._is_finite(fresh, poses):
+                CONSOLE.print("A field that began anew diverged: poses stay where phase A has put them.", style="red")
+                return False
+            if len(left_out) > 0:
                 poses[left_out], unexplained[left_out] = self._looked_up(fresh, poses[left_out], left_out, side)
-        side, pose_rate = config.later
-        for share in (1.0, 0.5):
-            poses = learned(config.steps_of_all, share * pose_rate)
-        if not bool(poses.isfinite().all()):
-            return False
+        explained = (1.0 - unexplained).clamp_min(0.0)
         CONSOLE.print(
-            f"Fields that have not seen a typical image explain {1.0 - float(unexplained.median()):.0%} of it, and "
-            f"{1.0 - float(unexplained.max()):.0%} of the one that they explain least."
+            f"Fields that have not seen a typical image explain {float(explained.median()):.0%} of it, and "
+            f"{float(explained.min()):.0%} of the one that they explain least."
         )
         self._cameras.assign(torch.arange(count, device=poses.device), poses)
         self._model.load_state_dict(fresh.weights())
         return True
-
-    def _others(self, left_out: Int[Tensor, "k"]) -> Int[Tensor, "kept"]:
-        kept = torch.ones(len(self._image_set), dtype=torch.bool, device=left_out.device)
-        return kept.index_fill(0, left_out, False).nonzero()[:, 0]
 
     def _learned(
         self,
@@ -120,12 +130,22 @@ class LeftOutInTurn:
         steps: int,
         image_side: int,
         pose_learning_rate: float,
-        chosen: Optional[Int[Tensor, "chosen"]] = None,
+        left_out: Int[Tensor, "k"],
     ) -> Float[Tensor, "n 3 4"]:
+        ranks, kept = self._search.ranks, torch.ones(len(camera_to_worlds), dtype=torch.bool, device=left_out.device)
+        others = kept.index_fill(0, left_out, False).nonzero()[:, 0] if len(left_out) > 0 else None
         fresh.begin_anew()
-        learned = fresh.learn(camera_to_worlds, steps, image_side, pose_learning_rate, chosen)
-        self._search.ranks.make_equal(fresh.search.model)
-        return self._search.ranks.of_first(learned)
+        learned = fresh.learn(camera_to_worlds, steps, image_side, pose_learning_rate, others)
+        if ranks.count > 1:
+            # Alike everywhere but for rounding, by which a ray may hit or miss: from here on it has to be the same.
+            ranks.make_equal(fresh.search.model)
+            learned = ranks.of_first(learned)
+            draw_from(int(ranks.of_first(torch.randint(2**31, (), device=learned.device))), learned.device)
+        return learned
+
+    def _is_finite(self, fresh: FreshField, camera_to_worlds: Float[Tensor, "n 3 4"]) -> bool:
+        values = [camera_to_worlds, *(value for value in fresh.weights().values() if value.is_floating_point())]
+        return all(bool(value.isfinite().all()) for value in values)
 
     def _looked_up(
         self, fresh: FreshField, present: Float[Tensor, "k 3 4"], left_out: Int[Tensor, "k"], image_side: int

@@ -188,7 +188,7 @@ class GNeRFPipeline(VanillaPipeline):
     Attributes:
         cameras: estimated cameras of training and held-out images.
         scene: what training works on: field, images, cameras.
-        leave_out: images that are left out of training for a while, where there are few.
+        leave_out: images that have no pose yet, and where those of others are from.
         evaluation: figures and plots of how good the poses are.
         transport: the distribution of poses learned by phase A's transport, where that is used.
         adversarial: discriminator and inversion network, where phase A uses them.

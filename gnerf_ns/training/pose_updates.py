@@ -166,7 +166,7 @@ class PoseUpdates:
         Args:
             scene: its poses are replaced.
             search: finds poses.
-            leave_out: which images are left out of training.
+            leave_out: which images have no pose yet.
             misfits: which images are looked up in phase B.
             left_out_in_turn: how few images are looked up once more.
             regress: the inversion network, which is asked first where there is one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Dict, Mapping, Optional
 
 from gnerf_ns.runs.run_time import PartTimes, is_due
+from gnerf_ns.training.left_out_in_turn import num_parts
 from gnerf_ns.training.schedule import Schedule, StepPlan
 
 COSTS: Dict[str, float] = {
@@ -12,14 +13,15 @@ COSTS: Dict[str, float] = {
     "phase B": 1.0,
     "search of all": 32.0,
     "search of misfits": 15.0,
-    "round of leaving out": 230.0,
+    "fresh field": 40.0,
+    "look-up of one left out": 9.0,
     "saving": 12.0,
     "held-out images": 8.0,
     "verdict": 130.0,
 }
 """What a step is made of (itself, by phase; what comes before it; what comes after it), and the expected durations of
 these in steps of phase B in full detail, of held-out images each.
-Measured on a CPU with gnerf-ns-tiny and 26 images, rounds of leaving out with gnerf-ns and twelve; a search of misfits
+Measured on a CPU with gnerf-ns-tiny and 26 images, fresh fields with gnerf-ns and twelve; a search of misfits
 took 60 there, and 10 with 87 images that matches had placed; what follows the last step, with 2, 5 and 13 held-out
 images. They count until a part has been measured."""
 
@@ -27,8 +29,8 @@ MANY_IMAGES = 100
 """With more images than these, a verdict and a search of all take longer in proportion; the number of misfits that are
 searched for is bounded."""
 
-ALL_TOGETHER = 0.5
-"""Learning from all images after those rounds takes as long as so many of them."""
+OF_EVERYBODY = 2.7
+"""Those that learn from all images in the end take as long as so many that some are left out of."""
 
 COARSE = 1.1
 """Duration of a step of phase B with none of the finer levels of detail, of that with all: while there is no shape, no
@@ -48,7 +50,8 @@ def parts_of_step(plan: StepPlan, num_images: int) -> Dict[str, float]:
         "phase B": 0.0 if is_a else COARSE + (1.0 - COARSE) * plan.active_levels,
         "search of all": float(plan.searches_all_poses) * _times_as_many(num_images),
         "search of misfits": float(plan.searches_misfit_poses),
-        "round of leaving out": rounds + ALL_TOGETHER if rounds else 0.0,
+        "fresh field": rounds * num_parts(num_images) + OF_EVERYBODY if rounds else 0.0,
+        "look-up of one left out": float(rounds * num_images),
     }
     return {part: count for part, count in counts.items() if count > 0}
 

@@ -29,7 +29,7 @@ The sharper the field, the better they fit: of two halves of fifty photographs, 
 it was placed in a field of 150 steps, and less than 1 in one of 600. Once there, they take part in making the field."""
 
 MIN_TO_LEAVE_OUT = 4
-"""Half of fewer is no scene to look anything up in."""
+"""Fewer, without one of them, are no scene to look anything up in."""
 
 A_DOZEN, ENOUGH_FOR_DEPTH = 12, 25
 """Up to the first, images leave much open about depth; from the second on, holding matter together costs more

@@ -6,10 +6,19 @@ from pathlib import Path
 from typing import Any, Callable, Dict
 
 import pytest
+import torch
+from analytic_scene import RADIUS, Nothing, cameras, model_of
 from nerfstudio.cameras.rays import RayBundle
 from tiny_run import SCHEDULE, build_trainer, trainer_config
 
+from gnerf_ns.cameras.pose_codec import PoseCodec
+from gnerf_ns.cameras.pose_prior import PosePriorConfig
+from gnerf_ns.cameras.rays import CameraDirections
+from gnerf_ns.data.image_set import ImageSet, ImageStack
 from gnerf_ns.models.gnerf import GNeRFModel
+from gnerf_ns.pose_search import image_renderer, refinement
+from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
+from gnerf_ns.training.held_out_poses import IMAGES_PER_BATCH, EvalPosesConfig, looked_up
 from gnerf_ns.training.schedule import PhaseScheduleConfig
 
 TRAIN, HELD_OUT = 7, 2
@@ -107,13 +116,48 @@ def test_attempts_and_rounds_cost_what_the_schedule_says(
     last = 4 * (attempts - 1)
     searching = {step: count["searching"] for step, count in counts.items() if count["searching"]}
     look_up = BANK * SMALL + TRAIN * SMALL
-    # Three times a round, a share of the bank; in a round every image in all places of that and where it was: these are
+    # For each, since seven are left out one at a time, a share of the bank. All places of that and where it was are
     # improved, the best of either refined and compared; what is found is compared once more, at 16 of 32 pixels.
     bank = math.ceil(in_turn.share_of_bank * BANK)
     each = (bank + 1) * (2 + 1) * SMALL + 2 * (REFINED + SMALL) + 16 * 16
-    expected = {**dict.fromkeys(range(3, last + 4, 4), look_up), last + 4: 2 * (3 * bank * SMALL + TRAIN * each)}
+    expected = {**dict.fromkeys(range(3, last + 4, 4), look_up), last + 4: 2 * TRAIN * (bank * SMALL + each)}
     assert {step: rays for step, rays in searching.items() if isinstance(step, int)} == expected
-    # In steps of training; in three fields of each round; in two of everybody.
+    # In steps of training; in a field for each; in two of everybody.
     rays = attempts * (3 * 320 + 64) + 64
-    rays += (2 * 3 * in_turn.steps + 2 * in_turn.steps_of_all) * in_turn.fresh_field.rays_per_step
+    rays += (2 * TRAIN * in_turn.steps + 2 * in_turn.steps_of_all) * in_turn.fresh_field.rays_per_step
     assert sum(count["training"] for count in counts.values()) == rays
+
+
+@pytest.mark.parametrize("count", [IMAGES_PER_BATCH, 5 * IMAGES_PER_BATCH])
+def test_held_out_estimation_never_renders_more_at_once_however_many_images_there_are(
+    count: int, monkeypatch: pytest.MonkeyPatch
+):
+    """With gradients, no more than one batch; without, no more than a chunk."""
+    model = model_of(Nothing(num_samples=2))
+    at_once: Dict[bool, int] = {True: 0, False: 0}
+    total = 0
+    render = GNeRFModel.render
+
+    def counted(model: GNeRFModel, rays: RayBundle) -> Any:
+        nonlocal total
+        has_gradients = torch.is_grad_enabled() and rays.origins.requires_grad
+        at_once[has_gradients] = max(at_once[has_gradients], len(rays))
+        total += len(rays)
+        return render(model, rays)
+
+    monkeypatch.setattr(GNeRFModel, "render", counted)
+    pixels = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8)
+    images = ImageSet(ImageStack(pixels), CameraDirections(cameras(count)))
+    proposals = PoseProposals(PosePriorConfig().resolve(), lambda: RADIUS)
+    search = PoseSearch(PoseSearchConfig(bank_size=20), model, proposals, PoseCodec("look_at", RADIUS))
+    config = EvalPosesConfig()
+    localization = config.localization
+    localization.first.steps = localization.last.steps = 2
+    looked_up(config, images, search)
+
+    first, last = localization.first.rays_per_hypothesis, localization.last.rays_per_hypothesis
+    assert at_once[True] == IMAGES_PER_BATCH * max(config.num_hypotheses * first, last)
+    assert at_once[False] <= max(image_renderer.RAYS_PER_CHUNK, refinement.RAYS_PER_CHUNK)
+    side = localization.comparison_side
+    per_image = config.num_hypotheses * (2 * first + side**2) + side**2 + 2 * last + side**2
+    assert total == 20 * 16 * 16 + count * per_image

@@ -163,7 +163,7 @@ def test_a_scene_too_tall_or_too_flat_comes_right(model: GNeRFModel, image_set: 
 def test_each_image_is_left_out_once_in_a_round_and_then_looked_up(
     model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch
 ):
-    in_turn, _ = turns_on(model, image_set, TRUTH, steps=1, steps_of_all=3)
+    in_turn, _ = turns_on(model, image_set, TRUTH, steps=1, steps_of_all=3, share_of_bank=0.05, num_hypotheses=2)
     events: List[Tuple[str, List[int]]] = []
     learn, look_up = FreshField.learn, in_turn._looked_up
 
@@ -179,13 +179,14 @@ def test_each_image_is_left_out_once_in_a_round_and_then_looked_up(
     monkeypatch.setattr(FreshField, "learn", learning)
     monkeypatch.setattr(in_turn, "_looked_up", looking_up)
     assert in_turn.run(2)
-    assert [kind for kind, _ in events] == ["learn", "look up"] * 6 + ["learn"] * 2
-    of_rounds = [events[2 * start : 2 * start + 6] for start in (0, 3)]
+    assert [kind for kind, _ in events] == ["learn", "look up"] * 10 + ["learn"] * 2
+    of_rounds = [events[2 * start : 2 * start + 10] for start in (0, 5)]
     for each in of_rounds:
         left_out = [images for kind, images in each if kind == "look up"]
-        assert sorted(image for images in left_out for image in images) == list(range(10)) and [
-            len(images) for images in left_out
-        ] == [4, 4, 2]
+        assert (
+            sorted(image for images in left_out for image in images) == list(range(10))
+            and [len(images) for images in left_out] == [2] * 5
+        )
         for (_, kept), out in zip(each[::2], left_out, strict=True):
             assert sorted(kept + out) == list(range(10))
     assert of_rounds[0] != of_rounds[1]
