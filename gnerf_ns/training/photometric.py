@@ -44,9 +44,10 @@ class PhotometricObjective:
     def request(self, plan: StepPlan) -> RenderRequest:
         """Rays at the images' present poses."""
         scene = self.scene
-        num_rays = self.config.rays_per_step
         chosen = None if self._leave_out.are_all_placed else self._leave_out.training_indices
-        rays, colors = sample_pixel_rays(scene.image_set, scene.cameras(), num_rays, plan.image_side, chosen)
+        rays, colors = sample_pixel_rays(
+            scene.image_set, scene.cameras(), self.config.rays_per_step, plan.image_side, chosen
+        )
         rays.metadata[SHOWS_NOTHING] = scene.model.shows_nothing(colors)
 
         def losses(outputs: Dict[str, Any]) -> Dict[str, Tensor]:

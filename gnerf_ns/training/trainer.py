@@ -118,6 +118,8 @@ class GNeRFTrainer(WholeRunTrainer):
         elif test_mode == "val":  # begun anew from the config.yml of a run that left no checkpoint
             self.config.pipeline.begins_with = None
         super()._set_up(test_mode)
+        if self.config.is_resumed:
+            self._check_steps_of_before()
         if test_mode == "val" and self.pipeline.ranks.is_first:
             # With what was found out from the images, as evaluation has to build it.
             write_whole(self.base_dir / CONFIG, yaml.dump(self.config))
@@ -129,6 +131,19 @@ class GNeRFTrainer(WholeRunTrainer):
         if before is not None:
             pipeline.begins_with, pipeline.poses = before.pipeline.begins_with, before.pipeline.poses
             keep_sizes(pipeline, before.pipeline)
+
+    def _check_steps_of_before(self) -> None:
+        """Until November 2026, few images were left out in steps of their own, which there are no more.
+
+        Raises:
+            InputError: a run that began so cannot go on.
+        """
+        before = self.config.resumed_config()
+        if hasattr(getattr(before, "pipeline", None), "pose_trials") and self.pipeline.schedule.config.leave_out_rounds:
+            raise InputError(
+                "This run of few images began with an older gnerf_ns, whose steps are not those of today; train anew "
+                "without --load-dir, which takes half the time, or go on with the older one."
+            )
 
     def setup_optimizers(self) -> Optimizers:
         """Length, where left open, and learning rates follow the pipeline's schedule, which knows the images.

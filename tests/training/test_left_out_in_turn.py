@@ -18,7 +18,7 @@ from gnerf_ns.fields.hash_radiance import HashRadianceConfig
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
 from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
 from gnerf_ns.training.fresh_field import FreshField, FreshFieldConfig
-from gnerf_ns.training.left_out_in_turn import LeftOutInTurn, LeftOutInTurnConfig
+from gnerf_ns.training.left_out_in_turn import LeftOutInTurn, LeftOutInTurnConfig, num_parts
 from gnerf_ns.training.misfits import MisfitsConfig
 from gnerf_ns.training.objective import TrainingScene
 
@@ -193,24 +193,45 @@ def test_each_image_is_left_out_once_in_a_round_and_then_looked_up(
     assert events[-1][1] == list(range(10))
 
 
-def test_whoever_fits_nearby_stays_there(model: GNeRFModel, image_set: ImageSet):
-    in_turn, _ = turns_on(model, image_set, TRUTH)
+@pytest.mark.parametrize(("share_of_bank", "images"), [(0.005, [8]), (1.0, [8, 9])], ids=["nearby", "wherever else"])
+def test_images_are_looked_up_nearby_and_wherever_else(
+    model: GNeRFModel, image_set: ImageSet, share_of_bank: float, images: List[int]
+):
+    in_turn, _ = turns_on(model, image_set, TRUTH, share_of_bank=share_of_bank)
     fresh = FreshField(FIELD, model, image_set, in_turn._search)
     poses = fresh.learn(TRUTH, 80, **HOW, chosen=torch.arange(8))
-    left_out = torch.tensor([8, 9])
-    beside = turned(poses, [9])[left_out]  # one where it belongs, one on the other side
-    found, unexplained = in_turn._looked_up(fresh, beside, left_out, 16)
+    left_out = torch.tensor(images)
+    # One where it belongs, which two poses of a bank do not show, and one on the other side.
+    found, unexplained = in_turn._looked_up(fresh, turned(poses, [9])[left_out], left_out, 16)
     errors = torch.rad2deg(roma.rotmat_geodesic_distance(found[:, :, :3], TRUTH[left_out, :, :3]))
     assert bool((errors < 15).all()) and bool((unexplained < 0.5).all()) and bool((unexplained > 0.0).all())
 
 
+@pytest.mark.parametrize("diverged", ["poses", "weights"])
 def test_nothing_changes_where_a_field_diverges(
-    model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch
+    model: GNeRFModel, image_set: ImageSet, monkeypatch: pytest.MonkeyPatch, diverged: str
 ):
     in_turn, learned = turns_on(model, image_set, TRUTH, steps=1, steps_of_all=1)
-    monkeypatch.setattr(FreshField, "learn", lambda fresh, poses, *arguments: poses * float("nan"))
+    learns: List[int] = []
+
+    def diverge(fresh: FreshField, poses: Tensor, steps: int, *arguments: Any) -> Tensor:
+        learns.append(steps)
+        if diverged == "weights":
+            with torch.no_grad():
+                next(iter(fresh._model.parameters())).fill_(torch.inf)
+        return poses * (float("nan") if diverged == "poses" else 1.0)
+
+    monkeypatch.setattr(FreshField, "learn", diverge)
     poses, weights = learned.poses("train"), {name: value.clone() for name, value in model.state_dict().items()}
     assert not in_turn.run(1)
+    assert len(learns) == 1, "nor is anything learned after that"
     torch.testing.assert_close(learned.poses("train"), poses, rtol=0, atol=0)
     for name, value in model.state_dict().items():
         assert torch.equal(value, weights[name]), name
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(4, [1] * 4), (9, [1] * 9), (10, [2] * 5), (12, [4] * 3), (25, [7, 6, 6, 6]), (30, [10] * 3)]
+)
+def test_what_remains_makes_up_a_scene(count: int, sizes: List[int]):
+    assert [len(part) for part in torch.randperm(count).tensor_split(num_parts(count))] == sizes

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from gnerf_ns.training import trust
 from gnerf_ns.training.pipeline import GNeRFPipeline
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import PoseStatus
+from gnerf_ns.training.pose_trials import PoseTrialsConfig
 from gnerf_ns.training.trainer import GNeRFTrainerConfig
 from gnerf_ns.utils import disk
 from gnerf_ns.utils.checkpoints import TRUST_KEY
@@ -240,6 +242,22 @@ def test_half_a_checkpoint(tiny_scene: Path, tmp_path: Path, undisturbed: GNeRFT
 def test_a_checkpoint_of_another_method(tiny_scene: Path, tmp_path: Path, undisturbed: GNeRFTrainerConfig):
     other = trainer_config(tiny_scene, tmp_path, phase_a="transport", load_dir=undisturbed.get_checkpoint_dir())
     assert "does not fit this configuration" in refusal(other)
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_a_run_with_steps_that_there_are_no_more(undisturbed: GNeRFTrainerConfig, tmp_path: Path, rounds: int):
+    """Few images were left out in steps of their own; runs of many images were the same."""
+    run = tmp_path / "older"
+    shutil.copytree(undisturbed.get_base_dir(), run)
+    older = yaml.load((run / "config.yml").read_text(), Loader=yaml.Loader)
+    older.pipeline.pose_trials = PoseTrialsConfig()
+    (run / "config.yml").write_text(yaml.dump(older))
+    config = trainer_config(undisturbed.data, tmp_path / "out", load_dir=run / "nerfstudio_models")  # type: ignore[arg-type]
+    config.pipeline.schedule.leave_out_rounds = rounds
+    if rounds == 0:
+        assert build_trainer(config)._start_step == 12
+    else:
+        assert "older gnerf_ns" in refusal(config)
 
 
 def test_a_second_run_does_not_bury_the_first(undisturbed: GNeRFTrainerConfig):
