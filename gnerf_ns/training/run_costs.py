@@ -14,7 +14,6 @@ COSTS: Dict[str, float] = {
     "search of all": 32.0,
     "search of misfits": 15.0,
     "fresh field": 40.0,
-    "look-up of one left out": 9.0,
     "saving": 12.0,
     "held-out images": 8.0,
     "verdict": 130.0,
@@ -29,8 +28,9 @@ MANY_IMAGES = 100
 """With more images than these, a verdict and a search of all take longer in proportion; the number of misfits that are
 searched for is bounded."""
 
-OF_EVERYBODY = 2.7
-"""Those that learn from all images in the end take as long as so many that some are left out of."""
+LOOK_UP, OF_EVERYBODY = 0.22, 2.7
+"""Looking one image up in a fresh field takes so much of what the field takes, and the two that learn from all images
+in the end as long as so many others."""
 
 COARSE = 1.1
 """Duration of a step of phase B with none of the finer levels of detail, of that with all: while there is no shape, no
@@ -50,8 +50,7 @@ def parts_of_step(plan: StepPlan, num_images: int) -> Dict[str, float]:
         "phase B": 0.0 if is_a else COARSE + (1.0 - COARSE) * plan.active_levels,
         "search of all": float(plan.searches_all_poses) * _times_as_many(num_images),
         "search of misfits": float(plan.searches_misfit_poses),
-        "fresh field": rounds * num_parts(num_images) + OF_EVERYBODY if rounds else 0.0,
-        "look-up of one left out": float(rounds * num_images),
+        "fresh field": rounds * (num_parts(num_images) + LOOK_UP * num_images) + OF_EVERYBODY if rounds else 0.0,
     }
     return {part: count for part, count in counts.items() if count > 0}
 

@@ -3,7 +3,7 @@
 import pytest
 
 from gnerf_ns.runs.run_time import WARM_UP_STEPS
-from gnerf_ns.training.run_costs import COARSE, COSTS, OF_EVERYBODY, RunTime, parts_of_step, step_cost
+from gnerf_ns.training.run_costs import COARSE, COSTS, LOOK_UP, OF_EVERYBODY, RunTime, parts_of_step, step_cost
 from gnerf_ns.training.schedule import PhaseScheduleConfig, Schedule
 
 NUM_IMAGES, NUM_HELD_OUT = 20, 3
@@ -52,7 +52,7 @@ def test_expected_cost_follows_the_schedule():
     costs = [step_cost(schedule.at(step), NUM_IMAGES) for step in range(schedule.total_steps)]
     a, b, fine = COSTS["phase A"], COARSE * COSTS["phase B"], COSTS["phase B"]
     all_of_them, misfits = COSTS["search of all"], COSTS["search of misfits"]
-    rounds = (4 * 4 + OF_EVERYBODY) * COSTS["fresh field"] + 4 * NUM_IMAGES * COSTS["look-up of one left out"]
+    rounds = (4 * (4 + LOOK_UP * NUM_IMAGES) + OF_EVERYBODY) * COSTS["fresh field"]
     expected = [a, a, a, a + all_of_them, b, b + rounds]
     assert costs[: len(expected)] == pytest.approx(expected)
     assert costs[7] == pytest.approx(b + (fine - b) * schedule.at(7).active_levels + misfits)
