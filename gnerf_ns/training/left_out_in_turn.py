@@ -33,8 +33,6 @@ from gnerf_ns.utils.random_numbers import draw_from
 LEFT_OUT_SHARE, MIN_LEFT = 3, 8
 """All images are left out once in a round, a third of them at a time, or fewer, that so many remain, down to one at a
 time: what remains has to make up a scene."""
-COMPARED_SIDE = 32
-"""Longer side of the renderings by which it is told how well an image is explained, in pixels."""
 
 
 def num_parts(count: int) -> int:
@@ -144,8 +142,7 @@ class LeftOutInTurn:
         return learned
 
     def _is_finite(self, fresh: FreshField, camera_to_worlds: Float[Tensor, "n 3 4"]) -> bool:
-        values = [camera_to_worlds, *(value for value in fresh.weights().values() if value.is_floating_point())]
-        return all(bool(value.isfinite().all()) for value in values)
+        return all(bool(value.isfinite().all()) for value in (camera_to_worlds, *fresh.search.model.parameters()))
 
     def _looked_up(
         self, fresh: FreshField, present: Float[Tensor, "k 3 4"], left_out: Int[Tensor, "k"], image_side: int
@@ -160,11 +157,9 @@ class LeftOutInTurn:
         each = left_out.repeat(len(places))
         refined = Misfits(self._misfits, search).refined(image_set, each, torch.cat(places))
         costs = search.costs.at(image_set, each, refined, image_side).view(len(places), -1)
-        best = costs.nan_to_num(torch.inf).argmin(dim=0)
+        lowest, best = costs.nan_to_num(torch.inf).min(dim=0)
         found = refined.view(len(places), -1, 3, 4)[best, torch.arange(len(left_out), device=best.device)]
-        side = COMPARED_SIDE
-        cost = search.costs.at(image_set, left_out, found, side)
-        return found, cost / search.costs.contrast(image_set, side)[left_out]
+        return found, lowest / search.costs.contrast(image_set, image_side)[left_out]
 
 
 def _mean_distance(camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, ""]:

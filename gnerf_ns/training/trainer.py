@@ -113,32 +113,32 @@ class GNeRFTrainer(WholeRunTrainer):
     """Whether it has ended, but how far its poses can be trusted could not be found out."""
 
     def _set_up(self, test_mode: Literal["test", "val", "inference"]) -> None:
+        before = self.config.resumed_config() if self.config.is_resumed else None
         if self.config.is_resumed:
-            self._begin_as_before()
+            self._begin_as(before)
         elif test_mode == "val":  # begun anew from the config.yml of a run that left no checkpoint
             self.config.pipeline.begins_with = None
         super()._set_up(test_mode)
         if self.config.is_resumed:
-            self._check_steps_of_before()
+            self._check_steps_of(before)
         if test_mode == "val" and self.pipeline.ranks.is_first:
             # With what was found out from the images, as evaluation has to build it.
             write_whole(self.base_dir / CONFIG, yaml.dump(self.config))
 
-    def _begin_as_before(self) -> None:
-        """What followed from the beginning of a resumed run still holds."""
-        before, pipeline = self.config.resumed_config(), self.config.pipeline
+    def _begin_as(self, before: Optional[Any]) -> None:
+        """What followed from the beginning of a resumed run, by its configuration, still holds."""
+        pipeline = self.config.pipeline
         pipeline.matching = "off"
         if before is not None:
             pipeline.begins_with, pipeline.poses = before.pipeline.begins_with, before.pipeline.poses
             keep_sizes(pipeline, before.pipeline)
 
-    def _check_steps_of_before(self) -> None:
+    def _check_steps_of(self, before: Optional[Any]) -> None:
         """Until November 2026, few images were left out in steps of their own, which there are no more.
 
         Raises:
             InputError: a run that began so cannot go on.
         """
-        before = self.config.resumed_config()
         if hasattr(getattr(before, "pipeline", None), "pose_trials") and self.pipeline.schedule.config.leave_out_rounds:
             raise InputError(
                 "This run of few images began with an older gnerf_ns, whose steps are not those of today; train anew "

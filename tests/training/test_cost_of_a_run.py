@@ -117,9 +117,9 @@ def test_attempts_and_rounds_cost_what_the_schedule_says(
     searching = {step: count["searching"] for step, count in counts.items() if count["searching"]}
     look_up = BANK * SMALL + TRAIN * SMALL
     # For each, since seven are left out one at a time, a share of the bank. All places of that and where it was are
-    # improved, the best of either refined and compared; what is found is compared once more, at 16 of 32 pixels.
+    # improved, the best of either refined and compared.
     bank = math.ceil(in_turn.share_of_bank * BANK)
-    each = (bank + 1) * (2 + 1) * SMALL + 2 * (REFINED + SMALL) + 16 * 16
+    each = (bank + 1) * (2 + 1) * SMALL + 2 * (REFINED + SMALL)
     expected = {**dict.fromkeys(range(3, last + 4, 4), look_up), last + 4: 2 * TRAIN * (bank * SMALL + each)}
     assert {step: rays for step, rays in searching.items() if isinstance(step, int)} == expected
     # In steps of training; in a field for each; in two of everybody.

@@ -66,10 +66,6 @@ def turned(poses: Tensor, indices: List[int]) -> Tensor:
     return poses
 
 
-def errors_deg(poses: Tensor) -> Tensor:
-    return torch.rad2deg(roma.rotmat_geodesic_distance(poses[:, :, :3], TRUTH[:, :, :3]))
-
-
 # Fresh fields
 
 
