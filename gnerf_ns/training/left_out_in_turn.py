@@ -19,7 +19,7 @@ from typing import Tuple
 
 import torch
 import tyro
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
@@ -32,7 +32,8 @@ from gnerf_ns.utils.random_numbers import draw_from
 
 LEFT_OUT_SHARE, MIN_LEFT = 3, 8
 """All images are left out once in a round, a third of them at a time, or fewer, that so many remain, down to one at a
-time: what remains has to make up a scene."""
+time: what remains has to make up a scene. Fewer bend it, and more with each turn. Where fewer remain even so, poses
+that were learned in a turn are forgotten after it, and an image moves only to where it costs clearly less."""
 
 
 def num_parts(count: int) -> int:
@@ -111,7 +112,10 @@ class LeftOutInTurn:
                 CONSOLE.print("A field that began anew diverged: poses stay where phase A has put them.", style="red")
                 return False
             if len(left_out) > 0:
-                poses[left_out], unexplained[left_out] = self._looked_up(fresh, poses[left_out], left_out, side)
+                found, are_elsewhere, unexplained[left_out] = self._looked_up(fresh, poses[left_out], left_out, side)
+                if count - len(left_out) < MIN_LEFT:
+                    poses, found = start, torch.where(are_elsewhere[:, None, None], found, start[left_out])
+                poses[left_out] = found
         explained = (1.0 - unexplained).clamp_min(0.0)
         CONSOLE.print(
             f"Fields that have not seen a typical image explain {float(explained.median()):.0%} of it, and "
@@ -146,11 +150,9 @@ class LeftOutInTurn:
 
     def _looked_up(
         self, fresh: FreshField, present: Float[Tensor, "k 3 4"], left_out: Int[Tensor, "k"], image_side: int
-    ) -> Tuple[Float[Tensor, "k 3 4"], Float[Tensor, "k"]]:
-        """Where images fit best in a field that has not seen them, and what it leaves unexplained of them there.
-
-        Nearby where they were, or wherever else: neither has an advantage.
-        """
+    ) -> Tuple[Float[Tensor, "k 3 4"], Bool[Tensor, "k"], Float[Tensor, "k"]]:
+        """Where images fit best in a field that has not seen them, nearby where they were or wherever else; whether
+        that is elsewhere, by far (`MisfitsConfig.required_cost_ratio`); and what the field leaves unexplained there."""
         search, image_set = fresh.search, self._image_set
         hypotheses, _ = search.top_poses(image_set, min(self.config.num_hypotheses, search.config.bank_size), left_out)
         places = [search.improve(image_set, left_out, each)[:, 0] for each in (hypotheses, present[:, None])]
@@ -159,7 +161,8 @@ class LeftOutInTurn:
         costs = search.costs.at(image_set, each, refined, image_side).view(len(places), -1)
         lowest, best = costs.nan_to_num(torch.inf).min(dim=0)
         found = refined.view(len(places), -1, 3, 4)[best, torch.arange(len(left_out), device=best.device)]
-        return found, lowest / search.costs.contrast(image_set, image_side)[left_out]
+        are_elsewhere = lowest < self._misfits.required_cost_ratio * costs[-1]
+        return found, are_elsewhere, lowest / search.costs.contrast(image_set, image_side)[left_out]
 
 
 def _mean_distance(camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, ""]:
