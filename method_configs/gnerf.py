@@ -32,11 +32,11 @@ def field_optimizers() -> Dict[str, Any]:
     return {
         "fields": {
             "optimizer": QuickAdamOptimizerConfig(lr=1e-2),
-            "scheduler": PhaseSchedulerConfig(first_factor=0.5, last_factor=0.05),
+            "scheduler": PhaseSchedulerConfig(last_factor=0.2),
         },
         "proposal_networks": {
             "optimizer": QuickAdamOptimizerConfig(lr=1e-2),
-            "scheduler": PhaseSchedulerConfig(first_factor=0.5, last_factor=0.05),
+            "scheduler": PhaseSchedulerConfig(last_factor=0.2),
         },
         "poses": {
             "optimizer": PlainAdamOptimizerConfig(lr=4e-3),

@@ -105,7 +105,7 @@ def test_sizes_follow_the_device_in_use_and_not_what_was_chosen():
 
 @pytest.mark.parametrize(
     ("detail", "steps", "levels", "cells"),
-    [(0.4, 1250, 8, 256), (1.01, 1250, 8, 256), (1.3, 1600, 8, 256), (2.0, 2500, 9, 512), (4.0, 5000, 10, 1024)],
+    [(0.4, 1100, 8, 256), (1.01, 1100, 8, 256), (1.3, 1450, 8, 256), (2.0, 2200, 9, 512), (4.0, 4400, 10, 1024)],
 )
 def test_sizes_follow_the_images(detail: float, steps: int, levels: int, cells: int):
     from gnerf_ns.method_configs.gnerf import default_pipeline  # pyright: ignore[reportMissingImports] (a mapped folder)
@@ -114,7 +114,7 @@ def test_sizes_follow_the_images(detail: float, steps: int, levels: int, cells: 
     fit_to_device(config, "cpu")
     assert fit_to_images(config, detail, 100) == (levels > 8)
     assert config.schedule.phase_b_steps == steps
-    assert config.schedule.misfit_search_steps[-1] == round(1000 * max(1.0, detail))
+    assert config.schedule.misfit_search_steps[-1] == round(900 * max(1.0, detail))
     assert (config.model.radiance.num_levels, config.model.radiance.max_resolution) == (levels, cells)
     words = sizes_in_words(config, "cpu", round(100 * detail), steps)
     assert (
@@ -136,7 +136,7 @@ def test_few_images_are_sampled_all_along_by_half_the_rays_in_more_steps():
     assert [each.model.samples_empty_space for each in (few, many, chosen)] == [True, False, True]
     assert [each.model.radiance.num_proposal_samples for each in (few, many, chosen)] == [40, 24, 12]
     assert [each.photometric.rays_per_step for each in (few, many)] == [1792, 3584]
-    assert [each.schedule.phase_b_steps for each in (few, many)] == [2000, 1250]
+    assert [each.schedule.phase_b_steps for each in (few, many)] == [2000, 1100]
     assert few.schedule.misfit_search_steps == many.schedule.misfit_search_steps
     large = for_any_device(default_pipeline)
     fit_to_images(large, 2.0, 30)

@@ -29,7 +29,7 @@ STEPS_ROUNDED_TO = 50
 MOST_DETAIL = 4.0
 """Images larger than so many times a CPU's own get no more steps and levels: their details are for a GPU."""
 
-STEPS_OF_FEW = 1.6
+STEPS_OF_FEW = 1.8
 """Of few images, phase B has so many times the steps, wherever their poses are from: twelve that were 1.4 degrees off
 were 0.31 off after 600 of them, 0.19 after 1,000 and 0.10 after 2,000. Searches of misfits stay where they are:
 poses that are altogether wrong show early, and what is shared is no misfit."""

@@ -91,7 +91,7 @@ class PhaseScheduleConfig:
     """Steps of phase A alone."""
     interleaved_steps: int = 0
     """Steps in which A and B take turns."""
-    phase_b_steps: int = 1250
+    phase_b_steps: int = 1100
     """Steps of phase B alone."""
     phase_a_attempts: Optional[int] = None
     """Number of phase-A attempts, each with its own seed; the best one is kept. None: 4 for 4 to 30 training images,
@@ -144,7 +144,7 @@ class PhaseScheduleConfig:
     known_poses: tyro.conf.Suppress[Literal["none", "rough", "matched"]] = "none"
     """What poses training begins with: none; rough ones, some degrees off; or those of matches, of which colors know
     little more. Set by `with_known_poses`."""
-    misfit_search_steps: tyro.conf.Suppress[Tuple[int, ...]] = (60, 150, 300, 600, 1000)
+    misfit_search_steps: tyro.conf.Suppress[Tuple[int, ...]] = (60, 150, 300, 600, 900)
     """Steps of phase B before which misfits are offered better poses."""
 
     def settled(self, num_images: int, image_side: Optional[int] = None) -> PhaseScheduleConfig:
