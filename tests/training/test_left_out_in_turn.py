@@ -22,7 +22,7 @@ from gnerf_ns.training.left_out_in_turn import LeftOutInTurn, LeftOutInTurnConfi
 from gnerf_ns.training.misfits import MisfitsConfig
 from gnerf_ns.training.objective import TrainingScene
 
-TRUTH = random_poses(10, seed=3)
+TRUTH = random_poses(12, seed=3)
 PRIOR = PosePriorConfig(elevation_deg=(-60.0, 60.0)).resolve()
 FIELD = FreshFieldConfig(rays_per_step=512)
 HOW = {"image_side": 16, "pose_learning_rate": 2e-3}
@@ -55,7 +55,7 @@ def model() -> GNeRFModel:
 def model_of_hash_grid() -> GNeRFModel:
     config = GNeRFModelConfig(radiance=RADIANCE)
     reference = model_of()
-    return config.setup(scene_box=reference.scene_box, num_train_data=10)
+    return config.setup(scene_box=reference.scene_box, num_train_data=len(TRUTH))
 
 
 def turned(poses: Tensor, indices: List[int]) -> Tensor:
@@ -175,7 +175,7 @@ def test_each_image_is_left_out_once_in_a_round_and_then_looked_up(
 
     def learning(fresh: FreshField, poses: Tensor, steps: int, side: int, rate: float, chosen: Any = None) -> Tensor:
         torch.testing.assert_close(poses[:, :, 3].norm(dim=1).mean(), torch.tensor(RADIUS))  # always as far away
-        events.append(("learn", list(range(10)) if chosen is None else chosen.tolist()))
+        events.append(("learn", list(range(12)) if chosen is None else chosen.tolist()))
         return learn(fresh, poses, steps, side, rate, chosen)
 
     def looking_up(fresh: FreshField, present: Tensor, left_out: Tensor, side: int) -> Any:
@@ -185,18 +185,18 @@ def test_each_image_is_left_out_once_in_a_round_and_then_looked_up(
     monkeypatch.setattr(FreshField, "learn", learning)
     monkeypatch.setattr(in_turn, "_looked_up", looking_up)
     assert in_turn.run(2)
-    assert [kind for kind, _ in events] == ["learn", "look up"] * 10 + ["learn"] * 2
-    of_rounds = [events[2 * start : 2 * start + 10] for start in (0, 5)]
+    assert [kind for kind, _ in events] == ["learn", "look up"] * 6 + ["learn"] * 2
+    of_rounds = [events[2 * start : 2 * start + 6] for start in (0, 3)]
     for each in of_rounds:
         left_out = [images for kind, images in each if kind == "look up"]
         assert (
-            sorted(image for images in left_out for image in images) == list(range(10))
-            and [len(images) for images in left_out] == [2] * 5
+            sorted(image for images in left_out for image in images) == list(range(12))
+            and [len(images) for images in left_out] == [4] * 3
         )
         for (_, kept), out in zip(each[::2], left_out, strict=True):
-            assert sorted(kept + out) == list(range(10))
+            assert sorted(kept + out) == list(range(12))
     assert of_rounds[0] != of_rounds[1]
-    assert events[-1][1] == list(range(10))
+    assert events[-1][1] == list(range(12))
 
 
 @pytest.mark.parametrize(("share_of_bank", "images"), [(0.005, [8]), (1.0, [8, 9])], ids=["nearby", "wherever else"])
