@@ -28,7 +28,10 @@ HAS_CUDA = torch.cuda.is_available()
 
 
 def field_optimizers() -> Dict[str, Any]:
-    """Optimizers of a fast field and of the pose table: full rate in phase A, decaying in phase B."""
+    """Optimizers of a fast field and of the pose table: full rate in phase A, decaying in phase B.
+
+    The field's ends at a fifth: lower ones cost Lego up to 2.8 dB in as many steps (`benchmarks/README.md`).
+    """
     return {
         "fields": {
             "optimizer": QuickAdamOptimizerConfig(lr=1e-2),
@@ -40,18 +43,16 @@ def field_optimizers() -> Dict[str, Any]:
         },
         "poses": {
             "optimizer": PlainAdamOptimizerConfig(lr=4e-3),
-            "scheduler": PhaseSchedulerConfig(
-                first_factor=1.0, last_factor=1 / 30, known_hold=(0.05, 0.4), matched_factor=0.25
-            ),
+            "scheduler": PhaseSchedulerConfig(last_factor=1 / 30, known_hold=(0.05, 0.4), matched_factor=0.25),
         },
         "up_direction": {
             "optimizer": PlainAdamOptimizerConfig(lr=4e-3),
-            "scheduler": PhaseSchedulerConfig(first_factor=1.0, last_factor=1 / 30),
+            "scheduler": PhaseSchedulerConfig(last_factor=1 / 30),
         },
         # Slow to tell: a near side seen from nearer looks like a larger object.
         "focal_lengths": {
             "optimizer": PlainAdamOptimizerConfig(lr=1e-2),
-            "scheduler": PhaseSchedulerConfig(first_factor=1.0, last_factor=0.1),
+            "scheduler": PhaseSchedulerConfig(last_factor=0.1),
         },
     }
 
@@ -149,7 +150,8 @@ def adversarial_optimizers() -> Dict[str, Any]:
     """
     optimizers = field_optimizers()
     for group in ("fields", "proposal_networks"):
-        optimizers[group]["scheduler"].phase_a_last_factor = 0.15
+        scheduler = optimizers[group]["scheduler"]
+        scheduler.phase_a_last_factor, scheduler.first_factor, scheduler.last_factor = 0.15, 0.5, 0.05
     optimizers["discriminator"] = {
         "optimizer": OptimizerConfig(_target=torch.optim.RMSprop, lr=4e-5),
         "scheduler": None,

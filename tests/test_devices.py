@@ -114,7 +114,7 @@ def test_sizes_follow_the_images(detail: float, steps: int, levels: int, cells: 
     fit_to_device(config, "cpu")
     assert fit_to_images(config, detail, 100) == (levels > 8)
     assert config.schedule.phase_b_steps == steps
-    assert config.schedule.misfit_search_steps[-1] == round(900 * max(1.0, detail))
+    assert config.schedule.misfit_search_steps[-1] == round(900 * max(1.0, detail) ** 1.1)
     assert (config.model.radiance.num_levels, config.model.radiance.max_resolution) == (levels, cells)
     words = sizes_in_words(config, "cpu", round(100 * detail), steps)
     assert (

@@ -32,8 +32,8 @@ from gnerf_ns.utils.random_numbers import draw_from
 
 LEFT_OUT_SHARE, MIN_LEFT = 3, 8
 """All images are left out once in a round, a third of them at a time, or fewer, that so many remain, down to one at a
-time: what remains has to make up a scene. Fewer bend it, and more with each turn. Where fewer remain even so, poses
-that were learned in a turn are forgotten after it, and an image moves only to where it costs clearly less."""
+time: what remains has to make up a scene. Poses that are learned from fewer drift, farther with each turn. Where fewer
+remain even so, all are put back after each turn, but for an image that costs clearly less far from where it was."""
 
 
 def num_parts(count: int) -> int:
@@ -64,7 +64,8 @@ class LeftOutInTurnConfig:
 
 
 class LeftOutInTurn:
-    """Moves each image to where the others' field shows it, and all together to where fresh fields bring them."""
+    """Moves each image to where the others' field shows it (of very few, if it was in a wrong place altogether), and
+    all together to where fresh fields bring them."""
 
     def __init__(
         self, config: LeftOutInTurnConfig, scene: TrainingScene, pose_search: PoseSearch, misfits: MisfitsConfig
@@ -112,9 +113,11 @@ class LeftOutInTurn:
                 CONSOLE.print("A field that began anew diverged: poses stay where phase A has put them.", style="red")
                 return False
             if len(left_out) > 0:
-                found, are_elsewhere, unexplained[left_out] = self._looked_up(fresh, poses[left_out], left_out, side)
+                found, fit_elsewhere, unexplained[left_out] = self._looked_up(fresh, poses[left_out], left_out, side)
                 if count - len(left_out) < MIN_LEFT:
-                    poses, found = start, torch.where(are_elsewhere[:, None, None], found, start[left_out])
+                    others = torch.ones_like(unexplained, dtype=torch.bool).index_fill(0, left_out, False)
+                    found = _times_as_far(_mean_distance(start[others]) / _mean_distance(poses[others]), found)
+                    poses, found = start, torch.where(fit_elsewhere[:, None, None], found, start[left_out])
                 poses[left_out] = found
         explained = (1.0 - unexplained).clamp_min(0.0)
         CONSOLE.print(
@@ -152,17 +155,18 @@ class LeftOutInTurn:
         self, fresh: FreshField, present: Float[Tensor, "k 3 4"], left_out: Int[Tensor, "k"], image_side: int
     ) -> Tuple[Float[Tensor, "k 3 4"], Bool[Tensor, "k"], Float[Tensor, "k"]]:
         """Where images fit best in a field that has not seen them, nearby where they were or wherever else; whether
-        that is elsewhere, by far (`MisfitsConfig.required_cost_ratio`); and what the field leaves unexplained there."""
+        they fit clearly better there than anywhere near (`MisfitsConfig.required_cost_ratio`); and what the field
+        leaves unexplained of them there."""
         search, image_set = fresh.search, self._image_set
         hypotheses, _ = search.top_poses(image_set, min(self.config.num_hypotheses, search.config.bank_size), left_out)
         places = [search.improve(image_set, left_out, each)[:, 0] for each in (hypotheses, present[:, None])]
         each = left_out.repeat(len(places))
         refined = Misfits(self._misfits, search).refined(image_set, each, torch.cat(places))
-        costs = search.costs.at(image_set, each, refined, image_side).view(len(places), -1)
-        lowest, best = costs.nan_to_num(torch.inf).min(dim=0)
+        costs = search.costs.at(image_set, each, refined, image_side).view(len(places), -1).nan_to_num(torch.inf)
+        lowest, best = costs.min(dim=0)
         found = refined.view(len(places), -1, 3, 4)[best, torch.arange(len(left_out), device=best.device)]
-        are_elsewhere = lowest < self._misfits.required_cost_ratio * costs[-1]
-        return found, are_elsewhere, lowest / search.costs.contrast(image_set, image_side)[left_out]
+        fit_elsewhere = lowest < self._misfits.required_cost_ratio * costs[-1]
+        return found, fit_elsewhere, lowest / search.costs.contrast(image_set, image_side)[left_out]
 
 
 def _mean_distance(camera_to_worlds: Float[Tensor, "n 3 4"]) -> Float[Tensor, ""]:

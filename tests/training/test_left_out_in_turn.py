@@ -146,6 +146,17 @@ def test_images_in_a_wrong_place_are_brought_back(model: GNeRFModel, image_set: 
     assert show.max() < 0.2, "and is of their scale"
 
 
+@pytest.mark.parametrize(("count", "are_put_back"), [(8, True), (9, False)])
+def test_poses_learned_from_fewer_than_eight_are_put_back(
+    model: GNeRFModel, image_set: ImageSet, count: int, are_put_back: bool
+):
+    some = torch.arange(count)
+    options = {"steps": 3, "steps_of_all": 0, "share_of_bank": 0.05, "num_hypotheses": 2}
+    in_turn, learned = turns_on(model, image_set[some], TRUTH[some], **options)
+    assert in_turn.run(1)
+    assert bool(pose_errors(learned.poses("train"), TRUTH[some]).rotation_deg.median() < 1e-3) == are_put_back
+
+
 def test_very_few_do_not_bend_what_remains_more_and_more(model: GNeRFModel, image_set: ImageSet):
     some = torch.arange(6)
     start = turned(TRUTH[some], [4])
@@ -153,7 +164,9 @@ def test_very_few_do_not_bend_what_remains_more_and_more(model: GNeRFModel, imag
     assert in_turn.run(2)
     errors = pose_errors(learned.poses("train"), TRUTH[some]).rotation_deg
     assert errors[[0, 1, 2, 3, 5]].max() < 1e-3, "they stay"
-    assert errors[4] < 15, "and who is clearly wrong moves"
+    assert errors[4] < 15, "the one that is clearly wrong moves"
+    distances = learned.poses("train")[:, :, 3].norm(dim=1)
+    torch.testing.assert_close(distances, torch.full_like(distances, RADIUS), rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.8])
@@ -208,8 +221,8 @@ def test_images_are_looked_up_nearby_and_wherever_else(
     poses = fresh.learn(TRUTH, 80, **HOW, chosen=torch.arange(8))
     left_out = torch.tensor(images)
     # One where it belongs, which two poses of a bank do not show, and one on the other side.
-    found, are_elsewhere, unexplained = in_turn._looked_up(fresh, turned(poses, [9])[left_out], left_out, 16)
-    assert are_elsewhere.tolist() == [image == 9 for image in images]
+    found, fit_elsewhere, unexplained = in_turn._looked_up(fresh, turned(poses, [9])[left_out], left_out, 16)
+    assert fit_elsewhere.tolist() == [image == 9 for image in images]
     errors = torch.rad2deg(roma.rotmat_geodesic_distance(found[:, :, :3], TRUTH[left_out, :, :3]))
     assert bool((errors < 15).all()) and bool((unexplained < 0.5).all()) and bool((unexplained > 0.0).all())
 
