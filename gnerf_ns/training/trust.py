@@ -21,6 +21,7 @@ from gnerf_ns.training.pose_status import (
     SHOWN_BADLY,
     SHOWN_ELSEWHERE,
     PoseStatus,
+    are_few_alone,
     knows_by_heart,
     pose_statuses,
     shows_many_elsewhere,
@@ -96,6 +97,8 @@ def verdict_of(statuses: Sequence[PoseStatus], held_out: Sequence[PoseStatus], e
             "doubtful",
             f"Training was stopped after {math.floor(100 * evidence.progress)}% of phase B: poses are rough.",
         )
+    if are_few_alone(statuses):
+        return Verdict("doubtful", f"{len(statuses)} images are few: a field can show them from wrong poses, too.")
     if flagged:
         images = "one image" if flagged == 1 else f"{flagged} images"
         return Verdict("good", f"The field shows the images from their poses; look at {images}, named below.")

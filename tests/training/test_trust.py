@@ -9,6 +9,8 @@ import torch
 from nerfstudio.utils.eval_utils import eval_setup
 from tiny_run import build_trainer, pipeline_config, trainer_config
 
+from gnerf_ns.cameras.pose_covariance import PoseSigmas
+from gnerf_ns.training import confidence
 from gnerf_ns.training.pipeline import GNeRFPipeline
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import PoseStatus
@@ -57,6 +59,19 @@ def test_a_run_is_judged_the_same_again(trained: GNeRFTrainerConfig):
             assert now.rotation_sigma_deg == pytest.approx(then.rotation_sigma_deg, rel=1e-3)
             assert now.alternative_probability == pytest.approx(then.alternative_probability, abs=0.1)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("few", "factor"), [(7, confidence.FEW_FACTOR), (6, 1.0)])
+def test_colors_of_few_images_say_less(trained: GNeRFTrainerConfig, monkeypatch: pytest.MonkeyPatch, few, factor):
+    def all_of(value: float) -> PoseSigmas:
+        return PoseSigmas(torch.full((7,), value), torch.full((7,), value))
+
+    pipeline = loaded(trained)
+    monkeypatch.setattr(confidence, "FEW_ALONE", few)
+    monkeypatch.setattr(confidence, "color_sigmas", lambda *arguments: all_of(0.0))
+    monkeypatch.setattr(confidence, "_joint_sigmas", lambda *arguments: (all_of(1.0), all_of(100.0)))
+    found = confidence.training_confidence(pipeline.scene, pipeline.pose_search, pipeline.epipolar)
+    assert found.rotation_sigma_deg.tolist() == pytest.approx([factor * confidence.JOINT_FACTOR] * 7)
 
 
 def test_a_checkpoint_of_before_is_loaded_and_judged_when_that_is_asked(tiny_scene: Path, trained: GNeRFTrainerConfig):
