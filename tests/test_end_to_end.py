@@ -51,6 +51,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     pipeline.model.radiance.num_uniform_samples = 16
     pipeline.schedule.phase_a_steps, pipeline.schedule.phase_b_steps = 120, 450
     pipeline.schedule.leave_out_rounds = 1
+    in_turn = pipeline.left_out_in_turn
+    in_turn.steps, in_turn.steps_of_all, in_turn.num_hypotheses = 60, 80, 4
     pipeline.schedule.phase_a_image_side, pipeline.schedule.phase_b_image_side = (12, 12), (20, 48)
     pipeline.schedule.misfit_search_steps = (20, 50)
     pipeline.transport.num_poses = 40

@@ -45,13 +45,14 @@ SCHEDULE: Dict[str, Any] = {
 }
 """Steps 0 to 2 are A, 3 and 4 are AB, 5 to 11 are B; poses are looked up at 3 and mended at 7."""
 
+TINY_REFINEMENT = RefinementConfig(steps=3, rays_per_hypothesis=4, first_image_side=8)
+TINY_LOCALIZATION = LocalizationConfig(survivors=1, first=TINY_REFINEMENT, second=TINY_REFINEMENT, last=TINY_REFINEMENT)
+
 GROUPS = ("fields", "proposal_networks", "poses", "up_direction", "focal_lengths", "discriminator", "inversion_network")
 
 
 def pipeline_config(data: Path, phase_a: PhaseA = "both", **options: Any) -> GNeRFPipelineConfig:
     """A pipeline whose steps take milliseconds."""
-    refinement = RefinementConfig(steps=3, rays_per_hypothesis=4, first_image_side=8)
-    localization = LocalizationConfig(survivors=1, first=refinement, second=refinement, last=refinement)
     return GNeRFPipelineConfig(
         **{
             "datamanager": UnposedDataManagerConfig(data=data, max_image_side=16),
@@ -87,8 +88,8 @@ def pipeline_config(data: Path, phase_a: PhaseA = "both", **options: Any) -> GNe
                 improvement=((0.05, 8),),
                 changes_per_round=2,
             ),
-            "misfits": MisfitsConfig(outlier_refinement=refinement),
-            "eval_poses": EvalPosesConfig(num_hypotheses=2, localization=localization),
+            "misfits": MisfitsConfig(outlier_refinement=TINY_REFINEMENT),
+            "eval_poses": EvalPosesConfig(num_hypotheses=2, localization=TINY_LOCALIZATION),
             **options,
         }
     )

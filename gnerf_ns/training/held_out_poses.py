@@ -21,8 +21,8 @@ MAX_TURN_DEG = 1.0
 where held-out images came to be turned by up to 11 when only colors were compared."""
 MAX_PLACES = 40
 """An image is tried where so many others were taken, at most,"""
-NUM_SURVIVORS = 8
-"""of which so many are looked at more closely (of a carton, four were too few once in six times),"""
+BESIDE_OTHERS = LocalizationConfig(survivors=8)
+"""by this: so many are looked at more closely (of a carton, four were too few once in six times),"""
 MAX_COST_RATIO = 0.85
 """and goes elsewhere only if that lowers its squared color error to this share, as misfits in training do."""
 FEWEST_TO_COMPARE, COMPARED_SIDE, USUAL = 4, 48, 0.75
@@ -229,15 +229,14 @@ def tried_beside_others(
     some = others[torch.linspace(0, len(others) - 1, min(MAX_PLACES, len(others))).round().long()]
     none = RefinementConfig(steps=0)
     # Pixels near keypoints lead there from far away; all pixels alike end nearer.
-    of_near = LocalizationConfig(first=none, second=none, ray_selection="random")
-    of_elsewhere, found = LocalizationConfig(survivors=NUM_SURVIVORS), []
+    of_near, found = replace(BESIDE_OTHERS, first=none, second=none, ray_selection="random"), []
     for index, mine in enumerate(guess):
         image = image_set[torch.tensor([index], device=others.device)]
         near, elsewhere = (
             localize_images(config, search.renderer, image, starts[None], learned_as(search.codec))[0]
             for config, starts in (
                 (of_near, mine[None]),
-                (of_elsewhere, torch.cat([estimated[index, None], some])),
+                (BESIDE_OTHERS, torch.cat([estimated[index, None], some])),
             )
         )
         is_better = elsewhere.error**2 < MAX_COST_RATIO * near.error**2
