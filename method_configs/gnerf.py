@@ -43,7 +43,9 @@ def field_optimizers() -> Dict[str, Any]:
         },
         "poses": {
             "optimizer": PlainAdamOptimizerConfig(lr=4e-3),
-            "scheduler": PhaseSchedulerConfig(last_factor=1 / 30, known_hold=(0.05, 0.4), matched_factor=0.25),
+            "scheduler": PhaseSchedulerConfig(
+                last_factor=1 / 30, known_hold=(0.05, 0.4), matched_factor=0.25, few_factor=4.0
+            ),
         },
         "up_direction": {
             "optimizer": PlainAdamOptimizerConfig(lr=4e-3),

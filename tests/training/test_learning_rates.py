@@ -173,3 +173,13 @@ def test_known_poses_are_held_while_the_field_is_young():
     assert config.factor(matched, 40) == pytest.approx(0.05)
     assert config.factor(rough, 1) == 0.0 and config.factor(rough, 40) == pytest.approx(0.1)
     assert config.factor(unknown, 10) == 1.0
+
+
+def test_poses_of_few_images_that_were_looked_up_in_turn_learn_faster():
+    config, settings = PhaseSchedulerConfig(last_factor=0.1, few_factor=2.0), PhaseScheduleConfig(phase_a_steps=10)
+    few, many = (Schedule.of(settings, count, 100) for count in (30, 31))
+    assert [config.factor(few, step) for step in (9, few.phase_a_end)] == [1.0, 2.0]
+    assert config.factor(few, few.phase_a_end + few.phase_b_steps) == pytest.approx(0.2)
+    assert config.factor(many, many.phase_a_end) == 1.0
+    matched = Schedule.of(settings.with_known_poses("matched"), 12, 100)
+    assert config.factor(matched, 0) == 1.0, "nobody was looked up"

@@ -17,6 +17,7 @@ from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.fields.hash_radiance import HashRadianceConfig
 from gnerf_ns.models.gnerf import GNeRFModel, GNeRFModelConfig
 from gnerf_ns.pose_search.pose_search import PoseProposals, PoseSearch, PoseSearchConfig
+from gnerf_ns.training import left_out_in_turn
 from gnerf_ns.training.fresh_field import FreshField, FreshFieldConfig
 from gnerf_ns.training.left_out_in_turn import LeftOutInTurn, LeftOutInTurnConfig, num_parts
 from gnerf_ns.training.misfits import MisfitsConfig
@@ -214,7 +215,11 @@ def test_each_image_is_left_out_once_in_a_round_and_then_looked_up(
 
 @pytest.mark.parametrize(("share_of_bank", "images"), [(0.005, [8]), (1.0, [8, 9])], ids=["nearby", "wherever else"])
 def test_images_are_looked_up_nearby_and_wherever_else(
-    model: GNeRFModel, image_set: ImageSet, share_of_bank: float, images: List[int]
+    model: GNeRFModel,
+    image_set: ImageSet,
+    monkeypatch: pytest.MonkeyPatch,
+    share_of_bank: float,
+    images: List[int],
 ):
     in_turn, _ = turns_on(model, image_set, TRUTH, share_of_bank=share_of_bank)
     fresh = FreshField(FIELD, model, image_set, in_turn._search)
@@ -225,6 +230,10 @@ def test_images_are_looked_up_nearby_and_wherever_else(
     assert fit_elsewhere.tolist() == [image == 9 for image in images]
     errors = torch.rad2deg(roma.rotmat_geodesic_distance(found[:, :, :3], TRUTH[left_out, :, :3]))
     assert bool((errors < 15).all()) and bool((unexplained < 0.5).all()) and bool((unexplained > 0.0).all())
+    # Of what the others do not show well anywhere, they tell nothing, however much worse it fits nearby.
+    monkeypatch.setattr(left_out_in_turn, "MOST_UNEXPLAINED", float(unexplained.min()) / 2)
+    _, fit_elsewhere, _ = in_turn._looked_up(fresh, turned(poses, [9])[left_out], left_out, 16)
+    assert not bool(fit_elsewhere.any())
 
 
 @pytest.mark.parametrize("diverged", ["poses", "weights"])
