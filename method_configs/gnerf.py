@@ -30,7 +30,8 @@ HAS_CUDA = torch.cuda.is_available()
 def field_optimizers() -> Dict[str, Any]:
     """Optimizers of a fast field and of the pose table: full rate in phase A, decaying in phase B.
 
-    The field's ends at a fifth: lower ones cost Lego up to 2.8 dB in as many steps (`benchmarks/README.md`).
+    The field's ends at a fifth: lower ones cost Lego up to 2.8 dB in as many steps, and poses of few images would be
+    twice as far off with a quarter of theirs (`benchmarks/README.md`).
     """
     return {
         "fields": {
@@ -154,6 +155,7 @@ def adversarial_optimizers() -> Dict[str, Any]:
     for group in ("fields", "proposal_networks"):
         scheduler = optimizers[group]["scheduler"]
         scheduler.phase_a_last_factor, scheduler.first_factor, scheduler.last_factor = 0.15, 0.5, 0.05
+    optimizers["poses"]["scheduler"].few_factor = 1.0  # not measured with these
     optimizers["discriminator"] = {
         "optimizer": OptimizerConfig(_target=torch.optim.RMSprop, lr=4e-5),
         "scheduler": None,

@@ -46,7 +46,9 @@ def optimizers(
         }
         for group in ("fields", "proposal_networks")
     }
-    return {**field_optimizers(), **networks}
+    shared = field_optimizers()
+    shared["poses"]["scheduler"].few_factor = 1.0  # measured with hash grids alone
+    return {**shared, **networks}
 
 
 def published() -> GNeRFTrainerConfig:

@@ -99,7 +99,8 @@ def test_a_schedule_given_by_hand_reaches_length_and_learning_rates(tiny_scene: 
     assert trainer.config.max_num_iterations == 31 + 84
     schedule = trainer.pipeline.schedule
     assert schedule.phase_a_end == 34
-    for group, first, last in (("fields", 0.5, 0.2), ("proposal_networks", 1.0, 0.2), ("poses", 1.0, 1 / 30)):
+    # Seven images are few, and left out in turn.
+    for group, first, last in (("fields", 0.5, 0.2), ("proposal_networks", 1.0, 0.2), ("poses", 4.0, 4 / 30)):
         (factor,) = trainer.optimizers.schedulers[group].lr_lambdas
         assert [factor(step) for step in (0, 33, 34)] == [1.0, 1.0, first]
         assert factor(schedule.phase_a_end + 50) == pytest.approx(last)
