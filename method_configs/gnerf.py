@@ -30,8 +30,7 @@ HAS_CUDA = torch.cuda.is_available()
 def field_optimizers() -> Dict[str, Any]:
     """Optimizers of a fast field and of the pose table: full rate in phase A, decaying in phase B.
 
-    The field's ends at a fifth: lower ones cost Lego up to 2.8 dB in as many steps, and poses of few images would be
-    twice as far off with a quarter of theirs (`benchmarks/README.md`).
+    The field's ends at a fifth: lower ones cost Lego up to 2.8 dB in as many steps (`benchmarks/README.md`).
     """
     return {
         "fields": {
@@ -45,7 +44,7 @@ def field_optimizers() -> Dict[str, Any]:
         "poses": {
             "optimizer": PlainAdamOptimizerConfig(lr=4e-3),
             "scheduler": PhaseSchedulerConfig(
-                last_factor=1 / 30, known_hold=(0.05, 0.4), matched_factor=0.25, few_factor=4.0
+                last_factor=1 / 30, known_hold=(0.05, 0.4), matched_factor=0.25, is_of_poses=True
             ),
         },
         "up_direction": {
@@ -132,6 +131,7 @@ def adversarial_pipeline(device: Device) -> GNeRFPipelineConfig:
         phase_a_image_side=(16, 32),
         phase_b_image_side=(32, schedule.phase_b_image_side[1]),
         density_noise_steps=200,
+        pose_boost=1.0,  # of few images: measured with transport alone
     )
     # Many patches and a slow discriminator: with the published 12 the field is found and lost again within 100 steps.
     # The published inversion network takes thousands of steps to learn anything; this one is of the images' size.
@@ -155,7 +155,6 @@ def adversarial_optimizers() -> Dict[str, Any]:
     for group in ("fields", "proposal_networks"):
         scheduler = optimizers[group]["scheduler"]
         scheduler.phase_a_last_factor, scheduler.first_factor, scheduler.last_factor = 0.15, 0.5, 0.05
-    optimizers["poses"]["scheduler"].few_factor = 1.0  # not measured with these
     optimizers["discriminator"] = {
         "optimizer": OptimizerConfig(_target=torch.optim.RMSprop, lr=4e-5),
         "scheduler": None,

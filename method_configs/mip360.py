@@ -46,9 +46,7 @@ def optimizers(
         }
         for group in ("fields", "proposal_networks")
     }
-    shared = field_optimizers()
-    shared["poses"]["scheduler"].few_factor = 1.0  # measured with hash grids alone
-    return {**shared, **networks}
+    return {**field_optimizers(), **networks}
 
 
 def published() -> GNeRFTrainerConfig:
@@ -61,7 +59,7 @@ def published() -> GNeRFTrainerConfig:
         model=model_config(Mip360RadianceConfig()),
         # Full images from the beginning; where poses are learned, frequencies fade in (as in BARF).
         schedule=PhaseScheduleConfig(
-            phase_b_steps=250_000, phase_b_image_side=(10**6, None), distortion_boost=(1.0, 1.0)
+            phase_b_steps=250_000, phase_b_image_side=(10**6, None), distortion_boost=(1.0, 1.0), pose_boost=1.0
         ),
         photometric=PhotometricObjectiveConfig(rays_per_step=16_384),
         left_out_in_turn=LeftOutInTurnConfig(fresh_field=FreshFieldConfig(learning_rate=1e-3)),
@@ -93,7 +91,7 @@ def small() -> GNeRFTrainerConfig:
     )
     pipeline = GNeRFPipelineConfig(
         model=model_config(radiance),
-        schedule=PhaseScheduleConfig(phase_b_steps=3000, distortion_boost=(1.0, 1.0)),
+        schedule=PhaseScheduleConfig(phase_b_steps=3000, distortion_boost=(1.0, 1.0), pose_boost=1.0),
         photometric=PhotometricObjectiveConfig(rays_per_step=512),
     )
     return trainer_config("gnerf-ns-mip360-small", pipeline, optimizers(1e-2, 0.02, warm_up_steps=200))

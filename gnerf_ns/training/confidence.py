@@ -21,6 +21,7 @@ from gnerf_ns.pose_search.pose_search import PoseSearch
 from gnerf_ns.pose_search.precision import color_sigmas
 from gnerf_ns.training.epipolar import EpipolarObjective
 from gnerf_ns.training.objective import TrainingScene
+from gnerf_ns.training.placement import are_few_alone
 from gnerf_ns.training.pose_information import MAX_TOGETHER, color_information, match_information
 
 COLOR_WEIGHT, COLOR_IMAGES = 0.3, 3.0
@@ -34,9 +35,10 @@ JOINT_FACTOR = 1.3
 OWN_FACTOR, OWN_FACTOR_EARLY = 0.6, 1.0
 """and on how sharply each image alone tells its pose in the field as it is: training ends before every pose is at the
 best place. The latter where training was stopped early."""
-FEW_ALONE, FEW_FACTOR = 8, 3.0
-"""Of no more images than this, half of the surface that colors are compared on was made up to fit wrong poses: what
-colors say is off by so much more. Of five draws of six images, poses were 1.4 to 4.7 times as far off as they said."""
+FEW_FACTOR = 3.0
+"""And on sigmas of few images that only the field speaks for (`are_few_alone`): much of the surface that colors are
+compared on is only seen by one or two of them. Of five draws of six, errors were 1.2 to 4.7 times as large as they
+said, the root mean square of each over that of its sigmas."""
 MATCHED_FACTOR = 2.0 * JOINT_FACTOR
 """Poses that matches tell alone are no less sure than so many times of what these say: they were held there."""
 
@@ -56,7 +58,11 @@ class Confidence(NamedTuple):
 
 @torch.no_grad()
 def training_confidence(
-    scene: TrainingScene, search: PoseSearch, epipolar: EpipolarObjective, progress: float = 1.0
+    scene: TrainingScene,
+    search: PoseSearch,
+    epipolar: EpipolarObjective,
+    origins: Int[Tensor, "n"],
+    progress: float = 1.0,
 ) -> Confidence:
     """Of the training images' poses, relative to each other.
 
@@ -64,6 +70,7 @@ def training_confidence(
         scene: images, their poses and the trained field.
         search: in that field.
         epipolar: has the matches.
+        origins: where the poses are from: `PoseOrigin`.
         progress: how much of phase B was trained, of what its schedule has.
     """
     poses, count = scene.cameras.poses("train"), len(scene.cameras)
@@ -71,7 +78,7 @@ def training_confidence(
     parts = torch.arange(count, device=poses.device).chunk(math.ceil(count / MAX_TOGETHER))
     rotation, shift = torch.zeros_like(poses[:, 0, 0]), torch.zeros_like(poses[:, 0, 0])
     own_factor = OWN_FACTOR if progress >= 1.0 else OWN_FACTOR_EARLY
-    factor = FEW_FACTOR if count <= FEW_ALONE else 1.0
+    factor = FEW_FACTOR if are_few_alone(origins) else 1.0
     for part in parts:
         own = color_sigmas(search.renderer, scene.image_set[part], poses[part], free_motions(poses[part], search.codec))
         joint, matched = _joint_sigmas(scene, search, epipolar, part)

@@ -22,7 +22,7 @@ where held-out images came to be turned by up to 11 when only colors were compar
 MAX_PLACES = 40
 """An image is tried where so many others were taken, at most,"""
 BESIDE_OTHERS = LocalizationConfig(survivors=8)
-"""by this: so many are looked at more closely (of a carton, four were too few once in six times),"""
+"""as this says (of a carton, four survivors were too few once in six times),"""
 MAX_COST_RATIO = 0.85
 """and goes elsewhere only if that lowers its squared color error to this share, as misfits in training do."""
 FEWEST_TO_COMPARE, COMPARED_SIDE, USUAL = 4, 48, 0.75

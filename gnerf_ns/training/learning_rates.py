@@ -66,9 +66,8 @@ class PhaseSchedulerConfig(SchedulerConfig):
     """Share of the learning rate in phase B where poses are those of matches: what the rays of a step say of a pose is
     noise for the most part, by which good poses walk."""
 
-    few_factor: tyro.conf.Suppress[float] = 1.0
-    """And where images are few, and were left out in turn: they are some degrees off, each has many rays in a step, and
-    the field follows poses that do not move soon."""
+    is_of_poses: tyro.conf.Suppress[bool] = False
+    """Whether the rate is that of poses, with `PhaseScheduleConfig.pose_boost`."""
 
     def factor(self, schedule: Schedule, step: int) -> float:
         """Share of the learning rate at a step."""
@@ -80,7 +79,8 @@ class PhaseSchedulerConfig(SchedulerConfig):
         if known != "none" and progress < self.known_hold[known == "matched"]:
             return 0.0
         factor = self.matched_factor if known == "matched" else 1.0
-        factor *= self.few_factor if schedule.config.leave_out_rounds else 1.0
+        if self.is_of_poses:
+            factor *= schedule.config.pose_boost or 1.0
         if self.warm_up_steps > 0:
             share = min(1.0, max(0, step - schedule.phase_a_end) / self.warm_up_steps)
             factor *= WARM_UP_FROM + (1.0 - WARM_UP_FROM) * math.sin(0.5 * math.pi * share)

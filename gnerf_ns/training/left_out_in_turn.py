@@ -36,8 +36,8 @@ time: what remains has to make up a scene. Poses that are learned from fewer dri
 remain even so, all are put back after each turn, but for an image that costs clearly less far from where it was,"""
 MOST_UNEXPLAINED = 0.25
 """and of which no more than this is left unexplained there: of what the others do not show, they tell nothing. Half of
-an image of Lego was unexplained wherever, by five others, and it went to places 100 degrees off by chance; of one that
-was rightly moved, a tenth."""
+an image of Lego was unexplained wherever, by five others, and by chance it went to a place 119 degrees off; of one
+that was rightly moved, a tenth."""
 
 
 def num_parts(count: int) -> int:
@@ -159,8 +159,8 @@ class LeftOutInTurn:
         self, fresh: FreshField, present: Float[Tensor, "k 3 4"], left_out: Int[Tensor, "k"], image_side: int
     ) -> Tuple[Float[Tensor, "k 3 4"], Bool[Tensor, "k"], Float[Tensor, "k"]]:
         """Where images fit best in a field that has not seen them, nearby where they were or wherever else; whether
-        they fit clearly better there than anywhere near (`MisfitsConfig.required_cost_ratio`); and what the field
-        leaves unexplained of them there."""
+        they fit clearly better there than nearby (`MisfitsConfig.required_cost_ratio`), and well (`MOST_UNEXPLAINED`);
+        and what the field leaves unexplained of them there."""
         search, image_set = fresh.search, self._image_set
         hypotheses, _ = search.top_poses(image_set, min(self.config.num_hypotheses, search.config.bank_size), left_out)
         places = [search.improve(image_set, left_out, each)[:, 0] for each in (hypotheses, present[:, None])]

@@ -16,8 +16,8 @@ from gnerf_ns.data.image_set import ImageSet
 from gnerf_ns.matching.consistency import CLEAR_SHARE
 from gnerf_ns.pose_search.costs import ImageCosts
 from gnerf_ns.pose_search.doubt import FLAGGED_PROBABILITY, alternative_probabilities, wrong_probability
-from gnerf_ns.training.confidence import FEW_ALONE, Confidence
-from gnerf_ns.training.placement import PoseOrigin, are_sure
+from gnerf_ns.training.confidence import Confidence
+from gnerf_ns.training.placement import FOUND_BY_FIELD, PoseOrigin, are_found, are_sure
 from gnerf_ns.utils.console import named
 
 COMPARED_SIDE = 32
@@ -66,9 +66,6 @@ UNTRUSTED_PROBABILITY = 0.8
 """Of the poses that were found in fields that cannot be trusted, so many were wrong."""
 SHOWN_ELSEWHERE = "The field shows many images nearly as well from elsewhere: do not trust their poses."
 SHOWN_BADLY = "The field does not show most images from their poses: do not trust them, nor the field."
-
-FOUND_BY_FIELD = (PoseOrigin.APPEARANCE, PoseOrigin.LOOKED_UP, PoseOrigin.GROUP, PoseOrigin.DOUBTFUL_GROUP)
-"""Poses that nothing speaks for but the field."""
 
 ORIGIN_WORDS = {
     PoseOrigin.APPEARANCE: "appearance",
@@ -150,8 +147,7 @@ def pose_statuses(
         elsewhere[rivals] = costs.relative(image_set[rivals], confidence.alternatives[rivals], COMPARED_SIDE)
     usual = unexplained.nanmedian()
     origins = origins.to(unexplained.device)
-    is_found = torch.isin(origins, torch.tensor(FOUND_BY_FIELD).to(origins))
-    least = torch.where(is_found, DOUBTFUL_SHARE_ALONE, DOUBTFUL_SHARE)
+    least = torch.where(are_found(origins), DOUBTFUL_SHARE_ALONE, DOUBTFUL_SHARE)
     least = torch.where(are_sure(origins), DOUBTFUL_SHARE_MATCHED, least)
     badly = (unexplained > DOUBTFUL_RATIO * usual) & (unexplained > least)
     badly |= ~(unexplained <= UNEXPLAINED_SHARE) | (origins == PoseOrigin.DOUBTFUL_GROUP)  # nor if it is NaN
@@ -197,13 +193,6 @@ def shows_many_elsewhere(statuses: Sequence[PoseStatus]) -> bool:
     """Whether the field shows too many of the images about as well from quite another pose."""
     known = [status.alternative_probability for status in statuses if math.isfinite(status.alternative_probability)]
     return bool(known) and float(np.mean(known)) > MOST_ELSEWHERE
-
-
-def are_few_alone(statuses: Sequence[PoseStatus]) -> bool:
-    """Whether there are too few images for a field to tell right poses from wrong ones, and nothing else speaks for
-    most of them. Of five draws of six images, a field showed all from wrong poses once, and in another two that were 5
-    degrees off, as well as the others and 95 % of what those held out show."""
-    return len(statuses) <= FEW_ALONE and sum(each.origin in FOUND_BY_FIELD for each in statuses) > 0.5 * len(statuses)
 
 
 def knows_by_heart(statuses: Sequence[PoseStatus], held_out: Sequence[PoseStatus]) -> bool:

@@ -16,12 +16,11 @@ from gnerf_ns.training.ambiguity import find_ambiguity
 from gnerf_ns.training.confidence import held_out_confidence, training_confidence
 from gnerf_ns.training.epipolar import EpipolarObjective
 from gnerf_ns.training.objective import TrainingScene
-from gnerf_ns.training.placement import PoseOrigin
+from gnerf_ns.training.placement import PoseOrigin, are_few_alone
 from gnerf_ns.training.pose_status import (
     SHOWN_BADLY,
     SHOWN_ELSEWHERE,
     PoseStatus,
-    are_few_alone,
     knows_by_heart,
     pose_statuses,
     shows_many_elsewhere,
@@ -97,8 +96,12 @@ def verdict_of(statuses: Sequence[PoseStatus], held_out: Sequence[PoseStatus], e
             "doubtful",
             f"Training was stopped after {math.floor(100 * evidence.progress)}% of phase B: poses are rough.",
         )
-    if are_few_alone(statuses):
-        return Verdict("doubtful", f"{len(statuses)} images are few: a field can show them from wrong poses, too.")
+    if are_few_alone(torch.tensor([status.origin for status in statuses])):
+        return Verdict(
+            "doubtful",
+            f"A field can show so few images to train on ({len(statuses)}) from wrong poses, too: look at the poses; "
+            "more images help.",
+        )
     if flagged:
         images = "one image" if flagged == 1 else f"{flagged} images"
         return Verdict("good", f"The field shows the images from their poses; look at {images}, named below.")
@@ -165,7 +168,7 @@ class Trust(nn.Module):
         scene, search, epipolar, leave_out, _, held_out_images = self._run
         cameras, origins = scene.cameras, leave_out.origins
         are_alike = sides_are_alike(origins)
-        confidence = training_confidence(scene, search, epipolar, progress)
+        confidence = training_confidence(scene, search, epipolar, origins, progress)
         statuses: Dict[Split, List[PoseStatus]] = {
             "train": pose_statuses(
                 search.costs, scene.image_set, cameras.poses("train"), origins, confidence, are_alike

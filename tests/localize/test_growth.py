@@ -165,6 +165,7 @@ def test_nothing_before_phase_b_is_made_again(our_run: Path, new_images: Any, tm
     # However many images there are now.
     schedule = saved.pipeline.schedule
     assert schedule.leave_out_rounds == 0 and schedule.distortion_boost == (1.0, 1.0)
+    assert schedule.pose_boost == 4.0, "seven are few, and poses learn as they did"
 
 
 def test_a_focal_length_is_not_corrected_twice(tiny_scene: Path, new_images: Any, tmp_path: Path, monkeypatch: Any):

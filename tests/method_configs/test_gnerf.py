@@ -106,6 +106,21 @@ def test_a_schedule_given_by_hand_reaches_length_and_learning_rates(tiny_scene: 
         assert factor(schedule.phase_a_end + 50) == pytest.approx(last)
 
 
+@pytest.mark.parametrize(
+    ("method", "boost"),
+    [
+        ("gnerf-ns", 4.0),
+        ("gnerf-ns-tiny", 4.0),
+        ("gnerf-ns-adversarial", 1.0),
+        ("gnerf-ns-paper", 1.0),
+        ("gnerf-ns-mip360", 1.0),
+        ("gnerf-ns-mip360-small", 1.0),
+    ],
+)
+def test_poses_of_few_images_learn_faster_where_that_was_measured(method: str, boost: float):
+    assert Schedule.of(config_of(method).pipeline.schedule, 9, 200).config.pose_boost == boost
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_images_never_get_smaller(method: str):
     schedule = schedule_of(method)

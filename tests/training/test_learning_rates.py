@@ -175,11 +175,11 @@ def test_known_poses_are_held_while_the_field_is_young():
     assert config.factor(unknown, 10) == 1.0
 
 
-def test_poses_of_few_images_that_were_looked_up_in_turn_learn_faster():
-    config, settings = PhaseSchedulerConfig(last_factor=0.1, few_factor=2.0), PhaseScheduleConfig(phase_a_steps=10)
-    few, many = (Schedule.of(settings, count, 100) for count in (30, 31))
-    assert [config.factor(few, step) for step in (9, few.phase_a_end)] == [1.0, 2.0]
-    assert config.factor(few, few.phase_a_end + few.phase_b_steps) == pytest.approx(0.2)
+@pytest.mark.parametrize("is_of_poses", [True, False])
+def test_poses_of_few_images_learn_faster(is_of_poses: bool):
+    config = PhaseSchedulerConfig(last_factor=0.1, is_of_poses=is_of_poses)
+    few, many = (Schedule.of(PhaseScheduleConfig(phase_a_steps=10), count, 100) for count in (30, 31))
+    boost = 4.0 if is_of_poses else 1.0
+    assert [config.factor(few, step) for step in (9, few.phase_a_end)] == [1.0, boost]
+    assert config.factor(few, few.phase_a_end + few.phase_b_steps) == pytest.approx(0.1 * boost)
     assert config.factor(many, many.phase_a_end) == 1.0
-    matched = Schedule.of(settings.with_known_poses("matched"), 12, 100)
-    assert config.factor(matched, 0) == 1.0, "nobody was looked up"

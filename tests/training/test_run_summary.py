@@ -80,7 +80,7 @@ def test_verdicts(train, held_out, has_phase_a_failed: bool, ambiguity: List[str
         ([PoseOrigin.APPEARANCE] * 8, "doubtful"),
         ([PoseOrigin.APPEARANCE] * 9, "good"),
         ([PoseOrigin.MATCHES] * 8, "good"),
-        ([PoseOrigin.GIVEN] * 6, "good"),
+        ([PoseOrigin.GIVEN] * 6, "good"),  # they are believed
         ([*[PoseOrigin.MATCHES] * 4, *[PoseOrigin.LOOKED_UP] * 3], "good"),
         ([*[PoseOrigin.MATCHES] * 3, *[PoseOrigin.LOOKED_UP] * 4], "doubtful"),
     ],
@@ -88,7 +88,8 @@ def test_verdicts(train, held_out, has_phase_a_failed: bool, ambiguity: List[str
 def test_nobody_is_sure_of_a_few_images_that_only_a_field_speaks_for(origins: List[PoseOrigin], level: str):
     """However well it shows them, and those held out: it has shown six from wrong poses that well."""
     verdict = verdict_of([PoseStatus(each, 0.98, False) for each in origins], statuses(0.95, 0.95), Evidence(False))
-    assert verdict.level == level and (f"{len(origins)} images are few" in verdict.sentence) == (level == "doubtful")
+    assert verdict.level == level
+    assert (f"so few images to train on ({len(origins)})" in verdict.sentence) == (level == "doubtful")
 
 
 def test_a_run_that_ends_before_poses_were_looked_up_has_failed():

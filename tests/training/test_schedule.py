@@ -182,10 +182,19 @@ def test_what_is_settled_stays_settled_and_what_is_given_is_kept():
     config = PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10)
     settled = config.settled(12)
     assert settled.settled(100) == settled and config == PhaseScheduleConfig(phase_a_steps=3, phase_b_steps=10)
-    given = {"leave_out_rounds": 5, "phase_a_attempts": 2, "distortion_boost": (9.0, 2.0)}
+    given = {"leave_out_rounds": 5, "phase_a_attempts": 2, "distortion_boost": (9.0, 2.0), "pose_boost": 3.0}
     for count in (12, 100):
         mine = dataclasses.replace(config, **given).settled(count)
         assert {name: getattr(mine, name) for name in given} == given
+
+
+def test_poses_of_few_images_that_are_looked_up_learn_faster():
+    config = PhaseScheduleConfig()
+    boosts = {count: config.settled(count).pose_boost for count in (3, 4, 12, 30, 31, 100)}
+    assert boosts == {3: 1.0, 4: 4.0, 12: 4.0, 30: 4.0, 31: 1.0, 100: 1.0}
+    assert config.with_known_poses("matched").settled(12).pose_boost == 1.0
+    assert dataclasses.replace(config, looks_up_poses=False).settled(12).pose_boost == 1.0
+    assert dataclasses.replace(config, leave_out_rounds=1).settled(100).pose_boost == 1.0
 
 
 def test_the_distortion_loss_is_stronger_with_few_images():

@@ -10,7 +10,7 @@ from nerfstudio.utils.eval_utils import eval_setup
 from tiny_run import build_trainer, pipeline_config, trainer_config
 
 from gnerf_ns.cameras.pose_covariance import PoseSigmas
-from gnerf_ns.training import confidence
+from gnerf_ns.training import confidence, placement
 from gnerf_ns.training.pipeline import GNeRFPipeline
 from gnerf_ns.training.placement import PoseOrigin
 from gnerf_ns.training.pose_status import PoseStatus
@@ -61,17 +61,33 @@ def test_a_run_is_judged_the_same_again(trained: GNeRFTrainerConfig):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(("few", "factor"), [(7, confidence.FEW_FACTOR), (6, 1.0)])
-def test_colors_of_few_images_say_less(trained: GNeRFTrainerConfig, monkeypatch: pytest.MonkeyPatch, few, factor):
+@pytest.mark.parametrize(
+    ("few", "origin", "by_matches", "expected"),
+    [
+        (7, PoseOrigin.APPEARANCE, 100.0, confidence.FEW_FACTOR * confidence.JOINT_FACTOR),
+        (6, PoseOrigin.APPEARANCE, 100.0, confidence.JOINT_FACTOR),
+        (7, PoseOrigin.MATCHES, 100.0, confidence.JOINT_FACTOR),
+        (7, PoseOrigin.GIVEN, 100.0, confidence.JOINT_FACTOR),
+        (7, PoseOrigin.APPEARANCE, 1.0, confidence.MATCHED_FACTOR),
+    ],
+    ids=["few", "many", "matched", "given", "as matches say"],
+)
+def test_colors_of_few_images_that_only_the_field_speaks_for_say_less(
+    trained: GNeRFTrainerConfig, monkeypatch: pytest.MonkeyPatch, few, origin, by_matches, expected
+):
     def all_of(value: float) -> PoseSigmas:
         return PoseSigmas(torch.full((7,), value), torch.full((7,), value))
 
     pipeline = loaded(trained)
-    monkeypatch.setattr(confidence, "FEW_ALONE", few)
+    monkeypatch.setattr(placement, "FEW_ALONE", few)
     monkeypatch.setattr(confidence, "color_sigmas", lambda *arguments: all_of(0.0))
-    monkeypatch.setattr(confidence, "_joint_sigmas", lambda *arguments: (all_of(1.0), all_of(100.0)))
-    found = confidence.training_confidence(pipeline.scene, pipeline.pose_search, pipeline.epipolar)
-    assert found.rotation_sigma_deg.tolist() == pytest.approx([factor * confidence.JOINT_FACTOR] * 7)
+    monkeypatch.setattr(confidence, "_joint_sigmas", lambda *arguments: (all_of(1.0), all_of(by_matches)))
+    found = confidence.training_confidence(
+        pipeline.scene, pipeline.pose_search, pipeline.epipolar, torch.full((7,), origin)
+    )
+    assert found.rotation_sigma_deg.tolist() == pytest.approx([expected] * 7)
+    distance = pipeline.cameras.poses("train")[:, :, 3].norm(dim=1).median()
+    torch.testing.assert_close(found.translation_sigma_relative, torch.full((7,), expected) / distance)
 
 
 def test_a_checkpoint_of_before_is_loaded_and_judged_when_that_is_asked(tiny_scene: Path, trained: GNeRFTrainerConfig):
