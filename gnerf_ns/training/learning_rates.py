@@ -65,7 +65,6 @@ class PhaseSchedulerConfig(SchedulerConfig):
     matched_factor: tyro.conf.Suppress[float] = 1.0
     """Share of the learning rate in phase B where poses are those of matches: what the rays of a step say of a pose is
     noise for the most part, by which good poses walk."""
-
     is_of_poses: tyro.conf.Suppress[bool] = False
     """Whether the rate is that of poses, with `PhaseScheduleConfig.pose_boost`."""
 
