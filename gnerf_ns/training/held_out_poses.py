@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import roma
 import torch
@@ -31,6 +31,8 @@ side: it is to be shown as well as three quarters of them."""
 IMAGES_PER_BATCH = 25
 """Held-out images refined together; bounds memory, which would grow beyond that of training. Fewer take as many steps,
 and those take hardly less time."""
+TRIED_TOGETHER = 4
+"""The same of images that are tried beside others, each with as many hypotheses as there are places."""
 
 
 @dataclass
@@ -168,12 +170,27 @@ def refined(
     config: EvalPosesConfig, image_set: ImageSet, search: PoseSearch, starts: Float[Tensor, "m hypotheses 3 4"]
 ) -> Float[Tensor, "m 3 4"]:
     """Where the best of some poses of each image leads; of a single one, without a round by which it is found."""
-    localization, make_poses = config.localization, learned_as(search.codec)
+    localization = config.localization
     if starts.shape[1] == 1:
         localization = replace(localization, first=RefinementConfig(steps=0))
+    return _poses(_localized(localization, image_set, search, starts))
+
+
+def _localized(
+    config: LocalizationConfig,
+    image_set: ImageSet,
+    search: PoseSearch,
+    starts: Float[Tensor, "m hypotheses 3 4"],
+    together: int = IMAGES_PER_BATCH,
+) -> List[Localization]:
+    """Some images at a time."""
     found: List[Localization] = []
-    for some in torch.arange(len(image_set), device=starts.device).split(IMAGES_PER_BATCH):
-        found += localize_images(localization, search.renderer, image_set[some], starts[some], make_poses)
+    for some in torch.arange(len(image_set), device=starts.device).split(together):
+        found += localize_images(config, search.renderer, image_set[some], starts[some], learned_as(search.codec))
+    return found
+
+
+def _poses(found: Sequence[Localization]) -> Float[Tensor, "m 3 4"]:
     return torch.stack([localization.camera_to_world for localization in found])
 
 
@@ -227,21 +244,14 @@ def tried_beside_others(
     if len(guess) == 0:
         return guess
     some = others[torch.linspace(0, len(others) - 1, min(MAX_PLACES, len(others))).round().long()]
-    none = RefinementConfig(steps=0)
+    starts = torch.cat([estimated[:, None], some.expand(len(guess), -1, -1, -1)], dim=1)
+    elsewhere = _localized(BESIDE_OTHERS, image_set, search, starts, TRIED_TOGETHER)
     # Pixels near keypoints lead there from far away; all pixels alike end nearer.
-    of_near, found = replace(BESIDE_OTHERS, first=none, second=none, ray_selection="random"), []
-    for index, mine in enumerate(guess):
-        image = image_set[torch.tensor([index], device=others.device)]
-        near, elsewhere = (
-            localize_images(config, search.renderer, image, starts[None], learned_as(search.codec))[0]
-            for config, starts in (
-                (of_near, mine[None]),
-                (BESIDE_OTHERS, torch.cat([estimated[index, None], some])),
-            )
-        )
-        is_better = elsewhere.error**2 < MAX_COST_RATIO * near.error**2
-        found.append((elsewhere if is_better else near).camera_to_world)
-    return torch.stack(found)
+    none = RefinementConfig(steps=0)
+    of_near = replace(BESIDE_OTHERS, first=none, second=none, ray_selection="random")
+    near = _localized(of_near, image_set, search, guess[:, None])
+    pairs = zip(near, elsewhere, strict=True)
+    return _poses([there if there.error**2 < MAX_COST_RATIO * here.error**2 else here for here, there in pairs])
 
 
 def held_to_guess(
