@@ -39,14 +39,15 @@ MAX_COST_RATIO = 0.85
 FEWEST_TO_COMPARE, COMPARED_SIDE, USUAL = 4, 48, 0.75
 """With so many images that matches are sure of, one in doubt is compared with them, in so many pixels of its longer
 side: it is to be shown as well as three quarters of them."""
-IMAGES_PER_BATCH = 25
-"""Held-out images refined together; bounds memory, which would grow beyond that of training. Fewer take as many steps,
-and those take hardly less time."""
 STEPS_FROM_ONE = 200
 """Steps from the only pose that an image may have: in 300, held-out images of Lego came no nearer (0.10 degrees after
 either)."""
+IMAGES_PER_BATCH = 25
+"""Held-out images refined together; bounds memory, which would grow without end. Fewer take as many steps, and those
+take hardly less time."""
 TRIED_TOGETHER = 4
-"""The same of images that are tried beside others, each with as many hypotheses as there are places."""
+"""The same of images that are tried beside others, each with as many hypotheses as there are places: about as many rays
+as above."""
 
 
 @dataclass
@@ -116,7 +117,8 @@ def find_held_out_poses(
         # Those would not be believed anywhere else, so that nothing else is tried.
         begun = is_known.nonzero()[:, 0]
         poses[begun] = refined(config, image_set[begun], search, known[begun][:, None])
-        unsure = (~(is_held | shown_as_well(image_set, search, poses, is_known, is_held))).nonzero()[:, 0]
+        is_settled = is_held | shown_as_well(image_set, search, poses, is_known, is_known & are_sure(guess.origins))
+        unsure = (~is_settled).nonzero()[:, 0]
         starts = starting_poses(config, image_set[unsure], search, regress) if len(unsure) > 0 else poses[unsure, None]
     else:
         poses = looked_up(config, image_set, search, regress, known if bool(is_known.any()) else None)
@@ -194,7 +196,7 @@ def refined(
     if starts.shape[1] == 1:
         last = replace(localization.last, steps=min(localization.last.steps, STEPS_FROM_ONE))
         localization = replace(localization, first=RefinementConfig(steps=0), last=last)
-    return _poses(_localized(localization, image_set, search, starts))
+    return _poses(_localized(localization, image_set, search, starts, IMAGES_PER_BATCH))
 
 
 def _localized(
@@ -202,9 +204,9 @@ def _localized(
     image_set: ImageSet,
     search: PoseSearch,
     starts: Float[Tensor, "m hypotheses 3 4"],
-    together: int = IMAGES_PER_BATCH,
+    together: int,
 ) -> List[Localization]:
-    """Some images at a time."""
+    """Images refined a few together."""
     found: List[Localization] = []
     for some in torch.arange(len(image_set), device=starts.device).split(together):
         found += localize_images(config, search.renderer, image_set[some], starts[some], learned_as(search.codec))
@@ -269,7 +271,9 @@ def tried_beside_others(
     elsewhere = _localized(BESIDE_OTHERS, image_set, search, starts, TRIED_TOGETHER)
     near = torch.where(near.isfinite(), near, _poses(elsewhere))
     none = RefinementConfig(steps=0)
-    as_it_is = _localized(replace(BESIDE_OTHERS, first=none, second=none, last=none), image_set, search, near[:, None])
+    # No pixels are chosen, so that no keypoints need be found.
+    only_compared = replace(BESIDE_OTHERS, first=none, second=none, last=none, ray_selection="random")
+    as_it_is = _localized(only_compared, image_set, search, near[:, None], TRIED_TOGETHER)
     pairs = zip(as_it_is, elsewhere, strict=True)
     return _poses([there if there.error**2 < MAX_COST_RATIO * here.error**2 else here for here, there in pairs])
 

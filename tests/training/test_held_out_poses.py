@@ -101,24 +101,29 @@ def test_images_that_were_placed_wrongly_are_found_beside_others():
         assert torch.rad2deg(roma.rotmat_geodesic_distance(elsewhere[:, :, :3], truth[1:, :, :3])).max() < 1.0
 
 
-@pytest.mark.parametrize(("there", "goes"), [(0.86, False), (0.84, True)])
-def test_images_go_elsewhere_only_where_they_fit_clearly_better(
-    there: float, goes: bool, monkeypatch: pytest.MonkeyPatch
-):
-    guess, others = random_poses(1, seed=1), random_poses(2, seed=2)
+def test_images_go_elsewhere_only_where_they_fit_clearly_better(monkeypatch: pytest.MonkeyPatch):
+    """Each by itself, whichever are tried together."""
+    count = 2 * held_out_poses.TRIED_TOGETHER + 1
+    guess, estimated = random_poses(count, seed=1), random_poses(count, seed=2)
+    there = torch.tensor([0.84, 0.86]).repeat(count)[:count]
 
     def localized(config: Any, field: Any, image_set: Any, starts: torch.Tensor, make_poses: Any) -> Any:
-        error = 0.1 if torch.equal(starts[0, 0], guess[0]) else 0.1 * there**0.5
-        return [Localization(starts[0, 0], error, 0.9, len(starts[0]), 1, True, 1.0, 1.0, starts[0, :1], 0)]
+        assert len(image_set) == len(starts) <= held_out_poses.TRIED_TOGETHER
+        is_elsewhere = (starts[:, :1] == estimated).all(dim=(2, 3))
+        squared = torch.where(is_elsewhere.any(dim=1), (is_elsewhere * there).sum(dim=1), 1.0)
+        return [
+            Localization(mine[0], 0.1 * float(cost) ** 0.5, 0.9, len(mine), 1, True, 1.0, 1.0, mine[:1], 0)
+            for mine, cost in zip(starts, squared, strict=True)
+        ]
 
     monkeypatch.setattr(held_out_poses, "localize_images", localized)
     model = model_of(Blobs(num_samples=16))
     search = PoseSearch(
         PoseSearchConfig(), model, PoseProposals(PosePriorConfig().resolve(), lambda: RADIUS), PoseCodec("free", RADIUS)
     )
-    images = image_set_of(model, random_poses(1, seed=3))
-    poses = tried_beside_others(images, search, guess, others[:1, None], others)
-    assert torch.equal(poses, others[:1] if goes else guess)
+    images = image_set_of(model, random_poses(count, seed=3))
+    poses = tried_beside_others(images, search, guess, estimated[:, None], random_poses(2, seed=4))
+    assert torch.equal(poses, torch.where((there < held_out_poses.MAX_COST_RATIO)[:, None, None], estimated, guess))
 
 
 def test_held_out_poses_go_with_their_group_unless_its_place_is_in_doubt():
@@ -179,6 +184,43 @@ def test_one_in_doubt_is_looked_for_elsewhere_only_if_it_is_shown_worse_than_sur
         EvalPosesConfig(), images[few], search, None, guess._replace(camera_to_worlds=known[few], origins=origins[few])
     )
     assert looked == [2, 1]
+    # As where nothing but the field speaks for those that stay where matches put them as a group.
+    group = torch.where(origins == PoseOrigin.MATCHES, PoseOrigin.GROUP, origins)
+    poses, _ = find_held_out_poses(
+        EvalPosesConfig(), images[few], search, None, guess._replace(camera_to_worlds=known[few], origins=group[few])
+    )
+    assert looked == [2, 1, 1] and torch.equal(poses[:2], known[:2])
+    placed = guess._replace(camera_to_worlds=known[:6], origins=group[:6])
+    find_held_out_poses(EvalPosesConfig(), images[torch.arange(6)], search, None, placed)
+    assert looked == [2, 1, 1, 2]
+
+
+@pytest.mark.parametrize("are_sharp", [True, False])
+def test_with_nothing_sure_all_are_looked_up_and_those_in_doubt_compared_with_what_is_near(
+    are_sharp: bool, monkeypatch: pytest.MonkeyPatch
+):
+    model, truth = model_of(Blobs(num_samples=16)), random_poses(4, seed=6)
+    search = PoseSearch(
+        PoseSearchConfig(), model, PoseProposals(PosePriorConfig().resolve(), lambda: RADIUS), PoseCodec("free", RADIUS)
+    )
+    looked_up_poses, tried = random_poses(4, seed=9), []
+    monkeypatch.setattr(held_out_poses, "looked_up", lambda *given: looked_up_poses.clone())
+    monkeypatch.setattr(held_out_poses, "refined", lambda config, images, search, starts: starts[:, 0])
+
+    def tried_beside(images: Any, search: Any, near: torch.Tensor, starts: torch.Tensor, others: Any) -> torch.Tensor:
+        tried.append((near, starts))
+        return near
+
+    monkeypatch.setattr(held_out_poses, "tried_beside_others", tried_beside)
+    known = truth.clone()
+    known[3] = torch.nan
+    doubtful = [PoseOrigin.GIVEN, PoseOrigin.DOUBTFUL_MATCHES, PoseOrigin.DOUBTFUL_GROUP, PoseOrigin.LOOKED_UP]
+    guess = HeldOutGuess(known, torch.tensor(doubtful), are_sharp, are_fixed=False, others=random_poses(3, seed=8))
+    poses, _ = find_held_out_poses(EvalPosesConfig(), image_set_of(model, truth), search, None, guess)
+    near, starts = tried[0]
+    assert torch.equal(near, torch.cat([known[1:3], looked_up_poses[3:]]))
+    assert torch.equal(starts, looked_up_poses[1:, None])
+    assert torch.equal(poses, torch.cat([looked_up_poses[:1], known[1:3], looked_up_poses[3:]]))
 
 
 def test_fixed_poses_stay_and_others_are_found(monkeypatch: pytest.MonkeyPatch):
