@@ -249,6 +249,7 @@ def test_fast_methods_take_a_step_at_their_own_sizes(method: str, tiny_scene: Pa
     config = on_tiny_images(config_of(method), tiny_scene)
     config.pose_search.bank_size = 20
     config.left_out_in_turn = LeftOutInTurnConfig(steps=1, steps_of_all=1)
+    config.misfits = pipeline_config(tiny_scene).misfits
     pipeline = build_pipeline(config)
     losses = train_steps(pipeline, range(1)) + train_steps(
         pipeline, range(pipeline.schedule.phase_a_end, pipeline.schedule.phase_a_end + 2)
