@@ -22,15 +22,7 @@ where held-out images came to be turned by up to 11 when only colors were compar
 MAX_PLACES = 40
 """An image is tried where so many others were taken, at most,"""
 BESIDE_OTHERS = LocalizationConfig(
-    survivors=8,
-    first=RefinementConfig(
-        steps=100,
-        rays_per_hypothesis=24,
-        learning_rate=1e-2,
-        final_learning_rate=2e-3,
-        first_image_side=16,
-        last_image_side=48,
-    ),
+    survivors=8, first=replace(LocalizationConfig().first, final_learning_rate=2e-3, last_image_side=48)
 )
 """as this says: of a carton, four survivors were too few once in six times, and where they were chosen by renderings of
 32 pixels, 8 of 36 images without a pose or with a wrong one went to the wrong side; by 48 pixels, 8 of 60;"""
